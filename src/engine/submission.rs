@@ -1,0 +1,229 @@
+//! What a producer hands in, and what it is told.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::message::{Headers, Key, State};
+use crate::retry;
+use crate::source::options::Mode;
+use crate::store::{Due, Idempotency};
+use crate::units::Limit;
+
+/// The longest topic, in bytes.
+pub const MAX_TOPIC: usize = 1024;
+/// The longest key, in bytes.
+pub const MAX_KEY: usize = 16 * 1024;
+/// The most headers.
+pub const MAX_HEADERS: usize = 100;
+/// The longest name of a header, in bytes.
+pub const MAX_HEADER_NAME: usize = 256;
+/// The heaviest headers, names and values together, in bytes.
+pub const MAX_HEADER_BYTES: usize = 64 * 1024;
+/// The longest idempotency key, in bytes.
+pub const MAX_IDEMPOTENCY_KEY: usize = 255;
+/// The highest priority.
+pub const MAX_PRIORITY: u8 = 9;
+
+/// A message that a producer hands in.
+#[derive(Clone, Debug, Default)]
+pub struct Submission {
+    /// The name of its source.
+    pub source: String,
+    /// The topic, where it names its own.
+    pub topic: Option<String>,
+    /// The record key.
+    pub key: Option<Key>,
+    /// The payload; `None` is a tombstone.
+    pub payload: Option<Bytes>,
+    /// The headers.
+    pub headers: Headers,
+    /// 0 to 9, larger first.
+    pub priority: u8,
+    /// When it is due, if not at once.
+    pub due: Option<Due>,
+    /// Its own age limit.
+    pub expires_after: Option<Limit>,
+    /// What it overrides of its source's retry policy.
+    pub retry: retry::Config,
+    /// Its idempotency key and the digest of its content, see [`Submission::digest`].
+    pub idempotency_key: Option<String>,
+    /// How it is to be taken, if not as its source says.
+    pub mode: Option<Mode>,
+}
+
+/// A submission that is well-formed but asks for something out of bounds: which field, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// The field, as the API names it.
+    pub field: &'static str,
+    /// What is wrong with it, for people.
+    pub detail: String,
+}
+
+impl Submission {
+    /// Checks everything that can be checked without knowing the source.
+    ///
+    /// # Errors
+    /// The first field that is out of bounds.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let invalid = |field, detail: String| Err(Invalid { field, detail });
+        if let Some(topic) = &self.topic {
+            if topic.is_empty() || topic.len() > MAX_TOPIC {
+                return invalid("topic", format!("must be 1 to {MAX_TOPIC} bytes long"));
+            }
+            if topic.chars().any(char::is_control) {
+                return invalid("topic", "must not hold control characters".to_owned());
+            }
+        }
+        if self.key.as_ref().is_some_and(|key| key.as_bytes().len() > MAX_KEY) {
+            return invalid("key", format!("must be at most {MAX_KEY} bytes long"));
+        }
+        if self.priority > MAX_PRIORITY {
+            return invalid("priority", format!("must be between 0 and {MAX_PRIORITY}"));
+        }
+        self.check_headers()?;
+        if let Some(key) = &self.idempotency_key
+            && (key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY || key.chars().any(char::is_control))
+        {
+            return invalid("idempotency_key", format!("must be 1 to {MAX_IDEMPOTENCY_KEY} bytes long, without control characters"));
+        }
+        if let Err(errors) = retry::Policy::try_new(&self.retry) {
+            let detail = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            return invalid("retry", detail);
+        }
+        Ok(())
+    }
+
+    fn check_headers(&self) -> Result<(), Invalid> {
+        let invalid = |detail: String| Err(Invalid { field: "headers", detail });
+        if self.headers.iter().len() > MAX_HEADERS {
+            return invalid(format!("must be at most {MAX_HEADERS}"));
+        }
+        let mut bytes = 0;
+        for (name, value) in self.headers.iter() {
+            bytes += name.len() + value.len();
+            if name.is_empty() || name.len() > MAX_HEADER_NAME || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+                return invalid(format!(
+                    "`{}`: a name must be 1 to {MAX_HEADER_NAME} bytes long, without spaces or control characters",
+                    name.escape_debug()
+                ));
+            }
+            if value.contains(['\0', '\r', '\n']) {
+                return invalid(format!("`{name}`: a value must not hold NUL or line ends"));
+            }
+        }
+        if bytes > MAX_HEADER_BYTES {
+            return invalid(format!("must be at most {MAX_HEADER_BYTES} bytes in all"));
+        }
+        Ok(())
+    }
+
+    /// The idempotency key with the digest of topic, key, payload and headers.
+    #[must_use]
+    pub fn idempotency(&self) -> Option<Idempotency> {
+        use sha2::{Digest, Sha256};
+        let key = self.idempotency_key.clone()?;
+        let mut hash = Sha256::new();
+        // Each part goes in with its length, so that no two contents run together.
+        let mut part = |bytes: Option<&[u8]>| {
+            hash.update(bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
+            hash.update(bytes.unwrap_or_default());
+        };
+        part(self.topic.as_deref().map(str::as_bytes));
+        part(self.key.as_ref().map(Key::as_bytes));
+        part(self.payload.as_deref());
+        for (name, value) in self.headers.iter() {
+            part(Some(name.as_bytes()));
+            part(Some(value.as_bytes()));
+        }
+        Some(Idempotency { key, digest: hash.finalize().into() })
+    }
+}
+
+/// What became of a submission that was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is committed, in this state.
+    Kept {
+        /// Its id.
+        id: Uuid,
+        /// `pending` or `sending`; after an `on_failure` send that failed `retrying` or `failed`.
+        state: State,
+    },
+    /// It was delivered and left no row (`on_failure`).
+    Delivered {
+        /// Its id, as the consumer sees it.
+        id: Uuid,
+        /// What the destination answered, as JSON text, where `keep_result` is set (Kafka: always).
+        result: Option<String>,
+    },
+    /// Its idempotency key is known with the same content.
+    Duplicate {
+        /// The id of the first message.
+        id: Uuid,
+    },
+}
+
+/// Why a submission was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The configuration has no such source.
+    #[error("there is no source `{name}` in this project{}", hint(known))]
+    UnknownSource {
+        /// The name that was asked for.
+        name: String,
+        /// The names that there are.
+        known: Vec<String>,
+    },
+    /// A field is out of bounds.
+    #[error("{field}: {detail}")]
+    Invalid {
+        /// The field, as the API names it.
+        field: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The payload is larger than the source takes.
+    #[error("the payload has {bytes} bytes; source `{name}` takes at most {max}")]
+    TooLarge {
+        /// The source.
+        name: String,
+        /// The payload's size.
+        bytes: usize,
+        /// The source's `max_payload`.
+        max: usize,
+    },
+    /// The idempotency key is known with other content.
+    #[error("the idempotency key was used for message {id} with other content")]
+    Conflict {
+        /// The id of the first message.
+        id: Uuid,
+    },
+    /// Too much is waiting to be committed.
+    #[error("too many messages wait to be committed; try again in {after:?}")]
+    Overloaded {
+        /// When to try again.
+        after: Duration,
+    },
+    /// The store can't be asked, or the answer was lost: not known to be kept.
+    #[error("not known to be kept: {detail}")]
+    Unavailable {
+        /// What is wrong.
+        detail: String,
+    },
+    /// The node is about to stop and takes nothing more.
+    #[error("the node is stopping")]
+    Draining,
+}
+
+fn hint(known: &[String]) -> String {
+    if known.is_empty() { String::new() } else { format!("; there are {}", known.join(", ")) }
+}
+
+impl From<Invalid> for Refusal {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid { field: invalid.field, detail: invalid.detail }
+    }
+}

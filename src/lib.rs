@@ -1,0 +1,10 @@
+//! Redrive makes sure that a message is delivered.
+
+pub mod engine;
+pub mod fault;
+pub mod message;
+pub mod outcome;
+pub mod retry;
+pub mod source;
+pub mod store;
+pub mod units;

@@ -1,0 +1,3 @@
+//! Redrive: makes sure that a message is delivered.
+
+fn main() {}

@@ -1,0 +1,357 @@
+//! A message, its states, and the facts about it that every part agrees on.
+
+pub mod judge;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The state of a message. The chart is in `docs/state-machine.md`; [`TRANSITIONS`] is the same as data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Due now or later; not tried in this epoch, or handed back.
+    Pending,
+    /// Leased by a node.
+    Sending,
+    /// Waits for its next due time after a failed attempt.
+    Retrying,
+    /// Waits for a dependency or for the head of its order key; not used yet.
+    Blocked,
+    /// The destination has it.
+    Succeeded,
+    /// Refused for good, retries used up, or expired.
+    Failed,
+    /// Given up by a person.
+    Cancelled,
+}
+
+impl State {
+    /// All states, waiting ones first.
+    pub const ALL: [Self; 7] = [Self::Pending, Self::Sending, Self::Retrying, Self::Blocked, Self::Succeeded, Self::Failed, Self::Cancelled];
+    /// The states in which a message is over, until a person puts it back.
+    pub const FINISHED: [Self; 3] = [Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    /// The name in the table, the API and the metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Sending => "sending",
+            Self::Retrying => "retrying",
+            Self::Blocked => "blocked",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether the message is over.
+    #[must_use]
+    pub const fn is_finished(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for State {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
+            let names = Self::ALL.map(Self::as_str).join(", ");
+            format!("`{text}` is no state; there are {names}")
+        })
+    }
+}
+
+/// What moves a message from one state to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A node takes it under a lease, by a claim or by a leased insert.
+    Claimed,
+    /// The attempt succeeded.
+    Succeeded,
+    /// The attempt failed and there will be another.
+    Failed,
+    /// The attempt failed for good, used up the retries or the age.
+    GaveUp,
+    /// The node handed it back before it sent anything.
+    HandedBack,
+    /// A person wants it sent (again).
+    Retried,
+    /// A person gave it up.
+    Cancelled,
+}
+
+/// Every transition there is; any other is refused by the store's compare-and-set.
+pub const TRANSITIONS: &[(State, Event, State)] = &[
+    (State::Pending, Event::Claimed, State::Sending),
+    (State::Retrying, Event::Claimed, State::Sending),
+    (State::Sending, Event::Succeeded, State::Succeeded),
+    (State::Sending, Event::Failed, State::Retrying),
+    (State::Sending, Event::GaveUp, State::Failed),
+    (State::Sending, Event::HandedBack, State::Pending),
+    (State::Pending, Event::Retried, State::Pending),
+    (State::Retrying, Event::Retried, State::Retrying),
+    (State::Failed, Event::Retried, State::Pending),
+    (State::Cancelled, Event::Retried, State::Pending),
+    (State::Pending, Event::Cancelled, State::Cancelled),
+    (State::Retrying, Event::Cancelled, State::Cancelled),
+    (State::Blocked, Event::Cancelled, State::Cancelled),
+];
+
+/// The key of a message: text as a rule, bytes where the application's keys are binary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// Kept in `msg_key`.
+    Text(String),
+    /// Kept in `msg_key_bytes`.
+    Binary(Bytes),
+}
+
+impl Key {
+    /// The bytes that go to the destination.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Binary(bytes) => bytes,
+        }
+    }
+
+    /// The key as text, where it is text.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Binary(bytes) => std::str::from_utf8(bytes).ok(),
+        }
+    }
+}
+
+/// The headers of a message, in the order in which they came; names may repeat only by case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers(Vec<(String, String)>);
+
+impl Headers {
+    /// Headers from pairs of name and value.
+    #[must_use]
+    pub const fn new(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs)
+    }
+
+    /// The pairs.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The value of a header, whatever the case of its name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The JSON object that the table keeps; `None` when there are none.
+    #[must_use]
+    pub fn to_json(&self) -> Option<String> {
+        if self.0.is_empty() { None } else { Some(serde_json::to_string(self).unwrap_or_default()) }
+    }
+
+    /// Reads the JSON object that the table keeps. Numbers and booleans are taken as their text.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people: no JSON, not an object, a value that is neither text nor number nor boolean.
+    pub fn from_json(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        serde_json::from_str(text).map_err(|error| format!("headers are not a JSON object of strings: {error}"))
+    }
+}
+
+impl Serialize for Headers {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> serde::de::Visitor<'de> for Pairs {
+            type Value = Headers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
+                #[derive(Deserialize)]
+                #[serde(untagged)]
+                enum Value {
+                    Text(String),
+                    Flag(bool),
+                    Whole(i64),
+                    Number(f64),
+                }
+                let mut pairs = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    let value = match map.next_value::<Value>() {
+                        Ok(Value::Text(text)) => text,
+                        Ok(Value::Flag(flag)) => flag.to_string(),
+                        Ok(Value::Whole(number)) => number.to_string(),
+                        Ok(Value::Number(number)) => number.to_string(),
+                        Err(_) => return Err(serde::de::Error::custom(format!("the value of `{name}` is not a string"))),
+                    };
+                    pairs.push((name, value));
+                }
+                Ok(Headers(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+/// One message as it goes to a source: what must happen, and which try this is.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// UUIDv7 unless the application chose another; the lower-case hyphenated text everywhere.
+    pub id: Uuid,
+    /// The project that it belongs to.
+    pub project: Arc<str>,
+    /// The name of the source that sends it.
+    pub source: Arc<str>,
+    /// The topic, routing key or path, where the message names its own.
+    pub topic: Option<String>,
+    /// The record key.
+    pub key: Option<Key>,
+    /// The payload as it came; `None` is a Kafka tombstone, an empty body elsewhere.
+    pub payload: Option<Bytes>,
+    /// The headers as they came.
+    pub headers: Headers,
+    /// Starts at 1; raised each time a person puts a finished message back.
+    pub epoch: u32,
+    /// The number of this attempt within the epoch, from 1.
+    pub attempt: u32,
+}
+
+impl Message {
+    /// What the message weighs in memory, in bytes, roughly.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        const OVERHEAD: usize = 256;
+        OVERHEAD + self.payload.as_ref().map_or(0, Bytes::len) + self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+    }
+}
+
+/// Where a message stands in its epoch when an attempt begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Refused attempts of this epoch so far.
+    pub retries: u32,
+    /// When it is too old to be sent, on the database's clock.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Entries that the attempt log holds for this epoch.
+    pub logged: u32,
+    /// The last of them.
+    pub last_entry: Option<Entry>,
+}
+
+/// The last entry of the attempt log, into which a like attempt collapses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number: the number of the first attempt that it stands for.
+    pub number: u32,
+    /// Its outcome.
+    pub outcome: AttemptOutcome,
+}
+
+/// What the attempt log says that an attempt came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptOutcome {
+    /// The destination took it.
+    Succeeded,
+    /// Refused for good.
+    Permanent,
+    /// Refused this time.
+    Refused,
+    /// The destination could not be asked.
+    Unreachable,
+    /// The lease ran out without a word: the node died, or lost the database.
+    Lost,
+}
+
+impl AttemptOutcome {
+    /// The name in the table and the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Permanent => "permanent",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+impl FromStr for AttemptOutcome {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::Succeeded, Self::Permanent, Self::Refused, Self::Unreachable, Self::Lost]
+            .into_iter()
+            .find(|outcome| outcome.as_str() == text)
+            .ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_keep_order_and_repeat_what_they_read() {
+        let text = r#"{"b":"1","a":"2","n":3,"t":true}"#;
+        let headers = Headers::from_json(text).unwrap();
+        assert_eq!(headers.to_json().unwrap(), r#"{"b":"1","a":"2","n":"3","t":"true"}"#);
+        assert_eq!(headers.get("A"), Some("2"));
+    }
+
+    #[test]
+    fn headers_that_are_no_object_of_strings_are_named() {
+        for text in ["[]", "{", "7", r#"{"a":{}}"#, r#"{"a":null}"#, "\u{0}"] {
+            assert!(Headers::from_json(text).is_err(), "{text}");
+        }
+        assert!(Headers::from_json(r#"{"a":[1]}"#).unwrap_err().contains("`a`"));
+    }
+
+    #[test]
+    fn every_state_can_be_left_or_is_reserved_and_no_transition_stands_twice() {
+        for state in State::ALL {
+            assert_eq!(state.as_str().parse::<State>().unwrap(), state);
+            assert!(state == State::Succeeded || TRANSITIONS.iter().any(|(from, _, _)| *from == state), "{state} is a dead end");
+        }
+        for (index, (from, event, _)) in TRANSITIONS.iter().enumerate() {
+            assert!(!TRANSITIONS[..index].iter().any(|(other, what, _)| other == from && what == event), "{from} {event:?}");
+        }
+    }
+}

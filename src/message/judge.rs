@@ -1,0 +1,187 @@
+//! What an outcome makes of a message: a pure function of the outcome, the message's standing, its policy, the time and chance.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rand::Rng;
+
+use super::{AttemptOutcome, Entry, Standing, State};
+use crate::outcome::{Class, Outcome};
+use crate::retry::Policy;
+
+/// The most entries that the attempt log holds for a message and epoch.
+pub const MOST_ENTRIES: u32 = 20;
+
+/// What becomes of the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// `succeeded`, `retrying` or `failed`.
+    pub state: State,
+    /// For `retrying`: the wait from now until it is due.
+    pub delay: Duration,
+    /// Refused attempts of this epoch, this one included.
+    pub retries: u32,
+    /// Why it failed; `None` while it goes on or succeeded.
+    pub reason: Option<Reason>,
+    /// What the attempt log is told.
+    pub log: Log,
+}
+
+/// Why a message failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Refused for good.
+    Permanent,
+    /// Refused `max_retries` + 1 times.
+    Exhausted,
+    /// Too old, or would be before its next try.
+    Expired,
+}
+
+impl Reason {
+    /// The name in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Permanent => "permanent",
+            Self::Exhausted => "exhausted",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// What the attempt log is told. An attempt that succeeds is kept on its message's own row, which spares a write for each message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Log {
+    /// Nothing: the message's own row says it.
+    Own,
+    /// A new entry with the attempt's number.
+    Insert,
+    /// The entry with this number stands for one attempt more.
+    Extend(u32),
+}
+
+/// Judges attempt number `attempt` of an epoch. `lost` says that the lease ran out without a word.
+pub fn judge(outcome: &Outcome, lost: bool, attempt: u32, standing: &Standing, policy: &Policy, now: DateTime<Utc>, rng: &mut impl Rng) -> Verdict {
+    let counts = match outcome.class {
+        Class::Succeeded | Class::Permanent => false,
+        Class::Refused => true,
+        Class::Unreachable => policy.counts_unreachable(),
+    };
+    let retries = standing.retries.saturating_add(u32::from(counts));
+    let log = log(attempt_outcome(outcome.class, lost), standing);
+    let over = |state, reason| Verdict { state, delay: Duration::ZERO, retries, reason, log };
+    match outcome.class {
+        Class::Succeeded => return over(State::Succeeded, None),
+        Class::Permanent => return over(State::Failed, Some(Reason::Permanent)),
+        _ if counts && retries > policy.max_retries() => return over(State::Failed, Some(Reason::Exhausted)),
+        _ => {}
+    }
+    let delay = match outcome.class {
+        Class::Refused => policy.after_refusal(retries, outcome.retry_after, rng),
+        _ => policy.after_unreachable(attempt, outcome.retry_after, rng),
+    };
+    // A message that can't be tried again within its age is over now: to wait for the age alone would only hide it from the operator.
+    if standing.expires_at.is_some_and(|end| now + delay >= end) {
+        return over(State::Failed, Some(Reason::Expired));
+    }
+    Verdict { state: State::Retrying, delay, retries, reason: None, log }
+}
+
+/// The name that the attempt log gives to an outcome.
+#[must_use]
+pub const fn attempt_outcome(class: Class, lost: bool) -> AttemptOutcome {
+    match class {
+        Class::Succeeded => AttemptOutcome::Succeeded,
+        Class::Permanent => AttemptOutcome::Permanent,
+        Class::Refused => AttemptOutcome::Refused,
+        Class::Unreachable if lost => AttemptOutcome::Lost,
+        Class::Unreachable => AttemptOutcome::Unreachable,
+    }
+}
+
+/// Unreachable attempts in a row collapse into one entry, and when the log is full the last entry stands for all that follow.
+fn log(outcome: AttemptOutcome, standing: &Standing) -> Log {
+    if outcome == AttemptOutcome::Succeeded {
+        return Log::Own;
+    }
+    let collapses = |last: &Entry| matches!(outcome, AttemptOutcome::Unreachable | AttemptOutcome::Lost) && last.outcome == outcome;
+    match &standing.last_entry {
+        Some(last) if collapses(last) || standing.logged >= MOST_ENTRIES => Log::Extend(last.number),
+        _ => Log::Insert,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::retry;
+
+    fn judged(outcome: &Outcome, attempt: u32, standing: &Standing) -> Verdict {
+        judge(outcome, false, attempt, standing, &Policy::default(), DateTime::UNIX_EPOCH, &mut StdRng::seed_from_u64(7))
+    }
+
+    fn refused() -> Outcome {
+        Outcome::refused("x", "no")
+    }
+
+    #[test]
+    fn a_message_fails_on_refused_attempt_max_retries_plus_one() {
+        for (before, state) in [(0, State::Retrying), (3, State::Retrying), (4, State::Failed)] {
+            let verdict = judged(&refused(), before + 1, &Standing { retries: before, ..Standing::default() });
+            assert_eq!((verdict.state, verdict.retries), (state, before + 1));
+        }
+    }
+
+    #[test]
+    fn an_outage_never_uses_up_the_retries() {
+        let verdict = judged(&Outcome::unreachable("x", "down"), 100_000, &Standing { retries: 4, ..Standing::default() });
+        assert_eq!((verdict.state, verdict.retries, verdict.delay), (State::Retrying, 4, Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn an_outage_counts_where_the_policy_says_so() {
+        let config = retry::Config { unreachable: Some(retry::Unreachable::Count), ..retry::Config::default() };
+        let policy = Policy::try_new(&config).unwrap();
+        let standing = Standing { retries: 4, ..Standing::default() };
+        let verdict = judge(&Outcome::unreachable("x", "down"), false, 5, &standing, &policy, DateTime::UNIX_EPOCH, &mut StdRng::seed_from_u64(7));
+        assert_eq!((verdict.state, verdict.reason), (State::Failed, Some(Reason::Exhausted)));
+    }
+
+    #[test]
+    fn after_a_refusal_the_wait_counts_refusals_and_after_an_outage_all_attempts() {
+        let standing = Standing { retries: 0, ..Standing::default() };
+        assert_eq!(judged(&refused(), 9, &standing).delay, Duration::from_secs(5), "the first refusal, whatever came before it");
+        assert_eq!(judged(&Outcome::unreachable("x", ""), 1, &standing).delay, Duration::from_secs(5));
+        assert_eq!(judged(&Outcome::unreachable("x", ""), 2, &standing).delay, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_permanent_refusal_fails_at_once() {
+        let verdict = judged(&Outcome::permanent("x", ""), 1, &Standing::default());
+        assert_eq!((verdict.state, verdict.reason, verdict.retries), (State::Failed, Some(Reason::Permanent), 0));
+    }
+
+    #[test]
+    fn a_message_whose_next_try_would_be_past_its_age_is_over() {
+        let at = |seconds| Some(DateTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let early = judged(&refused(), 1, &Standing { expires_at: at(5), ..Standing::default() });
+        assert_eq!((early.state, early.reason), (State::Failed, Some(Reason::Expired)));
+        assert_eq!(judged(&refused(), 1, &Standing { expires_at: at(6), ..Standing::default() }).state, State::Retrying);
+    }
+
+    #[test]
+    fn the_log_collapses_outages_and_is_bounded() {
+        let standing = |logged, outcome| Standing { logged, last_entry: Some(Entry { number: 3, outcome }), ..Standing::default() };
+        let down = Outcome::unreachable("x", "");
+        assert_eq!(judged(&down, 1, &Standing::default()).log, Log::Insert);
+        assert_eq!(judged(&down, 9, &standing(1, AttemptOutcome::Unreachable)).log, Log::Extend(3));
+        assert_eq!(judged(&down, 9, &standing(1, AttemptOutcome::Lost)).log, Log::Insert, "a lost attempt stays on record");
+        assert_eq!(judged(&refused(), 9, &standing(1, AttemptOutcome::Refused)).log, Log::Insert, "refusals are each their own");
+        assert_eq!(judged(&refused(), 99, &standing(MOST_ENTRIES, AttemptOutcome::Refused)).log, Log::Extend(3));
+        assert_eq!(judged(&Outcome::succeeded(), 99, &standing(1, AttemptOutcome::Refused)).log, Log::Own);
+    }
+}

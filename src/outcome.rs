@@ -1,0 +1,149 @@
+//! What a send came to: the vocabulary in which every source reports.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The longest error text that is kept, in bytes.
+pub const MAX_DETAIL: usize = 1024;
+/// The longest result that is kept, in bytes.
+pub const MAX_RESULT: usize = 2048;
+/// The longest error code that is kept, in bytes.
+pub const MAX_CODE: usize = 64;
+
+/// The four classes of outcome. What each does to the message is decided in [`crate::message::judge`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// The destination has it.
+    Succeeded,
+    /// Refused for good: the message fails at once.
+    Permanent,
+    /// Refused this time: counts against `max_retries`.
+    Refused,
+    /// The destination could not be asked: does not count.
+    Unreachable,
+}
+
+impl Class {
+    /// The name in logs, metrics and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Permanent => "permanent",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What one attempt came to.
+///
+/// ```
+/// use redrive::outcome::{Class, Outcome};
+/// let outcome = Outcome::refused("http_503", "Service Unavailable");
+/// assert_eq!(outcome.class, Class::Refused);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// One of the four classes.
+    pub class: Class,
+    /// A stable, short, lower-case code (`http_503`, `kafka_msg_size_too_large`); empty when it succeeded. At most [`MAX_CODE`] bytes.
+    pub code: Cow<'static, str>,
+    /// For people: what went wrong. At most [`MAX_DETAIL`] bytes; never a payload or a secret.
+    pub detail: String,
+    /// What the destination asked to wait (`Retry-After`).
+    pub retry_after: Option<Duration>,
+    /// What the destination answered, as JSON text. At most [`MAX_RESULT`] bytes.
+    pub result: Option<String>,
+}
+
+impl Outcome {
+    /// The destination has it.
+    #[must_use]
+    pub const fn succeeded() -> Self {
+        Self { class: Class::Succeeded, code: Cow::Borrowed(""), detail: String::new(), retry_after: None, result: None }
+    }
+
+    /// Refused for good.
+    pub fn permanent(code: impl Into<Cow<'static, str>>, detail: impl fmt::Display) -> Self {
+        Self::failure(Class::Permanent, code, detail)
+    }
+
+    /// Refused this time.
+    pub fn refused(code: impl Into<Cow<'static, str>>, detail: impl fmt::Display) -> Self {
+        Self::failure(Class::Refused, code, detail)
+    }
+
+    /// The destination could not be asked, or its answer was lost.
+    pub fn unreachable(code: impl Into<Cow<'static, str>>, detail: impl fmt::Display) -> Self {
+        Self::failure(Class::Unreachable, code, detail)
+    }
+
+    /// A failure of a class that was looked up in a table.
+    pub fn failure(class: Class, code: impl Into<Cow<'static, str>>, detail: impl fmt::Display) -> Self {
+        let mut code = code.into();
+        if code.len() > MAX_CODE {
+            code = cut(&code, MAX_CODE).to_owned().into();
+        }
+        // PostgreSQL's text takes no NUL; what a destination answers may hold one.
+        let detail = cut(&detail.to_string(), MAX_DETAIL).replace('\0', "\u{fffd}");
+        Self { class, code, detail, retry_after: None, result: None }
+    }
+
+    /// The same with what the destination answered, cut to [`MAX_RESULT`] bytes.
+    #[must_use]
+    pub fn with_result(mut self, result: impl Into<String>) -> Self {
+        let result = result.into();
+        self.result = Some(if result.len() > MAX_RESULT { cut(&result, MAX_RESULT).to_owned() } else { result });
+        self
+    }
+
+    /// The same with the wait that the destination asked for.
+    #[must_use]
+    pub const fn with_retry_after(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait;
+        self
+    }
+}
+
+/// The longest prefix of `text` of at most `max` bytes that ends between two characters.
+#[must_use]
+pub fn cut(text: &str, max: usize) -> &str {
+    if text.len() <= max {
+        return text;
+    }
+    let mut end = max;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(cut("aéé", 2), "a");
+        assert_eq!(cut("aéé", 3), "aé");
+        let outcome = Outcome::refused("x", "é".repeat(2000));
+        assert_eq!(outcome.detail.len(), MAX_DETAIL);
+    }
+
+    #[test]
+    fn a_detail_never_holds_a_nul() {
+        assert_eq!(Outcome::refused("x", "a\0b").detail, "a\u{fffd}b");
+    }
+}

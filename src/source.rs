@@ -1,0 +1,210 @@
+//! A source: the strategy that performs the send for a message.
+//!
+//! Implement [`Source`] for a destination that takes one message at a time, [`Pipeline`] for one that is fast only with many under way.
+//! A kind of source is its [`Config`]: what the YAML holds, and the factory of the thing itself.
+
+pub mod amqp;
+pub mod command;
+pub mod http;
+pub mod kafka;
+pub mod log;
+pub mod options;
+pub mod registry;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+use crate::fault::Fault;
+use crate::message::Message;
+use crate::outcome::Outcome;
+
+pub use options::Options;
+pub use registry::Registry;
+
+/// Performs the send for one message at a time. Many calls run at once, up to the source's `in_flight`.
+///
+/// The engine puts the source's `timeout` around each call (an unreachable outcome) and survives a panic in it (a refused one).
+#[async_trait]
+pub trait Source: Send + Sync + 'static {
+    /// Sends the message and says what came of it. The same message may come again: [`Message::id`] tells a copy.
+    async fn send(&self, message: &Message) -> Outcome;
+
+    /// What can be said against a topic without sending; asked at intake (422 there) and so that a mistake is heard by who made it.
+    fn check(&self, topic: Option<&str>) -> Result<(), String> {
+        let _ = topic;
+        Ok(())
+    }
+
+    /// Why nothing should be sent just now although the destination is up, such as a broker that holds back publishers.
+    fn blocked(&self) -> Option<String> {
+        None
+    }
+
+    /// Lets go of connections. Nothing is under way when it is called, or `within` is all the time that is left.
+    async fn close(&self, within: Duration) {
+        let _ = within;
+    }
+}
+
+/// Performs sends that are pipelined: many under way on one connection, acknowledged later and in any order.
+#[async_trait]
+pub trait Pipeline: Send + Sync + 'static {
+    /// Takes a batch. Returns as soon as another batch can be taken, which bounds what waits inside; each delivery is
+    /// [finished](Delivery::finish) on its own, then or later, and within the source's timeout.
+    async fn send(&self, batch: Vec<Delivery>);
+
+    /// As [`Source::check`].
+    fn check(&self, topic: Option<&str>) -> Result<(), String> {
+        let _ = topic;
+        Ok(())
+    }
+
+    /// As [`Source::blocked`].
+    fn blocked(&self) -> Option<String> {
+        None
+    }
+
+    /// As [`Source::close`].
+    async fn close(&self, within: Duration) {
+        let _ = within;
+    }
+}
+
+/// What a kind of source is built into.
+#[derive(Clone)]
+pub enum Sender {
+    /// One call a message.
+    Each(Arc<dyn Source>),
+    /// One call a batch, acknowledged later.
+    Pipelined(Arc<dyn Pipeline>),
+}
+
+impl Sender {
+    /// A sender of a [`Source`].
+    pub fn each(source: impl Source) -> Self {
+        Self::Each(Arc::new(source))
+    }
+
+    /// A sender of a [`Pipeline`].
+    pub fn pipelined(pipeline: impl Pipeline) -> Self {
+        Self::Pipelined(Arc::new(pipeline))
+    }
+
+    /// What can be said against a topic without sending.
+    pub fn check(&self, topic: Option<&str>) -> Result<(), String> {
+        match self {
+            Self::Each(source) => source.check(topic),
+            Self::Pipelined(pipeline) => pipeline.check(topic),
+        }
+    }
+
+    /// Why nothing should be sent just now.
+    #[must_use]
+    pub fn blocked(&self) -> Option<String> {
+        match self {
+            Self::Each(source) => source.blocked(),
+            Self::Pipelined(pipeline) => pipeline.blocked(),
+        }
+    }
+
+    /// Lets go of connections.
+    pub async fn close(&self, within: Duration) {
+        match self {
+            Self::Each(source) => source.close(within).await,
+            Self::Pipelined(pipeline) => pipeline.close(within).await,
+        }
+    }
+}
+
+impl std::fmt::Debug for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Each(_) => "Sender::Each",
+            Self::Pipelined(_) => "Sender::Pipelined",
+        })
+    }
+}
+
+/// A message under way in a [`Pipeline`]. It must be finished exactly once; one that is dropped counts as unreachable, so that none is forgotten.
+pub struct Delivery {
+    message: Message,
+    finish: Option<Box<dyn FnOnce(Outcome) + Send>>,
+}
+
+impl Delivery {
+    /// A delivery whose outcome goes to `finish`, which must neither block nor panic.
+    pub fn new(message: Message, finish: impl FnOnce(Outcome) + Send + 'static) -> Self {
+        Self { message, finish: Some(Box::new(finish)) }
+    }
+
+    /// The message to be sent.
+    #[must_use]
+    pub const fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// Says what came of it.
+    pub fn finish(mut self, outcome: Outcome) {
+        if let Some(finish) = self.finish.take() {
+            finish(outcome);
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(finish) = self.finish.take() {
+            finish(Outcome::unreachable("dropped", "the source let go of the message without saying what became of it"));
+        }
+    }
+}
+
+/// What a kind may use to build itself. A new facility is a new field here and changes no signature.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The project whose messages are sent.
+    pub project: Arc<str>,
+    /// The name of the source in the YAML.
+    pub name: Arc<str>,
+    /// What every source takes.
+    pub options: Options,
+    /// How long a claim holds without renewal; what can't be stopped once it was handed to a client library must end well within it.
+    pub lease: Duration,
+    /// The folder of the configuration file, against which relative paths are resolved.
+    pub folder: PathBuf,
+}
+
+/// A kind of source as it is configured: what the YAML holds besides [`Options`], and the factory of the sender.
+///
+/// Unknown keys should be refused (`#[serde(deny_unknown_fields)]`).
+pub trait Config: DeserializeOwned + JsonSchema + Send + 'static {
+    /// Checks everything and builds the sender. It must not wait for the destination: redrive starts with any destination down.
+    ///
+    /// # Errors
+    /// Every fault, with the path of the key inside the source.
+    fn build(self, cx: &Context) -> Result<Sender, Vec<Fault>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::outcome::Class;
+
+    #[test]
+    fn a_delivery_that_is_dropped_is_reported_unreachable_once() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = seen.clone();
+        let delivery = Delivery::new(crate::source::log::tests::message("x"), move |outcome| sink.lock().unwrap().push(outcome.class));
+        drop(delivery);
+        let sink = seen.clone();
+        Delivery::new(crate::source::log::tests::message("x"), move |outcome| sink.lock().unwrap().push(outcome.class)).finish(Outcome::succeeded());
+        assert_eq!(*seen.lock().unwrap(), [Class::Unreachable, Class::Succeeded]);
+    }
+}

@@ -1,0 +1,70 @@
+//! `kind: log`: writes each message to the log, for trying out. It succeeds always.
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Context, Sender, Source};
+use crate::fault::Fault;
+use crate::message::Message;
+use crate::outcome::Outcome;
+
+/// `kind: log` takes nothing of its own.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {}
+
+impl super::Config for Config {
+    fn build(self, cx: &Context) -> Result<Sender, Vec<Fault>> {
+        let _ = cx;
+        Ok(Sender::each(Log))
+    }
+}
+
+struct Log;
+
+#[async_trait]
+impl Source for Log {
+    async fn send(&self, message: &Message) -> Outcome {
+        // The payload stays out of the log, here as everywhere: its length says that it came.
+        tracing::info!(
+            message.id = %message.id,
+            message.source = %message.source,
+            message.topic = message.topic.as_deref().unwrap_or_default(),
+            message.key = message.key.as_ref().and_then(|key| key.as_str()).unwrap_or_default(),
+            message.payload_bytes = message.payload.as_ref().map_or(0, bytes::Bytes::len),
+            message.attempt = message.attempt,
+            "message sent to the log"
+        );
+        Outcome::succeeded()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use bytes::Bytes;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::message::Headers;
+
+    /// A message with this payload and nothing else.
+    pub(crate) fn message(payload: &str) -> Message {
+        Message {
+            id: Uuid::now_v7(),
+            project: "test".into(),
+            source: "log".into(),
+            topic: None,
+            key: None,
+            payload: Some(Bytes::copy_from_slice(payload.as_bytes())),
+            headers: Headers::default(),
+            epoch: 1,
+            attempt: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn it_succeeds() {
+        assert_eq!(Log.send(&message("x")).await, Outcome::succeeded());
+    }
+}

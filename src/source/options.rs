@@ -1,0 +1,179 @@
+//! What every source takes, whatever its kind.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::fault::Fault;
+use crate::outcome::Class;
+use crate::retry;
+use crate::units::{Size, Span};
+
+/// How a message comes to its first send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Committed, answered, then sent.
+    #[default]
+    WriteAhead,
+    /// Sent first; committed only if that fails.
+    OnFailure,
+}
+
+impl Mode {
+    /// The name in the API and the metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WriteAhead => "write_ahead",
+            Self::OnFailure => "on_failure",
+        }
+    }
+}
+
+/// The options that every source takes.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// How long one send may take. Each kind has its own default (kafka: derived from the lease).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+    /// How many messages may be under way at once. Each kind has its own default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u32>,
+    /// When a message is sent again.
+    pub retry: retry::Config,
+    /// `write_ahead` or `on_failure`.
+    pub mode: Mode,
+    /// What the mode `on_failure` takes.
+    pub on_failure: OnFailure,
+    /// Larger payloads are refused at intake (413) and fail when they come by SQL.
+    pub max_payload: Size,
+    /// When to stop trying a destination that can't be reached.
+    pub breaker: Breaker,
+    /// Puts error codes into another class: `{ http_409: succeeded, exit_75: unreachable }`.
+    pub outcomes: BTreeMap<String, Class>,
+    /// Whether to keep the first 2 KiB of what the destination answers.
+    pub keep_result: bool,
+    /// Certificates for the connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            timeout: None,
+            in_flight: None,
+            retry: retry::Config::default(),
+            mode: Mode::default(),
+            on_failure: OnFailure::default(),
+            max_payload: Size::mib(16),
+            breaker: Breaker::default(),
+            outcomes: BTreeMap::new(),
+            keep_result: false,
+            tls: None,
+        }
+    }
+}
+
+impl Options {
+    /// The names of the keys, by which the loader tells them from those of the kind.
+    pub const KEYS: [&'static str; 10] =
+        ["timeout", "in_flight", "retry", "mode", "on_failure", "max_payload", "breaker", "outcomes", "keep_result", "tls"];
+
+    /// What is out of range.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if let Err(errors) = retry::Policy::try_new(&self.retry) {
+            faults.extend(errors.into_iter().map(|error| Fault::new(format!("retry.{}", error.field), error.message)));
+        }
+        if self.in_flight.is_some_and(|count| !(1..=1_000_000).contains(&count)) {
+            faults.push(Fault::new("in_flight", "must be between 1 and 1000000"));
+        }
+        if self.timeout.is_some_and(|timeout| timeout.get() < Duration::from_millis(1)) {
+            faults.push(Fault::new("timeout", "must be at least 1ms"));
+        }
+        if self.max_payload.bytes() > 1 << 30 {
+            faults.push(Fault::new("max_payload", "must be at most 1GiB"));
+        }
+        faults.extend(self.breaker.faults().into_iter().map(|fault| fault.within("breaker")));
+        faults
+    }
+}
+
+/// What the mode `on_failure` takes.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OnFailure {
+    /// After this the message is committed while its send goes on.
+    pub timeout: Span,
+}
+
+impl Default for OnFailure {
+    fn default() -> Self {
+        Self { timeout: Span::secs(2) }
+    }
+}
+
+/// When to stop trying a destination that can't be reached.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Breaker {
+    /// Opens after so many unreachable outcomes in a row.
+    pub after: u32,
+    /// While it is open, one message is tried each time this has passed.
+    pub probe: Span,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { after: 5, probe: Span::secs(5) }
+    }
+}
+
+impl Breaker {
+    fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if self.after == 0 {
+            faults.push(Fault::new("after", "must be at least 1"));
+        }
+        if self.probe.get() < Duration::from_millis(10) {
+            faults.push(Fault::new("probe", "must be at least 10ms"));
+        }
+        faults
+    }
+}
+
+/// Certificates in PEM files.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// The authority to trust besides the system's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// The client's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// The client's key, PKCS#8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_list_of_keys_is_that_of_the_struct() {
+        let schema = schemars::schema_for!(Options);
+        let keys: BTreeSet<_> = schema.get("properties").and_then(|properties| properties.as_object()).unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, BTreeSet::from(Options::KEYS));
+    }
+}

@@ -1,0 +1,80 @@
+//! `store:` in the configuration.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Secret, Span};
+
+/// Where the resend log lives.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `sqlite://redrive.db`, `postgres://user:password@host/database`, `mysql://…` (MySQL and MariaDB).
+    pub url: Secret,
+    /// A file that holds the URL instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url_file: Option<PathBuf>,
+    /// Certificates for the connection. With a `ca` the server's certificate and name are verified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// PostgreSQL: the schema of the tables. Default: the user's search path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// Put before the name of each table.
+    pub table_prefix: String,
+    /// `auto`: create and upgrade the tables at start. `verify`: only check them (see `redrive migrate --print-sql`).
+    pub migrate: Migrate,
+    /// The most connections that are held open.
+    pub pool: u32,
+    /// Prepared statements kept a connection; 0 for PgBouncer in transaction mode.
+    pub statement_cache: u32,
+    /// PostgreSQL: a trigger tells the poller of new rows. Costs inserts a little.
+    pub notify: bool,
+    /// How long one unit of work may take.
+    pub timeout: Span,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: Secret::new("sqlite://redrive.db"),
+            url_file: None,
+            tls: None,
+            schema: None,
+            table_prefix: String::new(),
+            migrate: Migrate::Auto,
+            pool: 8,
+            statement_cache: 100,
+            notify: false,
+            timeout: Span::secs(10),
+        }
+    }
+}
+
+/// What to do about the tables at start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Migrate {
+    /// Create and upgrade them.
+    #[default]
+    Auto,
+    /// Only check them.
+    Verify,
+}
+
+/// Certificates in PEM files.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// The authority to trust.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// The client's certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// The client's key, PKCS#8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+}

@@ -1,0 +1,334 @@
+//! Values with a unit, as people write them in YAML, queries and JSON: `5s`, `2h`, `16MiB`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// The longest span that is accepted: 100 years. What is longer is a typing error, and sums of spans stay far from overflow.
+pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// A duration written with its unit: `500ms`, `5s`, `10m`, `2h`, `1d`, `7d 12h`. At most 100 years.
+///
+/// ```
+/// use redrive::units::Span;
+/// let span: Span = "1m 30s".parse().unwrap();
+/// assert_eq!(span.get().as_secs(), 90);
+/// assert_eq!(span.to_string(), "1m 30s");
+/// assert!("5".parse::<Span>().is_err());
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span(Duration);
+
+impl Span {
+    /// A span of whole seconds; more than 100 years is cut to that.
+    #[must_use]
+    pub const fn secs(seconds: u64) -> Self {
+        let longest = LONGEST.as_secs();
+        Self(Duration::from_secs(if seconds > longest { longest } else { seconds }))
+    }
+
+    /// A span of milliseconds.
+    #[must_use]
+    pub const fn millis(millis: u32) -> Self {
+        Self(Duration::from_millis(millis as u64))
+    }
+
+    /// The same as a [`Duration`].
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl From<Span> for Duration {
+    fn from(span: Span) -> Self {
+        span.0
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        // humantime reads `0` but no other bare number; so do we, since `0s` and `0` can't be mistaken.
+        let parsed = humantime::parse_duration(text)
+            .map_err(|error| format!("`{text}` is not a duration ({error}); write a number with its unit, such as 500ms, 5s, 10m, 2h or 7d"))?;
+        if parsed > LONGEST {
+            return Err(format!("`{text}` is longer than 100 years"));
+        }
+        Ok(Self(parsed))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // humantime writes 86400 s as `1day`; the short unit is what people type.
+        let text = humantime::format_duration(self.0).to_string();
+        f.write_str(&text.replace("days", "d").replace("day", "d"))
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": "A number with its unit: 500ms, 5s, 10m, 2h, 7d.",
+            "pattern": r"^\s*(0|([0-9]+\s*[a-z]+\s*)+)$",
+        })
+    }
+}
+
+/// A span, or `never`.
+///
+/// ```
+/// use redrive::units::Limit;
+/// assert_eq!("never".parse::<Limit>().unwrap().get(), None);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// No limit at all.
+    Never,
+    /// Ends after this span.
+    After(Span),
+}
+
+impl Limit {
+    /// The span, `None` for `never`.
+    #[must_use]
+    pub const fn get(self) -> Option<Duration> {
+        match self {
+            Self::Never => None,
+            Self::After(span) => Some(span.get()),
+        }
+    }
+}
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.trim() == "never" { Ok(Self::Never) } else { text.parse().map(Self::After).map_err(|error| format!("{error}, or never")) }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => f.write_str("never"),
+            Self::After(span) => span.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Limit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for Limit {
+    fn schema_name() -> Cow<'static, str> {
+        "DurationOrNever".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "description": "A number with its unit (500ms, 5s, 10m, 2h, 7d), or `never`.",
+            "pattern": r"^\s*(never|0|([0-9]+\s*[a-z]+\s*)+)$",
+        })
+    }
+}
+
+/// A number of bytes, written `512`, `64KiB`, `16MiB` or `1GiB`.
+///
+/// ```
+/// use redrive::units::Size;
+/// assert_eq!("16MiB".parse::<Size>().unwrap().bytes(), 16 << 20);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(u64);
+
+impl Size {
+    /// So many MiB.
+    #[must_use]
+    pub const fn mib(count: u32) -> Self {
+        Self((count as u64) << 20)
+    }
+
+    /// The number of bytes, cut to what the machine can address.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let trimmed = text.trim();
+        let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = trimmed.split_at(digits);
+        let shift = match unit.trim() {
+            "" | "B" => 0,
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            _ => return Err(format!("`{text}` is not a size; write bytes or a number with KiB, MiB or GiB, such as 16MiB")),
+        };
+        number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(1 << shift))
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is not a size; write bytes or a number with KiB, MiB or GiB, such as 16MiB"))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
+            if self.0 != 0 && self.0.trailing_zeros() >= shift {
+                return write!(f, "{}{unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}B", self.0)
+    }
+}
+
+impl fmt::Debug for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Number(u64),
+            Text(String),
+        }
+        match Raw::deserialize(deserializer).map_err(|_| de::Error::custom("expected a size such as 16MiB or a number of bytes"))? {
+            Raw::Number(bytes) => Ok(Self(bytes)),
+            Raw::Text(text) => text.parse().map_err(de::Error::custom),
+        }
+    }
+}
+
+impl JsonSchema for Size {
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Bytes, or a number with KiB, MiB or GiB: 16MiB.",
+            "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\s*[0-9]+\s*(B|KiB|MiB|GiB)?\s*$"}],
+        })
+    }
+}
+
+/// A secret: a password, a token, a URL that holds one. Never printed.
+///
+/// ```
+/// use redrive::units::Secret;
+/// assert_eq!(format!("{:?}", Secret::new("hunter2")), "[redacted]");
+/// ```
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a value so that it can't be logged by accident.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself, for the one place that needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("[redacted]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_written_as_it_is_read() {
+        for text in ["500ms", "5s", "1m 40s", "2h", "1d", "7d 12h", "0s"] {
+            assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_span_without_a_unit_or_past_a_century_is_refused() {
+        for text in ["5", "", "five", "-1s", "101y", "99999999999999999999s"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_size_has_binary_units_and_no_overflow() {
+        assert_eq!("0".parse::<Size>().unwrap().bytes(), 0);
+        assert_eq!("3 KiB".parse::<Size>().unwrap().to_string(), "3KiB");
+        for text in ["", "MiB", "1MB", "-1", "99999999999999GiB"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+}

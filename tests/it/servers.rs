@@ -1,0 +1,1 @@
+//! Tests against real servers; `scripts/services up` starts them and `scripts/services env` says where they are.
