@@ -1,10 +1,13 @@
 //! Redrive makes sure that a message is delivered.
 
+pub mod clock;
 pub mod engine;
 pub mod fault;
 pub mod message;
 pub mod outcome;
 pub mod retry;
+pub mod shutdown;
 pub mod source;
 pub mod store;
+pub mod telemetry;
 pub mod units;
