@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154 # one script in several files
 # A private CA, one certificate for all servers, one for a client, and a second CA that nobody
 # trusts, so that a test can see a refusal.
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154 # one script in several files
 # Names, ports, folders and rights: what every part of scripts/services needs.
 
 SERVICES_DIR=${REDRIVE_SERVICES_DIR:-/var/tmp/redrive-services}
@@ -14,19 +14,22 @@ fail() {
     exit 1
 }
 
-# Not the standard ports: a developer's own servers are left in peace.
+# Not the standard ports: a developer's own servers are left in peace. An offset makes room for a
+# second set beside the first.
 port_of() {
+    local port
     case $1 in
-        postgres) echo 15432 ;;
-        postgres18) echo 15433 ;;
-        pgbouncer) echo 15434 ;;
-        mariadb) echo 15306 ;;
-        mysql) echo 15307 ;;
-        rabbitmq) echo 15510 ;;    # + 1 TLS, + 2 distribution, + 3 epmd
-        rabbitmq4) echo 15520 ;;   # likewise
-        kafka) echo 15092 ;;       # + 1 SSL, + 2 SASL_SSL, + 3 SASL_PLAINTEXT, + 4 controller
+        postgres) port=15432 ;;
+        postgres18) port=15433 ;;
+        pgbouncer) port=15434 ;;
+        mariadb) port=15306 ;;
+        mysql) port=15307 ;;
+        rabbitmq) port=15510 ;;  # + 1 TLS, + 2 distribution, + 3 epmd
+        rabbitmq4) port=15520 ;; # likewise
+        kafka) port=15092 ;;     # + 1 SSL, + 2 SASL_SSL, + 3 SASL_PLAINTEXT, + 4 controller
         *) fail "unknown server: $1" ;;
     esac
+    echo $((port + ${REDRIVE_SERVICES_PORT_OFFSET:-0}))
 }
 
 # The file under services.d/ that knows this server.
@@ -65,7 +68,8 @@ selection() {
 become_root() {
     [[ $(id -u) -ne 0 ]] || return 0
     if sudo -n true 2>/dev/null; then
-        exec sudo -n REDRIVE_SERVICES_DIR="$SERVICES_DIR" "$here/services" "$@"
+        exec sudo -n REDRIVE_SERVICES_DIR="$SERVICES_DIR" \
+            REDRIVE_SERVICES_PORT_OFFSET="${REDRIVE_SERVICES_PORT_OFFSET:-0}" "$here/services" "$@"
     fi
     fail "'$1' needs root (it installs packages and starts servers as the user $SERVICE_USER).
 services: Run it once as root, or allow sudo without a password: sudo scripts/services $*

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154 # one script in several files
 # What the tests read. Fixed values, so they are right before the servers run too.
 
 print_environment() {

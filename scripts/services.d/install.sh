@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154 # one script in several files
 # What has to be on the machine: Debian packages, the service user, and a Debian sid tree for the
 # servers that Debian 12 does not have.
 

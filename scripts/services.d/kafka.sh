@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154 # one script in several files
 # Apache Kafka 4 in KRaft mode, one node that is broker and controller, from its Maven artifacts.
 # Listeners: PLAINTEXT; SSL with a client certificate; SASL_SSL and SASL_PLAINTEXT with PLAIN,
 # SCRAM-SHA-256 and SCRAM-SHA-512, user 'redrive'.

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154 # one script in several files
 # MariaDB 10.11 of Debian, and MySQL 9 from the sid tree.
 # Log in as 'redrive' with a password, with or without TLS, or as 'redrive_cert' with a password and
 # the client certificate.
@@ -12,6 +12,7 @@ mysql_prepare() {
         once "$home" as_user_of "$1" /usr/bin/mariadb-install-db --no-defaults --datadir="$home/data" \
             --auth-root-authentication-method=normal --skip-test-db >>"$home/server.log" 2>&1
     fi
+    drop_stale_locks "$home/socket.lock"
     # Run by the server at each start, before it takes connections.
     write_as_user "$home/users.sql" <<SQL
 CREATE DATABASE IF NOT EXISTS redrive;

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154 # one script in several files
 # PgBouncer in transaction mode before PostgreSQL 15.
 
 pgbouncer_prepare() {

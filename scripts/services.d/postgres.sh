@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154 # one script in several files
 # PostgreSQL 15 of Debian, and PostgreSQL 18 from the sid tree.
 # Log in as 'redrive' with a password (scram-sha-256), with or without TLS, or as 'redrive_cert' with
 # the client certificate alone.
@@ -10,6 +10,7 @@ postgres_prepare() {
     home=$(home_of "$1")
     once "$home" as_user_of "$1" "$(postgres_bin "$1")/initdb" --pgdata "$home/data" --username postgres \
         --auth-local trust --auth-host scram-sha-256 --encoding UTF8 --locale C.UTF-8 >>"$home/server.log" 2>&1
+    drop_stale_locks "$home/data/postmaster.pid" "$home/.s.PGSQL.$(port_of "$1").lock"
     write_as_user "$home/data/pg_hba.conf" <<'HBA'
 # The socket lies in a folder that only the server's user and root can enter.
 local    all  all                        trust

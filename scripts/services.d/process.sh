@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154 # one script in several files
 # Starting, watching and ending the servers. Only processes recorded here are ever signalled.
 
 pid_file_of() { echo "$SERVICES_DIR/run/$1.pid"; }
@@ -30,7 +30,7 @@ launch() {
     home=$(home_of "${name%%-*}")
     (
         exec </dev/null >>"$home/server.log" 2>&1 9>&-
-        cd "$home"
+        cd "$home" || exit
         ulimit -n 65536 2>/dev/null || true
         exec setsid "${AS_USER[@]}" "$@"
     ) &
@@ -100,6 +100,20 @@ once() {
     rm -rf "$data" "$1/.set-up"
     "${@:2}"
     touch "$marker"
+}
+
+# A killed server leaves its lock file behind and takes it for another's as long as the pid is in
+# the process table, dead or not; in a container without a proper init that may be for ever.
+drop_stale_locks() {
+    local file pid deadline
+    for file in "$@"; do
+        [[ -f $file ]] || continue
+        read -r pid <"$file" || true
+        pid=${pid//[!0-9]/}
+        deadline=$((SECONDS + 3))
+        while [[ -e /proc/$pid ]] && ! start_time_of "$pid" >/dev/null && ((SECONDS < deadline)); do sleep 0.05; done
+        start_time_of "$pid" >/dev/null || rm -f "$file"
+    done
 }
 
 wait_until_ready() {

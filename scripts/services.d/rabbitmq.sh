@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154 # one script in several files
 # RabbitMQ 3.10 of Debian, and RabbitMQ 4 from the sid tree. AMQP and AMQPS; the latter checks a
 # client certificate when one is given. Virtual hosts "/" and "redrive", user 'redrive'.
 
