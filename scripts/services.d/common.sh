@@ -96,7 +96,7 @@ with_lock() {
 # The start time beside the pid: after a reboot the same number may be somebody else's.
 start_time_of() {
     local stat fields
-    { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
+    read -r stat 2>/dev/null <"/proc/$1/stat" || return 1
     # The command's name, in parentheses, may hold spaces: cut it off first.
     read -ra fields <<<"${stat##*) }"
     # A dead process that nobody has waited for is dead all the same.
