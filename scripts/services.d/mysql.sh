@@ -7,7 +7,8 @@ mysql_prepare() {
     local home
     home=$(home_of "$1")
     if in_root "$1"; then
-        once "$home" as_user_of "$1" /usr/sbin/mysqld --no-defaults --initialize-insecure --datadir="$home/data" >>"$home/server.log" 2>&1
+        once "$home" as_user_of "$1" /usr/sbin/mysqld --no-defaults --initialize-insecure --secure-file-priv=NULL \
+            --datadir="$home/data" >>"$home/server.log" 2>&1
     else
         once "$home" as_user_of "$1" /usr/bin/mariadb-install-db --no-defaults --datadir="$home/data" \
             --auth-root-authentication-method=normal --skip-test-db >>"$home/server.log" 2>&1
@@ -34,7 +35,8 @@ mysql_launch() {
         --character-set-server=utf8mb4 --skip-log-bin)
     if in_root "$1"; then
         # One value may fill a tenth of the redo log, no more.
-        launch "$1" /usr/sbin/mysqld "${options[@]}" --mysqlx=OFF --performance-schema=OFF --innodb-redo-log-capacity=1200M
+        launch "$1" /usr/sbin/mysqld "${options[@]}" --mysqlx=OFF --performance-schema=OFF \
+            --secure-file-priv=NULL --innodb-redo-log-capacity=1200M
     else
         launch "$1" /usr/sbin/mariadbd "${options[@]}" --innodb-log-file-size=1200M
     fi
