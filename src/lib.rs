@@ -1,5 +1,6 @@
 //! Redrive makes sure that a message is delivered.
 
+pub mod api;
 pub mod engine;
 pub mod fault;
 pub mod message;
@@ -8,3 +9,4 @@ pub mod retry;
 pub mod source;
 pub mod store;
 pub mod units;
+pub mod view;
