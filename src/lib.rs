@@ -1,6 +1,7 @@
 //! Redrive makes sure that a message is delivered.
 
 pub mod api;
+pub mod config;
 pub mod engine;
 pub mod fault;
 pub mod message;
@@ -8,5 +9,6 @@ pub mod outcome;
 pub mod retry;
 pub mod source;
 pub mod store;
+pub mod telemetry;
 pub mod units;
 pub mod view;
