@@ -1,5 +1,6 @@
 //! Redrive makes sure that a message is delivered.
 
+pub mod api;
 pub mod clock;
 pub mod engine;
 pub mod fault;
@@ -11,3 +12,4 @@ pub mod source;
 pub mod store;
 pub mod telemetry;
 pub mod units;
+pub mod view;

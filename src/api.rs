@@ -1,0 +1,5 @@
+//! The HTTP API.
+
+pub mod config;
+
+pub use config::Config;
