@@ -274,6 +274,12 @@ impl Engine {
         self.handle.clone()
     }
 
+    /// Whether nothing is held under a lease and nothing waits to be committed.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.ledger.len() == 0 && !self.handle.inner.intake.is_busy() && self.handle.in_flight() == 0
+    }
+
     /// Stops claims and first sends; what comes in is committed and left pending.
     pub fn stop_sending(&self) {
         self.handle.inner.stopping.cancel();
@@ -290,7 +296,7 @@ impl Engine {
         self.stop_sending();
         self.close_intake();
         let idle = async {
-            while self.ledger.len() > 0 || self.handle.inner.intake.is_busy() || self.handle.in_flight() > 0 {
+            while !self.is_idle() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -420,11 +426,13 @@ impl Handle {
         self.inner.lanes.iter().map(|lane| lane.status().in_flight).sum()
     }
 
-    /// Whether anything waits that is due, or is being sent by any node.
-    pub async fn has_work(&self) -> Result<bool, store::Error> {
-        let sources = self.inner.lanes.names();
-        let outlook = self.inner.store.upcoming(store::Upcoming { project: self.inner.project.clone(), sources }).await?;
-        Ok(outlook.lapsed || outlook.due.iter().any(|due| due.at <= outlook.now))
+    /// What is due in the table, for a run that ends when nothing is left to do.
+    pub async fn work(&self) -> Result<Work, store::Error> {
+        let lanes = &self.inner.lanes;
+        let outlook = self.inner.store.upcoming(store::Upcoming { project: self.inner.project.clone(), sources: lanes.names() }).await?;
+        let due = outlook.due.iter().filter(|due| due.at <= outlook.now).filter_map(|due| lanes.get(&due.source));
+        let (unreachable, reachable): (Vec<_>, Vec<_>) = due.partition(|lane| lane.is_open());
+        Ok(Work { sendable: outlook.lapsed || !reachable.is_empty(), unreachable: !unreachable.is_empty() })
     }
 
     /// Why the store is of no use; `None` if it is ready.
@@ -436,12 +444,6 @@ impl Handle {
     /// Waits until the store is ready.
     pub async fn store_is_ready(&self) {
         self.inner.health.is_back().await;
-    }
-
-    /// Whether every source's destination is known to be away.
-    #[must_use]
-    pub fn all_breakers_open(&self) -> bool {
-        self.inner.lanes.iter().all(|lane| lane.is_open())
     }
 
     /// How the node is doing: what `/readyz` says.
@@ -461,6 +463,15 @@ impl Handle {
         let sources = inner.lanes.iter().map(|lane| lane.status()).collect();
         Status { ready: store.is_none() && !draining, store, draining, sources, warnings }
     }
+}
+
+/// What is due in the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// Something is due that can be sent now.
+    pub sendable: bool,
+    /// Something is due whose destination can't be reached.
+    pub unreachable: bool,
 }
 
 /// How a node is doing.
