@@ -15,7 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::Utc;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use super::{Source, answer};
@@ -76,6 +76,8 @@ impl Http {
         if let Some(signer) = &self.signer {
             sign(signer, &id, Utc::now().timestamp(), &body, &mut headers);
         }
+        // Always said, also of an empty body with DELETE, where a client library would leave it out.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let mut request = reqwest::Request::new(self.method.clone(), url);
         *request.headers_mut() = headers;
         *request.body_mut() = Some(body.into());

@@ -69,7 +69,9 @@ pub(super) fn failed(error: reqwest::Error) -> Outcome {
     if find::<LookUp>(&error).is_some() {
         return Outcome::unreachable("http_dns", detail);
     }
-    if find::<native_tls::Error>(&error).is_some() {
+    // A server that refuses our certificate says so after the handshake, in TLS 1.3: as an error of the stream that no plain socket has.
+    let alert = find::<io::Error>(&error).is_some_and(|error| error.kind() == io::ErrorKind::Other && error.get_ref().is_some());
+    if alert || find::<native_tls::Error>(&error).is_some() {
         return Outcome::unreachable("http_tls", detail);
     }
     if error.is_connect() {
