@@ -1,5 +1,7 @@
 //! What a destination answered, as the JSON text that an attempt keeps.
 
+use std::fmt::Write as _;
+
 use crate::outcome::MAX_RESULT;
 
 /// A JSON object of a number and of as much of a text as fits into [`MAX_RESULT`] bytes: `{"status":200,"body":"…"}`.
@@ -25,7 +27,9 @@ pub fn json(number_name: &str, number: i64, text_name: &str, text: &[u8]) -> Str
             '\r' => json.push_str("\\r"),
             '\t' => json.push_str("\\t"),
             '\0' => json.push('\u{fffd}'),
-            control if control < ' ' => json.push_str(&format!("\\u{:04x}", u32::from(control))),
+            control if control < ' ' => {
+                let _ = write!(json, "\\u{:04x}", u32::from(control));
+            }
             other => json.push(other),
         }
         if json.len() > room {

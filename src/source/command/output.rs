@@ -9,6 +9,8 @@ use crate::outcome::MAX_RESULT;
 const CHUNK: usize = 8 << 10;
 /// The most lines of standard error that an error's text holds.
 const LINES: usize = 5;
+/// The most bytes of them: the end is what explains, and an error's text is cut at its own end.
+const LINES_BYTES: usize = 600;
 
 /// The first bytes of a stream.
 #[derive(Debug, Default)]
@@ -52,7 +54,9 @@ impl Tail {
         let bytes: Vec<u8> = self.0.iter().copied().collect();
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        lines[lines.len().saturating_sub(LINES)..].join(" | ")
+        let joined = lines[lines.len().saturating_sub(LINES)..].join(" | ");
+        let start = (joined.len().saturating_sub(LINES_BYTES)..joined.len()).find(|at| joined.is_char_boundary(*at));
+        start.map(|start| joined[start..].to_owned()).unwrap_or_default()
     }
 }
 
@@ -81,7 +85,9 @@ mod tests {
         }
         assert!(head.bytes().starts_with(b"line 0\nline 1\n") && head.bytes().len() == MAX_RESULT);
         assert_eq!(tail.last_lines(), "line 9995 | line 9996 | line 9997 | line 9998 | line 9999");
-        tail.take(&[b'x'; 100_000]);
-        assert_eq!(tail.last_lines().len(), MAX_RESULT);
+        tail.take(&vec![b'x'; 100_000]);
+        assert_eq!(tail.last_lines().len(), LINES_BYTES);
+        tail.take("é".repeat(1000).as_bytes());
+        assert!(tail.last_lines().ends_with('é'));
     }
 }
