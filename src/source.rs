@@ -4,6 +4,7 @@
 //! A kind of source is its [`Config`]: what the YAML holds, and the factory of the thing itself.
 
 pub mod amqp;
+pub mod answer;
 pub mod command;
 pub mod http;
 pub mod kafka;
