@@ -1,5 +1,7 @@
 //! What the tests share.
 
+pub mod sends;
+
 /// The value of a variable that `scripts/services env` prints.
 #[allow(dead_code, reason = "used once there are servers' tests")]
 pub fn service(name: &str) -> String {
