@@ -3,5 +3,6 @@
 
 mod command_source;
 mod http_source;
+mod kafka_mock;
 mod servers;
 mod support;

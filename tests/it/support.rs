@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod endpoint;
+pub mod sends;
 
 /// The value of a variable that `scripts/services env` prints.
 #[allow(dead_code, reason = "used once there are servers' tests")]
