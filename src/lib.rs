@@ -1,6 +1,7 @@
 //! Redrive makes sure that a message is delivered.
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod fault;
