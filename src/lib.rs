@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod clock;
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod fault;

@@ -27,7 +27,7 @@ pub(super) fn text(file: &Path) -> Result<String, Faults> {
         .map_err(|error| unreadable(format!("can't be read ({error}); name the file with -c or REDRIVE_CONFIG")))?
         .ok_or_else(|| unreadable(format!("is larger than {} bytes; this is no configuration", tree::MAX_BYTES)))?;
     String::from_utf8(bytes).map_err(|error| {
-        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|byte| *byte == b'\n').count();
         unreadable(format!("line {line} is not UTF-8; save the file as UTF-8"))
     })
 }
@@ -227,7 +227,7 @@ impl Loading<'_> {
 
     /// Adds a fault at a path, unless it only says that something at fault was taken out.
     pub(super) fn fault(&mut self, path: &[Step], message: String) {
-        if !self.gathered.is_known(path) {
+        if !self.gathered.is_known(path) && message != "is not built yet" {
             let message = match self.origin.at(path) {
                 Some(node) => shown_as_written(node, &message),
                 None => message,
@@ -255,8 +255,8 @@ pub(super) fn concealed(tree: &Node, path: &[Step]) -> Option<Node> {
                 (*text, *plain) = (written.into(), false);
                 true
             }
-            Content::List(items) => items.iter_mut().fold(false, |any, item| conceal(item) || any),
-            Content::Map(entries) => entries.iter_mut().fold(false, |any, entry| conceal(&mut entry.node) || any),
+            Content::List(items) => items.iter_mut().map(conceal).fold(false, std::ops::BitOr::bitor),
+            Content::Map(entries) => entries.iter_mut().map(|entry| conceal(&mut entry.node)).fold(false, std::ops::BitOr::bitor),
         }
     }
     let mut tree = tree.clone();

@@ -1,0 +1,27 @@
+//! `redrive serve`
+
+use super::{ConfigFile, Failure, Terminal};
+
+/// Run the sidecar: take messages, send what is due
+///
+/// It starts and accepts with any or all destinations down; with the store down it answers 503 and keeps trying.
+/// On SIGTERM or Ctrl-C it finishes or hands back what is under way and stops; a second signal stops hard.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  redrive serve
+  redrive serve -c /etc/redrive/orders.yaml
+
+A wrong configuration exits 64 with every fault on stderr, before any port is bound.")]
+pub(super) struct Command {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+impl Command {
+    pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
+        let config = self.file.load(terminal.registry)?;
+        // APP: `crate::app::App::build(config)?.run(shutdown)` goes here.
+        let _ = std::future::ready(config).await;
+        Err(Failure::Failed("serve is not built yet".to_owned()))
+    }
+}
