@@ -83,7 +83,7 @@ pub async fn run(options: Options) -> Result<bool, Error> {
     let broker = Broker::start(options.kafka.clone())?;
     let topic = format!("redrive-demo-{}", &uuid::Uuid::now_v7().simple().to_string()[20..]);
     broker.create(&topic).await?;
-    let app = App::build(config(folder.path(), broker.address(), &topic)?)?;
+    let app = App::build(config(folder.path(), broker.address(), &topic)?).await?;
     let address = app.address().map(|address| address.to_string()).unwrap_or_default();
     let handle = app.handle();
     let stop = CancellationToken::new();
@@ -104,7 +104,8 @@ pub async fn run(options: Options) -> Result<bool, Error> {
             broker.set_up(up)?;
             was_up = up;
         }
-        let view = View { elapsed, broker_up: up, accepted: producer.accepted(), delivered: consumer.distinct(), waiting: Census::waiting(&handle).await? };
+        let view =
+            View { elapsed, broker_up: up, accepted: producer.accepted(), delivered: consumer.distinct(), waiting: Census::waiting(&handle).await? };
         screen.draw(&view);
         let all_in = submitting.is_finished() && view.delivered >= view.accepted;
         if all_in || elapsed >= options.span + DRAIN {
@@ -140,7 +141,8 @@ shutdown: {{ accept_for: 0s, grace: 5s }}
 "#,
         folder = folder.display()
     );
-    Config::parse(&text, &folder.join("redrive.yaml"), &|_| None, &Registry::default(), Scope::Whole).map_err(|faults| Error::Config(faults.to_string()))
+    Config::parse(&text, &folder.join("redrive.yaml"), &|_| None, &Registry::default(), Scope::Whole)
+        .map_err(|faults| Error::Config(faults.to_string()))
 }
 
 /// A temporary folder, removed when it is dropped.

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::config::Faults;
-use crate::store;
+use crate::{app, store};
 
 /// Failed.
 pub(super) const FAILED: u8 = 1;
@@ -76,6 +76,17 @@ impl Failure {
 impl From<serde_json::Error> for Failure {
     fn from(error: serde_json::Error) -> Self {
         Self::Output(error.into())
+    }
+}
+
+impl From<app::Error> for Failure {
+    fn from(error: app::Error) -> Self {
+        match error {
+            app::Error::Config(_) => Self::Config(error.to_string()),
+            app::Error::Store(error) => error.into(),
+            app::Error::NotReady { .. } => Self::Unreachable(error.to_string()),
+            app::Error::Bind(_) | app::Error::Api(_) => Self::Failed(error.to_string()),
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::{ConfigFile, Failure, Terminal, output};
+use crate::engine::purge::Purge;
 use crate::message::State;
-use crate::store::Purge;
+use crate::store::Purged;
 use crate::store::config::Migrate;
 
 /// Delete finished messages that are past their retention (history.keep)
@@ -25,28 +26,9 @@ pub(super) struct Command {
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         let opened = self.file.open(terminal.registry, Some(Migrate::Verify)).await?;
-        let history = &opened.config.engine.history;
-        let purge = Purge {
-            project: opened.config.project.clone(),
-            keep: State::FINISHED.map(|state| (state, history.keep.of(state))).to_vec(),
-            max_rows: history.max_rows,
-            batch: history.batch,
-        };
-        let mut rows = State::FINISHED.map(|state| (state, 0_u64));
-        let mut keys = 0_u64;
-        // Each batch takes rows away or says that there is no more.
-        loop {
-            let purged = opened.store.purge(purge.clone()).await?;
-            for (state, count) in &purged.rows {
-                if let Some((_, total)) = rows.iter_mut().find(|(have, _)| have == state) {
-                    *total = total.saturating_add(*count);
-                }
-            }
-            keys = keys.saturating_add(purged.keys);
-            if !purged.more {
-                break;
-            }
-        }
+        let (store, project, history) = (opened.store.clone(), opened.config.project.clone(), opened.config.engine.history.clone());
+        let Purged { rows: purged, keys, .. } = Purge { store, project, history }.run(|_| true).await?;
+        let rows = State::FINISHED.map(|state| (state, purged.iter().find(|(have, _)| *have == state).map_or(0, |(_, rows)| *rows)));
         opened.store.close().await;
         if self.json {
             let rows: Map<String, Value> = rows.iter().map(|(state, count)| (state.to_string(), json!(count))).collect();

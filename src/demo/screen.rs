@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use comfy_table::{Table, presets};
+use comfy_table::Table;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Options;
@@ -72,7 +73,7 @@ impl Screen {
         // A failed message is not lost: it is in the table, with its reason.
         let lost = lost.saturating_sub(census.failed);
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["", "messages"]);
+        table.load_style(UTF8_FULL_CONDENSED).set_header(["", "messages"]);
         table.add_row(["accepted".to_owned(), producer.accepted().to_string()]);
         table.add_row(["delivered".to_owned(), consumer.distinct().to_string()]);
         table.add_row(["sent more than once, because the broker was away".to_owned(), census.retried.to_string()]);

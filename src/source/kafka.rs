@@ -171,7 +171,10 @@ impl Pipeline for Kafka {
                     }
                     Refusal::Full(back) if producer.room(deadline).await => ticket = back,
                     Refusal::Full(back) => {
-                        producer::finish(back, Outcome::unreachable("kafka_queue_full", "the client's queue stayed full for as long as a message may take"));
+                        producer::finish(
+                            back,
+                            Outcome::unreachable("kafka_queue_full", "the client's queue stayed full for as long as a message may take"),
+                        );
                         break;
                     }
                 }

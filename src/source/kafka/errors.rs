@@ -75,17 +75,19 @@ pub(super) const TABLE: &[(Code, &str, Class)] = &[
 
 /// What a code means: its name and its class. A code in no table is refused, under a name made from the client's own.
 pub(super) fn classify(code: Code) -> (Cow<'static, str>, Class) {
-    TABLE.iter().find(|(have, _, _)| *have == code).map_or_else(
-        || (format!("kafka_{}", snake(&format!("{code:?}"))).into(), Class::Refused),
-        |(_, name, class)| (Cow::Borrowed(*name), *class),
-    )
+    TABLE
+        .iter()
+        .find(|(have, _, _)| *have == code)
+        .map_or_else(|| (format!("kafka_{}", snake(&format!("{code:?}"))).into(), Class::Refused), |(_, name, class)| (Cow::Borrowed(*name), *class))
 }
 
 /// The outcome of a send that failed with a code. `last` is what the client last complained of: it says why the broker was silent.
 pub(super) fn outcome(code: Code, topic: &str, last: Option<&str>) -> Outcome {
     let (name, class) = classify(code);
     match last {
-        Some(last) if class == Class::Unreachable => Outcome::failure(class, name, format_args!("topic {topic}: {code}; the client's last error: {last}")),
+        Some(last) if class == Class::Unreachable => {
+            Outcome::failure(class, name, format_args!("topic {topic}: {code}; the client's last error: {last}"))
+        }
         _ => Outcome::failure(class, name, format_args!("topic {topic}: {code}")),
     }
 }

@@ -97,12 +97,14 @@ impl<'de> Deserialize<'de> for Property {
             Number(f64),
             Text(String),
         }
-        Ok(Self(Secret::new(match Raw::deserialize(deserializer).map_err(|_| de::Error::custom("expected a string, a number or true or false"))? {
-            Raw::Flag(flag) => flag.to_string(),
-            Raw::Whole(number) => number.to_string(),
-            Raw::Number(number) => number.to_string(),
-            Raw::Text(text) => text,
-        })))
+        Ok(Self(Secret::new(
+            match Raw::deserialize(deserializer).map_err(|_| de::Error::custom("expected a string, a number or true or false"))? {
+                Raw::Flag(flag) => flag.to_string(),
+                Raw::Whole(number) => number.to_string(),
+                Raw::Number(number) => number.to_string(),
+                Raw::Text(text) => text,
+            },
+        )))
     }
 }
 
@@ -327,7 +329,13 @@ mod tests {
     use crate::units::Span;
 
     fn context() -> Context {
-        Context { project: "test".into(), name: "events".into(), options: Options::default(), lease: Duration::from_secs(30), folder: "/etc/redrive".into() }
+        Context {
+            project: "test".into(),
+            name: "events".into(),
+            options: Options::default(),
+            lease: Duration::from_secs(30),
+            folder: "/etc/redrive".into(),
+        }
     }
 
     fn config(json: &str) -> Config {
@@ -422,7 +430,8 @@ mod tests {
         assert_eq!(plain.client.get("sasl.password"), Some("hunter2"));
         assert_eq!(plain.client.get("sasl.mechanisms"), Some("PLAIN"));
         cx.options.tls = Some(Tls { ca: Some("ca.pem".into()), ..Tls::default() });
-        let both = settings(&config(r#"{"brokers":["a:1"],"username":"u","password":"p","properties":{"sasl.mechanism":"SCRAM-SHA-256"}}"#), &cx).unwrap();
+        let both =
+            settings(&config(r#"{"brokers":["a:1"],"username":"u","password":"p","properties":{"sasl.mechanism":"SCRAM-SHA-256"}}"#), &cx).unwrap();
         assert_eq!(both.client.get("security.protocol"), Some("sasl_ssl"));
         assert_eq!(both.client.get("sasl.mechanisms"), Some("SCRAM-SHA-256"));
         assert_eq!(both.client.get("ssl.ca.location"), folder.path().join("ca.pem").to_str());
@@ -434,6 +443,9 @@ mod tests {
         assert!(faults(r#"{"brokers":["a:1"],"username":"u","password_file":"missing"}"#, &cx)[0].contains("can't be read"));
         cx.options.tls = Some(Tls { ca: Some("missing.pem".into()), cert: Some("ca.pem".into()), ..Tls::default() });
         let found = faults(r#"{"brokers":["a:1"]}"#, &cx);
-        assert!(found.iter().any(|fault| fault.starts_with("tls.ca: ")) && found.iter().any(|fault| fault.contains("both cert and key")), "{found:?}");
+        assert!(
+            found.iter().any(|fault| fault.starts_with("tls.ca: ")) && found.iter().any(|fault| fault.contains("both cert and key")),
+            "{found:?}"
+        );
     }
 }
