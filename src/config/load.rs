@@ -81,6 +81,11 @@ impl Loading<'_> {
         if let Some(token) = self.secret("api", "token", "token_file", read.api.token_file.as_deref()) {
             read.api.token = Some(token);
         }
+        let token = [Step::Key("api".to_owned()), Step::Key("token".to_owned())];
+        if read.api.token.is_none() && (read.api.token_file.is_some() || self.gathered.is_known(&token)) {
+            // One is meant, and what keeps it from being read is reported: that it is missing would only confuse.
+            read.api.token = Some(Secret::new("unreadable"));
+        }
         if let Some(tls) = &mut read.store.tls {
             for path in [&mut tls.ca, &mut tls.cert, &mut tls.key].into_iter().flatten() {
                 *path = self.folder.join(&*path);
