@@ -23,7 +23,7 @@ async fn each_status_is_what_the_table_says() {
     let status = Arc::new(Mutex::new(200_u16));
     let now = status.clone();
     let server = Server::start(move |_| answer(&format!("{} Because", now.lock().unwrap()), "", ""));
-    let source = http_to(&server, json!({}), json!({}));
+    let source = http_to(&server, &json!({}), json!({}));
     for code in [200, 201, 202, 206, 299] {
         *status.lock().unwrap() = code;
         assert_eq!(source.send(&message("x")).await, Outcome::succeeded(), "{code}");
@@ -49,7 +49,7 @@ async fn a_redirect_is_not_followed() {
     let elsewhere = Server::start(|_| answer("200 OK", "", ""));
     let location = format!("Location: {}\r\n", elsewhere.url("/stolen"));
     let server = Server::start(move |_| answer("307 Temporary Redirect", &location, ""));
-    let source = http_to(&server, json!({ "bearer": "hunter2" }), json!({}));
+    let source = http_to(&server, &json!({ "bearer": "hunter2" }), json!({}));
     let outcome = source.send(&message("x")).await;
     assert_eq!(said(&outcome), (Class::Refused, "http_307"));
     assert!(outcome.detail.contains("redirects are not followed"));
@@ -64,7 +64,7 @@ async fn the_wait_that_a_server_asks_for_is_heard() {
         let (status, wait) = now.lock().unwrap().clone();
         answer(status, &format!("Retry-After: {wait}\r\n"), "")
     });
-    let source = http_to(&server, json!({}), json!({}));
+    let source = http_to(&server, &json!({}), json!({}));
     let ask = async |status, wait: String| {
         *asked.lock().unwrap() = (status, wait);
         source.send(&message("x")).await.retry_after
@@ -99,7 +99,7 @@ async fn nobody_there_is_unreachable_and_says_how() {
 async fn a_server_that_accepts_and_never_answers_times_out() {
     for said_before in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-", b"HTTP/1.1 100 Continue\r\n\r\n"] {
         let server = Server::start(move |_| Reply::Stall(said_before.to_vec()));
-        let source = http_to(&server, json!({}), json!({ "timeout": "200ms" }));
+        let source = http_to(&server, &json!({}), json!({ "timeout": "200ms" }));
         let begun = Instant::now();
         let outcome = source.send(&message("x")).await;
         assert_eq!(said(&outcome), (Class::Unreachable, "http_timeout"), "{}", outcome.detail);
@@ -110,14 +110,14 @@ async fn a_server_that_accepts_and_never_answers_times_out() {
 #[tokio::test]
 async fn half_a_head_is_no_answer() {
     let server = Server::start(|_| Reply::Last(b"HTTP/1.1 200 OK\r\nContent-".to_vec()));
-    assert_eq!(said(&http_to(&server, json!({}), json!({})).send(&message("x")).await), (Class::Unreachable, "http_closed"));
+    assert_eq!(said(&http_to(&server, &json!({}), json!({})).send(&message("x")).await), (Class::Unreachable, "http_closed"));
 }
 
 #[tokio::test]
 async fn what_speaks_no_http_is_refused() {
     for greeting in ["SSH-2.0-OpenSSH_9.2\r\n", "HTTP/1.1 2000 OK\r\n\r\n"] {
         let server = Server::start(|_| Reply::Last(greeting.into()));
-        let outcome = http_to(&server, json!({}), json!({})).send(&message("x")).await;
+        let outcome = http_to(&server, &json!({}), json!({})).send(&message("x")).await;
         assert_eq!(said(&outcome), (Class::Refused, "http_protocol"), "{}", outcome.detail);
     }
 }
@@ -127,11 +127,11 @@ async fn the_head_of_an_answer_counts_whatever_becomes_of_its_body() {
     let heads = ["HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nnonsense"];
     for head in heads {
         let server = Server::start(|_| Reply::Last(head.into()));
-        let source = http_to(&server, json!({}), json!({ "keep_result": true }));
+        let source = http_to(&server, &json!({}), json!({ "keep_result": true }));
         assert_eq!(source.send(&message("x")).await, Outcome::succeeded().with_result(r#"{"status":200,"body":"half"}"#));
         let stalling = Server::start(|_| Reply::Stall(head.into()));
         let begun = Instant::now();
-        let source = http_to(&stalling, json!({}), json!({ "keep_result": true }));
+        let source = http_to(&stalling, &json!({}), json!({ "keep_result": true }));
         assert_eq!(source.send(&message("x")).await, Outcome::succeeded().with_result(r#"{"status":200,"body":"half"}"#));
         assert!(begun.elapsed() < Duration::from_secs(5), "the body is not waited for: {:?}", begun.elapsed());
     }
@@ -144,7 +144,7 @@ async fn an_endless_answer_is_cut_off() {
     let address = raw_server(move |mut stream| {
         let _ = stream.read(&mut [0; 4096]);
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-        let chunk = [b"10000\r\n", &[b'"'; 0x10000][..], b"\r\n"].concat();
+        let chunk = [b"10000\r\n", &vec![b'"'; 0x10000][..], b"\r\n"].concat();
         while stream.write_all(&chunk).is_ok() && count.fetch_add(chunk.len(), Ordering::SeqCst) < 1 << 30 {}
     });
     let source = to(&format!("http://{address}/"), json!({ "keep_result": true }));
@@ -158,9 +158,9 @@ async fn an_endless_answer_is_cut_off() {
 #[tokio::test]
 async fn what_a_server_says_of_a_failure_is_kept_where_results_are() {
     let server = Server::start(|_| answer("422 Unprocessable Entity", "", "no such \"customer\"\0"));
-    let kept = http_to(&server, json!({}), json!({ "keep_result": true })).send(&message("x")).await;
+    let kept = http_to(&server, &json!({}), json!({ "keep_result": true })).send(&message("x")).await;
     assert_eq!(kept.result.unwrap(), "{\"status\":422,\"body\":\"no such \\\"customer\\\"\u{fffd}\"}");
-    assert_eq!(http_to(&server, json!({}), json!({})).send(&message("x")).await.result, None);
+    assert_eq!(http_to(&server, &json!({}), json!({})).send(&message("x")).await.result, None);
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn a_refusal_before_the_body_is_read_is_heard() {
 #[tokio::test]
 async fn headers_past_every_measure_fail_the_message_and_nothing_else() {
     let server = Server::start(|_| answer("200 OK", "", ""));
-    let source = http_to(&server, json!({}), json!({}));
+    let source = http_to(&server, &json!({}), json!({}));
     let pairs = (0..100_000).map(|n| (format!("x-{n}"), "v".to_owned())).collect();
     let outcome = source.send(&Message { headers: Headers::new(pairs), ..message("x") }).await;
     assert_eq!(said(&outcome), (Class::Permanent, "http_headers"));

@@ -22,7 +22,7 @@ fn ok() -> Server {
 #[tokio::test]
 async fn a_message_is_one_post_with_its_payload_and_its_facts() {
     let server = ok();
-    let source = http_to(&server, json!({ "headers": { "X-Static": "s" } }), json!({}));
+    let source = http_to(&server, &json!({ "headers": { "X-Static": "s" } }), json!({}));
     let message = Message {
         topic: Some("orders/öst".into()),
         key: Some(Key::Binary(Bytes::from_static(b"k\xff 1"))),
@@ -56,7 +56,7 @@ async fn a_message_is_one_post_with_its_payload_and_its_facts() {
 #[tokio::test]
 async fn a_tombstone_is_an_empty_body() {
     let server = ok();
-    let source = http_to(&server, json!({ "method": "DELETE" }), json!({}));
+    let source = http_to(&server, &json!({ "method": "DELETE" }), json!({}));
     assert_eq!(source.send(&Message { payload: None, ..message("") }).await, Outcome::succeeded());
     let request = server.request();
     assert_eq!((request.line.as_str(), request.header("content-length"), request.body.len()), ("DELETE /hook HTTP/1.1", "0", 0));
@@ -67,7 +67,7 @@ async fn a_tombstone_is_an_empty_body() {
 async fn a_payload_of_16_mib_arrives_byte_for_byte() {
     let server = ok();
     let payload: Bytes = (0..16_usize << 20).map(|n| u8::try_from(n % 251).unwrap()).collect::<Vec<_>>().into();
-    let source = http_to(&server, json!({}), json!({}));
+    let source = http_to(&server, &json!({}), json!({}));
     assert_eq!(source.send(&message(payload.clone())).await, Outcome::succeeded());
     let request = server.request();
     assert_eq!(request.header("content-type"), "application/octet-stream");
@@ -87,7 +87,7 @@ async fn the_topic_goes_into_the_url_only_where_it_says_so() {
     }
     assert!(source.check(Some("orders")).is_ok());
     assert!(!server.has_request(), "nothing was sent");
-    assert!(http_to(&server, json!({}), json!({})).check(None).is_ok());
+    assert!(http_to(&server, &json!({}), json!({})).check(None).is_ok());
 }
 
 #[tokio::test]
@@ -186,7 +186,7 @@ async fn a_hundred_sends_run_at_once() {
         barrier.wait();
         answer("200 OK", "", "")
     });
-    let source = http_to(&server, json!({}), json!({ "in_flight": COUNT }));
+    let source = http_to(&server, &json!({}), json!({ "in_flight": COUNT }));
     let sends = (0..COUNT).map(|n| {
         let source = source.clone();
         tokio::spawn(async move { source.send(&message(n.to_string())).await })
@@ -200,7 +200,7 @@ async fn a_hundred_sends_run_at_once() {
 #[tokio::test]
 async fn a_connection_is_used_again() {
     let server = Server::start(|_| answer("200 OK", "", &"x".repeat(5000)));
-    let source = http_to(&server, json!({}), json!({}));
+    let source = http_to(&server, &json!({}), json!({}));
     for _ in 0..20 {
         assert_eq!(source.send(&message("x")).await, Outcome::succeeded());
     }

@@ -61,7 +61,7 @@ pub(crate) fn faults(kind: &str, section: Value, options: Value) -> Vec<String> 
 }
 
 /// An `http` source that sends to a server, with more keys for its section.
-pub(crate) fn http_to(server: &Server, more: Value, options: Value) -> Arc<dyn Source> {
+pub(crate) fn http_to(server: &Server, more: &Value, options: Value) -> Arc<dyn Source> {
     let mut section = json!({ "url": server.url("/hook") });
     section.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     build("http", section, options, Path::new(".")).unwrap()
@@ -200,7 +200,7 @@ fn read_request(read: &mut impl std::io::BufRead) -> Option<Request> {
     let mut request = Request::default();
     let mut line = String::new();
     read.read_line(&mut line).ok().filter(|count| *count > 0)?;
-    request.line = line.trim_end().to_owned();
+    line.trim_end().clone_into(&mut request.line);
     loop {
         let mut line = Vec::new();
         read.read_until(b'\n', &mut line).ok().filter(|count| *count > 0)?;
