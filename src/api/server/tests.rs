@@ -30,6 +30,7 @@ fn quick() -> Config {
     Config { listen: Some(([127, 0, 0, 1], 0).into()), header_timeout: second, body_timeout: second, max_body: Size::mib(1), ..Config::default() }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "each test makes its own")]
 fn start(config: Config, grace: Duration) -> Running {
     let bound = Server::bind(&config, &Health { listen: Some(([127, 0, 0, 1], 0).into()) }).unwrap();
     let (release, waiting) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
@@ -134,6 +135,17 @@ async fn the_token_is_asked_for_everywhere_but_at_health() {
     }
     let answer = running.ask("GET /size HTTP/1.1\r\nhost: x\r\nauthorization: bearer s3cret\r\n\r\n").await;
     assert_eq!(status(&answer), "200", "{answer}");
+}
+
+#[tokio::test]
+async fn a_web_page_of_another_site_is_refused_where_there_is_no_token() {
+    let running = start(quick(), Duration::from_secs(1));
+    let from = |origin: &str| format!("POST /size HTTP/1.1\r\nhost: x\r\norigin: {origin}\r\ncontent-length: 1\r\n\r\nx");
+    assert_eq!(status(&running.ask(&from("https://evil.example")).await), "403");
+    assert_eq!(status(&running.ask(&from("http://localhost:3000")).await), "200");
+    let guarded = start(Config { token: Some(Secret::new("s3cret")), ..quick() }, Duration::from_secs(1));
+    let shown = from("https://app.example").replace("origin", "authorization: Bearer s3cret\r\norigin");
+    assert_eq!(status(&guarded.ask(&shown).await), "200");
 }
 
 #[tokio::test]
