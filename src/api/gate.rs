@@ -69,10 +69,10 @@ impl Gate {
         };
         activity.enter(Phase::Handling);
         let response = match admitted {
-            Ok((bytes, held)) => {
+            Ok((bytes, permit)) => {
                 let whole = if bytes.is_empty() { Body::empty() } else { Body::from(bytes) };
                 let response = self.router.clone().call(Request::from_parts(head, whole)).await;
-                drop(held);
+                drop(permit);
                 response.unwrap_or_else(|never| match never {})
             }
             Err(problem) => problem.into_response(),
