@@ -5,6 +5,7 @@
 
 mod answer;
 mod batch;
+mod browser;
 pub mod config;
 mod connection;
 mod gate;

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tower::Service;
 
+use super::browser;
 use super::connection::{Activity, Phase};
 use super::problem::{Code, Problem};
 use crate::units::Secret;
@@ -68,10 +69,10 @@ impl Gate {
         };
         activity.enter(Phase::Handling);
         let response = match admitted {
-            Ok((body, held)) => {
-                let body = if body.is_empty() { Body::empty() } else { Body::from(body) };
-                let response = self.router.clone().call(Request::from_parts(head, body)).await;
-                drop(held);
+            Ok((bytes, permit)) => {
+                let whole = if bytes.is_empty() { Body::empty() } else { Body::from(bytes) };
+                let response = self.router.clone().call(Request::from_parts(head, whole)).await;
+                drop(permit);
                 response.unwrap_or_else(|never| match never {})
             }
             Err(problem) => problem.into_response(),
@@ -81,14 +82,8 @@ impl Gate {
     }
 
     fn admit(&self, head: &Parts, body: &Incoming) -> Result<(), Problem> {
-        if let Some(token) = &self.limits.token
-            && !super::is_open(head.uri.path())
-        {
-            let given = bearer(&head.headers);
-            if !given.is_some_and(|given| same(given, token.expose().as_bytes())) {
-                let detail = if given.is_some() { "the token is not the one of `api.token`" } else { "send `Authorization: Bearer …`" };
-                return Err(Problem::new(Code::Unauthorized, detail));
-            }
+        if !super::is_open(head.uri.path()) {
+            self.allow(&head.headers)?;
         }
         if head.uri.path_and_query().is_some_and(|uri| uri.as_str().len() > MAX_URI) {
             return Err(Problem::new(Code::UriTooLong, format!("path and query may be {MAX_URI} bytes long")));
@@ -97,6 +92,22 @@ impl Gate {
             return Err(self.too_large());
         }
         Ok(())
+    }
+
+    fn allow(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let Some(token) = &self.limits.token else {
+            // A token is proof enough: no browser sends it by itself.
+            if browser::is_foreign(headers) {
+                let detail = "a web page of another site asks; without `api.token` only programs and pages of this machine may";
+                return Err(Problem::new(Code::Forbidden, detail));
+            }
+            return Ok(());
+        };
+        match bearer(headers) {
+            Some(given) if same(given, token.expose().as_bytes()) => Ok(()),
+            Some(_) => Err(Problem::new(Code::Unauthorized, "the token is not the one of `api.token`")),
+            None => Err(Problem::new(Code::Unauthorized, "send `Authorization: Bearer …`")),
+        }
     }
 
     /// Reads the whole body, which is weighed as it comes: who announces much and sends nothing takes nothing from others.

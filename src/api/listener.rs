@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream};
 
 /// How many connections the kernel keeps waiting.
 const BACKLOG: u32 = 1024;
@@ -29,13 +30,18 @@ pub(super) struct Tcp {
 }
 
 impl Tcp {
-    pub(super) async fn bind(address: SocketAddr) -> io::Result<Self> {
-        let bound = async {
-            let listener = TcpListener::bind(address).await?;
-            let address = listener.local_addr()?;
-            Ok(Self { listener, address })
-        };
-        bound.await.map_err(|error: io::Error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}")))
+    pub(super) fn bind(address: SocketAddr) -> io::Result<Self> {
+        Self::try_bind(address).map_err(|error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}")))
+    }
+
+    fn try_bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restart need not wait until the last run's connections are forgotten.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
     }
 }
 
@@ -60,12 +66,12 @@ pub(super) struct Unix {
 }
 
 impl Unix {
-    pub(super) async fn bind(path: &Path, mode: u32) -> io::Result<Self> {
-        Self::try_bind(path, mode).await.map_err(|error| io::Error::new(error.kind(), format!("can't listen on {}: {error}", path.display())))
+    pub(super) fn bind(path: &Path, mode: u32) -> io::Result<Self> {
+        Self::try_bind(path, mode).map_err(|error| io::Error::new(error.kind(), format!("can't listen on {}: {error}", path.display())))
     }
 
-    async fn try_bind(path: &Path, mode: u32) -> io::Result<Self> {
-        remove_stale(path).await?;
+    fn try_bind(path: &Path, mode: u32) -> io::Result<Self> {
+        remove_stale(path)?;
         let socket = UnixSocket::new_stream()?;
         socket.bind(path)?;
         // Between bind and listen nobody can connect: the permissions hold from the first connection on.
@@ -96,7 +102,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Removes a socket that a process left behind when it died: one on which nobody answers. Anything else is left alone.
-async fn remove_stale(path: &Path) -> io::Result<()> {
+fn remove_stale(path: &Path) -> io::Result<()> {
     let file = match fs::symlink_metadata(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -105,9 +111,10 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
     if !file.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file of that name, and it is no socket"));
     }
-    match UnixStream::connect(path).await {
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers there")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) => Err(error),
+    // A Unix socket answers or refuses at once; one whose backlog is full would block, and is in use.
+    match UnixStream::connect(path).now_or_never() {
+        Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers there")),
     }
 }

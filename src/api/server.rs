@@ -32,21 +32,12 @@ pub struct Server;
 
 impl Server {
     /// Takes the addresses that the configuration names, and fails if one of them can't be had. Connections wait until they are
-    /// [served](Bound::serve).
-    pub async fn bind(config: &Config, health: &Health) -> io::Result<Bound> {
-        let tcp = match config.listen {
-            Some(address) => Some(Tcp::bind(address).await?),
-            None => None,
-        };
+    /// [served](Bound::serve). To be called within a Tokio runtime.
+    pub fn bind(config: &Config, health: &Health) -> io::Result<Bound> {
+        let tcp = config.listen.map(Tcp::bind).transpose()?;
         let mode = config.unix_permissions().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "unix_mode is not octal"))?;
-        let unix = match &config.unix {
-            Some(path) => Some(Unix::bind(path, mode).await?),
-            None => None,
-        };
-        let health = match health.listen {
-            Some(address) => Some(Tcp::bind(address).await?),
-            None => None,
-        };
+        let unix = config.unix.as_deref().map(|path| Unix::bind(path, mode)).transpose()?;
+        let health = health.listen.map(Tcp::bind).transpose()?;
         Ok(Bound { tcp, unix, health, config: config.clone() })
     }
 }
@@ -62,22 +53,26 @@ pub struct Bound {
 
 impl Bound {
     /// The address of the API, with the port that port 0 came to.
-    pub fn local_addr(&self) -> Option<SocketAddr> {
+    pub fn address(&self) -> Option<SocketAddr> {
         self.tcp.as_ref().map(|tcp| tcp.address)
     }
 
     /// The address of health and metrics alone.
-    pub fn health_addr(&self) -> Option<SocketAddr> {
+    pub fn health_address(&self) -> Option<SocketAddr> {
         self.health.as_ref().map(|tcp| tcp.address)
     }
 
     /// Serves until `stop`; then accepts no more, gives requests under way `grace` to finish, and cuts what is left. Dropping the
     /// future cuts everything at once.
-    pub async fn serve(self, handle: Handle, metrics: Metrics, stop: CancellationToken, grace: Duration) {
+    ///
+    /// # Errors
+    /// Never as yet: failures to accept pass, and are logged and tried again.
+    pub async fn serve(self, handle: Handle, metrics: Metrics, stop: CancellationToken, grace: Duration) -> io::Result<()> {
         let app = App::new(handle, metrics);
         let api = Gate::new(router(app.clone()), api_limits(&self.config));
         let health = Gate::new(health_router(app), HEALTH_LIMITS);
         self.run(api, health, stop, grace).await;
+        Ok(())
     }
 
     async fn run(self, api: Gate, health: Gate, stop: CancellationToken, grace: Duration) {

@@ -87,7 +87,7 @@ fn what_is_wrong_is_named_with_its_path() {
         (r#"{"source":"s","payload":1,"retry":[8]}"#, "invalid_field", "retry"),
         (r#"{"source":"s","source":"t","payload":1}"#, "invalid_field", "source"),
         (r#"{"source":"s","payload":1,"payload":2}"#, "invalid_field", "payload"),
-        (r#"{"source":"s","payload":1,"headers":{"a":{}}}"#, "invalid_field", "headers"),
+        (r#"{"source":"s","payload":1,"headers":{"a":{}}}"#, "invalid_field", "headers.a"),
         (r#"{"source":"s","payload":1,"headers":[]}"#, "invalid_field", "headers"),
         (r#"{"source":"s","payload":1,"headers":{"a":"1","a":"2"}}"#, "invalid_field", "headers"),
         (r#"{"source":"s","payload":1,"priority":300}"#, "invalid_field", "priority"),
