@@ -80,6 +80,12 @@ impl Links {
 
     /// Why the broker holds back publishers.
     pub(super) fn blocked(&self) -> Option<String> {
+        // The end of it is told on the same connection: without that one it must be tried.
+        if let Ok(state) = self.state.try_lock()
+            && !state.link.as_ref().is_some_and(|link| link.alive())
+        {
+            self.held.connection_lost();
+        }
         self.held.reason()
     }
 
@@ -94,7 +100,6 @@ impl Links {
                 return Ok(link.clone());
             }
             link.kill();
-            self.held.connection_lost();
             state.link = None;
         }
         if state.retry_at.is_some_and(|at| Instant::now() < at) {

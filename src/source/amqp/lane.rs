@@ -160,7 +160,10 @@ impl Lane {
         let mut returned = HashMap::new();
         for message in confirmations.iter().flatten().filter_map(returned_message) {
             if let Some(id) = message.properties.message_id() {
-                returned.insert(id.as_str().to_owned(), errors::returned(message.reply_code, message.reply_text.as_str(), self.route.exchange.as_str(), message.routing_key.as_str()));
+                returned.insert(
+                    id.as_str().to_owned(),
+                    errors::returned(message.reply_code, message.reply_text.as_str(), self.route.exchange.as_str(), message.routing_key.as_str()),
+                );
             }
         }
         let mut lost = Vec::new();

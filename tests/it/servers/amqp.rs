@@ -193,8 +193,16 @@ async fn a_missing_exchange_is_refused_to_all_and_heals_when_it_is_made() {
                 assert_eq!((outcome.class, outcome.code.as_ref()), (Class::Refused, "amqp_not_found"), "{outcome:?}");
             }
         }
-        route.channel.exchange_declare(short(&route.name), ExchangeKind::Direct, ExchangeDeclareOptions::default(), FieldTable::default()).await.unwrap();
-        route.channel.queue_bind(short(&route.name), short(&route.name), short("ok"), QueueBindOptions::default(), FieldTable::default()).await.unwrap();
+        route
+            .channel
+            .exchange_declare(short(&route.name), ExchangeKind::Direct, ExchangeDeclareOptions::default(), FieldTable::default())
+            .await
+            .unwrap();
+        route
+            .channel
+            .queue_bind(short(&route.name), short(&route.name), short("ok"), QueueBindOptions::default(), FieldTable::default())
+            .await
+            .unwrap();
         assert_eq!(send_one(&sender, message("ok", "x")).await.class, Class::Succeeded);
         route.remove().await;
     }
@@ -282,7 +290,10 @@ async fn a_broker_that_stands_still_ends_every_send_within_the_timeout_and_is_us
         }
         until("the client's threads end", Duration::from_secs(5), async || client_threads() <= before).await;
         proxy.open();
-        until("the broker is used again", Duration::from_secs(10), async || send_one(&sender, message("ok", "again")).await.class == Class::Succeeded).await;
+        until("the broker is used again", Duration::from_secs(10), async || {
+            send_one(&sender, message("ok", "again")).await.class == Class::Succeeded
+        })
+        .await;
         // What was given up is not sent behind our back once the broker goes on: at most what the proxy held already.
         let arrived = route.drain().await;
         let late = ids.iter().filter(|id| arrived.contains_key(*id)).count();
@@ -360,10 +371,17 @@ async fn a_broker_that_holds_back_publishers_is_told_and_used_again() {
     let sender = source_with(variable, json!({"exchange": route.name}), &context_with_timeout("2s"));
     assert_eq!(send_one(&sender, message("ok", "x")).await.class, Class::Succeeded);
     assert_eq!(sender.blocked(), None);
+    struct Restore(&'static str);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ctl(self.0, &["set_vm_memory_high_watermark", "0.6"]);
+        }
+    }
+    let restore = Restore(broker);
     ctl(broker, &["set_vm_memory_high_watermark", "absolute", "1MB"]);
     let held = send_all(&sender, (0..200).map(|n| message("ok", n.to_string())).collect(), Duration::from_secs(20)).await;
     let told = sender.blocked();
-    ctl(broker, &["set_vm_memory_high_watermark", "0.6"]);
+    drop(restore);
     assert!(told.is_some_and(|reason| reason.contains("memory")), "{:?}", held.values().next());
     assert!(held.values().all(|outcome| matches!(outcome.class, Class::Unreachable | Class::Succeeded)), "{held:?}");
     assert!(held.values().any(|outcome| outcome.class == Class::Unreachable));

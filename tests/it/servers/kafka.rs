@@ -107,7 +107,8 @@ async fn a_message_arrives_with_its_key_headers_and_payload() {
     let arrived = topic.read(3);
     assert_eq!(arrived.iter().map(|m| m.payload()).collect::<Vec<_>>(), [Some(&[0, 159, 146, 150][..]), None, Some(b"")]);
     assert_eq!(arrived.iter().map(|m| m.key()).collect::<Vec<_>>(), [Some(&b"k-1"[..]), Some(b"k-1"), Some(&[0, 255])]);
-    let headers: Vec<_> = arrived[0].headers().unwrap().iter().map(|h| (h.key.to_owned(), String::from_utf8(h.value.unwrap().to_vec()).unwrap())).collect();
+    let headers: Vec<_> =
+        arrived[0].headers().unwrap().iter().map(|h| (h.key.to_owned(), String::from_utf8(h.value.unwrap().to_vec()).unwrap())).collect();
     let expected = [("tenant", "ä"), ("redrive-id", &sent[0].id.to_string()), ("redrive-attempt", "3")];
     assert_eq!(headers, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     sender.close(Duration::from_secs(5)).await;
