@@ -66,8 +66,8 @@ impl App {
     ///
     /// # Errors
     /// What is wrong with the configuration, a port that is taken, a store that is in use.
-    pub fn build(config: Config) -> Result<Self, Error> {
-        let bound = api::Server::bind(&config.api, &config.health).map_err(Error::Bind)?;
+    pub async fn build(config: Config) -> Result<Self, Error> {
+        let bound = api::Server::bind(&config.api, &config.health).await.map_err(Error::Bind)?;
         let guard = store::guard(&config.store)?;
         let shutdown = config.engine.shutdown.clone();
         let metrics = Arc::new(Metrics::new(config.project.clone()));
@@ -84,13 +84,13 @@ impl App {
     /// Where the API listens, port 0 resolved; `None` if only on a Unix socket.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
-        self.bound.address()
+        self.bound.local_addr()
     }
 
     /// Where health and metrics are served besides the API's own port.
     #[must_use]
     pub fn health_address(&self) -> Option<SocketAddr> {
-        self.bound.health_address()
+        self.bound.health_addr()
     }
 
     /// Serves until `stop` is cancelled, then drains: sends stop at once, intake goes on for `shutdown.accept_for`, what is under way is
@@ -107,11 +107,7 @@ impl App {
             () = stop.cancelled() => {}
             ended = &mut server => {
                 engine.finish(Instant::now() + shutdown.grace.get()).await;
-                let why = match ended {
-                    Ok(Ok(())) => "it was not asked to".to_owned(),
-                    Ok(Err(error)) => error.to_string(),
-                    Err(error) => error.to_string(),
-                };
+                let why = ended.map_or_else(|error| error.to_string(), |()| "it was not asked to".to_owned());
                 return Err(Error::Api(why));
             }
         }
@@ -133,7 +129,7 @@ impl App {
 
 fn start(config: Config, metrics: Arc<Metrics>) -> Result<Engine, Error> {
     let observed = metrics.clone();
-    let store = store::open(&config.store, &config.project, Arc::new(move |op, took| observed.store_took(op, took))).map_err(Error::Config)?;
+    let store = store::open(&config.store, &config.project, Some(Arc::new(move |op, took| observed.store_took(op, took)))).map_err(Error::Config)?;
     let Config { project, node, sources, engine, .. } = config;
     Engine::start(engine::Parts { project, node, store, sources, config: engine, metrics }).map_err(Error::Config)
 }
@@ -151,7 +147,7 @@ pub struct Ran {
 /// If the store can't be used, or did not answer within half a minute.
 pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran, Error> {
     config.engine.poller.enabled = true;
-    let guard = store::guard(&config.store)?;
+    let _guard = store::guard(&config.store)?;
     let grace = config.engine.shutdown.grace.get();
     let metrics = Arc::new(Metrics::new(config.project.clone()));
     let engine = start(config, metrics)?;
@@ -174,6 +170,5 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
         }
     }
     engine.finish(Instant::now() + grace).await;
-    drop(guard);
     Ok(Ran { waiting })
 }

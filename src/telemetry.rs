@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 use crate::fault::Fault;
@@ -85,22 +86,18 @@ impl<S: Into<tracing::Dispatch>> TryInit for S {
 }
 
 fn filter(level: &str) -> Result<EnvFilter, String> {
-    let level = level.trim();
-    if level.is_empty() {
-        return Err("must be error, warn, info, debug or trace".to_owned());
+    const SHAPE: &str = "must be error, warn, info, debug, trace or off, or directives such as `info,redrive::engine=debug`";
+    let is_level = |text: &str| !text.trim().is_empty() && text.trim().parse::<LevelFilter>().is_ok();
+    // By itself the filter takes `verbose` for the name of a module, and silences everything else.
+    let is_directive = |part: &str| match part.rsplit_once('=') {
+        Some((target, level)) => !target.trim().is_empty() && is_level(level),
+        None => is_level(part),
+    };
+    if !level.split(',').all(is_directive) {
+        return Err(SHAPE.to_owned());
     }
-    // `verbose` would be read as the name of a module, and silence everything else.
-    let bare =
-        level.split(',').map(str::trim).find(|part| !part.contains(['=', '[']) && part.parse::<tracing::level_filters::LevelFilter>().is_err());
-    if let Some(bare) = bare
-        && !bare.contains("::")
-        && bare != "redrive"
-    {
-        return Err("must be error, warn, info, debug, trace or off, or directives such as `info,redrive::engine=debug`".to_owned());
-    }
-    EnvFilter::builder()
-        .parse(level)
-        .map_err(|_| "must be error, warn, info, debug, trace or off, or directives such as `info,redrive::engine=debug`".to_owned())
+    let level: Vec<&str> = level.split(',').map(str::trim).collect();
+    EnvFilter::builder().parse(level.join(",")).map_err(|_| SHAPE.to_owned())
 }
 
 #[cfg(test)]

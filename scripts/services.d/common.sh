@@ -57,7 +57,7 @@ check_names() {
 
 # The names given, or all; PgBouncer is nothing without the server behind it.
 selection() {
-    local names=("${@:-${ALL_SERVICES[@]}}")
+    local names=("$@")
     [[ $# -gt 0 ]] || names=("${ALL_SERVICES[@]}")
     if [[ " ${names[*]} " == *" pgbouncer "* && " ${names[*]} " != *" postgres "* ]]; then
         names=(postgres "${names[@]}")

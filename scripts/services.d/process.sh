@@ -17,7 +17,7 @@ answers() { pid_of "$1" >/dev/null && "$(kind_of "$1")_ready" "$1" >/dev/null 2>
 
 all_answer() {
     local name
-    for name in $(selection "$@"); do
+    for name in "$@"; do
         answers "$name" || return 1
     done
 }

@@ -27,7 +27,7 @@ pub(super) fn text(file: &Path) -> Result<String, Faults> {
         .map_err(|error| unreadable(format!("can't be read ({error}); name the file with -c or REDRIVE_CONFIG")))?
         .ok_or_else(|| unreadable(format!("is larger than {} bytes; this is no configuration", tree::MAX_BYTES)))?;
     String::from_utf8(bytes).map_err(|error| {
-        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|byte| *byte == b'\n').count();
         unreadable(format!("line {line} is not UTF-8; save the file as UTF-8"))
     })
 }
@@ -81,6 +81,11 @@ impl Loading<'_> {
         if let Some(token) = self.secret("api", "token", "token_file", read.api.token_file.as_deref()) {
             read.api.token = Some(token);
         }
+        let token = [Step::Key("api".to_owned()), Step::Key("token".to_owned())];
+        if read.api.token.is_none() && (read.api.token_file.is_some() || self.gathered.is_known(&token)) {
+            // One is meant, and what keeps it from being read is reported: that it is missing would only confuse.
+            read.api.token = Some(Secret::new("unreadable"));
+        }
         if let Some(tls) = &mut read.store.tls {
             for path in [&mut tls.ca, &mut tls.cert, &mut tls.key].into_iter().flatten() {
                 *path = self.folder.join(&*path);
@@ -97,7 +102,7 @@ impl Loading<'_> {
         self.faults(engine.faults());
         self.faults(read.api.faults().into_iter().map(|fault| fault.within("api")));
         self.faults(read.log.faults().into_iter().map(|fault| fault.within("log")));
-        if let Err(faults) = store::open(&read.store, &project) {
+        if let Err(faults) = store::open(&read.store, &project, None) {
             self.faults(faults.into_iter().map(|fault| fault.within("store")));
         }
         if let (Some(api), Some(health)) = (read.api.listen, read.health.listen)
@@ -227,7 +232,7 @@ impl Loading<'_> {
 
     /// Adds a fault at a path, unless it only says that something at fault was taken out.
     pub(super) fn fault(&mut self, path: &[Step], message: String) {
-        if !self.gathered.is_known(path) {
+        if !self.gathered.is_known(path) && message != "is not built yet" {
             let message = match self.origin.at(path) {
                 Some(node) => shown_as_written(node, &message),
                 None => message,
@@ -255,8 +260,8 @@ pub(super) fn concealed(tree: &Node, path: &[Step]) -> Option<Node> {
                 (*text, *plain) = (written.into(), false);
                 true
             }
-            Content::List(items) => items.iter_mut().fold(false, |any, item| conceal(item) || any),
-            Content::Map(entries) => entries.iter_mut().fold(false, |any, entry| conceal(&mut entry.node) || any),
+            Content::List(items) => items.iter_mut().map(conceal).fold(false, std::ops::BitOr::bitor),
+            Content::Map(entries) => entries.iter_mut().map(|entry| conceal(&mut entry.node)).fold(false, std::ops::BitOr::bitor),
         }
     }
     let mut tree = tree.clone();

@@ -1,6 +1,6 @@
 //! The YAML file as a tree that remembers its lines.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 use serde_json::Value;
@@ -265,7 +265,9 @@ pub(super) fn dotted(path: &[Step]) -> String {
                 }
                 text.push_str(key);
             }
-            Step::Index(index) => text.push_str(&format!("[{index}]")),
+            Step::Index(index) => {
+                let _ = write!(text, "[{index}]");
+            }
         }
     }
     text

@@ -1,1 +1,4 @@
 //! Tests against real servers; `scripts/services up` starts them and `scripts/services env` says where they are.
+
+mod amqp;
+mod kafka;
