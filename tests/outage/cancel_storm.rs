@@ -72,7 +72,9 @@ async fn hang_up(port: u16, number: usize) -> Option<String> {
     let patience = Duration::from_micros(rand::rng().random_range(0..5000));
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
     // Some are gone with a reset, some in an orderly way; some carry an idempotency key, which takes the store more than one statement.
-    stream.set_zero_linger().ok().filter(|()| number.is_multiple_of(2));
+    if number.is_multiple_of(2) {
+        stream.set_zero_linger().ok()?;
+    }
     let key = if number.is_multiple_of(3) { format!("Idempotency-Key: storm-{number}\r\n") } else { String::new() };
     let path = if number.is_multiple_of(4) { "/v1/publish/crm" } else { "/v1/publish/crm?delay=1h" };
     let body = format!("storm {number}");
