@@ -2,4 +2,5 @@
 //! `cargo test --test it -- --skip servers::` needs none. A test whose server is absent fails; it is never skipped.
 
 mod servers;
+mod store;
 mod support;

@@ -1,1 +1,3 @@
 //! Tests against real servers; `scripts/services up` starts them and `scripts/services env` says where they are.
+
+mod store;
