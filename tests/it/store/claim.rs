@@ -70,9 +70,9 @@ pub(crate) async fn at_most_so_many_bytes_but_always_one(cx: Fixture) {
     let mut put = Vec::new();
     for (index, size) in sizes.iter().enumerate() {
         let due = Due::At(now - Duration::from_secs(60 - index as u64));
-        let sized = NewMessage { due, payload: Some(vec![b'x'; *size].into()), ..message("billing") };
-        put.push(sized.id);
-        cx.insert(vec![sized]).await;
+        let new = NewMessage { due, payload: Some(vec![b'x'; *size].into()), ..message("billing") };
+        put.push(new.id);
+        cx.insert(vec![new]).await;
     }
     for expected in [&put[..2], &put[2..3], &put[3..4], &put[4..]] {
         let claimed = cx.claim(Claim { max_bytes: 1000, ..cx.claim_of("billing") }).await;

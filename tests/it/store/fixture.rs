@@ -13,7 +13,7 @@ use redrive::store::{
     Claim, Claimed, Completion, Due, Held, Insert, LastError, Lease, List, NewMessage, Outlook, Ready, Record, Row, Store, TakeOver, Upcoming,
     Verdict,
 };
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use uuid::Uuid;
 
 use crate::support::{Backend, Raw, TestStore};
@@ -38,8 +38,8 @@ pub(crate) async fn run<F: Future<Output = ()>>(backend: Backend, test: impl FnO
 pub(crate) struct Fixture {
     pub(crate) backend: Backend,
     pub(crate) project: Arc<str>,
-    store: tokio::sync::OnceCell<Arc<dyn Store>>,
-    raw: tokio::sync::OnceCell<Mutex<Raw>>,
+    store: OnceCell<Arc<dyn Store>>,
+    raw: OnceCell<Mutex<Raw>>,
     tokens: AtomicI64,
     // The last field: the connections go before what they are connected to.
     pub(crate) test: TestStore,
@@ -48,7 +48,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     fn new(test: TestStore) -> Self {
         let project = test.project.as_str().into();
-        Self { backend: test.backend, project, store: Default::default(), raw: Default::default(), tokens: AtomicI64::new(0), test }
+        Self { backend: test.backend, project, store: OnceCell::default(), raw: OnceCell::default(), tokens: AtomicI64::new(0), test }
     }
 
     /// The store, prepared.

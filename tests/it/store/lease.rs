@@ -120,11 +120,11 @@ pub(crate) async fn of_two_takers_one_wins(cx: Fixture) {
     let stores = [cx.store().await.clone(), cx.test.prepared().await];
     let takers = (0..6).map(|taker| {
         let store = stores[taker % 2].clone();
-        let takes: Vec<_> = (0..40).map(|_| TakeOver { limit: 20, ..cx.take_over_of(&["billing"]) }).collect();
+        let wishes: Vec<_> = (0..40).map(|_| TakeOver { limit: 20, ..cx.take_over_of(&["billing"]) }).collect();
         tokio::spawn(async move {
             let mut taken = Vec::new();
-            for take in takes {
-                match store.take_over(take).await {
+            for wish in wishes {
+                match store.take_over(wish).await {
                     Ok(lapsed) => taken.extend(lapsed.into_iter().map(|row| row.id)),
                     Err(error) => assert!(error.is_transient(), "{error:?}"),
                 }

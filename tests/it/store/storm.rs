@@ -21,7 +21,7 @@ pub(crate) async fn what_was_answered_is_there_whatever_was_dropped(cx: Fixture)
     let store = store::open(&config, &cx.project).unwrap();
     store.prepare().await.unwrap();
     // Plain ones, and ones with an idempotency key, which take more than one statement; claims beside them.
-    let storm = futures::stream::iter(0..INSERTS).map(|number| {
+    let inserts = futures::stream::iter(0..INSERTS).map(|number| {
         let idempotency = (number % 2 == 0).then(|| Idempotency { key: format!("key-{number}"), digest: [0; 32] });
         let new = NewMessage { idempotency, leased: number % 5 == 0, ..message("billing") };
         let (id, insert, claim, store) = (new.id, cx.insertion(vec![new]), Claim { limit: 3, ..cx.claim_of("billing") }, store.clone());
@@ -37,7 +37,7 @@ pub(crate) async fn what_was_answered_is_there_whatever_was_dropped(cx: Fixture)
             }
         }
     });
-    let answers: Vec<_> = storm.buffer_unordered(12).filter_map(std::future::ready).collect().await;
+    let answers: Vec<_> = inserts.buffer_unordered(12).filter_map(std::future::ready).collect().await;
     assert!((100..INSERTS).contains(&answers.len()), "{} of {INSERTS} were answered: no storm", answers.len());
     assert!(answers.iter().all(|(_, verdict)| *verdict == Verdict::New));
     let there: HashSet<Uuid> =
