@@ -54,6 +54,7 @@ macro_rules! conformance {
             lease:
                 renewed_it_holds_longer renewing_says_what_is_lost released_it_is_as_if_never_claimed
                 taken_over_only_after_it_ran_out of_two_takers_one_wins the_old_token_is_fenced_off
+                two_tokens_of_one_message_do_not_hide_each_other
                 a_leased_insert_lapses_like_a_claim at_most_the_limit_is_taken_over;
             strays:
                 an_unknown_source_is_taken_once_old_enough what_a_live_node_serves_is_left without_a_source at_most_the_limit
@@ -86,7 +87,8 @@ macro_rules! conformance_of_a_server {
     ($backend:ident) => {
         $crate::store::suite! { $backend;
             settings:
-                due_now_in_whatever_time_zone a_wrong_password_is_a_fault_of_the_configuration a_server_that_is_away_is_unavailable;
+                due_now_in_whatever_time_zone a_wrong_password_is_a_fault_of_the_configuration a_server_that_is_away_is_unavailable
+                a_committed_row_wakes_whoever_can_listen;
             storm:
                 what_was_answered_is_there_whatever_was_dropped a_server_that_stalls_ends_in_time
                 rows_that_a_stopped_application_holds_are_skipped an_application_that_inserts_sees_no_deadlock;

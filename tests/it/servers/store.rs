@@ -1,5 +1,7 @@
 //! The conformance suite of the store on real servers: one line a back end.
 
+mod certificates;
+
 mod postgres {
     crate::store::conformance!(Postgres);
     mod server {

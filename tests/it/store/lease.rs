@@ -155,6 +155,38 @@ pub(crate) async fn the_old_token_is_fenced_off(cx: Fixture) {
     assert_eq!(cx.complete(vec![succeeded(new)]).await, [true]);
 }
 
+pub(crate) async fn two_tokens_of_one_message_do_not_hide_each_other(cx: Fixture) {
+    // As on a node that lost a lease, took it again, and has the first send still running.
+    for old_first in [true, false] {
+        let id = cx.put("billing", 1).await[0];
+        let (_, old) = cx.take(id, "billing", SHORT).await;
+        cx.lapse("billing").await;
+        let take = TakeOver { lease: cx.lease(Duration::from_millis(400)), ..cx.take_over_of(&["billing"]) };
+        let new = Held { id, token: take.lease.token };
+        assert_eq!(take_over(&cx, take).await.len(), 1);
+        let both = if old_first { vec![old, new] } else { vec![new, old] };
+        let store = cx.store().await;
+        store.renew(both.clone(), LONG).await.unwrap();
+        assert_eq!(cx.complete(vec![succeeded(old)]).await, [false]);
+        let other = cx.put("refund", 1).await[0];
+        let (_, other) = cx.take(other, "refund", Duration::from_millis(450)).await;
+        cx.lapse("refund").await;
+        assert!(!cx.outlook(&["billing"]).await.lapsed, "the lease that is ours was prolonged");
+        assert_eq!(store.release(vec![other]).await.unwrap(), 1);
+        assert_eq!(store.release(both.clone()).await.unwrap(), 1);
+        let answers = [refused(both[0], LONG), refused(both[1], LONG)];
+        assert_eq!(cx.complete(answers.to_vec()).await, [false, false]);
+        assert_eq!(store.cancel(&cx.project, vec![id]).await.unwrap().len(), 1);
+        cx.put("crm", 1).await;
+        let claim = cx.claim_of("crm");
+        let new = Held { id: super::fixture::ids(&cx.claim(claim.clone()).await.rows)[0], token: claim.lease.token };
+        let old = Held { token: new.token + 1000, ..new };
+        let both = if old_first { vec![failed(old), succeeded(new)] } else { vec![succeeded(new), failed(old)] };
+        assert_eq!(cx.complete(both).await, [!old_first, old_first], "of one batch too");
+        assert_eq!(cx.state(new.id).await, State::Succeeded);
+    }
+}
+
 pub(crate) async fn a_leased_insert_lapses_like_a_claim(cx: Fixture) {
     let leased = NewMessage { leased: true, due: Due::Now, ..message("billing") };
     let id = leased.id;
