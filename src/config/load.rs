@@ -102,7 +102,7 @@ impl Loading<'_> {
         self.faults(engine.faults());
         self.faults(read.api.faults().into_iter().map(|fault| fault.within("api")));
         self.faults(read.log.faults().into_iter().map(|fault| fault.within("log")));
-        if let Err(faults) = store::open(&read.store, &project, None) {
+        if let Err(faults) = store::open(&read.store, &project) {
             self.faults(faults.into_iter().map(|fault| fault.within("store")));
         }
         if let (Some(api), Some(health)) = (read.api.listen, read.health.listen)
