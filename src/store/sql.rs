@@ -11,6 +11,7 @@ mod migrate;
 mod nodes;
 mod open;
 mod pool;
+mod postgres;
 mod purge;
 mod shape;
 mod sqlite;

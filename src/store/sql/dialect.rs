@@ -163,7 +163,6 @@ pub(super) enum Role {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Value<'a> {
     Int(i64),
-    MaybeInt(Option<i64>),
     Text(&'a str),
     MaybeText(Option<&'a str>),
     MaybeBytes(Option<&'a [u8]>),

@@ -207,8 +207,7 @@ impl<D: Dialect> Core<D> {
         let bracket = match work {
             Work::Transaction => true,
             Work::Write => !D::RETURNING || self.dialect.session().is_some(),
-            Work::Read => self.dialect.session().is_some(),
-            Work::Loose => false,
+            Work::Read | Work::Loose => self.dialect.session().is_some(),
         };
         let mut session = Session { core: self.clone(), connection };
         let done = timeout_at(deadline, session.perform(bracket, work, unit)).await;
