@@ -65,7 +65,8 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
     if keys.is_empty() {
         return Ok(verdicts);
     }
-    let digests: Vec<String> = insert.messages.iter().map(|message| message.idempotency.as_ref().map(|it| hex(&it.digest)).unwrap_or_default()).collect();
+    let digests: Vec<String> =
+        insert.messages.iter().map(|message| message.idempotency.as_ref().map(|it| hex(&it.digest)).unwrap_or_default()).collect();
     let firsts: Vec<_> = keys.iter().filter_map(|((source, key), items)| Some((*source, *key, *items.first()?))).collect();
     let batch = Batch::new(
         firsts.len(),
@@ -79,8 +80,8 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
     // What this call writes carries a number that no other call's does: a message that is submitted again has the same id.
     let taker = rand::random::<i64>();
     let sql = session.sql("keys_take", || {
-        let stale = format!("{} <= {{now}}", D::old("expires_at"));
-        let take = |column: &'static str| (column, format!("CASE WHEN {stale} THEN {} ELSE {} END", D::new(column), D::old(column)));
+        let stale = format!("{} <= {{now}}", D::old("key", "expires_at"));
+        let take = |column: &'static str| (column, format!("CASE WHEN {stale} THEN {} ELSE {} END", D::new(column), D::old("key", column)));
         // The column that says whether the old row is stale goes last: MySQL reads what it has just written.
         format!(
             "INSERT INTO {{key}} {} (project, source, idem_key, digest, message_id, taken_by, expires_at)

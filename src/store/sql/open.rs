@@ -9,6 +9,7 @@ use url::Url;
 use super::SqlStore;
 use super::dialect::Dialect;
 use super::migrate;
+use super::mysql::Mysql;
 use super::pool::Core;
 use super::postgres::Postgres;
 use super::sqlite::Sqlite;
@@ -67,7 +68,10 @@ pub(super) fn names(config: &Config, project: &str) -> Result<Names, Vec<Fault>>
     let mut faults = Vec::new();
     let word = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
     if config.table_prefix.len() > MOST_PREFIX || !word(&config.table_prefix) || config.table_prefix.starts_with(|c: char| c.is_ascii_digit()) {
-        faults.push(Fault::new("table_prefix", format!("must be at most {MOST_PREFIX} lower-case letters, digits and `_`, not beginning with a digit")));
+        faults.push(Fault::new(
+            "table_prefix",
+            format!("must be at most {MOST_PREFIX} lower-case letters, digits and `_`, not beginning with a digit"),
+        ));
     }
     if let Some(schema) = &config.schema
         && (schema.is_empty() || schema.len() > 63 || schema.bytes().any(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))))
@@ -117,7 +121,7 @@ pub(super) fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec
             Ok(store(config, names, Sqlite { file, busy, cache: config.statement_cache as usize }, true, true))
         }
         Target::Postgres(url) => Ok(store(config, names, Postgres::try_new(&url, config)?, config.statement_cache > 0, false)),
-        Target::Mysql(_) => Err(vec![Fault::new("url", "is not built yet")]),
+        Target::Mysql(url) => Ok(store(config, names, Mysql::try_new(&url, config)?, config.statement_cache > 0, false)),
     }
 }
 
@@ -135,6 +139,6 @@ pub fn print_sql(config: &Config, project: &str) -> Result<String, Vec<Fault>> {
     match target(config)? {
         Target::Sqlite(_) => Ok(migrate::print::<Sqlite>(&names)),
         Target::Postgres(_) => Ok(migrate::print::<Postgres>(&names)),
-        Target::Mysql(_) => Err(vec![Fault::new("url", "is not built yet")]),
+        Target::Mysql(_) => Ok(migrate::print::<Mysql>(&names)),
     }
 }

@@ -27,7 +27,8 @@ impl Postgres {
     /// From a URL and the certificates.
     pub(super) fn try_new(url: &str, config: &Config) -> Result<Self, Vec<Fault>> {
         // What sqlx says of a URL may repeat parts of it.
-        let options = PgConnectOptions::from_str(url).map_err(|_| vec![Fault::new("url", "is no URL of PostgreSQL: look at its port and its parameters")])?;
+        let options =
+            PgConnectOptions::from_str(url).map_err(|_| vec![Fault::new("url", "is no URL of PostgreSQL: look at its port and its parameters")])?;
         let mut options = options.disable_statement_logging().statement_cache_capacity(config.statement_cache as usize).extra_float_digits(None);
         if options.get_application_name().is_none() {
             options = options.application_name("redrive");
@@ -54,7 +55,8 @@ impl Postgres {
             Some(settings.iter().map(|(name, value)| format!("SET LOCAL {name} = '{value}'")).collect::<Vec<_>>().join("; "))
         } else {
             // The server notices a node that is gone without a word.
-            let alive = [("tcp_keepalives_idle", "30".to_owned()), ("tcp_keepalives_interval", "10".to_owned()), ("tcp_keepalives_count", "3".to_owned())];
+            let alive =
+                [("tcp_keepalives_idle", "30".to_owned()), ("tcp_keepalives_interval", "10".to_owned()), ("tcp_keepalives_count", "3".to_owned())];
             options = options.options(settings.into_iter().chain(alive));
             None
         };
@@ -85,6 +87,7 @@ impl Dialect for Postgres {
     const DELETE_USING: bool = true;
     const ARRAYS: bool = true;
     const FAR: &'static str = "timestamptz '9999-12-31 00:00:00+00'";
+    const SCHEMA_SETTINGS: Option<&'static str> = Some("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'");
     const VERSION: &'static str = "SELECT 'PostgreSQL ' || current_setting('server_version')";
 
     fn plus(time: &str, micros: &str) -> String {
