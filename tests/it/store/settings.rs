@@ -41,7 +41,7 @@ pub(crate) async fn a_server_that_is_away_is_unavailable(cx: Fixture) {
 }
 
 pub(crate) async fn a_committed_row_wakes_whoever_can_listen(cx: Fixture) {
-    let config = store::Config { notify: true, ..cx.test.config.clone() };
+    let config = store::Config { notify: cx.backend.is_postgres(), ..cx.test.config.clone() };
     let store = store::open(&config, &cx.project).unwrap();
     store.prepare().await.unwrap();
     let wake = Arc::new(Notify::new());
