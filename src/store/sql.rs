@@ -1,11 +1,166 @@
-//! Being built.
+//! The resend log in an SQL database: all behaviour once, over what a [`Dialect`] says of its database.
+
+mod act;
+mod claim;
+mod complete;
+mod decode;
+mod dialect;
+mod insert;
+mod look;
+mod migrate;
+mod nodes;
+mod open;
+mod pool;
+mod purge;
+mod shape;
+mod sqlite;
+mod template;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Config, Store};
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::{
+    Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Insert, Inserted, Lapsed, List, Outlook, Page, Prepared, Purge,
+    Purged, Record, Store, Stray, Strays, TakeOver, Unserved, Upcoming,
+};
 use crate::fault::Fault;
+use dialect::Dialect;
+use pool::{Core, Work};
 
-/// Being built.
-pub(super) fn open(_config: &Config, _project: &str) -> Result<Arc<dyn Store>, Vec<Fault>> {
-    Err(vec![Fault::new("url", "is not built yet")])
+pub use open::print_sql;
+
+/// Builds the store that a configuration names.
+pub(super) fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<Fault>> {
+    open::open(config, project)
+}
+
+/// The resend log in one database.
+#[derive(Debug)]
+struct SqlStore<D: Dialect> {
+    core: Arc<Core<D>>,
+    migrate: super::config::Migrate,
+}
+
+
+#[async_trait]
+impl<D: Dialect> Store for SqlStore<D> {
+    async fn prepare(&self) -> Result<Prepared, Error> {
+        let applied = migrate::prepare(&self.core, self.migrate).await?;
+        self.core
+            .run(Work::Transaction, move |session| {
+                Box::pin(async move {
+                    let default_project = migrate::default_project(session).await?;
+                    let rows = session.rows_once(D::VERSION, &[]).await?;
+                    let server = rows.first().and_then(|row| decode::maybe_text::<D>(row, 0)).unwrap_or_default();
+                    Ok(Prepared { default_project, applied, server })
+                })
+            })
+            .await
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        self.core.run(Work::Read, |session| Box::pin(async move { insert::now(session).await.map(drop) })).await
+    }
+
+    async fn insert(&self, insert: Insert) -> Result<Inserted, Error> {
+        let work = if insert::is_single::<D>(&insert) { Work::Write } else { Work::Transaction };
+        self.core.run(work, move |session| Box::pin(async move { insert::insert(session, &insert).await })).await
+    }
+
+    async fn upcoming(&self, upcoming: Upcoming) -> Result<Outlook, Error> {
+        self.core.run(Work::Read, move |session| Box::pin(async move { claim::upcoming(session, &upcoming).await })).await
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Claimed, Error> {
+        self.core.run(Work::Write, move |session| Box::pin(async move { claim::claim(session, &claim).await })).await
+    }
+
+    async fn complete(&self, completions: Arc<Vec<Completion>>) -> Result<Vec<bool>, Error> {
+        if completions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let work = complete::work(&completions);
+        self.core.run(work, move |session| Box::pin(async move { complete::complete(session, &completions).await })).await
+    }
+
+    async fn renew(&self, held: Vec<Held>, ttl: Duration) -> Result<Vec<Uuid>, Error> {
+        self.core.run(Work::Write, move |session| Box::pin(async move { claim::renew(session, &held, ttl).await })).await
+    }
+
+    async fn release(&self, held: Vec<Held>) -> Result<u64, Error> {
+        self.core.run(Work::Write, move |session| Box::pin(async move { claim::release(session, &held).await })).await
+    }
+
+    async fn take_over(&self, take: TakeOver) -> Result<Vec<Lapsed>, Error> {
+        self.core.run(Work::Write, move |session| Box::pin(async move { claim::take_over(session, &take).await })).await
+    }
+
+    async fn take_strays(&self, strays: Strays) -> Result<Vec<Stray>, Error> {
+        self.core.run(Work::Transaction, move |session| Box::pin(async move { nodes::take_strays(session, &strays).await })).await
+    }
+
+    async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error> {
+        self.core.run(Work::Write, move |session| Box::pin(async move { nodes::heartbeat(session, &beat).await })).await
+    }
+
+    async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error> {
+        let (project, node) = (project.to_owned(), node.to_owned());
+        self.core.run(Work::Write, move |session| Box::pin(async move { nodes::sign_off(session, &project, &node).await })).await
+    }
+
+    async fn unserved(&self, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Error> {
+        self.core.run(Work::Read, move |session| Box::pin(async move { nodes::unserved(session, min_age, limit).await })).await
+    }
+
+    async fn counts(&self, project: &str) -> Result<Vec<Count>, Error> {
+        let project = project.to_owned();
+        self.core.run(Work::Read, move |session| Box::pin(async move { look::counts(session, &project).await })).await
+    }
+
+    async fn get(&self, project: &str, id: Uuid, payload: bool) -> Result<Option<Record>, Error> {
+        let project = project.to_owned();
+        self.core.run(Work::Read, move |session| Box::pin(async move { look::get(session, &project, id, payload).await })).await
+    }
+
+    async fn list(&self, list: List) -> Result<Page, Error> {
+        self.core.run(Work::Read, move |session| Box::pin(async move { look::list(session, &list).await })).await
+    }
+
+    async fn attempts(&self, project: &str, id: Uuid) -> Result<Option<Vec<Attempt>>, Error> {
+        let project = project.to_owned();
+        self.core.run(Work::Read, move |session| Box::pin(async move { look::attempts(session, &project, id).await })).await
+    }
+
+    async fn retry(&self, project: &str, ids: Vec<Uuid>) -> Result<Vec<Changed>, Error> {
+        let project = project.to_owned();
+        self.core.run(Work::Transaction, move |session| Box::pin(async move { act::retry(session, &project, &ids).await })).await
+    }
+
+    async fn cancel(&self, project: &str, ids: Vec<Uuid>) -> Result<Vec<Changed>, Error> {
+        let project = project.to_owned();
+        self.core.run(Work::Transaction, move |session| Box::pin(async move { act::cancel(session, &project, &ids).await })).await
+    }
+
+    async fn replace_payload(&self, project: &str, id: Uuid, payload: Bytes) -> Result<Changed, Error> {
+        let project = project.to_owned();
+        self.core.run(Work::Transaction, move |session| Box::pin(async move { act::replace_payload(session, &project, id, &payload).await })).await
+    }
+
+    async fn purge(&self, purge: Purge) -> Result<Purged, Error> {
+        self.core.run(Work::Transaction, move |session| Box::pin(async move { purge::purge(session, &purge).await })).await
+    }
+
+    async fn listen(&self, project: &str, wake: Arc<Notify>) {
+        let _ = (project, wake);
+        std::future::pending::<()>().await;
+    }
+
+    async fn close(&self) {
+        self.core.close().await;
+    }
 }

@@ -1,0 +1,214 @@
+//! Taking messages under a lease: what is due, what was lost.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::decode;
+use super::dialect::{Batch, Column, Dialect, Id, Row, Value};
+use super::insert::{clock, micros, now};
+use super::pool::{Fail, Session};
+use super::shape::{Matched, Parameters, Picked};
+use crate::message::State;
+use crate::store::{Claim, Claimed, Held, Lapsed, NextDue, Outlook, TakeOver, Unusable, Upcoming};
+
+/// The queues of a source.
+pub(super) const LEVELS: &str = "(SELECT 0 AS n_level UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4
+    UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9) AS n";
+
+const CLAIM: Picked = Picked {
+    names: ["claim", "claim_pick", "claim_read"],
+    pick: "SELECT id, due_at, coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0) AS size
+        FROM {log} {claim-index} WHERE project = ? AND source = ? AND level = ? AND due_at <= {now} ORDER BY due_at LIMIT ?",
+    cut: true,
+    set: CLAIM_SET,
+    columns: decode::CLAIMED,
+};
+const CLAIM_FLOOR: Picked = Picked {
+    names: ["claim_floor", "claim_floor_pick", "claim_read"],
+    pick: "SELECT id, due_at, coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0) AS size
+        FROM {log} {claim-index} WHERE project = ? AND source = ? AND level = ? AND due_at <= {now} AND due_at >= ? ORDER BY due_at LIMIT ?",
+    cut: true,
+    set: CLAIM_SET,
+    columns: decode::CLAIMED,
+};
+/// A number of attempts that is nonsense stays as it is: the row is found unusable, and no sum runs over.
+const CLAIM_SET: &str = "state = 'sending', attempts = CASE WHEN attempts BETWEEN 0 AND 2147483646 THEN attempts + 1 ELSE attempts END,
+    lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = {now}, updated_at = {now}";
+
+pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Claimed, Fail> {
+    let most = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let (project, source, level) = (Value::Text(&claim.project), Value::Text(&claim.source), Value::Int(i64::from(claim.level)));
+    let (payload, limit) = (Value::Int(most(claim.max_payload)), Value::Int(i64::from(claim.limit)));
+    let set = [Value::Int(claim.lease.token), Value::Int(micros(claim.lease.ttl)), Value::Text(&claim.lease.node)];
+    let plain = [payload, project, source, level, limit];
+    let floor = [payload, project, source, level, Value::Time(claim.floor), limit];
+    let (shape, pick): (_, &[Value<'_>]) = if claim.floor.is_some() { (&CLAIM_FLOOR, &floor) } else { (&CLAIM, &plain) };
+    let mut rows = shape.run(session, &Parameters { pick, set: &set, most: most(claim.max_bytes), columns: &[payload] }).await?;
+    let Some(first) = rows.first() else { return Ok(Claimed { now: now(session).await?, rows: Vec::new() }) };
+    let now = clock::<D>(first, decode::CLAIMED_NOW)?;
+    rows.sort_by_key(|row| D::time(row, decode::CLAIMED_DUE).ok().flatten());
+    let mut claimed = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let (id, odd) = mend(session, row).await?;
+        let row = match (decode::claimed::<D>(row, id, &claim.project, &claim.source, claim.max_payload), odd) {
+            (Ok(ready), None) => crate::store::Row::Ready(ready),
+            (Ok(ready), Some(detail)) => crate::store::Row::Unusable(Unusable {
+                id,
+                epoch: ready.message.epoch,
+                attempt: ready.message.attempt,
+                code: "invalid_row",
+                detail,
+            }),
+            (Err(unusable), _) => crate::store::Row::Unusable(unusable),
+        };
+        claimed.push(row);
+    }
+    Ok(Claimed { now, rows: claimed })
+}
+
+/// The id of a row that was taken. One that is written otherwise is rewritten as redrive writes ids, so that the row can be found;
+/// one that is none is replaced by a new one, and the answer says so.
+pub(super) async fn mend<D: Dialect>(session: &mut Session<D>, row: &Row<D>) -> Result<(Uuid, Option<String>), Fail> {
+    let odd = match D::id(row, 0) {
+        Ok(Id::Known(id)) => return Ok((id, None)),
+        Ok(odd) => odd,
+        Err(bad) => return Err(crate::store::Error::Refused(format!("the id of a row can't be read: {}", bad.0)).into()),
+    };
+    let (old, meant, detail) = match &odd {
+        Id::Text(text) => (Value::Text(text), Uuid::try_parse(text).ok(), format!("column id: `{}` is no UUID", text.escape_debug())),
+        Id::Bytes(bytes) => (Value::MaybeBytes(Some(bytes)), Uuid::from_slice(bytes).ok(), "column id: is no UUID".to_owned()),
+        Id::Known(id) => return Ok((*id, None)),
+    };
+    if let Some(meant) = meant {
+        let sql = session.sql("id_taken", || "SELECT id FROM {log} WHERE id = ?".to_owned());
+        if session.rows(sql, &[Value::Id(meant)]).await?.is_empty() {
+            rename(session, meant, old).await?;
+            return Ok((meant, None));
+        }
+    }
+    let new = Uuid::now_v7();
+    rename(session, new, old).await?;
+    Ok((new, Some(detail)))
+}
+
+async fn rename<D: Dialect>(session: &mut Session<D>, new: Uuid, old: Value<'_>) -> Result<(), Fail> {
+    let sql = session.sql("id_mend", || "UPDATE {log} SET id = ? WHERE id = ?".to_owned());
+    session.execute(sql, &[Value::Id(new), old]).await?;
+    Ok(())
+}
+
+/// Where all that are sending are looked for, those that nobody holds included: an application may insert one.
+const RUN_OUT: &str = "state = 'sending' AND (lease_until <= {now} OR lease_until IS NULL)
+    AND source IN (SELECT s_source FROM {table s s_source:text})";
+
+pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeOver) -> Result<Vec<Lapsed>, Fail> {
+    // The node stays as it is: it is the one that lost the attempt.
+    const TAKE_OVER: Picked = Picked {
+        names: ["take_over", "take_over_pick", "take_over_read"],
+        pick: "SELECT id, lease_until AS due_at, 0 AS size FROM {log} WHERE project = ? AND state = 'sending'
+            AND (lease_until <= {now} OR lease_until IS NULL) AND source IN (SELECT s_source FROM {table s s_source:text}) ORDER BY lease_until LIMIT ?",
+        cut: false,
+        set: "lease_token = ?, lease_until = {plus {now}|?}, updated_at = {now}",
+        columns: decode::LAPSED,
+    };
+    if take.sources.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sources = Batch::texts(take.sources.iter().map(|source| &**source));
+    let parameters = Parameters {
+        pick: &[Value::Text(&take.project), Value::Batch(&sources), Value::Int(i64::from(take.limit))],
+        set: &[Value::Int(take.lease.token), Value::Int(micros(take.lease.ttl))],
+        most: 0,
+        columns: &[],
+    };
+    let rows = TAKE_OVER.run(session, &parameters).await?;
+    let mut taken = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let (id, _) = mend(session, row).await?;
+        taken.push(decode::lapsed::<D>(row, id));
+    }
+    Ok(taken)
+}
+
+pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Upcoming) -> Result<Outlook, Fail> {
+    if upcoming.sources.is_empty() {
+        return Ok(Outlook { now: now(session).await?, due: Vec::new(), lapsed: false });
+    }
+    let sources = Batch::texts(upcoming.sources.iter().map(|source| &**source));
+    let sql = session.sql("upcoming", || {
+        format!(
+            "SELECT b_source, n_level,
+                {{time (SELECT due_at FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND due_at IS NOT NULL
+                        ORDER BY due_at LIMIT 1)}},
+                {{time {{now}}}}, CASE WHEN EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND {RUN_OUT}) THEN 1 ELSE 0 END
+             FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
+        )
+    });
+    let project = Value::Text(&upcoming.project);
+    let rows = session.rows(sql, &[project, project, Value::Batch(&sources), Value::Batch(&sources)]).await?;
+    let now = match rows.first() {
+        Some(row) => clock::<D>(row, 3)?,
+        None => now(session).await?,
+    };
+    let lapsed = rows.first().is_some_and(|row| D::int(row, 4).ok().flatten() == Some(1));
+    let mut due = Vec::new();
+    for row in &rows {
+        let Some(at) = D::time(row, 2).ok().flatten().and_then(earliest) else { continue };
+        let level = u8::try_from(D::int(row, 1).ok().flatten().unwrap_or(0)).unwrap_or(0);
+        let name = decode::maybe_text::<D>(row, 0).unwrap_or_default();
+        if let Some(source) = upcoming.sources.iter().find(|source| ***source == *name) {
+            due.push(NextDue { source: Arc::clone(source), level, at });
+        }
+    }
+    Ok(Outlook { now, due, lapsed })
+}
+
+/// A due time that says when to look: one before all calendars has long come, one after them never comes.
+pub(super) fn earliest(micros: i64) -> Option<DateTime<Utc>> {
+    decode::moment(micros).or_else(|| (micros < 0).then_some(DateTime::UNIX_EPOCH))
+}
+
+pub(super) async fn renew<D: Dialect>(session: &mut Session<D>, held: &[Held], ttl: std::time::Duration) -> Result<Vec<Uuid>, Fail> {
+    const RENEW: Matched = Matched {
+        names: ["renew", "renew_lock"],
+        columns: "b_id:id b_token:int",
+        set: "lease_until = {plus {now}|?}, updated_at = {now}",
+        condition: "lease_token = b_token AND state = 'sending'",
+    };
+    if held.is_empty() {
+        return Ok(Vec::new());
+    }
+    let kept: std::collections::HashSet<_> = RENEW.run(session, &holding(held), &[Value::Int(micros(ttl))]).await?.into_iter().collect();
+    Ok(held.iter().map(|held| held.id).filter(|id| !kept.contains(id)).collect())
+}
+
+pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<u64, Fail> {
+    // `attempts` goes first: MySQL reads what it has just written.
+    const RELEASE: Matched = Matched {
+        names: ["release", "release_lock"],
+        columns: "b_id:id b_token:int",
+        set: "attempts = CASE WHEN attempt_started_at IS NOT NULL AND attempts > 0 THEN attempts - 1 ELSE attempts END,
+            state = 'pending', lease_token = 0, lease_until = NULL, attempt_started_at = NULL, updated_at = {now}",
+        condition: "lease_token = b_token AND state = 'sending'",
+    };
+    if held.is_empty() {
+        return Ok(0);
+    }
+    Ok(RELEASE.run(session, &holding(held), &[]).await?.len() as u64)
+}
+
+/// Held messages as a batch, in order of their ids, so that two of them never wait for each other crosswise.
+fn holding(held: &[Held]) -> Batch<'static> {
+    let mut held = held.to_vec();
+    held.sort_unstable_by_key(|held| held.id);
+    held.dedup_by_key(|held| held.id);
+    Batch::new(
+        held.len(),
+        vec![Column::Ids(held.iter().map(|held| held.id).collect()), Column::Ints(held.iter().map(|held| Some(held.token)).collect())],
+    )
+}
+
+/// The states in which a message waits or is being sent.
+pub(super) const OPEN: [State; 4] = [State::Pending, State::Retrying, State::Sending, State::Blocked];

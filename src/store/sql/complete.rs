@@ -1,0 +1,223 @@
+//! Writing what attempts came to: three shapes, each one statement for a whole batch.
+
+use std::collections::HashSet;
+
+use uuid::Uuid;
+
+use super::dialect::{Batch, Column, Dialect, Value};
+use super::insert::micros;
+use super::pool::{Fail, Session, Work};
+use super::shape::Matched;
+use crate::message::State;
+use crate::message::judge::Log;
+use crate::store::Completion;
+
+/// Whether a completion only says that the first thing that can happen has happened.
+fn is_plain(completion: &Completion) -> bool {
+    completion.begun && completion.state == State::Succeeded && completion.log == Log::Own && completion.error.is_none()
+}
+
+/// Whether a message may have entries in the attempt log.
+fn may_be_logged(completion: &Completion) -> bool {
+    completion.epoch > 1 || completion.attempt > 1
+}
+
+/// What kind of work a batch is: one statement where all take the same shape and leave no log behind.
+pub(super) fn work(completions: &[Completion]) -> Work {
+    let deletes = completions.iter().filter(|completion| completion.delete).count();
+    let plain = completions.iter().filter(|completion| !completion.delete && is_plain(completion)).count();
+    let single = plain == completions.len() || (deletes == completions.len() && !completions.iter().any(may_be_logged));
+    if single { Work::Write } else { Work::Transaction }
+}
+
+/// A plain success. Its error and its log stay as they were: there was none, or the entries tell.
+const SUCCESS: Matched = Matched {
+    names: ["succeed", "succeed_lock"],
+    columns: "b_id:id b_token:int b_started:time b_ms:int b_result:text",
+    set: "state = 'succeeded', finished_at = {now}, updated_at = {now}, lease_token = 0, lease_until = NULL, attempt_started_at = b_started,
+        attempt_ms = b_ms, result = b_result, error_class = NULL, error_code = NULL, error_detail = NULL",
+    condition: "lease_token = b_token AND state = 'sending'",
+};
+
+/// Anything else. `attempts` goes first: MySQL reads what it has just written.
+const OUTCOME: Matched = Matched {
+    names: ["outcome", "outcome_lock"],
+    columns: "b_id:id b_token:int b_begun:int b_state:text b_delay:int b_retries:int b_expires:time b_started:time b_ms:int b_node:text b_result:text
+        b_class:text b_code:text b_detail:text b_logged:int b_number:int b_outcome:text",
+    set: "attempts = CASE WHEN b_begun = 0 AND attempt_started_at IS NOT NULL AND attempts > 0 THEN attempts - 1 ELSE attempts END,
+        log_count = CASE WHEN b_logged = 1 AND log_count BETWEEN 0 AND 1000000 THEN log_count + 1 ELSE log_count END,
+        log_tail = CASE WHEN b_logged > 0 THEN b_number ELSE log_tail END,
+        log_tail_outcome = CASE WHEN b_logged > 0 THEN b_outcome ELSE log_tail_outcome END,
+        due_at = CASE WHEN b_state = 'retrying' THEN {plus {now}|b_delay} ELSE due_at END,
+        finished_at = CASE WHEN b_state = 'retrying' THEN NULL ELSE {now} END,
+        state = b_state, retries = b_retries, expires_at = b_expires, updated_at = {now}, lease_token = 0, lease_until = NULL,
+        lease_node = b_node, attempt_started_at = CASE WHEN b_begun = 1 THEN b_started END, attempt_ms = CASE WHEN b_begun = 1 THEN b_ms END,
+        error_class = b_class, error_code = b_code, error_detail = b_detail, result = b_result",
+    condition: "lease_token = b_token AND state = 'sending'",
+};
+
+pub(super) async fn complete<D: Dialect>(session: &mut Session<D>, completions: &[Completion]) -> Result<Vec<bool>, Fail> {
+    let mut seen = HashSet::with_capacity(completions.len());
+    // A message that is named twice is done the first time; the second finds the lease gone.
+    let first: Vec<bool> = completions.iter().map(|completion| seen.insert(completion.held.id)).collect();
+    let mut batch: Vec<&Completion> = completions.iter().zip(&first).filter(|(_, first)| **first).map(|(completion, _)| completion).collect();
+    // In order of their ids, so that two batches never wait for each other crosswise.
+    batch.sort_unstable_by_key(|completion| completion.held.id);
+    let (deletes, kept): (Vec<_>, Vec<_>) = batch.into_iter().partition(|completion| completion.delete);
+    let (plain, others): (Vec<_>, Vec<_>) = kept.into_iter().partition(|completion| is_plain(completion));
+    let mut ours: HashSet<Uuid> = HashSet::with_capacity(completions.len());
+    if !deletes.is_empty() {
+        ours.extend(delete(session, &deletes).await?);
+    }
+    if !plain.is_empty() {
+        ours.extend(SUCCESS.run(session, &successes(&plain), &[]).await?);
+    }
+    if !others.is_empty() {
+        let changed: HashSet<Uuid> = OUTCOME.run(session, &outcomes(&others), &[]).await?.into_iter().collect();
+        let logged: Vec<_> =
+            others.into_iter().filter(|completion| changed.contains(&completion.held.id) && completion.begun && completion.log != Log::Own).collect();
+        if !logged.is_empty() {
+            log(session, &logged).await?;
+        }
+        ours.extend(changed);
+    }
+    Ok(completions.iter().zip(&first).map(|(completion, first)| *first && ours.contains(&completion.held.id)).collect())
+}
+
+fn ids(completions: &[&Completion]) -> Column<'static> {
+    Column::Ids(completions.iter().map(|completion| completion.held.id).collect())
+}
+
+fn tokens(completions: &[&Completion]) -> Column<'static> {
+    Column::Ints(completions.iter().map(|completion| Some(completion.held.token)).collect())
+}
+
+fn ints(completions: &[&Completion], of: impl Fn(&Completion) -> i64) -> Column<'static> {
+    Column::Ints(completions.iter().map(|completion| Some(of(completion))).collect())
+}
+
+fn texts<'a>(completions: &[&'a Completion], of: impl Fn(&'a Completion) -> Option<&'a str>) -> Column<'a> {
+    Column::Texts(completions.iter().map(|completion| of(completion)).collect())
+}
+
+fn started(completions: &[&Completion]) -> Column<'static> {
+    Column::Times(completions.iter().map(|completion| Some(completion.started_at)).collect())
+}
+
+fn millis(completion: &Completion) -> i64 {
+    micros(completion.duration) / 1000
+}
+
+fn successes<'a>(batch: &[&'a Completion]) -> Batch<'a> {
+    let columns = vec![ids(batch), tokens(batch), started(batch), ints(batch, millis), texts(batch, |it| it.result.as_deref())];
+    Batch::new(batch.len(), columns)
+}
+
+/// The number of the entry that an attempt is told under, and whether that is a new one (1), an old one (2) or none (0).
+fn entry(completion: &Completion) -> (i64, i64) {
+    match completion.log {
+        _ if !completion.begun => (0, 0),
+        Log::Own => (0, 0),
+        Log::Insert => (i64::from(completion.attempt), 1),
+        Log::Extend(number) => (i64::from(number), 2),
+    }
+}
+
+fn outcomes<'a>(batch: &[&'a Completion]) -> Batch<'a> {
+    let columns = vec![
+        ids(batch),
+        tokens(batch),
+        ints(batch, |it| i64::from(it.begun)),
+        texts(batch, |it| Some(it.state.as_str())),
+        ints(batch, |it| micros(it.delay)),
+        ints(batch, |it| i64::from(it.retries)),
+        Column::Times(batch.iter().map(|it| it.expires_at).collect()),
+        started(batch),
+        ints(batch, millis),
+        texts(batch, |it| Some(&it.node)),
+        texts(batch, |it| it.result.as_deref()),
+        texts(batch, |it| it.error.as_ref().map(|error| error.class.as_str())),
+        texts(batch, |it| it.error.as_ref().map(|error| error.code.as_str())),
+        texts(batch, |it| it.error.as_ref().map(|error| error.detail.as_str())),
+        ints(batch, |it| entry(it).1),
+        ints(batch, |it| entry(it).0),
+        texts(batch, |it| Some(it.outcome.as_str())),
+    ];
+    Batch::new(batch.len(), columns)
+}
+
+/// Tells the attempt log of attempts whose messages were ours: a new entry each, or one attempt more for an entry that is there.
+async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<(), Fail> {
+    let columns = vec![
+        ids(batch),
+        ints(batch, |it| i64::from(it.epoch)),
+        ints(batch, |it| entry(it).0),
+        texts(batch, |it| Some(&it.node)),
+        started(batch),
+        ints(batch, millis),
+        texts(batch, |it| Some(it.outcome.as_str())),
+        texts(batch, |it| it.error.as_ref().map(|error| error.class.as_str())),
+        texts(batch, |it| it.error.as_ref().map(|error| error.code.as_str())),
+        texts(batch, |it| it.error.as_ref().map(|error| error.detail.as_str())),
+        texts(batch, |it| it.result.as_deref()),
+    ];
+    let sql = session.sql("log", || {
+        let new = |column: &'static str| (column, D::new(column));
+        let assignments = [
+            ("attempts", format!("{} + 1", D::old("attempts"))),
+            ("last_at", D::new("started_at")),
+            new("node"),
+            new("duration_ms"),
+            new("outcome"),
+            new("error_class"),
+            new("error_code"),
+            new("error_detail"),
+            new("result"),
+        ];
+        format!(
+            "INSERT INTO {{attempt}} {} (message_id, epoch, number, project, attempts, node, started_at, duration_ms, outcome,
+                error_class, error_code, error_detail, result)
+             SELECT b_id, b_epoch, b_number, l.project, 1, b_node, b_started, b_ms, b_outcome, b_class, b_code, b_detail, b_result
+             FROM {{table b b_id:id b_epoch:int b_number:int b_node:text b_started:time b_ms:int b_outcome:text b_class:text b_code:text b_detail:text
+                 b_result:text}} {{join}} {{log}} l ON l.id = b_id WHERE 1 = 1 {}",
+            D::AS_OLD,
+            D::upsert("message_id, epoch, number", &assignments)
+        )
+    });
+    session.execute(sql, &[Value::Batch(&Batch::new(batch.len(), columns))]).await?;
+    Ok(())
+}
+
+/// A message whose history is not kept.
+const DELETE: Matched = Matched {
+    names: ["delete", "delete_lock"],
+    columns: "b_id:id b_token:int",
+    set: "",
+    condition: "lease_token = b_token AND state = 'sending'",
+};
+
+/// Deletes messages whose history is not kept, with their attempts.
+async fn delete<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<Vec<Uuid>, Fail> {
+    let held = Batch::new(batch.len(), vec![ids(batch), tokens(batch)]);
+    let gone = DELETE.run_delete(session, &held).await?;
+    let there: HashSet<_> = gone.iter().copied().collect();
+    let logged: Vec<_> =
+        batch.iter().filter(|completion| may_be_logged(completion) && there.contains(&completion.held.id)).map(|completion| completion.held.id).collect();
+    if !logged.is_empty() {
+        forget_attempts(session, logged).await?;
+    }
+    Ok(gone)
+}
+
+/// Deletes the attempts of messages that are gone.
+pub(super) async fn forget_attempts<D: Dialect>(session: &mut Session<D>, messages: Vec<Uuid>) -> Result<(), Fail> {
+    let sql = session.sql("forget_attempts", || {
+        if D::RETURNING {
+            "DELETE FROM {attempt} WHERE message_id {in SELECT b_id FROM {table b b_id:id}}".to_owned()
+        } else {
+            "DELETE a FROM {table b b_id:id} STRAIGHT_JOIN {attempt} a ON a.message_id = b.b_id".to_owned()
+        }
+    });
+    session.execute(sql, &[Value::Batch(&Batch::ids(messages))]).await?;
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! What differs between the databases, and nothing else: constants, a few phrases of SQL, how a value is bound and a cell is read.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::Database;
+use sqlx::error::BoxDynError;
+use uuid::Uuid;
+
+use crate::store::Error;
+
+/// A connection of a dialect.
+pub(super) type Connection<D> = <<D as Dialect>::Db as Database>::Connection;
+/// A row of a dialect.
+pub(super) type Row<D> = <<D as Dialect>::Db as Database>::Row;
+/// The arguments of a statement of a dialect.
+pub(super) type Arguments<D> = <<D as Dialect>::Db as Database>::Arguments;
+
+/// A database.
+pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
+    /// Its driver.
+    type Db: Database;
+
+    /// The files of `migrations/`, in order: name and text.
+    const MIGRATIONS: &'static [(&'static str, &'static str)];
+    /// The present time as the columns hold it.
+    const NOW: &'static str;
+    /// Follows a SELECT whose rows are about to be changed.
+    const LOCK: &'static str;
+    /// The same, passing over rows that others hold.
+    const SKIP: &'static str;
+    /// Begins a transaction that writes.
+    const BEGIN: &'static str;
+    /// Whether parameters are numbered.
+    const NUMBERED: bool = false;
+    /// Whether UPDATE answers the rows that it changed. Where not, rows are locked, changed and read in one transaction.
+    const RETURNING: bool = true;
+    /// True of the rows that wait, where the claim's index holds those alone.
+    const WAITING: &'static str = "AND level IS NOT NULL";
+    /// True of a source that is no text.
+    const SOURCELESS: &'static str = "source IS NULL";
+    /// A time after which nothing is ever due: text that is no time, infinity, or a year that nobody sees.
+    const FAR: &'static str;
+    /// What makes a rule of the claim's index where the optimizer would guess.
+    const CLAIM_INDEX: &'static str = "";
+
+    /// A time so many microseconds after another.
+    fn plus(time: &str, micros: &str) -> String;
+    /// The later of two times.
+    fn later(one: &str, other: &str) -> String;
+    /// A time as it is selected, for [`Self::time`].
+    fn select_time(time: &str) -> String {
+        time.to_owned()
+    }
+    /// A text as it is selected, for [`Self::text`].
+    fn select_text(text: &str) -> String {
+        text.to_owned()
+    }
+    /// A binary value as it is selected, for [`Self::bytes`].
+    fn select_bytes(bytes: &str) -> String {
+        bytes.to_owned()
+    }
+    /// A set of the first column of a query, for `id …`.
+    fn within(query: &str) -> String {
+        format!("IN ({query})")
+    }
+    /// A table of the columns of a [`Batch`].
+    fn table(alias: &str, columns: &[(&str, Kind)]) -> String;
+    /// How a batch is joined to a table, the batch leading.
+    const JOIN: &'static str = "JOIN";
+    /// Whether DELETE takes USING. Where not, there is one writer, so that a subquery sees what is deleted.
+    const DELETE_USING: bool = false;
+    /// Whether a batch may hold binary columns.
+    const ARRAYS: bool = false;
+    /// What follows the table's name in an upsert, so that [`Self::old`] can name the old row.
+    const AS_OLD: &'static str = "AS o";
+    /// The answer of an INSERT to a key that is there.
+    fn upsert(key: &str, assignments: &[(&str, String)]) -> String {
+        let assignments: Vec<_> = assignments.iter().map(|(column, value)| format!("{column} = {value}")).collect();
+        format!("ON CONFLICT ({key}) DO UPDATE SET {}", assignments.join(", "))
+    }
+    /// The present value of a column in an upsert.
+    fn old(column: &str) -> String {
+        format!("o.{column}")
+    }
+    /// The new value of a column in an upsert.
+    fn new(column: &str) -> String {
+        format!("excluded.{column}")
+    }
+    /// Whether a table exists: a query that answers a number.
+    fn exists(schema: Option<&str>, table: &str) -> String;
+    /// The default of the column `project` as the database tells it: a query that answers a text.
+    fn project_default(schema: Option<&str>, table: &str) -> String;
+    /// About how many rows a table has: a query that answers a number, negative when it is not known.
+    fn estimate(schema: Option<&str>, table: &str) -> String;
+
+    /// Binds a value.
+    fn bind(arguments: &mut Arguments<Self>, value: &Value<'_>) -> Result<(), BoxDynError>;
+    /// Binds the columns of a batch, as [`Self::table`] expects them.
+    fn bind_batch(arguments: &mut Arguments<Self>, batch: &Batch<'_>) -> Result<(), BoxDynError>;
+
+    /// Reads a number.
+    fn int(row: &Row<Self>, index: usize) -> Result<Option<i64>, Bad>;
+    /// Reads a text.
+    fn text(row: &Row<Self>, index: usize) -> Result<Option<String>, Bad>;
+    /// Reads a binary value.
+    fn bytes(row: &Row<Self>, index: usize) -> Result<Option<Vec<u8>>, Bad>;
+    /// Reads a time in microseconds since 1970.
+    fn time(row: &Row<Self>, index: usize) -> Result<Option<i64>, Bad>;
+    /// Reads an id.
+    fn id(row: &Row<Self>, index: usize) -> Result<Id, Bad>;
+
+    /// Connects and sets the session up.
+    fn connect(&self, role: Role) -> impl Future<Output = Result<Connection<Self>, sqlx::Error>> + Send;
+    /// Runs a statement and gives its rows.
+    fn fetch(
+        connection: &mut Connection<Self>,
+        sql: Arc<str>,
+        arguments: Arguments<Self>,
+        keep: bool,
+    ) -> impl Future<Output = Result<Vec<Row<Self>>, sqlx::Error>> + Send;
+    /// Runs a statement and gives the number of rows that it changed (matched, on MySQL).
+    fn execute(
+        connection: &mut Connection<Self>,
+        sql: Arc<str>,
+        arguments: Arguments<Self>,
+        keep: bool,
+    ) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
+    /// Runs statements as they are, all in one.
+    fn script(connection: &mut Connection<Self>, sql: String) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// What follows BEGIN in the same round trip; for sessions that belong to nobody.
+    fn session(&self) -> Option<&str> {
+        None
+    }
+    /// Takes the lock under which tables are changed, inside a transaction. It must hold until [`Self::unlock_schema`] or the transaction's end.
+    fn lock_schema(prefix: &str) -> Option<String>;
+    /// Lets go of it, where the end of the transaction does not.
+    fn unlock_schema(prefix: &str) -> Option<String> {
+        let _ = prefix;
+        None
+    }
+    /// Asks the server what it is: a query that answers a text.
+    const VERSION: &'static str;
+
+    /// What an answer of the server means.
+    fn judge(error: &dyn sqlx::error::DatabaseError, timeout: Duration) -> Error;
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Anything.
+    Write,
+    /// Reading only.
+    Read,
+}
+
+/// A value to be bound.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    Int(i64),
+    MaybeInt(Option<i64>),
+    Text(&'a str),
+    MaybeText(Option<&'a str>),
+    MaybeBytes(Option<&'a [u8]>),
+    Id(Uuid),
+    Time(Option<DateTime<Utc>>),
+    Batch(&'a Batch<'a>),
+}
+
+/// What the column of a batch holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Id,
+    Int,
+    Text,
+    Bytes,
+    Time,
+}
+
+/// A column of a batch.
+#[derive(Debug)]
+pub(super) enum Column<'a> {
+    Ids(Vec<Uuid>),
+    Ints(Vec<Option<i64>>),
+    Texts(Vec<Option<&'a str>>),
+    Bytes(Vec<Option<&'a [u8]>>),
+    Times(Vec<Option<DateTime<Utc>>>),
+}
+
+/// Rows that go to the database in one parameter (or one a column), so that one statement serves any number of them.
+#[derive(Debug)]
+pub(super) struct Batch<'a> {
+    pub(super) rows: usize,
+    pub(super) columns: Vec<Column<'a>>,
+}
+
+impl<'a> Batch<'a> {
+    /// A batch of columns of the same length.
+    pub(super) fn new(rows: usize, columns: Vec<Column<'a>>) -> Self {
+        Self { rows, columns }
+    }
+
+    /// A batch of one column.
+    pub(super) fn ids(ids: impl IntoIterator<Item = Uuid>) -> Self {
+        let ids: Vec<_> = ids.into_iter().collect();
+        Self { rows: ids.len(), columns: vec![Column::Ids(ids)] }
+    }
+
+    /// A batch of one column.
+    pub(super) fn texts(texts: impl IntoIterator<Item = &'a str>) -> Self {
+        let texts: Vec<_> = texts.into_iter().map(Some).collect();
+        Self { rows: texts.len(), columns: vec![Column::Texts(texts)] }
+    }
+
+    /// The batch as a JSON array of arrays, for databases without array parameters.
+    pub(super) fn to_json(&self, time: impl Fn(DateTime<Utc>) -> serde_json::Value) -> String {
+        use serde_json::Value as Json;
+        use std::fmt::Write;
+        let mut out = String::with_capacity(self.rows * self.columns.len() * 24 + 2);
+        out.push('[');
+        for row in 0..self.rows {
+            out.push_str(if row == 0 { "[" } else { ",[" });
+            for (index, column) in self.columns.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                // Writing to a string doesn't fail.
+                let _ = match column {
+                    Column::Ids(ids) => ids.get(row).map_or(Ok(()), |id| write!(out, "\"{}\"", id.as_hyphenated())),
+                    Column::Ints(ints) => match ints.get(row).copied().flatten() {
+                        Some(int) => write!(out, "{int}"),
+                        None => write!(out, "null"),
+                    },
+                    Column::Texts(texts) => match texts.get(row).copied().flatten() {
+                        Some(text) => write!(out, "{}", Json::from(text)),
+                        None => write!(out, "null"),
+                    },
+                    // Only databases with array parameters are given binary columns.
+                    Column::Bytes(_) => write!(out, "null"),
+                    Column::Times(times) => match times.get(row).copied().flatten() {
+                        Some(at) => write!(out, "{}", time(at)),
+                        None => write!(out, "null"),
+                    },
+                };
+            }
+            out.push(']');
+        }
+        out.push(']');
+        out
+    }
+}
+
+/// The id of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Id {
+    /// Written as redrive writes it.
+    Known(Uuid),
+    /// Something else that an application chose, as it stands in the table.
+    Text(String),
+    /// The same, in binary.
+    Bytes(Vec<u8>),
+}
+
+/// Why a cell can't be read, for people.
+#[derive(Clone, Debug)]
+pub(super) struct Bad(pub(super) String);
+
+impl From<sqlx::Error> for Bad {
+    fn from(error: sqlx::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<BoxDynError> for Bad {
+    fn from(error: BoxDynError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The three calls of a driver, whose bounds can't be written once for all databases.
+macro_rules! driver {
+    () => {
+        async fn fetch(
+            connection: &mut $crate::store::sql::dialect::Connection<Self>,
+            sql: std::sync::Arc<str>,
+            arguments: $crate::store::sql::dialect::Arguments<Self>,
+            keep: bool,
+        ) -> Result<Vec<$crate::store::sql::dialect::Row<Self>>, sqlx::Error> {
+            sqlx::query_with(sqlx::AssertSqlSafe(sql), arguments).persistent(keep).fetch_all(connection).await
+        }
+
+        async fn execute(
+            connection: &mut $crate::store::sql::dialect::Connection<Self>,
+            sql: std::sync::Arc<str>,
+            arguments: $crate::store::sql::dialect::Arguments<Self>,
+            keep: bool,
+        ) -> Result<u64, sqlx::Error> {
+            Ok(sqlx::query_with(sqlx::AssertSqlSafe(sql), arguments).persistent(keep).execute(connection).await?.rows_affected())
+        }
+
+        async fn script(connection: &mut $crate::store::sql::dialect::Connection<Self>, sql: String) -> Result<(), sqlx::Error> {
+            use sqlx::Executor;
+            connection.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await?;
+            Ok(())
+        }
+    };
+}
+pub(super) use driver;

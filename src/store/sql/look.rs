@@ -1,0 +1,119 @@
+//! Looking at messages: one, a page, the attempts of one, how many wait.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::claim::earliest;
+use super::decode;
+use super::dialect::{Dialect, Value};
+use super::insert::clock;
+use super::pool::{Fail, Session};
+use crate::message::{AttemptOutcome, State};
+use crate::store::{Attempt, Count, List, Page, Record};
+
+/// The most messages of a page.
+const MOST_ROWS: u32 = 10_000;
+
+pub(super) async fn get<D: Dialect>(session: &mut Session<D>, project: &str, id: Uuid, payload: bool) -> Result<Option<Record>, Fail> {
+    let sql = session.sql("get", || format!("SELECT {} FROM {{log}} WHERE project = ? AND id = ?", decode::SHOWN));
+    let rows = session.rows(sql, &[Value::Int(i64::from(payload)), Value::Text(project), Value::Id(id)]).await?;
+    Ok(rows.first().and_then(decode::shown::<D>))
+}
+
+pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> Result<Page, Fail> {
+    let mut sql = format!("SELECT {} FROM {{log}} WHERE project = ?", decode::SHOWN);
+    let mut values = vec![Value::Int(i64::from(list.payload)), Value::Text(&list.project)];
+    if let Some(state) = list.state {
+        // Written out, so that the planner sees which partial index serves.
+        sql.push_str(" AND state = '");
+        sql.push_str(state.as_str());
+        sql.push('\'');
+    }
+    let texts = [
+        (" AND source = ?", &list.source),
+        (" AND topic = ?", &list.topic),
+        (" AND msg_key = ?", &list.key),
+        (" AND idempotency_key = ?", &list.idempotency_key),
+        (" AND error_code = ?", &list.error_code),
+    ];
+    for (condition, text) in texts {
+        if let Some(text) = text {
+            sql.push_str(condition);
+            values.push(Value::Text(text));
+        }
+    }
+    for (condition, at) in [(" AND created_at >= ?", list.since), (" AND created_at < ?", list.until)] {
+        if at.is_some() {
+            sql.push_str(condition);
+            values.push(Value::Time(at));
+        }
+    }
+    if let Some(after) = list.after {
+        sql.push_str(" AND id < ?");
+        values.push(Value::Id(after));
+    }
+    sql.push_str(" ORDER BY id DESC LIMIT ?");
+    let limit = list.limit.clamp(1, MOST_ROWS);
+    values.push(Value::Int(i64::from(limit) + 1));
+    let rows = session.rows_once(&sql, &values).await?;
+    let more = rows.len() > limit as usize;
+    let items: Vec<_> = rows.iter().take(limit as usize).filter_map(decode::shown::<D>).collect();
+    let next = if more { items.last().map(|last| last.id) } else { None };
+    Ok(Page { items, next })
+}
+
+pub(super) async fn attempts<D: Dialect>(session: &mut Session<D>, project: &str, id: Uuid) -> Result<Option<Vec<Attempt>>, Fail> {
+    let sql = session.sql("attempts_own", || {
+        "SELECT id, {text state}, epoch, attempts, {text lease_node}, {time attempt_started_at}, attempt_ms, {text result} FROM {log}
+         WHERE project = ? AND id = ?"
+            .to_owned()
+    });
+    let rows = session.rows(sql, &[Value::Text(project), Value::Id(id)]).await?;
+    let Some(own) = rows.first() else { return Ok(None) };
+    let sql = session.sql("attempts", || format!("SELECT {} FROM {{attempt}} WHERE message_id = ? ORDER BY epoch, number", decode::LOGGED));
+    let mut attempts: Vec<_> = session.rows(sql, &[Value::Id(id)]).await?.iter().map(decode::logged::<D>).collect();
+    // The attempt that succeeded is kept on the message's own row.
+    if decode::state(decode::maybe_text::<D>(own, 1).as_deref()) == State::Succeeded {
+        attempts.push(Attempt {
+            epoch: decode::about::<D>(own, 2),
+            number: decode::about::<D>(own, 3),
+            count: 1,
+            node: decode::maybe_text::<D>(own, 4).unwrap_or_default(),
+            started_at: decode::about_time::<D>(own, 5),
+            last_at: None,
+            duration: Duration::from_millis(u64::from(decode::about::<D>(own, 6))),
+            outcome: AttemptOutcome::Succeeded,
+            error: None,
+            result: decode::maybe_text::<D>(own, 7),
+        });
+    }
+    Ok(Some(attempts))
+}
+
+pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<Vec<Count>, Fail> {
+    // Each part has an index that holds its rows and few others.
+    let sql = session.sql("counts", || {
+        let part = |condition: &str| {
+            format!(
+                "SELECT {{text source}}, {{text state}}, count(*), {{time min(CASE WHEN due_at <= {{now}} THEN due_at END)}}, {{time {{now}}}}
+                 FROM {{log}} WHERE project = ? AND {condition} GROUP BY source, state"
+            )
+        };
+        [part("state IN ('pending', 'retrying')"), part("state = 'sending'"), part("state = 'blocked'")].join(" UNION ALL ")
+    });
+    let project = Value::Text(project);
+    let mut counts = Vec::new();
+    for row in session.rows(sql, &[project, project, project]).await? {
+        let now: DateTime<Utc> = clock::<D>(&row, 4)?;
+        let overdue = D::time(&row, 3).ok().flatten().and_then(earliest).and_then(|due| (now - due).to_std().ok()).unwrap_or_default();
+        counts.push(Count {
+            source: decode::maybe_text::<D>(&row, 0).unwrap_or_default(),
+            state: decode::state(decode::maybe_text::<D>(&row, 1).as_deref()),
+            messages: u64::try_from(D::int(&row, 2).ok().flatten().unwrap_or(0)).unwrap_or(0),
+            overdue,
+        });
+    }
+    Ok(counts)
+}

@@ -1,0 +1,144 @@
+//! The tables: created and upgraded by a small migrator of our own (sqlx's table of migrations may be the application's), or only checked.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::decode;
+use super::dialect::{Dialect, Value};
+use super::pool::{Core, Fail, Session, Work};
+use super::template::{Names, expand, render};
+use crate::store::Error;
+use crate::store::config::Migrate;
+
+/// How long a change of the tables may take.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// What to do about tables that are not as they should be.
+const ADVICE: &str = "run `redrive migrate`, or have the SQL that `redrive migrate --print-sql` prints run by somebody who may change the tables";
+
+/// The checksum of a migration: of the file, so that prefix and project make no difference.
+fn checksum(text: &str) -> String {
+    let mut hex = String::with_capacity(64);
+    for byte in Sha256::digest(text.as_bytes()) {
+        // Writing to a string doesn't fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+/// The statement that records a migration.
+fn record(version: &str, text: &str) -> String {
+    format!("INSERT INTO {{migrations}} (version, checksum) VALUES ('{version}', '{}');", checksum(text))
+}
+
+/// Everything that `auto` would run on an empty database.
+pub(super) fn print<D: Dialect>(names: &Names) -> String {
+    let mut out = String::new();
+    if let Some(schema) = &names.schema {
+        let _ = writeln!(out, "CREATE SCHEMA IF NOT EXISTS \"{schema}\";\n");
+    }
+    for (version, text) in D::MIGRATIONS {
+        let _ = writeln!(out, "-- {version}\n{}\n{}\n", expand::<D>(names, text).trim_end(), expand::<D>(names, &record(version, text)));
+    }
+    out
+}
+
+/// Creates, upgrades or checks the tables; answers the versions that were applied.
+pub(super) async fn prepare<D: Dialect>(core: &Arc<Core<D>>, mode: Migrate) -> Result<Vec<String>, Error> {
+    let missing = core.run(Work::Loose, |session| Box::pin(async move { missing(session).await })).await?;
+    if missing.is_empty() {
+        return Ok(Vec::new());
+    }
+    if mode == Migrate::Verify {
+        let names: Vec<_> = missing.iter().map(|(version, _)| *version).collect();
+        return Err(Error::Schema(format!("{} not applied: {ADVICE}", names.join(", "))));
+    }
+    // On MySQL a lock of the session guards it and each statement commits by itself; elsewhere all of it is one transaction.
+    let work = if D::unlock_schema("").is_some() { Work::Loose } else { Work::Transaction };
+    core.run_within(work, LIMIT, |session| {
+        Box::pin(async move {
+            let prefix = session.core.names.prefix.clone();
+            if let Some(lock) = D::lock_schema(&prefix) {
+                session.rows_once(&lock, &[]).await?;
+            }
+            let done = apply(session).await;
+            if let Some(unlock) = D::unlock_schema(&prefix) {
+                session.rows_once(&unlock, &[]).await?;
+            }
+            done
+        })
+    })
+    .await
+}
+
+async fn apply<D: Dialect>(session: &mut Session<D>) -> Result<Vec<String>, Fail> {
+    let names = session.core.names.clone();
+    if let Some(schema) = &names.schema {
+        // Asked first: CREATE SCHEMA IF NOT EXISTS wants the right to create even where nothing is created.
+        let rows = session.rows_once("SELECT count(*) FROM information_schema.schemata WHERE schema_name = ?", &[Value::Text(schema)]).await?;
+        if rows.first().and_then(|row| D::int(row, 0).ok().flatten()) == Some(0) {
+            session.script(format!("CREATE SCHEMA \"{schema}\"")).await?;
+        }
+    }
+    // Another node may have been faster.
+    let mut applied = Vec::new();
+    for (version, text) in missing(session).await? {
+        session.script(expand::<D>(&names, text)).await?;
+        session.script(render::<D>(&names, &record(version, text))).await?;
+        applied.push(version.to_owned());
+    }
+    Ok(applied)
+}
+
+/// The migrations that were not applied yet.
+async fn missing<D: Dialect>(session: &mut Session<D>) -> Result<Vec<(&'static str, &'static str)>, Fail> {
+    let names = session.core.names.clone();
+    let exists = D::exists(names.schema.as_deref(), &names.plain("redrive_migrations"));
+    let there = session.rows_once(&exists, &[]).await?.first().and_then(|row| D::int(row, 0).ok().flatten()).unwrap_or(0) > 0;
+    let mut applied = Vec::new();
+    if there {
+        for row in session.rows_once("SELECT {text version}, {text checksum} FROM {migrations} ORDER BY version", &[]).await? {
+            applied.push((decode::maybe_text::<D>(&row, 0).unwrap_or_default(), decode::maybe_text::<D>(&row, 1).unwrap_or_default()));
+        }
+    }
+    for (version, sum) in &applied {
+        match D::MIGRATIONS.iter().find(|(known, _)| known == version) {
+            Some((_, text)) if checksum(text) == *sum => {}
+            Some(_) => return Err(Error::Schema(format!("migration {version} was applied in another form; this is not the redrive that made the tables")).into()),
+            None => return Err(Error::Schema(format!("migration {version} is of a newer redrive; run that one")).into()),
+        }
+    }
+    Ok(D::MIGRATIONS.iter().filter(|(version, _)| !applied.iter().any(|(done, _)| done == version)).copied().collect())
+}
+
+/// The column default of `project`.
+pub(super) async fn default_project<D: Dialect>(session: &mut Session<D>) -> Result<Option<String>, Fail> {
+    let names = session.core.names.clone();
+    let sql = D::project_default(names.schema.as_deref(), &names.plain("resend_log"));
+    let rows = session.rows_once(&sql, &[]).await?;
+    let text = rows.first().and_then(|row| decode::maybe_text::<D>(row, 0));
+    Ok(text.map(|text| unquoted(&text)).filter(|text| !text.is_empty() && text != "NULL"))
+}
+
+/// A default as the databases write it, `'orders'::text` or `orders`, without what is around it.
+fn unquoted(text: &str) -> String {
+    match text.strip_prefix('\'').and_then(|rest| rest.split_once('\'')) {
+        Some((inside, _)) => inside.to_owned(),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_is_read_as_each_database_writes_it() {
+        assert_eq!(unquoted("'orders'::text"), "orders");
+        assert_eq!(unquoted("'orders'"), "orders");
+        assert_eq!(unquoted("orders"), "orders");
+    }
+}

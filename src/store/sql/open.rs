@@ -1,0 +1,137 @@
+//! From the configuration to a store: every fault at once, nothing is connected.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use url::Url;
+
+use super::SqlStore;
+use super::dialect::Dialect;
+use super::migrate;
+use super::pool::Core;
+use super::sqlite::Sqlite;
+use super::template::Names;
+use crate::fault::Fault;
+use crate::store::{Config, Store};
+
+/// The longest table prefix: names of indexes must fit PostgreSQL's 63 bytes.
+const MOST_PREFIX: usize = 30;
+
+/// The database that a URL names.
+pub(super) enum Target {
+    Sqlite(PathBuf),
+    Postgres(String),
+    Mysql(String),
+}
+
+/// What a URL asks for. The URL may hold a password and is never repeated.
+pub(super) fn target(config: &Config) -> Result<Target, Vec<Fault>> {
+    let (path, text) = match &config.url_file {
+        None => ("url", config.url.expose().to_owned()),
+        Some(file) => match std::fs::read_to_string(file) {
+            Ok(text) => ("url_file", text.trim().to_owned()),
+            Err(error) => return Err(vec![Fault::new("url_file", format!("{} can't be read: {error}", file.display()))]),
+        },
+    };
+    let fault = |message: &str| Err(vec![Fault::new(path, message)]);
+    match text.split_once(':').map(|(scheme, _)| scheme) {
+        Some("sqlite") => {
+            let file = text.trim_start_matches("sqlite:").trim_start_matches("//");
+            let file = file.split('?').next().unwrap_or_default();
+            if file.is_empty() || file.contains(":memory:") {
+                return fault("names no file; write sqlite://redrive.db or sqlite:///var/lib/redrive/redrive.db");
+            }
+            match percent_encoding::percent_decode_str(file).decode_utf8() {
+                Ok(file) => Ok(Target::Sqlite(PathBuf::from(file.into_owned()))),
+                Err(_) => fault("is no UTF-8 once decoded"),
+            }
+        }
+        Some(scheme @ ("postgres" | "postgresql" | "mysql" | "mariadb")) => match Url::from_str(&text) {
+            Ok(_) if scheme.starts_with("postgres") => Ok(Target::Postgres(text)),
+            Ok(mut url) => {
+                if scheme == "mariadb" {
+                    // Both are special to nobody, so the change is always allowed.
+                    let _ = url.set_scheme("mysql");
+                }
+                Ok(Target::Mysql(url.into()))
+            }
+            Err(error) => fault(&format!("is no URL: {error}")),
+        },
+        _ => fault("must begin with sqlite:, postgres: or mysql:"),
+    }
+}
+
+pub(super) fn names(config: &Config, project: &str) -> Result<Names, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let word = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    if config.table_prefix.len() > MOST_PREFIX || !word(&config.table_prefix) || config.table_prefix.starts_with(|c: char| c.is_ascii_digit()) {
+        faults.push(Fault::new("table_prefix", format!("must be at most {MOST_PREFIX} lower-case letters, digits and `_`, not beginning with a digit")));
+    }
+    if let Some(schema) = &config.schema
+        && (schema.is_empty() || schema.len() > 63 || schema.bytes().any(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))))
+    {
+        faults.push(Fault::new("schema", "must be 1 to 63 letters, digits, `_` and `-`"));
+    }
+    if !(1..=1000).contains(&config.pool) {
+        faults.push(Fault::new("pool", "must be between 1 and 1000"));
+    }
+    if config.timeout.get() < std::time::Duration::from_millis(100) {
+        faults.push(Fault::new("timeout", "must be at least 100ms"));
+    }
+    if faults.is_empty() {
+        Ok(Names { schema: config.schema.clone(), prefix: config.table_prefix.clone(), project: project.to_owned() })
+    } else {
+        Err(faults)
+    }
+}
+
+/// What only some databases can.
+fn only(config: &Config, postgres: bool, sqlite: bool) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if !postgres && config.schema.is_some() {
+        faults.push(Fault::new("schema", "is for PostgreSQL alone; on MySQL the URL names the database, and table_prefix keeps names apart"));
+    }
+    if !postgres && config.notify {
+        faults.push(Fault::new("notify", "is for PostgreSQL alone; elsewhere poller.interval bounds the wait"));
+    }
+    if sqlite && config.tls.is_some() {
+        faults.push(Fault::new("tls", "makes no sense with a file"));
+    }
+    faults
+}
+
+pub(super) fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<Fault>> {
+    let (target, names) = match (target(config), names(config, project)) {
+        (Ok(target), Ok(names)) => (target, names),
+        (target, names) => return Err(target.err().into_iter().flatten().chain(names.err().into_iter().flatten()).collect()),
+    };
+    let faults = only(config, matches!(target, Target::Postgres(_)), matches!(target, Target::Sqlite(_)));
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    match target {
+        Target::Sqlite(file) => {
+            let busy = config.timeout.get().mul_f32(0.9);
+            Ok(store(config, names, Sqlite { file, busy, cache: config.statement_cache as usize }, true, true))
+        }
+        Target::Postgres(_) | Target::Mysql(_) => Err(vec![Fault::new("url", "is not built yet")]),
+    }
+}
+
+fn store<D: Dialect>(config: &Config, names: Names, dialect: D, keep: bool, one_writer: bool) -> Arc<dyn Store> {
+    let core = Core::new(dialect, names, config.timeout.get(), keep, config.pool, one_writer);
+    Arc::new(SqlStore { core: Arc::new(core), migrate: config.migrate })
+}
+
+/// The SQL that `redrive migrate` would run on an empty database, the record of it included.
+///
+/// # Errors
+/// Every fault of the configuration.
+pub fn print_sql(config: &Config, project: &str) -> Result<String, Vec<Fault>> {
+    let names = names(config, project)?;
+    match target(config)? {
+        Target::Sqlite(_) => Ok(migrate::print::<Sqlite>(&names)),
+        Target::Postgres(_) | Target::Mysql(_) => Err(vec![Fault::new("url", "is not built yet")]),
+    }
+}

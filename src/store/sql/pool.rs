@@ -1,0 +1,323 @@
+//! Connections, and the unit of work on one.
+//!
+//! A pool of our own, because two things are asked that sqlx's does not give: the connection used last is used next, so that an idle node
+//! holds one or two; and a unit is never dropped half way, so that no transaction is left open for whoever gets the connection next.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use sqlx::Connection as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout_at;
+
+use super::dialect::{Arguments, Connection, Dialect, Role, Row, Value};
+use super::template::{Names, render};
+use crate::store::Error;
+
+/// A connection that was not used for so long is closed when another comes back.
+const IDLE: Duration = Duration::from_secs(10);
+/// A connection that was not used for so long is asked whether it still lives.
+const DOUBTFUL: Duration = Duration::from_secs(2);
+/// How long a connection has to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What a unit of work does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// One statement that reads.
+    Read,
+    /// One statement that writes (on databases without RETURNING several, which then go into a transaction).
+    Write,
+    /// Several statements that happen together or not at all.
+    Transaction,
+    /// Several statements, each for itself.
+    Loose,
+}
+
+/// Why a unit of work failed.
+#[derive(Debug)]
+pub(super) enum Fail {
+    Sql(sqlx::Error),
+    Store(Error),
+}
+
+impl From<sqlx::Error> for Fail {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<Error> for Fail {
+    fn from(error: Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// What all units of a store share.
+#[derive(Debug)]
+pub(super) struct Core<D: Dialect> {
+    pub(super) dialect: D,
+    pub(super) names: Names,
+    pub(super) timeout: Duration,
+    /// Whether statements stay prepared on their connection.
+    keep: bool,
+    statements: RwLock<HashMap<&'static str, Arc<str>>>,
+    write: Pool<D>,
+    read: Option<Pool<D>>,
+}
+
+#[derive(Debug)]
+struct Pool<D: Dialect> {
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<Idle<D>>>,
+    role: Role,
+}
+
+struct Idle<D: Dialect> {
+    connection: Connection<D>,
+    since: Instant,
+}
+
+impl<D: Dialect> std::fmt::Debug for Idle<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Idle").field("since", &self.since).finish_non_exhaustive()
+    }
+}
+
+impl<D: Dialect> Pool<D> {
+    fn new(size: u32, role: Role) -> Self {
+        Self { permits: Arc::new(Semaphore::new(size.max(1) as usize)), idle: Mutex::default(), role }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle<D>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn acquire(&self, dialect: &D) -> Result<(Connection<D>, OwnedSemaphorePermit), sqlx::Error> {
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
+        loop {
+            let Some(mut idle) = self.idle().pop() else { break };
+            if idle.since.elapsed() < DOUBTFUL {
+                return Ok((idle.connection, permit));
+            }
+            if matches!(tokio::time::timeout(GOODBYE, idle.connection.ping()).await, Ok(Ok(()))) {
+                return Ok((idle.connection, permit));
+            }
+            // Where one is dead, the others are.
+            self.idle().clear();
+        }
+        Ok((dialect.connect(self.role).await?, permit))
+    }
+
+    fn give_back(&self, connection: Connection<D>) {
+        let mut old = Vec::new();
+        if self.permits.is_closed() {
+            old.push(connection);
+        } else {
+            let mut idle = self.idle();
+            idle.push(Idle { connection, since: Instant::now() });
+            let stale = idle.iter().take_while(|idle| idle.since.elapsed() > IDLE).count();
+            old.extend(idle.drain(..stale).map(|idle| idle.connection));
+        }
+        if !old.is_empty() {
+            tokio::spawn(goodbye::<D>(old));
+        }
+    }
+
+    async fn close(&self) {
+        self.permits.close();
+        let old = std::mem::take(&mut *self.idle());
+        goodbye::<D>(old.into_iter().map(|idle| idle.connection).collect()).await;
+    }
+}
+
+async fn goodbye<D: Dialect>(connections: Vec<Connection<D>>) {
+    for connection in connections {
+        // Whether it heard us does not matter.
+        let _ = tokio::time::timeout(GOODBYE, connection.close()).await;
+    }
+}
+
+/// A connection while a unit of work has it.
+pub(super) struct Session<D: Dialect> {
+    pub(super) core: Arc<Core<D>>,
+    connection: Connection<D>,
+}
+
+impl<D: Dialect> Core<D> {
+    pub(super) fn new(dialect: D, names: Names, timeout: Duration, keep: bool, pool: u32, one_writer: bool) -> Self {
+        let (write, read) = if one_writer { (1, Some(Pool::new(pool, Role::Read))) } else { (pool, None) };
+        Self { dialect, names, timeout, keep, statements: RwLock::default(), write: Pool::new(write, Role::Write), read }
+    }
+
+    /// The SQL of a statement, rendered once.
+    pub(super) fn sql(&self, name: &'static str, template: impl FnOnce() -> String) -> Arc<str> {
+        if let Some(sql) = self.statements.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return sql.clone();
+        }
+        let sql: Arc<str> = render::<D>(&self.names, &template()).into();
+        self.statements.write().unwrap_or_else(PoisonError::into_inner).insert(name, sql.clone());
+        sql
+    }
+
+    /// Does a unit of work in a task of its own, so that it is finished or undone whatever becomes of the caller.
+    pub(super) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: Work,
+        unit: impl for<'c> FnOnce(&'c mut Session<D>) -> BoxFuture<'c, Result<T, Fail>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let core = self.clone();
+        match tokio::spawn(core.unit(work, self.timeout, unit)).await {
+            Ok(result) => result,
+            Err(error) => Err(Error::Unavailable(format!("the work was cut off: {error}"))),
+        }
+    }
+
+    /// As [`Self::run`], with another limit: changing the tables may take long.
+    pub(super) async fn run_within<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: Work,
+        limit: Duration,
+        unit: impl for<'c> FnOnce(&'c mut Session<D>) -> BoxFuture<'c, Result<T, Fail>> + Send + 'static,
+    ) -> Result<T, Error> {
+        match tokio::spawn(self.clone().unit(work, limit, unit)).await {
+            Ok(result) => result,
+            Err(error) => Err(Error::Unavailable(format!("the work was cut off: {error}"))),
+        }
+    }
+
+    async fn unit<T: Send + 'static>(
+        self: Arc<Self>,
+        work: Work,
+        limit: Duration,
+        unit: impl for<'c> FnOnce(&'c mut Session<D>) -> BoxFuture<'c, Result<T, Fail>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let pool = match (&self.read, work) {
+            (Some(read), Work::Read) => read,
+            _ => &self.write,
+        };
+        let deadline = tokio::time::Instant::now() + limit;
+        let (connection, permit) = match timeout_at(deadline, pool.acquire(&self.dialect)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => return Err(self.judge(&error)),
+            Err(_) => return Err(Error::TimedOut(limit)),
+        };
+        let bracket = match work {
+            Work::Transaction => true,
+            Work::Write => !D::RETURNING || self.dialect.session().is_some(),
+            Work::Read => self.dialect.session().is_some(),
+            Work::Loose => false,
+        };
+        let mut session = Session { core: self.clone(), connection };
+        let done = timeout_at(deadline, session.perform(bracket, work, unit)).await;
+        let (result, healthy) = match done {
+            Ok((Ok(value), healthy)) => (Ok(value), healthy),
+            Ok((Err(Fail::Store(error)), healthy)) => (Err(error), healthy),
+            Ok((Err(Fail::Sql(error)), healthy)) => {
+                let healthy = healthy && matches!(error, sqlx::Error::Database(_));
+                let error = self.judge(&error);
+                let healthy = healthy && !matches!(error, Error::Unavailable(_));
+                (Err(error), healthy)
+            }
+            Err(_) => (Err(Error::TimedOut(limit)), false),
+        };
+        if healthy {
+            pool.give_back(session.connection);
+        } else {
+            // The connection is dropped, which ends its session and what it had open.
+            drop(session);
+            if matches!(result, Err(Error::Unavailable(_))) {
+                pool.idle().clear();
+            }
+        }
+        drop(permit);
+        result
+    }
+
+    /// What an error of the driver means.
+    pub(super) fn judge(&self, error: &sqlx::Error) -> Error {
+        match error {
+            sqlx::Error::Database(error) => D::judge(error.as_ref(), self.timeout),
+            sqlx::Error::Configuration(error) => Error::Config(format!("the database can't be reached as configured: {error}")),
+            sqlx::Error::Tls(error) => Error::Config(format!("the TLS connection to the database failed: {error}")),
+            sqlx::Error::Encode(error) => Error::Refused(format!("a value can't be written: {error}")),
+            sqlx::Error::PoolClosed => Error::Unavailable("the store is closed".to_owned()),
+            other => Error::Unavailable(other.to_string()),
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        self.write.close().await;
+        if let Some(read) = &self.read {
+            read.close().await;
+        }
+    }
+}
+
+impl<D: Dialect> Session<D> {
+    /// Does the work inside its brackets. Answers also whether the connection is fit for the next.
+    async fn perform<T>(
+        &mut self,
+        bracket: bool,
+        work: Work,
+        unit: impl for<'c> FnOnce(&'c mut Self) -> BoxFuture<'c, Result<T, Fail>>,
+    ) -> (Result<T, Fail>, bool) {
+        if !bracket {
+            return (unit(self).await, true);
+        }
+        let begin = if work == Work::Read { "BEGIN" } else { D::BEGIN };
+        let begin = self.core.dialect.session().map_or_else(|| begin.to_owned(), |settings| format!("{begin}; {settings}"));
+        if let Err(error) = self.script(begin).await {
+            return (Err(error.into()), false);
+        }
+        match unit(self).await {
+            Ok(value) => match self.script("COMMIT".to_owned()).await {
+                Ok(()) => (Ok(value), true),
+                Err(error) => (Err(error.into()), false),
+            },
+            Err(fail) => {
+                let healthy = match &fail {
+                    Fail::Sql(sqlx::Error::Database(_)) | Fail::Store(_) => self.script("ROLLBACK".to_owned()).await.is_ok(),
+                    Fail::Sql(_) => false,
+                };
+                (Err(fail), healthy)
+            }
+        }
+    }
+
+    fn arguments(values: &[Value<'_>]) -> Result<Arguments<D>, sqlx::Error> {
+        let mut arguments = Arguments::<D>::default();
+        for value in values {
+            D::bind(&mut arguments, value).map_err(sqlx::Error::Encode)?;
+        }
+        Ok(arguments)
+    }
+
+    /// Runs a statement and gives its rows.
+    pub(super) async fn rows(&mut self, sql: Arc<str>, values: &[Value<'_>]) -> Result<Vec<Row<D>>, sqlx::Error> {
+        D::fetch(&mut self.connection, sql, Self::arguments(values)?, self.core.keep).await
+    }
+
+    /// Runs a statement and gives the number of rows that it changed.
+    pub(super) async fn execute(&mut self, sql: Arc<str>, values: &[Value<'_>]) -> Result<u64, sqlx::Error> {
+        D::execute(&mut self.connection, sql, Self::arguments(values)?, self.core.keep).await
+    }
+
+    /// As [`Self::rows`], for a statement that is seldom asked and not kept prepared.
+    pub(super) async fn rows_once(&mut self, template: &str, values: &[Value<'_>]) -> Result<Vec<Row<D>>, sqlx::Error> {
+        let sql = render::<D>(&self.core.names, template).into();
+        D::fetch(&mut self.connection, sql, Self::arguments(values)?, false).await
+    }
+
+    /// Runs statements as they are.
+    pub(super) async fn script(&mut self, sql: String) -> Result<(), sqlx::Error> {
+        D::script(&mut self.connection, sql).await
+    }
+
+    /// The SQL of a statement, rendered once.
+    pub(super) fn sql(&self, name: &'static str, template: impl FnOnce() -> String) -> Arc<str> {
+        self.core.sql(name, template)
+    }
+}

@@ -1,0 +1,163 @@
+//! SQLite: a file beside the sidecar. One writer, many readers, times as whole milliseconds since 1970.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::error::{BoxDynError, DatabaseError};
+use sqlx::sqlite::{Sqlite as Driver, SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous};
+use sqlx::{Arguments as _, Connection as _, Row as _, TypeInfo as _, ValueRef as _};
+use uuid::Uuid;
+
+use super::dialect::{Bad, Batch, Dialect, Id, Kind, Role, Value, driver};
+use crate::store::Error;
+
+/// SQLite.
+#[derive(Clone, Debug)]
+pub(super) struct Sqlite {
+    pub(super) file: PathBuf,
+    pub(super) busy: Duration,
+    pub(super) cache: usize,
+}
+
+impl Dialect for Sqlite {
+    type Db = Driver;
+
+    const MIGRATIONS: &'static [(&'static str, &'static str)] = &[("0001_tables", include_str!("../../../migrations/sqlite/0001_tables.sql"))];
+    // Not unixepoch('subsec'): the tables' defaults run in the application's SQLite, and both must agree.
+    const NOW: &'static str = "CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)";
+    const LOCK: &'static str = "";
+    const SKIP: &'static str = "";
+    const BEGIN: &'static str = "BEGIN IMMEDIATE";
+    const SOURCELESS: &'static str = "(source IS NULL OR source >= x'')";
+    // Text and blobs sort after every number.
+    const FAR: &'static str = "253402300799999";
+    const VERSION: &'static str = "SELECT 'SQLite ' || sqlite_version()";
+
+    fn plus(time: &str, micros: &str) -> String {
+        format!("({time} + {micros} / 1000)")
+    }
+
+    fn later(one: &str, other: &str) -> String {
+        format!("max({one}, {other})")
+    }
+
+    fn select_text(text: &str) -> String {
+        format!("CAST({text} AS TEXT)")
+    }
+
+    fn select_bytes(bytes: &str) -> String {
+        format!("CAST({bytes} AS BLOB)")
+    }
+
+    fn table(alias: &str, columns: &[(&str, Kind)]) -> String {
+        let columns: Vec<_> = columns.iter().enumerate().map(|(index, (name, _))| format!("json_extract(value, '$[{index}]') AS {name}")).collect();
+        format!("(SELECT {} FROM json_each(?)) AS {alias}", columns.join(", "))
+    }
+
+    fn exists(_: Option<&str>, table: &str) -> String {
+        format!("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = '{table}'")
+    }
+
+    fn project_default(_: Option<&str>, table: &str) -> String {
+        format!("SELECT dflt_value FROM pragma_table_info('{table}') WHERE name = 'project'")
+    }
+
+    fn estimate(_: Option<&str>, table: &str) -> String {
+        format!("SELECT coalesce(max(rowid) - min(rowid) + 1, 0) FROM {table}")
+    }
+
+    fn bind(arguments: &mut SqliteArguments, value: &Value<'_>) -> Result<(), BoxDynError> {
+        match value {
+            Value::Int(int) => arguments.add(*int),
+            Value::MaybeInt(int) => arguments.add(*int),
+            Value::Text(text) => arguments.add((*text).to_owned()),
+            Value::MaybeText(text) => arguments.add(text.map(str::to_owned)),
+            Value::MaybeBytes(bytes) => arguments.add(bytes.map(<[u8]>::to_vec)),
+            Value::Id(id) => arguments.add(id.as_hyphenated().to_string()),
+            Value::Time(at) => arguments.add(at.map(|at| at.timestamp_millis())),
+            Value::Batch(batch) => Self::bind_batch(arguments, batch),
+        }
+    }
+
+    fn bind_batch(arguments: &mut SqliteArguments, batch: &Batch<'_>) -> Result<(), BoxDynError> {
+        arguments.add(batch.to_json(|at: DateTime<Utc>| at.timestamp_millis().into()))
+    }
+
+    fn int(row: &SqliteRow, index: usize) -> Result<Option<i64>, Bad> {
+        Ok(row.try_get(index)?)
+    }
+
+    fn text(row: &SqliteRow, index: usize) -> Result<Option<String>, Bad> {
+        Ok(row.try_get_unchecked(index)?)
+    }
+
+    fn bytes(row: &SqliteRow, index: usize) -> Result<Option<Vec<u8>>, Bad> {
+        Ok(row.try_get_unchecked(index)?)
+    }
+
+    fn time(row: &SqliteRow, index: usize) -> Result<Option<i64>, Bad> {
+        let value = row.try_get_raw(index)?;
+        if value.is_null() {
+            return Ok(None);
+        }
+        let millis = match value.type_info().name() {
+            // An application's own arithmetic may leave a fraction.
+            "REAL" => {
+                let millis: f64 = row.try_get_unchecked(index)?;
+                #[expect(clippy::cast_possible_truncation, reason = "`as` saturates")]
+                let millis = millis.round() as i64;
+                millis
+            }
+            "INTEGER" | "INT4" | "INT8" => row.try_get_unchecked(index)?,
+            other => return Err(Bad(format!("is {other}, not a time"))),
+        };
+        Ok(Some(millis.saturating_mul(1000)))
+    }
+
+    fn id(row: &SqliteRow, index: usize) -> Result<Id, Bad> {
+        let value = row.try_get_raw(index)?;
+        if value.type_info().name() == "BLOB" {
+            return Ok(Id::Bytes(row.try_get_unchecked(index)?));
+        }
+        let text: String = row.try_get_unchecked(index)?;
+        Ok(canonical(text))
+    }
+
+    async fn connect(&self, role: Role) -> Result<SqliteConnection, sqlx::Error> {
+        let options = SqliteConnectOptions::new()
+            .filename(&self.file)
+            .create_if_missing(role == Role::Write)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(self.busy)
+            .foreign_keys(false)
+            .statement_cache_capacity(self.cache.max(16));
+        SqliteConnection::connect_with(&options).await
+    }
+
+    driver!();
+
+    fn lock_schema(_: &str) -> Option<String> {
+        None
+    }
+
+    fn judge(error: &dyn DatabaseError, _: Duration) -> Error {
+        let text = error.message().to_owned();
+        let code = error.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or(0);
+        match code & 0xff {
+            5 | 6 => Error::Contended(text),
+            14 | 23 | 26 => Error::Config(format!("the SQLite file can't be used: {text}")),
+            1 if text.starts_with("no such table") || text.starts_with("no such column") => Error::Schema(text),
+            _ => Error::Refused(text),
+        }
+    }
+}
+
+/// An id as redrive writes it, or what else stands there.
+pub(super) fn canonical(text: String) -> Id {
+    match Uuid::try_parse(&text) {
+        Ok(id) if id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text.as_str() => Id::Known(id),
+        _ => Id::Text(text),
+    }
+}

@@ -1,0 +1,136 @@
+//! Statements are written once, as templates; this turns one into the SQL of a database.
+//!
+//! `{log}` and its like are table names; `{now}`, `{plus time|micros}`, `{time column}` and their like are phrases of the dialect; `?` is a parameter.
+
+use super::dialect::{Dialect, Kind};
+
+/// The names of the tables.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    /// PostgreSQL's schema, if one is configured.
+    pub(super) schema: Option<String>,
+    /// What stands before each name.
+    pub(super) prefix: String,
+    /// The configured project, for the column's default.
+    pub(super) project: String,
+}
+
+impl Names {
+    /// The name of a table without its schema.
+    pub(super) fn plain(&self, table: &str) -> String {
+        format!("{}{table}", self.prefix)
+    }
+
+    /// The name of a table as statements write it. Prefix and schema were checked: nothing in them needs escaping.
+    fn full(&self, table: &str) -> String {
+        match &self.schema {
+            Some(schema) => format!("\"{schema}\".{}{table}", self.prefix),
+            None => self.plain(table),
+        }
+    }
+}
+
+/// The SQL of a template. Two dialects differ, or a name; a template that does not parse is a bug that the unit tests would show.
+pub(super) fn render<D: Dialect>(names: &Names, template: &str) -> String {
+    let text = expand::<D>(names, template);
+    if !D::NUMBERED {
+        return text;
+    }
+    let mut numbered = String::with_capacity(text.len() + 32);
+    let mut parameters = 0;
+    for part in text.split_inclusive('?') {
+        match part.strip_suffix('?') {
+            Some(before) => {
+                parameters += 1;
+                numbered.push_str(before);
+                numbered.push('$');
+                numbered.push_str(&parameters.to_string());
+            }
+            None => numbered.push_str(part),
+        }
+    }
+    numbered
+}
+
+/// The text of a migration: names alone, no parameters.
+pub(super) fn expand<D: Dialect>(names: &Names, template: &str) -> String {
+    let mut out = String::with_capacity(template.len() * 2);
+    let mut rest = template;
+    while let Some(open) = rest.find('{') {
+        let (before, from) = rest.split_at(open);
+        out.push_str(before);
+        let Some(end) = matching(from) else {
+            out.push_str(from);
+            return out;
+        };
+        out.push_str(&phrase::<D>(names, &from[1..end]));
+        rest = &from[end + 1..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Where the brace that opens the text is closed.
+fn matching(text: &str) -> Option<usize> {
+    let mut depth = 0_usize;
+    for (index, byte) in text.bytes().enumerate() {
+        match byte {
+            b'{' => depth += 1,
+            b'}' if depth == 1 => return Some(index),
+            b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn phrase<D: Dialect>(names: &Names, inside: &str) -> String {
+    let (word, rest) = inside.split_once(' ').unwrap_or((inside, ""));
+    let rest = expand::<D>(names, rest);
+    let two = || rest.split_once('|').unwrap_or((&rest, ""));
+    match word {
+        "log" => names.full("resend_log"),
+        "attempt" => names.full("attempt_log"),
+        "key" => names.full("resend_key"),
+        "node" => names.full("redrive_node"),
+        "migrations" => names.full("redrive_migrations"),
+        "p" => names.prefix.clone(),
+        "schema" => names.schema.as_ref().map_or_else(String::new, |schema| format!("\"{schema}\".")),
+        "project" => format!("'{}'", names.project.replace('\'', "''")),
+        "now" => D::NOW.to_owned(),
+        "lock" => D::LOCK.to_owned(),
+        "skip" => D::SKIP.to_owned(),
+        "waiting" => D::WAITING.to_owned(),
+        "sourceless" => D::SOURCELESS.to_owned(),
+        "far" => D::FAR.to_owned(),
+        "claim-index" => expand::<D>(names, D::CLAIM_INDEX),
+        "time" => D::select_time(&rest),
+        "text" => D::select_text(&rest),
+        "bytes" => D::select_bytes(&rest),
+        "plus" => D::plus(two().0, two().1),
+        "later" => D::later(two().0, two().1),
+        "join" => D::JOIN.to_owned(),
+        "in" => D::within(&rest),
+        "table" => table::<D>(&rest),
+        _ => format!("{{{inside}}}"),
+    }
+}
+
+fn table<D: Dialect>(rest: &str) -> String {
+    let mut words = rest.split_whitespace();
+    let alias = words.next().unwrap_or("b");
+    let columns: Vec<_> = words
+        .filter_map(|word| {
+            let (name, kind) = word.split_once(':')?;
+            let kind = match kind {
+                "id" => Kind::Id,
+                "int" => Kind::Int,
+                "time" => Kind::Time,
+                "bytes" => Kind::Bytes,
+                _ => Kind::Text,
+            };
+            Some((name, kind))
+        })
+        .collect();
+    D::table(alias, &columns)
+}
