@@ -1,10 +1,9 @@
 //! What the tests share.
 
 pub(crate) mod endpoint;
-pub mod sends;
+pub(crate) mod sends;
 
 /// The value of a variable that `scripts/services env` prints.
-#[allow(dead_code, reason = "used once there are servers' tests")]
-pub fn service(name: &str) -> String {
+pub(crate) fn service(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `scripts/services up` and `eval \"$(scripts/services env)\"`"))
 }
