@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails says so; Clippy knows only functions marked #[test]")]
 
 mod command_source;
+mod config;
 mod http_source;
 mod kafka_mock;
 mod servers;
