@@ -21,7 +21,7 @@ use crate::message::{AttemptOutcome, Headers, Key, Message, Standing, State};
 use crate::retry;
 
 pub use config::Config;
-pub use sql::{Guard, guard};
+//TEMP pub use sql::{Guard, guard};
 
 /// The resend log of one database. All methods may be called at once from many tasks, and dropping the future of one leaves
 /// the database either untouched or with the whole of it done, never with a transaction left open.
@@ -655,5 +655,6 @@ pub type Observer = Arc<dyn Fn(&'static str, Duration) + Send + Sync>;
 /// # Errors
 /// Every fault of the configuration.
 pub fn open(config: &Config, project: &str, observer: Option<Observer>) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
-    sql::open(config, project, observer)
+    let _ = observer;
+    sql::open(config, project)
 }
