@@ -25,8 +25,8 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
-    Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Insert, Inserted, Lapsed, List, Outlook, Page, Prepared, Purge,
-    Purged, Record, Store, Stray, Strays, TakeOver, Unserved, Upcoming,
+    Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Insert, Inserted, Lapsed, List, Outlook, Page, Prepared,
+    Purge, Purged, Record, Store, Stray, Strays, TakeOver, Unserved, Upcoming,
 };
 use crate::fault::Fault;
 use dialect::Dialect;
@@ -45,7 +45,6 @@ struct SqlStore<D: Dialect> {
     core: Arc<Core<D>>,
     migrate: super::config::Migrate,
 }
-
 
 #[async_trait]
 impl<D: Dialect> Store for SqlStore<D> {

@@ -54,13 +54,9 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
         let (id, odd) = mend(session, row).await?;
         let row = match (decode::claimed::<D>(row, id, &claim.project, &claim.source, claim.max_payload), odd) {
             (Ok(ready), None) => crate::store::Row::Ready(ready),
-            (Ok(ready), Some(detail)) => crate::store::Row::Unusable(Unusable {
-                id,
-                epoch: ready.message.epoch,
-                attempt: ready.message.attempt,
-                code: "invalid_row",
-                detail,
-            }),
+            (Ok(ready), Some(detail)) => {
+                crate::store::Row::Unusable(Unusable { id, epoch: ready.message.epoch, attempt: ready.message.attempt, code: "invalid_row", detail })
+            }
             (Err(unusable), _) => crate::store::Row::Unusable(unusable),
         };
         claimed.push(row);

@@ -189,20 +189,19 @@ async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Res
 }
 
 /// A message whose history is not kept.
-const DELETE: Matched = Matched {
-    names: ["delete", "delete_lock"],
-    columns: "b_id:id b_token:int",
-    set: "",
-    condition: "lease_token = b_token AND state = 'sending'",
-};
+const DELETE: Matched =
+    Matched { names: ["delete", "delete_lock"], columns: "b_id:id b_token:int", set: "", condition: "lease_token = b_token AND state = 'sending'" };
 
 /// Deletes messages whose history is not kept, with their attempts.
 async fn delete<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<Vec<Uuid>, Fail> {
     let held = Batch::new(batch.len(), vec![ids(batch), tokens(batch)]);
     let gone = DELETE.run_delete(session, &held).await?;
     let there: HashSet<_> = gone.iter().copied().collect();
-    let logged: Vec<_> =
-        batch.iter().filter(|completion| may_be_logged(completion) && there.contains(&completion.held.id)).map(|completion| completion.held.id).collect();
+    let logged: Vec<_> = batch
+        .iter()
+        .filter(|completion| may_be_logged(completion) && there.contains(&completion.held.id))
+        .map(|completion| completion.held.id)
+        .collect();
     if !logged.is_empty() {
         forget_attempts(session, logged).await?;
     }

@@ -65,7 +65,8 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
     if keys.is_empty() {
         return Ok(verdicts);
     }
-    let digests: Vec<String> = insert.messages.iter().map(|message| message.idempotency.as_ref().map(|it| hex(&it.digest)).unwrap_or_default()).collect();
+    let digests: Vec<String> =
+        insert.messages.iter().map(|message| message.idempotency.as_ref().map(|it| hex(&it.digest)).unwrap_or_default()).collect();
     let firsts: Vec<_> = keys.iter().filter_map(|((source, key), items)| Some((*source, *key, *items.first()?))).collect();
     let batch = Batch::new(
         firsts.len(),

@@ -107,7 +107,11 @@ async fn missing<D: Dialect>(session: &mut Session<D>) -> Result<Vec<(&'static s
     for (version, sum) in &applied {
         match D::MIGRATIONS.iter().find(|(known, _)| known == version) {
             Some((_, text)) if checksum(text) == *sum => {}
-            Some(_) => return Err(Error::Schema(format!("migration {version} was applied in another form; this is not the redrive that made the tables")).into()),
+            Some(_) => {
+                return Err(
+                    Error::Schema(format!("migration {version} was applied in another form; this is not the redrive that made the tables")).into()
+                );
+            }
             None => return Err(Error::Schema(format!("migration {version} is of a newer redrive; run that one")).into()),
         }
     }

@@ -66,7 +66,10 @@ pub(super) fn names(config: &Config, project: &str) -> Result<Names, Vec<Fault>>
     let mut faults = Vec::new();
     let word = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
     if config.table_prefix.len() > MOST_PREFIX || !word(&config.table_prefix) || config.table_prefix.starts_with(|c: char| c.is_ascii_digit()) {
-        faults.push(Fault::new("table_prefix", format!("must be at most {MOST_PREFIX} lower-case letters, digits and `_`, not beginning with a digit")));
+        faults.push(Fault::new(
+            "table_prefix",
+            format!("must be at most {MOST_PREFIX} lower-case letters, digits and `_`, not beginning with a digit"),
+        ));
     }
     if let Some(schema) = &config.schema
         && (schema.is_empty() || schema.len() > 63 || schema.bytes().any(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))))
