@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 pub(crate) use backend::{Backend, TestStore};
 pub(crate) use proxy::Proxy;
 pub(crate) use raw::Raw;
-pub(crate) mod sends;
 
 /// The value of a variable that `scripts/services env` prints.
 pub(crate) fn service(name: &str) -> String {
