@@ -653,7 +653,15 @@ pub type Observer = Arc<dyn Fn(&'static str, Duration) + Send + Sync>;
 ///
 /// # Errors
 /// Every fault of the configuration.
-pub fn open(config: &Config, project: &str, observer: Option<Observer>) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
+pub fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
+    open_observed(config, project, Arc::new(|_, _| {}))
+}
+
+/// The same; `observer` is told of each unit of work.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_observed(config: &Config, project: &str, observer: Observer) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
     let _ = observer;
     sql::open(config, project)
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::config::Faults;
-use crate::{app, store};
+use crate::store;
 
 /// Failed.
 pub(super) const FAILED: u8 = 1;
@@ -79,6 +79,7 @@ impl From<serde_json::Error> for Failure {
     }
 }
 
+/*TEMP
 impl From<app::Error> for Failure {
     fn from(error: app::Error) -> Self {
         match error {
@@ -89,13 +90,13 @@ impl From<app::Error> for Failure {
         }
     }
 }
+TEMP*/
 
 impl From<store::Error> for Failure {
     fn from(error: store::Error) -> Self {
         match error {
             store::Error::Config(message) => Self::Config(format!("store: {message}")),
             error if error.is_transient() => Self::Unreachable(error.to_string()),
-            error @ store::Error::Schema(_) => Self::Failed(format!("{error}; `redrive migrate` creates and upgrades them")),
             error => Self::Failed(error.to_string()),
         }
     }

@@ -10,6 +10,7 @@
 )]
 
 mod command_source;
+mod config;
 mod http_source;
 mod kafka_mock;
 mod servers;

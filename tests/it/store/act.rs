@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::fixture::{Fixture, LONG, NONE, failed, message, refused, succeeded};
 use crate::support::assert_near;
 
-const NEAR: Duration = Duration::from_secs(3);
+const NEAR: Duration = Duration::from_secs(10);
 
 async fn retry(cx: &Fixture, ids: &[Uuid]) -> Vec<Changed> {
     cx.store().await.retry(&cx.project, ids.to_vec()).await.unwrap()

@@ -9,7 +9,7 @@ use redrive::message::{AttemptOutcome, Entry, State};
 use redrive::store::{Claim, Due, NewMessage, Row};
 use uuid::Uuid;
 
-use super::fixture::{Fixture, LONG, NONE, error, ids, message, ready, refused, sorted};
+use super::fixture::{Fixture, LONG, NONE, ids, message, ready, refused, sorted};
 use crate::support::{assert_near, eventually};
 
 /// Commits messages of the source that were due so many seconds ago.
@@ -141,11 +141,13 @@ pub(crate) async fn it_says_where_a_message_stands(cx: Fixture) {
 }
 
 pub(crate) async fn retrying_messages_come_again(cx: Fixture) {
-    let (row, held) = cx.claimed("billing").await;
-    cx.complete(vec![redrive::store::Completion { error: Some(error("refused", "x")), ..refused(held, Duration::from_millis(120)) }]).await;
+    let (_, held) = cx.claimed("billing").await;
+    cx.complete(vec![refused(held, LONG)]).await;
     let shown = cx.get(held.id).await;
     assert_eq!((shown.state, shown.attempts, shown.retries), (State::Retrying, 1, 1));
     assert_eq!(cx.claim_ids("billing").await, NONE);
+    let (row, held) = cx.claimed("billing").await;
+    cx.complete(vec![refused(held, Duration::from_millis(60))]).await;
     let again = eventually(Duration::from_secs(5), async || ready(cx.claim(cx.claim_of("billing")).await.rows).pop()).await;
     assert_eq!((again.message.id, again.message.attempt), (row.message.id, 2));
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::fixture::{Fixture, LONG, NONE, error, failed, message, ready, refused, succeeded};
 use crate::support::assert_near;
 
-const NEAR: Duration = Duration::from_secs(3);
+const NEAR: Duration = Duration::from_secs(10);
 
 async fn attempts(cx: &Fixture, id: Uuid) -> Vec<Attempt> {
     cx.store().await.attempts(&cx.project, id).await.unwrap().unwrap()

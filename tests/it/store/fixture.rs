@@ -25,7 +25,7 @@ pub(crate) const SHORT: Duration = Duration::from_millis(60);
 /// No message at all.
 pub(crate) const NONE: [Uuid; 0] = [];
 /// A test that takes longer hangs.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Runs one test of the suite on a store of its own.
 pub(crate) async fn run<F: Future<Output = ()>>(backend: Backend, test: impl FnOnce(Fixture) -> F) {

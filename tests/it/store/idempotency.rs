@@ -15,10 +15,9 @@ fn keyed(source: &str, key: &str, digest: u8) -> NewMessage {
 pub(crate) async fn a_known_key_is_a_duplicate_or_a_conflict(cx: Fixture) {
     let first = keyed("billing", "o-17", 1);
     let id = first.id;
-    assert_eq!(cx.insert(vec![first.clone()]).await, [Verdict::New]);
+    assert_eq!(cx.insert(vec![first]).await, [Verdict::New]);
     assert_eq!(cx.insert(vec![keyed("billing", "o-17", 1)]).await, [Verdict::Duplicate(id)]);
     assert_eq!(cx.insert(vec![keyed("billing", "o-17", 2)]).await, [Verdict::Conflict(id)]);
-    assert_eq!(cx.insert(vec![first]).await, [Verdict::Duplicate(id)], "the very same again, as after a lost answer");
     assert_eq!(cx.all().await.len(), 1);
     assert_eq!(cx.get(id).await.idempotency_key.as_deref(), Some("o-17"));
     let list = List { project: cx.project.to_string(), idempotency_key: Some("o-17".to_owned()), limit: 10, ..List::default() };

@@ -44,7 +44,7 @@ pub(crate) async fn verify_changes_nothing(cx: Fixture) {
 }
 
 pub(crate) async fn printed_sql_makes_a_store_that_verifies(cx: Fixture) {
-    let sql = String::new();
+    let sql = store::sql::print_sql(&cx.test.config, &cx.project).unwrap();
     // The raw session is opened directly: the fixture's would prepare the store first.
     let mut raw = cx.test.raw().await;
     raw.run(&sql).await;

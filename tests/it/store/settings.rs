@@ -16,7 +16,7 @@ pub(crate) async fn due_now_in_whatever_time_zone(cx: Fixture) {
     let zone = if cx.backend.is_postgres() { "SET TIME ZONE '+05:00'" } else { "SET time_zone = '+05:00'" };
     cx.sql(zone).await;
     cx.sql("INSERT INTO resend_log (source, topic, msg_key, payload) VALUES ('billing', 't', 'k', 'p')").await;
-    let (now, near) = (cx.now().await, Duration::from_secs(3));
+    let (now, near) = (cx.now().await, Duration::from_secs(10));
     let row = cx.all().await.remove(0);
     assert_near(row.due_at.unwrap(), now, near, "due");
     assert_near(row.created_at, now, near, "created");
@@ -37,11 +37,11 @@ pub(crate) async fn a_server_that_is_away_is_unavailable(cx: Fixture) {
     let started = Instant::now();
     let error = prepared_with(&cx, |url| url.set_port(Some(1)).unwrap()).await;
     assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
-    assert!(error.is_transient() && started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(error.is_transient() && started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
 pub(crate) async fn a_committed_row_wakes_whoever_can_listen(cx: Fixture) {
-    let config = store::Config { notify: true, ..cx.test.config.clone() };
+    let config = store::Config { notify: cx.backend.is_postgres(), ..cx.test.config.clone() };
     let store = store::open(&config, &cx.project).unwrap();
     store.prepare().await.unwrap();
     let wake = Arc::new(Notify::new());
