@@ -24,7 +24,7 @@ async fn a_bad_configuration_exits_64_before_any_port_is_bound() {
     let output = tokio::time::timeout(Duration::from_secs(20), redrive(&["serve"], &file).output()).await.unwrap().unwrap();
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(64), "{complaint}");
-    for fault in ["project", "poller.lease", "nonsense", "frobnicate"] {
+    for fault in ["project:", "poller.lease:", "sources.a.kind:", "sources.b.frobnicate:"] {
         assert!(complaint.contains(fault), "every fault at once; `{fault}` is missing in:\n{complaint}");
     }
     assert!(!complaint.contains(&listen.to_string()), "{complaint}");

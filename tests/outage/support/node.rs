@@ -104,8 +104,7 @@ impl Node {
     /// A node that is ready.
     pub(crate) async fn start(yaml: &Yaml) -> Self {
         let mut node = Self::new(yaml);
-        node.spawn();
-        node.ready().await;
+        node.respawn().await;
         node
     }
 
@@ -130,9 +129,15 @@ impl Node {
         self.child = Some(redrive(&["serve"], &self.config()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
+    /// Starts the process and waits until it is ready.
     pub(crate) async fn respawn(&mut self) {
         self.spawn();
-        self.ready().await;
+        let mut child = self.child.take().expect("it runs");
+        tokio::select! {
+            () = self.ready() => {}
+            status = child.wait() => panic!("it ended instead of getting ready: {status:?}"),
+        }
+        self.child = Some(child);
     }
 
     fn log_file(&self, run: u32) -> PathBuf {
