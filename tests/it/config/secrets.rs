@@ -35,7 +35,9 @@ fn what_a_variable_holds_is_in_no_fault() {
         }
     }
     for kind in schema["properties"]["sources"]["additionalProperties"]["oneOf"].as_array().unwrap() {
-        for key in kind["properties"].as_object().unwrap().keys() {
+        // What every source takes is read the same way for each; a log is built in no time.
+        let common = |key: &str| redrive::source::Options::KEYS.contains(&key) && kind["title"] != "log";
+        for key in kind["properties"].as_object().unwrap().keys().filter(|key| !common(key)) {
             texts.push(format!("project: x\nsources: {{ a: {{ kind: {}, {key}: '${{S}}' }} }}", kind["title"].as_str().unwrap()));
             texts.push(format!("project: x\nsources: {{ a: {{ kind: {}, {key}: ['${{S}}'] }} }}", kind["title"].as_str().unwrap()));
             texts.push(format!("project: x\nsources: {{ a: {{ kind: {}, {key}: {{ x: '${{S}}' }} }} }}", kind["title"].as_str().unwrap()));
