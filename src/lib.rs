@@ -1,11 +1,11 @@
 //! Redrive makes sure that a message is delivered.
 
 pub mod api;
-//TEMP pub mod app;
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
-//TEMP pub mod demo;
+pub mod demo;
 pub mod engine;
 pub mod fault;
 pub mod message;

@@ -1,6 +1,7 @@
 //! `redrive demo`
 
 use super::{Failure, Terminal};
+use crate::demo;
 
 /// See a message survive a broker outage, with nothing to install
 ///
@@ -18,8 +19,7 @@ pub(super) struct Command {
 
 impl Command {
     pub(super) async fn run(self, _terminal: Terminal<'_>) -> Result<(), Failure> {
-        // DEMO: being built elsewhere.
-        let _ = std::future::ready(self.kafka).await;
-        Err(Failure::Failed("demo is not built yet".to_owned()))
+        let options = demo::Options { kafka: self.kafka, ..demo::Options::default() };
+        if demo::run(options).await.map_err(|error| Failure::Failed(error.to_string()))? { Ok(()) } else { Err(Failure::Partly) }
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::config::Faults;
-use crate::store;
+use crate::{app, store};
 
 /// Failed.
 pub(super) const FAILED: u8 = 1;
@@ -79,7 +79,6 @@ impl From<serde_json::Error> for Failure {
     }
 }
 
-/*TEMP
 impl From<app::Error> for Failure {
     fn from(error: app::Error) -> Self {
         match error {
@@ -90,7 +89,6 @@ impl From<app::Error> for Failure {
         }
     }
 }
-TEMP*/
 
 impl From<store::Error> for Failure {
     fn from(error: store::Error) -> Self {

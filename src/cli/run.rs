@@ -1,6 +1,7 @@
 //! `redrive run`
 
 use super::{ConfigFile, Failure, Terminal};
+use crate::{app, shutdown};
 
 /// Send what is due now, then exit: for cron
 ///
@@ -19,8 +20,10 @@ pub(super) struct Command {
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         let config = self.file.load(terminal.registry)?;
-        // APP: the engine without the API, until nothing is due, goes here.
-        let _ = std::future::ready(config).await;
-        Err(Failure::Failed("run is not built yet".to_owned()))
+        let ran = app::run_once(config, shutdown::on_signal()?).await?;
+        if ran.waiting {
+            tracing::warn!("messages are due whose destination can't be reached; they stay for the next run");
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,8 @@
 //! `redrive serve`
 
 use super::{ConfigFile, Failure, Terminal};
+use crate::app::App;
+use crate::shutdown;
 
 /// Run the sidecar: take messages, send what is due
 ///
@@ -20,8 +22,11 @@ pub(super) struct Command {
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         let config = self.file.load(terminal.registry)?;
-        // APP: `crate::app::App::build(config)?.run(shutdown)` goes here.
-        let _ = std::future::ready(config).await;
-        Err(Failure::Failed("serve is not built yet".to_owned()))
+        let stop = shutdown::on_signal()?;
+        let app = App::build(config).await?;
+        if let Some(address) = app.address() {
+            tracing::info!(api.address = %address, "listening");
+        }
+        Ok(app.run(stop).await?)
     }
 }
