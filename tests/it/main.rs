@@ -10,6 +10,7 @@
 )]
 
 mod cli;
+mod api;
 mod command_source;
 mod config;
 mod http_source;
