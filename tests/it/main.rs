@@ -9,8 +9,8 @@
     reason = "a test that fails says so; Clippy knows only functions marked #[test]"
 )]
 
-mod cli;
 mod api;
+mod cli;
 mod command_source;
 mod config;
 mod http_source;

@@ -54,12 +54,7 @@ async fn storm(kind: Kind) {
     let (patient, answered) = (producer.stop().await, answered.into_inner().unwrap());
 
     let records = database.records().await;
-    eprintln!(
-        "{kind:?}: {} of {REQUESTS} were answered before they hung up, {} beside them; {} rows",
-        answered.len(),
-        patient.len(),
-        records.len()
-    );
+    eprintln!("{kind:?}: {} of {REQUESTS} were answered before they hung up, {} beside them; {} rows", answered.len(), patient.len(), records.len());
     assert!(answered.len() < REQUESTS * 9 / 10, "{kind:?}: {} were answered: nobody hung up", answered.len());
     assert!(records.len() > patient.len() + answered.len(), "{kind:?}: some were under way when their producer hung up");
     let missing = answered.iter().chain(&patient).filter(|id| !records.contains_key(*id)).count();
