@@ -9,7 +9,7 @@ use crate::support::kafka::Topic;
 use crate::support::{Broker, Copies, Database, Kind, Node, Producer, Yaml, eventually};
 
 const MESSAGES: usize = 10_000;
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_message_arrives_across_an_outage_of_kafka() {

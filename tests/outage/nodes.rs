@@ -43,8 +43,8 @@ async fn share(kind: Kind, count: usize) {
             database.insert("crm", ids).await;
         }
     };
-    tokio::join!(inserting, join_all(producers.iter().map(|producer| producer.accepted(each, Duration::from_secs(60)))));
-    database.finished(Duration::from_secs(90)).await;
+    tokio::join!(inserting, join_all(producers.iter().map(|producer| producer.accepted(each, Duration::from_secs(120)))));
+    database.finished(Duration::from_secs(150)).await;
 
     let copies = sink.copies();
     let mut expected: Vec<_> = inserted.iter().map(ToString::to_string).collect();
@@ -74,7 +74,7 @@ async fn pause(kind: Kind) {
     let sink = Sink::start().await;
     sink.hold();
     let database = Database::fresh(kind).await;
-    let yaml = Yaml::on(&database).source("crm", &sink.source(", timeout: 60s")).poller("lease: 3s, interval: 200ms");
+    let yaml = Yaml::on(&database).source("crm", &sink.source(", timeout: 60s, in_flight: 64")).poller("lease: 3s, interval: 200ms");
     let paused = Node::start(&yaml).await;
     // Some are sent from memory, some were claimed.
     database.insert("crm", &new_ids(UNDER_WAY / 2)).await;
@@ -82,7 +82,7 @@ async fn pause(kind: Kind) {
         assert_eq!(paused.publish("crm", format!("{number}")).await.status, StatusCode::ACCEPTED);
     }
     let arrived = async |count| {
-        eventually(format!("{count} have arrived"), Duration::from_secs(20), async || match sink.distinct() {
+        eventually(format!("{count} have arrived"), Duration::from_secs(40), async || match sink.distinct() {
             have if have == count => Ok(()),
             have => Err(format!("{have} have")),
         })

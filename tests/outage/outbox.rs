@@ -16,7 +16,7 @@ const TRANSACTIONS: usize = 500;
 /// Rows a transaction, for each of the two sources.
 const ROWS: usize = 5;
 const WRITERS: usize = 4;
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_committed_is_sent_and_what_is_rolled_back_is_not() {

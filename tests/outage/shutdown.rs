@@ -44,7 +44,7 @@ async fn drains(kind: Kind) {
     eprintln!("{kind:?}: {} accepted, {heard} of them while it drained, {} left to the next start", accepted.len(), waiting.len());
 
     node.respawn().await;
-    database.finished(Duration::from_secs(40)).await;
+    database.finished(Duration::from_secs(90)).await;
     let copies = sink.copies();
     let lost: Vec<_> = accepted.iter().filter(|id| !copies.contains_key(*id)).collect();
     assert!(lost.is_empty(), "{kind:?}: {} of {} accepted ones were never sent", lost.len(), accepted.len());
