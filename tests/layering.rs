@@ -12,7 +12,10 @@ struct Rule {
 }
 
 const RULES: &[Rule] = &[
-    Rule { place: "message", forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config", "sqlx", "tokio::fs", "tokio::net"] },
+    Rule {
+        place: "message",
+        forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config", "sqlx", "tokio::fs", "tokio::net"],
+    },
     Rule { place: "retry.rs", forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config", "tokio"] },
     Rule { place: "outcome.rs", forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config", "tokio"] },
     Rule { place: "clock.rs", forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config", "sqlx"] },
@@ -27,12 +30,8 @@ const RULES: &[Rule] = &[
 ];
 
 /// Crates that only some places may use. `demo` and `bench` play producer and consumer and may use all.
-const CRATES: &[(&str, &[&str])] = &[
-    ("sqlx", &["store/sql"]),
-    ("rdkafka", &["source/kafka"]),
-    ("lapin", &["source/amqp"]),
-    ("axum", &["api", "dashboard"]),
-];
+const CRATES: &[(&str, &[&str])] =
+    &[("sqlx", &["store/sql"]), ("rdkafka", &["source/kafka"]), ("lapin", &["source/amqp"]), ("axum", &["api", "dashboard"])];
 
 /// Sources know nothing of each other.
 const SOURCES: &[&str] = &["kafka", "amqp", "http", "command", "log"];

@@ -111,6 +111,7 @@ CREATE TABLE {key} (
     idem_key   TEXT    NOT NULL,
     digest     TEXT    NOT NULL,
     message_id TEXT    NOT NULL,
+    taken_by   INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
     PRIMARY KEY (project, source, idem_key)
 ) WITHOUT ROWID;

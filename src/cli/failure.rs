@@ -95,7 +95,6 @@ impl From<store::Error> for Failure {
         match error {
             store::Error::Config(message) => Self::Config(format!("store: {message}")),
             error if error.is_transient() => Self::Unreachable(error.to_string()),
-            error @ store::Error::Schema(_) => Self::Failed(format!("{error}; `redrive migrate` creates and upgrades them")),
             error => Self::Failed(error.to_string()),
         }
     }

@@ -1,7 +1,9 @@
 //! `redrive migrate`
 
 use super::{ConfigFile, Failure, Terminal};
+use crate::config::{Config, Scope};
 use crate::store::config::Migrate;
+use crate::store::sql;
 
 /// Create or upgrade the tables of the resend log
 ///
@@ -21,8 +23,11 @@ pub(super) struct Command {
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         if self.print_sql {
-            // STORE: the statements of the migrations.
-            return Err(Failure::Failed("--print-sql is not built yet".to_owned()));
+            let config = Config::load(&self.file.config, terminal.registry, Scope::Store)?;
+            let sql = sql::print_sql(&config.store, &config.project).map_err(|faults| {
+                Failure::Config(faults.into_iter().map(|fault| fault.within("store").to_string()).collect::<Vec<_>>().join("; "))
+            })?;
+            return Ok(write!(terminal.out, "{sql}")?);
         }
         let opened = self.file.open(terminal.registry, Some(Migrate::Auto)).await?;
         let server = &opened.prepared.server;

@@ -33,7 +33,7 @@ impl ConfigFile {
         if let Some(migrate) = migrate {
             config.store.migrate = migrate;
         }
-        let store = store::open(&config.store, &config.project, None).map_err(|faults| {
+        let store = store::open(&config.store, &config.project).map_err(|faults| {
             let faults: Vec<String> = faults.into_iter().map(|fault| fault.within("store").to_string()).collect();
             Failure::Config(faults.join("; "))
         })?;

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use chrono::{DateTime, Utc};
+use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use uuid::Uuid;
@@ -24,7 +25,7 @@ pub(super) fn json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Fa
 /// An empty table with a header. It has no lines, so that it can be cut up by other programs too, and is as wide as it needs when piped.
 pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.set_header(header.to_vec());
+    table.load_style(NOTHING).set_header(header.to_vec());
     table.set_content_arrangement(if io::stdout().is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
     table
 }

@@ -53,6 +53,57 @@ pub(super) fn fill(text: &str, environment: Environment<'_>) -> Result<Filled, V
     if faults.is_empty() { Ok(filled) } else { Err(faults) }
 }
 
+/// Stands for `${` and its `}` while the text is read as YAML: between braces (`{ token: ${TOKEN} }`) they would end the value.
+const OPEN: char = '\u{e000}';
+/// See [`OPEN`].
+const CLOSE: char = '\u{e001}';
+
+/// The text with its variables out of YAML's way, and the variables, by the numbers that stand for them.
+pub(super) fn shield(text: &str) -> (String, Vec<&str>) {
+    let mut shielded = String::with_capacity(text.len());
+    let mut variables = Vec::new();
+    let mut rest = text;
+    while let Some(dollar) = rest.find('$') {
+        shielded.push_str(&rest[..dollar]);
+        rest = &rest[dollar..];
+        let end = rest.strip_prefix("${").and_then(|inner| inner.find('}')).map(|end| end + 3);
+        match end {
+            // What YAML itself has to say something about (escapes, ends of quotes and lines) is left to it.
+            Some(end) if !rest[..end].contains(['"', '\'', '\\', '\n', '\r']) => {
+                shielded.extend([OPEN.to_string(), variables.len().to_string(), CLOSE.to_string()]);
+                variables.push(&rest[..end]);
+                rest = &rest[end..];
+            }
+            _ => {
+                let taken = if rest.starts_with("$$") { 2 } else { 1 };
+                shielded.push_str(&rest[..taken]);
+                rest = &rest[taken..];
+            }
+        }
+    }
+    shielded.push_str(rest);
+    (shielded, variables)
+}
+
+/// A piece of the text with its variables back in place.
+pub(super) fn unshield(text: &str, variables: &[&str]) -> String {
+    let mut whole = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(open) = rest.find(OPEN) {
+        whole.push_str(&rest[..open]);
+        rest = &rest[open + OPEN.len_utf8()..];
+        let found = rest.split_once(CLOSE).and_then(|(number, after)| Some((variables.get(number.parse::<usize>().ok()?)?, after)));
+        if let Some((variable, after)) = found {
+            whole.push_str(variable);
+            rest = after;
+        } else {
+            whole.push(OPEN);
+        }
+    }
+    whole.push_str(rest);
+    whole
+}
+
 /// The name and value of what stands between the braces; no value where the default is to be taken.
 fn variable<'a>(inner: &'a str, environment: Environment<'_>) -> Result<(&'a str, Option<String>), String> {
     let (name, default) = inner.split_once(":-").map_or((inner, None), |(name, default)| (name, Some(default)));
@@ -93,6 +144,18 @@ mod tests {
         assert_eq!(text("pa$$word $5 $"), "pa$word $5 $");
         assert_eq!(text("$${HOST}"), "${HOST}");
         assert_eq!(text("${TRICKY}"), "${HOST}$$", "what a variable holds is not looked at again");
+    }
+
+    #[test]
+    fn what_is_shielded_comes_back_whole() {
+        for text in ["", "a ${B} c ${D:-e, f: g}", "$${A} $ ${", "\u{e000}0\u{e001} ${A}", "${\"} ${A\n}", "\u{e000}"] {
+            let (shielded, variables) = shield(text);
+            if !text.contains(OPEN) {
+                assert_eq!(unshield(&shielded, &variables), text);
+            }
+        }
+        assert_eq!(shield("{ a: ${B:-x, y} }").0, "{ a: \u{e000}0\u{e001} }");
+        assert_eq!(shield("$${A}").1, Vec::<&str>::new());
     }
 
     #[test]

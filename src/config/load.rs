@@ -81,8 +81,11 @@ impl Loading<'_> {
         if let Some(token) = self.secret("api", "token", "token_file", read.api.token_file.as_deref()) {
             read.api.token = Some(token);
         }
+        // They are read, against the right folder; nobody needs to read them again.
+        let from_file = read.store.url_file.take().is_some();
+        let has_token_file = read.api.token_file.take().is_some();
         let token = [Step::Key("api".to_owned()), Step::Key("token".to_owned())];
-        if read.api.token.is_none() && (read.api.token_file.is_some() || self.gathered.is_known(&token)) {
+        if read.api.token.is_none() && (has_token_file || self.gathered.is_known(&token)) {
             // One is meant, and what keeps it from being read is reported: that it is missing would only confuse.
             read.api.token = Some(Secret::new("unreadable"));
         }
@@ -102,8 +105,9 @@ impl Loading<'_> {
         self.faults(engine.faults());
         self.faults(read.api.faults().into_iter().map(|fault| fault.within("api")));
         self.faults(read.log.faults().into_iter().map(|fault| fault.within("log")));
-        if let Err(faults) = store::open(&read.store, &project, None) {
-            self.faults(faults.into_iter().map(|fault| fault.within("store")));
+        if let Err(faults) = store::open(&read.store, &project) {
+            let place = |fault: Fault| if fault.path == "url" && from_file { Fault::new("url_file", fault.message) } else { fault };
+            self.faults(faults.into_iter().map(|fault| place(fault).within("store")));
         }
         if let (Some(api), Some(health)) = (read.api.listen, read.health.listen)
             && api.port() == health.port()
@@ -232,7 +236,7 @@ impl Loading<'_> {
 
     /// Adds a fault at a path, unless it only says that something at fault was taken out.
     pub(super) fn fault(&mut self, path: &[Step], message: String) {
-        if !self.gathered.is_known(path) && message != "is not built yet" {
+        if !self.gathered.is_known(path) {
             let message = match self.origin.at(path) {
                 Some(node) => shown_as_written(node, &message),
                 None => message,

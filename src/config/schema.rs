@@ -85,6 +85,12 @@ fn tidy(schema: &mut Value) {
             if object.get("default").is_some_and(|default| *default == json!("[redacted]") || default.is_null()) {
                 object.remove("default");
             }
+            // What follows is for programmers.
+            if let Some(Value::String(description)) = object.get_mut("description")
+                && let Some(end) = description.find("\n\n```")
+            {
+                description.truncate(end);
+            }
             // A section's default repeats those of its keys, and may hold a secret's.
             if object.get("default").is_some_and(Value::is_object) && object.contains_key("$ref") {
                 object.remove("default");

@@ -279,7 +279,8 @@ pub(super) fn dotted(path: &[Step]) -> String {
 pub(super) fn read(text: &str, environment: Environment<'_>, gathered: &mut Gathered) -> Option<Node> {
     // A byte order mark, as some editors leave it.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut reader = Reader { parser: Parser::new_from_str(text), environment, gathered, path: Vec::new(), nodes: 0 };
+    let (text, variables) = interpolate::shield(text);
+    let mut reader = Reader { parser: Parser::new_from_str(&text), variables, environment, gathered, path: Vec::new(), nodes: 0 };
     match reader.document() {
         Ok(node) => Some(node),
         Err(Stop::Syntax(error)) => {
@@ -297,7 +298,9 @@ pub(super) fn read(text: &str, environment: Environment<'_>, gathered: &mut Gath
 
 /// What the scanner says, with what to do about it where that is not plain.
 fn explain(info: &str) -> String {
-    if info.contains("tab") {
+    if info.contains("recursion limit") {
+        format!("nested deeper than {MAX_DEPTH} levels")
+    } else if info.contains("tab") {
         format!("{info}; indent with spaces")
     } else if info.contains("mapping values are not allowed") {
         format!("{info}; put quotes around text that holds `: `")
@@ -313,6 +316,7 @@ enum Stop {
 
 struct Reader<'a, 'text> {
     parser: Parser<'text, StrInput<'text>>,
+    variables: Vec<&'text str>,
     environment: Environment<'a>,
     gathered: &'a mut Gathered,
     path: Vec<Step>,
@@ -385,9 +389,10 @@ impl<'text> Reader<'_, 'text> {
     }
 
     fn scalar(&mut self, text: &str, plain: bool, line: usize) -> Option<Node> {
-        match interpolate::fill(text, self.environment) {
+        let text = interpolate::unshield(text, &self.variables);
+        match interpolate::fill(&text, self.environment) {
             Ok(interpolate::Filled { text: filled, values }) => {
-                let written = (!values.is_empty()).then(|| text.into());
+                let written = (!values.is_empty()).then(|| text.into_boxed_str());
                 for (name, value) in values {
                     self.gathered.conceal(value, format!("${{{name}}}"));
                 }
@@ -422,7 +427,7 @@ impl<'text> Reader<'_, 'text> {
             let (event, line) = self.next()?;
             let key = match event {
                 Event::MappingEnd => return Ok(entries),
-                Event::Scalar(text, ..) => text.into_owned(),
+                Event::Scalar(text, ..) => interpolate::unshield(&text, &self.variables),
                 _ => return Err(Stop::Refused { line, message: "a key must be text".to_owned() }),
             };
             self.path.push(Step::Key(key.clone()));

@@ -106,6 +106,13 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name: String = name.chars().take(64).flat_map(char::to_lowercase).collect();
     let near = |candidate: &&str| distance(&name, &candidate.to_lowercase().replace('-', "_")).min(distance(&name.replace('-', "_"), candidate));
     let best = known.iter().min_by_key(|candidate| near(candidate))?;
+    // `user` for `username`.
+    let longer = known.iter().filter(|candidate| name.len() >= 3 && candidate.starts_with(&name)).min_by_key(|candidate| candidate.len());
+    if near(best) > 1
+        && let Some(longer) = longer
+    {
+        return Some(longer);
+    }
     let allowed = (name.chars().count().max(best.len()) / 3).clamp(1, 3);
     (near(best) <= allowed).then_some(*best)
 }
@@ -145,6 +152,7 @@ mod tests {
         assert_eq!(said, Said::Unknown { key: "colour".into(), message: "unknown key; there are a, b, retry".into() });
         assert_eq!(nearest("timout", &["timeout", "topic"]), Some("timeout"));
         assert_eq!(nearest("in-flight", &["in_flight", "topic"]), Some("in_flight"));
+        assert_eq!(nearest("user", &["password", "username"]), Some("username"));
         assert_eq!(nearest("zzz", &["in_flight", "topic"]), None);
     }
 

@@ -18,7 +18,7 @@ use rdkafka::ClientConfig;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use self::producer::{Events, Producer, Refusal};
+use self::producer::{Events, Producer, Refusal, Ticket};
 use self::quiet::Quiet;
 pub use self::settings::Property;
 use super::{Context, Delivery, Pipeline, Sender};
@@ -162,19 +162,16 @@ impl Pipeline for Kafka {
                     continue;
                 }
             };
-            let mut ticket = producer::ticket(receipt);
+            let mut ticket = Box::new(Ticket::new(receipt));
             while let Err(refusal) = producer.push(topic, &message, ticket) {
                 match refusal {
                     Refusal::Failed(back, outcome) => {
-                        producer::finish(back, outcome);
+                        back.finish(outcome);
                         break;
                     }
                     Refusal::Full(back) if producer.room(deadline).await => ticket = back,
                     Refusal::Full(back) => {
-                        producer::finish(
-                            back,
-                            Outcome::unreachable("kafka_queue_full", "the client's queue stayed full for as long as a message may take"),
-                        );
+                        back.finish(Outcome::unreachable("kafka_queue_full", "the client's queue stayed full for as long as a message may take"));
                         break;
                     }
                 }

@@ -8,9 +8,11 @@ mod dialect;
 mod insert;
 mod look;
 mod migrate;
+mod mysql;
 mod nodes;
 mod open;
 mod pool;
+mod postgres;
 mod purge;
 mod shape;
 mod sqlite;
@@ -25,8 +27,8 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
-    Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Insert, Inserted, Lapsed, List, Outlook, Page, Prepared, Purge,
-    Purged, Record, Store, Stray, Strays, TakeOver, Unserved, Upcoming,
+    Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Insert, Inserted, Lapsed, List, Outlook, Page, Prepared,
+    Purge, Purged, Record, Store, Stray, Strays, TakeOver, Unserved, Upcoming,
 };
 use crate::fault::Fault;
 use dialect::Dialect;
@@ -46,13 +48,12 @@ struct SqlStore<D: Dialect> {
     migrate: super::config::Migrate,
 }
 
-
 #[async_trait]
 impl<D: Dialect> Store for SqlStore<D> {
     async fn prepare(&self) -> Result<Prepared, Error> {
         let applied = migrate::prepare(&self.core, self.migrate).await?;
         self.core
-            .run(Work::Transaction, move |session| {
+            .run_within(Work::Transaction, self.core.timeout.max(migrate::PATIENCE), move |session| {
                 Box::pin(async move {
                     let default_project = migrate::default_project(session).await?;
                     let rows = session.rows_once(D::VERSION, &[]).await?;

@@ -13,7 +13,7 @@ use redrive::outcome::Class;
 use redrive::source::Sender;
 use serde_json::json;
 
-use crate::support::sends::{build, context, context_with_timeout, message, send_all, send_one};
+use crate::support::sends::{build, context, context_with_timeout, message, send_all, send_one, until};
 
 const TOPIC: &str = "orders";
 
@@ -185,14 +185,46 @@ async fn a_producer_that_failed_for_good_is_replaced_and_its_messages_may_come_a
     let cluster = cluster();
     let sender = source(&cluster, "3s");
     assert_eq!(send_one(&sender, message(TOPIC, "x")).await.class, Class::Succeeded);
-    // Cluster authorization that is denied to an idempotent producer is fatal to it.
+    // A broker that lost track of an idempotent producer ends it: every later send of that producer would fail.
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER; 4]);
     let outcome = send_one(&sender, message(TOPIC, "y")).await;
-    eprintln!("{outcome:?}");
-    assert!(matches!(outcome.class, Class::Unreachable | Class::Succeeded), "{outcome:?}");
+    assert_eq!((outcome.class, outcome.code.as_ref()), (Class::Unreachable, "kafka_out_of_order_sequence_number"), "{outcome:?}");
     cluster.clear_request_errors(RDKafkaApiKey::Produce);
     let deadline = Instant::now() + Duration::from_secs(10);
     while send_one(&sender, message(TOPIC, "z")).await.class != Class::Succeeded {
         assert!(Instant::now() < deadline, "the producer was not replaced");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_stands_still_ends_every_send_within_the_timeout_and_is_used_again() {
+    let cluster = cluster();
+    let sender = source(&cluster, "2s");
+    assert_eq!(send_one(&sender, message(TOPIC, "x")).await.class, Class::Succeeded);
+    // Answers come later than anyone waits.
+    cluster.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
+    let start = Instant::now();
+    let outcomes = send_all(&sender, (0..500).map(|n| message(TOPIC, n.to_string())).collect(), Duration::from_secs(10)).await;
+    assert!(outcomes.values().all(|outcome| outcome.class == Class::Unreachable), "{:?}", outcomes.values().next());
+    assert!(start.elapsed() < Duration::from_millis(3600), "{:?}", start.elapsed());
+    cluster.broker_round_trip_time(-1, Duration::ZERO).unwrap();
+    until("the broker is used again", Duration::from_secs(10), async || send_one(&sender, message(TOPIC, "x")).await.class == Class::Succeeded).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_is_dropped_ends_its_thread() {
+    let cluster = cluster();
+    let mut cx = context();
+    cx.name = "droptest".into();
+    let sender = build("kafka", json!({"brokers": [cluster.bootstrap_servers()], "topic": TOPIC}), &cx);
+    assert_eq!(send_one(&sender, message(TOPIC, "x")).await.class, Class::Succeeded);
+    assert!(threads("kafka-droptest"));
+    drop(sender);
+    until("the thread ends", Duration::from_secs(5), async || !threads("kafka-droptest")).await;
+}
+
+/// Whether this process has a thread of that name.
+fn threads(name: &str) -> bool {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks.into_iter().any(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|have| have.trim() == name))
 }

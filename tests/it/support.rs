@@ -1,10 +1,53 @@
 //! What the tests share.
 
+mod backend;
 pub(crate) mod endpoint;
-pub mod sends;
+mod proxy;
+mod raw;
+pub(crate) mod sends;
+
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+pub(crate) use backend::{Backend, TestStore};
+pub(crate) use proxy::Proxy;
+pub(crate) use raw::Raw;
 
 /// The value of a variable that `scripts/services env` prints.
-#[allow(dead_code, reason = "used once there are servers' tests")]
 pub(crate) fn service(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `scripts/services up` and `eval \"$(scripts/services env)\"`"))
+}
+
+/// A name that no other test, and no other run, has used: lower-case letters, digits and underscores, with the time in it, so
+/// that what a killed run left behind can be told by its age.
+pub(crate) fn unique_name() -> String {
+    let seconds = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    format!("rdt_{seconds:x}_{:010x}", rand::random::<u64>() >> 24)
+}
+
+/// Asks again and again until the answer is there, and fails the test once `deadline` has passed.
+#[track_caller]
+pub(crate) fn eventually<T, F, A>(deadline: Duration, ask: A) -> impl Future<Output = T>
+where
+    F: Future<Output = Option<T>>,
+    A: Fn() -> F,
+{
+    let caller = std::panic::Location::caller();
+    async move {
+        let started = Instant::now();
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            assert!(started.elapsed() < deadline, "{caller}: not within {deadline:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Whether two times are no further apart than `within`.
+#[track_caller]
+pub(crate) fn assert_near(got: chrono::DateTime<chrono::Utc>, want: chrono::DateTime<chrono::Utc>, within: Duration, what: impl Debug) {
+    let apart = (got - want).abs().to_std().unwrap();
+    assert!(apart <= within, "{what:?}: {got} is {apart:?} away from {want}");
 }

@@ -197,8 +197,11 @@ fn returned_message(confirmation: &Confirmation) -> Option<&BasicReturnMessage> 
     }
 }
 
+/// A message beside what AMQP sends for it.
+type Sendable = (Message, Publishing);
+
 /// What can be sent, and the receipts for it; the others are finished.
-fn prepare(rows: Vec<Row>, route: &Route, frame_max: u32) -> (Vec<(Message, Publishing)>, Vec<(Receipt, Instant)>) {
+fn prepare(rows: Vec<Row>, route: &Route, frame_max: u32) -> (Vec<Sendable>, Vec<(Receipt, Instant)>) {
     let mut messages = Vec::with_capacity(rows.len());
     let mut receipts = Vec::with_capacity(rows.len());
     for row in rows {
@@ -214,7 +217,7 @@ fn prepare(rows: Vec<Row>, route: &Route, frame_max: u32) -> (Vec<(Message, Publ
 }
 
 /// Sends and waits for every confirm until the deadline; then the connection is cut, since lapin can't take a publish back.
-async fn confirm(open: &Open, route: &Route, messages: &[(Message, Publishing)], deadline: Instant) -> (Vec<Option<Confirmation>>, Cause) {
+async fn confirm(open: &Open, route: &Route, messages: &[Sendable], deadline: Instant) -> (Vec<Option<Confirmation>>, Cause) {
     let mut sends = Vec::with_capacity(messages.len());
     for (message, publishing) in messages {
         let mut send = Box::pin(open.channel.basic_publish(

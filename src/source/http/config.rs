@@ -165,6 +165,9 @@ impl Config {
             .no_proxy()
             .tls_backend_native()
             .tcp_keepalive(Duration::from_secs(15))
+            // A send that times out takes its HTTP/1 connection with it, but not an HTTP/2 one, which all share: a dead one is found by pings.
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .http2_keep_alive_timeout(Duration::from_secs(5))
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(idle)
             .dns_resolver(Resolver);

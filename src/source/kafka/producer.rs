@@ -26,17 +26,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// What the client said longer ago than this explains nothing.
 const STALE: Duration = Duration::from_secs(120);
 
-/// A receipt on its way through the client library, which wants it to be `Sync`. The lock is never taken.
-pub(super) type Ticket = Box<Mutex<Receipt>>;
+/// A receipt on its way through the client library, which wants it to be `Sync`. The lock is never waited for.
+pub(super) struct Ticket(Mutex<Receipt>);
 
-/// A ticket for a receipt.
-pub(super) fn ticket(receipt: Receipt) -> Ticket {
-    Box::new(Mutex::new(receipt))
-}
+impl Ticket {
+    pub(super) fn new(receipt: Receipt) -> Self {
+        Self(Mutex::new(receipt))
+    }
 
-/// Says what came of the message that the ticket is for.
-pub(super) fn finish(ticket: Ticket, outcome: Outcome) {
-    ticket.into_inner().unwrap_or_else(PoisonError::into_inner).finish(outcome);
+    /// Says what came of the message that the ticket is for.
+    pub(super) fn finish(self, outcome: Outcome) {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).finish(outcome);
+    }
 }
 
 /// What the client library tells us.
@@ -61,7 +62,7 @@ impl Events {
         errors::outcome(code, topic, last)
     }
 
-    fn warn(&self, code: Option<String>, reason: &str) {
+    fn warn(&self, code: Option<&str>, reason: &str) {
         if let Some(suppressed) = self.quiet.admit(Instant::now()) {
             tracing::warn!(source.name = %self.source, source.kind = "kafka", error.code = code, error.reason = reason, lines.suppressed = suppressed, "the Kafka client reports a problem");
         }
@@ -91,19 +92,19 @@ impl ClientContext for Events {
         if code != Some(Code::AllBrokersDown) {
             *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), cut(reason, 400).to_owned()));
         }
-        self.warn(code.map(|code| errors::classify(code).0.into_owned()), cut(reason, 500));
+        self.warn(code.map(|code| errors::classify(code).0).as_deref(), cut(reason, 500));
     }
 }
 
 impl ProducerContext for Events {
-    type DeliveryOpaque = Ticket;
+    type DeliveryOpaque = Box<Ticket>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Ticket) {
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let outcome = match result {
             Ok(message) => Outcome::succeeded().with_result(format!(r#"{{"partition":{},"offset":{}}}"#, message.partition(), message.offset())),
             Err((error, message)) => self.failed(error.rdkafka_error_code().unwrap_or(Code::Fail), message.topic()),
         };
-        finish(ticket, outcome);
+        ticket.finish(outcome);
         if self.waiting.load(Ordering::Relaxed) && self.waiting.swap(false, Ordering::AcqRel) {
             self.room.notify_waiters();
         }
@@ -113,9 +114,9 @@ impl ProducerContext for Events {
 /// Why the client did not take a message.
 pub(super) enum Refusal {
     /// Its queue is full: try again when there is [room](Producer::room).
-    Full(Ticket),
+    Full(Box<Ticket>),
     /// It never will.
-    Failed(Ticket, Outcome),
+    Failed(Box<Ticket>, Outcome),
 }
 
 /// A producer and the thread that serves its events.
@@ -135,7 +136,7 @@ impl Producer {
         })?;
         let producer = Arc::new(Self { inner, stop: AtomicBool::new(false) });
         let served = producer.clone();
-        std::thread::Builder::new().name(name).spawn(move || serve(served)).map_err(|error| format!("no thread for the Kafka client: {error}"))?;
+        std::thread::Builder::new().name(name).spawn(move || serve(&served)).map_err(|error| format!("no thread for the Kafka client: {error}"))?;
         Ok(producer)
     }
 
@@ -145,7 +146,7 @@ impl Producer {
     }
 
     /// Hands a message to the client, which takes a copy of it. Never waits.
-    pub(super) fn push(&self, topic: &str, message: &Message, ticket: Ticket) -> Result<(), Refusal> {
+    pub(super) fn push(&self, topic: &str, message: &Message, ticket: Box<Ticket>) -> Result<(), Refusal> {
         let mut id = Uuid::encode_buffer();
         let id: &str = message.id.hyphenated().encode_lower(&mut id);
         let mut headers = OwnedHeaders::new_with_capacity(message.headers.iter().len() + 2);
@@ -155,7 +156,7 @@ impl Producer {
         headers = headers
             .insert(Header { key: "redrive-id", value: Some(id) })
             .insert(Header { key: "redrive-attempt", value: Some(&message.attempt.to_string()) });
-        let record: BaseRecord<'_, [u8], [u8], Ticket> = BaseRecord {
+        let record: BaseRecord<'_, [u8], [u8], Box<Ticket>> = BaseRecord {
             topic,
             partition: None,
             payload: message.payload.as_deref(),
@@ -199,8 +200,8 @@ impl Producer {
 }
 
 /// Serves the client's events. It is the last to let go of the producer, since that blocks and must not happen on a worker of the runtime.
-fn serve(producer: Arc<Producer>) {
-    while !producer.stop.load(Ordering::Acquire) || Arc::strong_count(&producer) > 1 {
+fn serve(producer: &Arc<Producer>) {
+    while !producer.stop.load(Ordering::Acquire) || Arc::strong_count(producer) > 1 {
         // A panic in what a receipt does must not end the thread: no delivery would be heard of again.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| producer.inner.poll(POLL)));
     }

@@ -23,7 +23,8 @@ pub(super) async fn retry<D: Dialect>(session: &mut Session<D>, project: &str, i
     const AGAIN: Matched = Matched {
         names: ["retry_again", "retry_again_lock"],
         columns: "b_id:id",
-        set: "state = 'pending', due_at = {now}, epoch = CASE WHEN epoch BETWEEN 0 AND 2147483646 THEN epoch + 1 ELSE 1 END, attempts = 0, retries = 0,
+        set:
+            "state = 'pending', due_at = {now}, epoch = CASE WHEN epoch BETWEEN 0 AND 2147483646 THEN epoch + 1 ELSE 1 END, attempts = 0, retries = 0,
             log_count = 0, log_tail = 0, log_tail_outcome = NULL, expires_at = NULL, finished_at = NULL, lease_token = 0, lease_until = NULL,
             attempt_started_at = NULL, attempt_ms = NULL, updated_at = {now}",
         condition: "state IN ('failed', 'cancelled')",
@@ -97,9 +98,8 @@ async fn change<D: Dialect>(session: &mut Session<D>, project: &str, ids: &[Uuid
 }
 
 pub(super) async fn replace_payload<D: Dialect>(session: &mut Session<D>, project: &str, id: Uuid, payload: &Bytes) -> Result<Changed, Fail> {
-    let sql = session.sql("replace_payload", || {
-        "UPDATE {log} SET payload = ?, updated_at = {now} WHERE project = ? AND id = ? AND state = 'failed'".to_owned()
-    });
+    let sql = session
+        .sql("replace_payload", || "UPDATE {log} SET payload = ?, updated_at = {now} WHERE project = ? AND id = ? AND state = 'failed'".to_owned());
     if session.execute(sql, &[Value::MaybeBytes(Some(payload)), Value::Text(project), Value::Id(id)]).await? > 0 {
         return Ok(Changed::Done(State::Failed));
     }

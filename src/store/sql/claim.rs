@@ -1,5 +1,6 @@
 //! Taking messages under a lease: what is due, what was lost.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -10,7 +11,6 @@ use super::dialect::{Batch, Column, Dialect, Id, Row, Value};
 use super::insert::{clock, micros, now};
 use super::pool::{Fail, Session};
 use super::shape::{Matched, Parameters, Picked};
-use crate::message::State;
 use crate::store::{Claim, Claimed, Held, Lapsed, NextDue, Outlook, TakeOver, Unusable, Upcoming};
 
 /// The queues of a source.
@@ -54,13 +54,9 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
         let (id, odd) = mend(session, row).await?;
         let row = match (decode::claimed::<D>(row, id, &claim.project, &claim.source, claim.max_payload), odd) {
             (Ok(ready), None) => crate::store::Row::Ready(ready),
-            (Ok(ready), Some(detail)) => crate::store::Row::Unusable(Unusable {
-                id,
-                epoch: ready.message.epoch,
-                attempt: ready.message.attempt,
-                code: "invalid_row",
-                detail,
-            }),
+            (Ok(ready), Some(detail)) => {
+                crate::store::Row::Unusable(Unusable { id, epoch: ready.message.epoch, attempt: ready.message.attempt, code: "invalid_row", detail })
+            }
             (Err(unusable), _) => crate::store::Row::Unusable(unusable),
         };
         claimed.push(row);
@@ -177,11 +173,12 @@ pub(super) async fn renew<D: Dialect>(session: &mut Session<D>, held: &[Held], t
         set: "lease_until = {plus {now}|?}, updated_at = {now}",
         condition: "lease_token = b_token AND state = 'sending'",
     };
-    if held.is_empty() {
-        return Ok(Vec::new());
+    let mut lost = Vec::new();
+    for round in rounds(held.iter().copied(), |held| held.id) {
+        let kept: HashSet<_> = RENEW.run(session, &holding(&round), &[Value::Int(micros(ttl))]).await?.into_iter().collect();
+        lost.extend(round.iter().map(|held| held.id).filter(|id| !kept.contains(id)));
     }
-    let kept: std::collections::HashSet<_> = RENEW.run(session, &holding(held), &[Value::Int(micros(ttl))]).await?.into_iter().collect();
-    Ok(held.iter().map(|held| held.id).filter(|id| !kept.contains(id)).collect())
+    Ok(lost)
 }
 
 pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<u64, Fail> {
@@ -193,22 +190,35 @@ pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held])
             state = 'pending', lease_token = 0, lease_until = NULL, attempt_started_at = NULL, updated_at = {now}",
         condition: "lease_token = b_token AND state = 'sending'",
     };
-    if held.is_empty() {
-        return Ok(0);
+    let mut released = 0;
+    for round in rounds(held.iter().copied(), |held| held.id) {
+        released += RELEASE.run(session, &holding(&round), &[]).await?.len() as u64;
     }
-    Ok(RELEASE.run(session, &holding(held), &[]).await?.len() as u64)
+    Ok(released)
 }
 
-/// Held messages as a batch, in order of their ids, so that two of them never wait for each other crosswise.
 fn holding(held: &[Held]) -> Batch<'static> {
-    let mut held = held.to_vec();
-    held.sort_unstable_by_key(|held| held.id);
-    held.dedup_by_key(|held| held.id);
     Batch::new(
         held.len(),
         vec![Column::Ids(held.iter().map(|held| held.id).collect()), Column::Ints(held.iter().map(|held| Some(held.token)).collect())],
     )
 }
 
-/// The states in which a message waits or is being sent.
-pub(super) const OPEN: [State; 4] = [State::Pending, State::Retrying, State::Sending, State::Blocked];
+/// Items in rounds that name no message twice, as a node may that lost a message and took it again: each is answered for itself.
+/// In a round they are in order of their ids, so that two batches never wait for each other crosswise.
+pub(super) fn rounds<T>(items: impl IntoIterator<Item = T>, id: impl Fn(&T) -> Uuid) -> Vec<Vec<T>> {
+    let mut rounds: Vec<Vec<T>> = Vec::new();
+    let mut seen: HashMap<Uuid, usize> = HashMap::new();
+    for item in items {
+        let times = seen.entry(id(&item)).or_insert(0);
+        match rounds.get_mut(*times) {
+            Some(round) => round.push(item),
+            None => rounds.push(vec![item]),
+        }
+        *times += 1;
+    }
+    for round in &mut rounds {
+        round.sort_unstable_by_key(&id);
+    }
+    rounds
+}

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use uuid::Uuid;
 
+use super::claim::rounds;
 use super::dialect::{Batch, Column, Dialect, Value};
 use super::insert::micros;
 use super::pool::{Fail, Session, Work};
@@ -26,6 +27,7 @@ fn may_be_logged(completion: &Completion) -> bool {
 pub(super) fn work(completions: &[Completion]) -> Work {
     let deletes = completions.iter().filter(|completion| completion.delete).count();
     let plain = completions.iter().filter(|completion| !completion.delete && is_plain(completion)).count();
+    // A message that is named twice makes two rounds, each of which may be right by itself.
     let single = plain == completions.len() || (deletes == completions.len() && !completions.iter().any(may_be_logged));
     if single { Work::Write } else { Work::Transaction }
 }
@@ -57,15 +59,23 @@ const OUTCOME: Matched = Matched {
 };
 
 pub(super) async fn complete<D: Dialect>(session: &mut Session<D>, completions: &[Completion]) -> Result<Vec<bool>, Fail> {
-    let mut seen = HashSet::with_capacity(completions.len());
-    // A message that is named twice is done the first time; the second finds the lease gone.
-    let first: Vec<bool> = completions.iter().map(|completion| seen.insert(completion.held.id)).collect();
-    let mut batch: Vec<&Completion> = completions.iter().zip(&first).filter(|(_, first)| **first).map(|(completion, _)| completion).collect();
-    // In order of their ids, so that two batches never wait for each other crosswise.
-    batch.sort_unstable_by_key(|completion| completion.held.id);
-    let (deletes, kept): (Vec<_>, Vec<_>) = batch.into_iter().partition(|completion| completion.delete);
+    let mut answers = vec![false; completions.len()];
+    for round in rounds(completions.iter().enumerate(), |(_, completion)| completion.held.id) {
+        let ours = write(session, &round.iter().map(|(_, completion)| *completion).collect::<Vec<_>>()).await?;
+        for (index, completion) in round {
+            if let Some(answer) = answers.get_mut(index) {
+                *answer = ours.contains(&completion.held.id);
+            }
+        }
+    }
+    Ok(answers)
+}
+
+/// Writes what one attempt each of these messages came to; answers which were ours.
+async fn write<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<HashSet<Uuid>, Fail> {
+    let (deletes, kept): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|completion| completion.delete);
     let (plain, others): (Vec<_>, Vec<_>) = kept.into_iter().partition(|completion| is_plain(completion));
-    let mut ours: HashSet<Uuid> = HashSet::with_capacity(completions.len());
+    let mut ours: HashSet<Uuid> = HashSet::with_capacity(batch.len());
     if !deletes.is_empty() {
         ours.extend(delete(session, &deletes).await?);
     }
@@ -81,7 +91,7 @@ pub(super) async fn complete<D: Dialect>(session: &mut Session<D>, completions: 
         }
         ours.extend(changed);
     }
-    Ok(completions.iter().zip(&first).map(|(completion, first)| *first && ours.contains(&completion.held.id)).collect())
+    Ok(ours)
 }
 
 fn ids(completions: &[&Completion]) -> Column<'static> {
@@ -164,7 +174,7 @@ async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Res
     let sql = session.sql("log", || {
         let new = |column: &'static str| (column, D::new(column));
         let assignments = [
-            ("attempts", format!("{} + 1", D::old("attempts"))),
+            ("attempts", format!("{} + 1", D::old("attempt", "attempts"))),
             ("last_at", D::new("started_at")),
             new("node"),
             new("duration_ms"),
@@ -189,20 +199,19 @@ async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Res
 }
 
 /// A message whose history is not kept.
-const DELETE: Matched = Matched {
-    names: ["delete", "delete_lock"],
-    columns: "b_id:id b_token:int",
-    set: "",
-    condition: "lease_token = b_token AND state = 'sending'",
-};
+const DELETE: Matched =
+    Matched { names: ["delete", "delete_lock"], columns: "b_id:id b_token:int", set: "", condition: "lease_token = b_token AND state = 'sending'" };
 
 /// Deletes messages whose history is not kept, with their attempts.
 async fn delete<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<Vec<Uuid>, Fail> {
     let held = Batch::new(batch.len(), vec![ids(batch), tokens(batch)]);
     let gone = DELETE.run_delete(session, &held).await?;
     let there: HashSet<_> = gone.iter().copied().collect();
-    let logged: Vec<_> =
-        batch.iter().filter(|completion| may_be_logged(completion) && there.contains(&completion.held.id)).map(|completion| completion.held.id).collect();
+    let logged: Vec<_> = batch
+        .iter()
+        .filter(|completion| may_be_logged(completion) && there.contains(&completion.held.id))
+        .map(|completion| completion.held.id)
+        .collect();
     if !logged.is_empty() {
         forget_attempts(session, logged).await?;
     }

@@ -39,7 +39,10 @@ fn wrong(column: &str) -> impl Fn(Bad) -> Wrong {
 /// A number as the engine counts: nonsense is said, not wrapped.
 fn count<D: Dialect>(row: &Row<D>, index: usize, column: &str) -> Result<u32, Wrong> {
     let number = D::int(row, index).map_err(wrong(column))?.unwrap_or(0);
-    u32::try_from(number).ok().filter(|number| *number < u32::MAX).ok_or_else(|| ("invalid_row", format!("column {column}: {number} is out of range")))
+    u32::try_from(number)
+        .ok()
+        .filter(|number| *number < u32::MAX)
+        .ok_or_else(|| ("invalid_row", format!("column {column}: {number} is out of range")))
 }
 
 /// A number as near as the engine can hold it.
@@ -109,8 +112,13 @@ pub(super) fn claimed<D: Dialect>(
     source: &std::sync::Arc<str>,
     max_payload: u64,
 ) -> Result<Box<Ready>, Unusable> {
-    ready::<D>(row, id, project, source, max_payload)
-        .map_err(|(code, detail)| Unusable { id, epoch: about::<D>(row, 7), attempt: about::<D>(row, 8), code, detail })
+    ready::<D>(row, id, project, source, max_payload).map_err(|(code, detail)| Unusable {
+        id,
+        epoch: about::<D>(row, 7),
+        attempt: about::<D>(row, 8),
+        code,
+        detail,
+    })
 }
 
 fn ready<D: Dialect>(

@@ -82,8 +82,9 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
         let assignments: Vec<_> = assignments.iter().map(|(column, value)| format!("{column} = {value}")).collect();
         format!("ON CONFLICT ({key}) DO UPDATE SET {}", assignments.join(", "))
     }
-    /// The present value of a column in an upsert.
-    fn old(column: &str) -> String {
+    /// The present value of a column in an upsert into `{table}`.
+    fn old(table: &str, column: &str) -> String {
+        let _ = table;
         format!("o.{column}")
     }
     /// The new value of a column in an upsert.
@@ -143,6 +144,8 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
         let _ = prefix;
         None
     }
+    /// What a session that changes tables is told first: that may take long.
+    const SCHEMA_SETTINGS: Option<&'static str> = None;
     /// Asks the server what it is: a query that answers a text.
     const VERSION: &'static str;
 
@@ -163,7 +166,6 @@ pub(super) enum Role {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Value<'a> {
     Int(i64),
-    MaybeInt(Option<i64>),
     Text(&'a str),
     MaybeText(Option<&'a str>),
     MaybeBytes(Option<&'a [u8]>),

@@ -65,7 +65,8 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
     if keys.is_empty() {
         return Ok(verdicts);
     }
-    let digests: Vec<String> = insert.messages.iter().map(|message| message.idempotency.as_ref().map(|it| hex(&it.digest)).unwrap_or_default()).collect();
+    let digests: Vec<String> =
+        insert.messages.iter().map(|message| message.idempotency.as_ref().map(|it| hex(&it.digest)).unwrap_or_default()).collect();
     let firsts: Vec<_> = keys.iter().filter_map(|((source, key), items)| Some((*source, *key, *items.first()?))).collect();
     let batch = Batch::new(
         firsts.len(),
@@ -76,18 +77,21 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
             Column::Ids(firsts.iter().filter_map(|(_, _, item)| insert.messages.get(*item).map(|message| message.id)).collect()),
         ],
     );
+    // What this call writes carries a number that no other call's does: a message that is submitted again has the same id.
+    let taker = rand::random::<i64>();
     let sql = session.sql("keys_take", || {
-        let stale = format!("{} <= {{now}}", D::old("expires_at"));
-        let take = |column: &'static str| (column, format!("CASE WHEN {stale} THEN {} ELSE {} END", D::new(column), D::old(column)));
+        let stale = format!("{} <= {{now}}", D::old("key", "expires_at"));
+        let take = |column: &'static str| (column, format!("CASE WHEN {stale} THEN {} ELSE {} END", D::new(column), D::old("key", column)));
         // The column that says whether the old row is stale goes last: MySQL reads what it has just written.
         format!(
-            "INSERT INTO {{key}} {} (project, source, idem_key, digest, message_id, expires_at)
-             SELECT ?, b_source, b_key, b_digest, b_id, {{plus {{now}}|?}} FROM {{table b b_source:text b_key:text b_digest:text b_id:id}} WHERE 1 = 1 {}",
+            "INSERT INTO {{key}} {} (project, source, idem_key, digest, message_id, taken_by, expires_at)
+             SELECT ?, b_source, b_key, b_digest, b_id, ?, {{plus {{now}}|?}} FROM {{table b b_source:text b_key:text b_digest:text b_id:id}} WHERE 1 = 1 {}",
             D::AS_OLD,
-            D::upsert("project, source, idem_key", &[take("digest"), take("message_id"), take("expires_at")])
+            D::upsert("project, source, idem_key", &[take("digest"), take("message_id"), take("taken_by"), take("expires_at")])
         )
     });
-    session.execute(sql, &[Value::Text(&insert.project), Value::Int(micros(insert.keep_keys)), Value::Batch(&batch)]).await?;
+    let values = [Value::Text(&insert.project), Value::Int(taker), Value::Int(micros(insert.keep_keys)), Value::Batch(&batch)];
+    session.execute(sql, &values).await?;
     let names = Batch::new(
         firsts.len(),
         vec![
@@ -96,23 +100,24 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
         ],
     );
     let sql = session.sql("keys_read", || {
-        "SELECT {text k.source}, {text k.idem_key}, {text k.digest}, message_id FROM {table b b_source:text b_key:text}
+        "SELECT {text k.source}, {text k.idem_key}, {text k.digest}, message_id, taken_by FROM {table b b_source:text b_key:text}
          {join} {key} k ON k.project = ? AND k.source = b_source AND k.idem_key = b_key"
             .to_owned()
     });
-    let mut known: HashMap<(String, String), (String, Uuid)> = HashMap::new();
+    let mut known: HashMap<(String, String), (String, Uuid, bool)> = HashMap::new();
     for row in session.rows(sql, &[Value::Batch(&names), Value::Text(&insert.project)]).await? {
         if let (Some(source), Some(key), Some(digest), Ok(Id::Known(id))) =
             (decode::maybe_text::<D>(&row, 0), decode::maybe_text::<D>(&row, 1), decode::maybe_text::<D>(&row, 2), D::id(&row, 3))
         {
-            known.insert((source, key), (digest, id));
+            let taken = D::int(&row, 4).ok().flatten() == Some(taker);
+            known.insert((source, key), (digest, id, taken));
         }
     }
     for ((source, key), items) in keys {
-        let Some((digest, first)) = known.get(&(source.to_owned(), key.to_owned())) else { continue };
-        for item in items {
-            let (Some(message), Some(own), Some(verdict)) = (insert.messages.get(item), digests.get(item), verdicts.get_mut(item)) else { continue };
-            *verdict = match (message.id == *first, own == digest) {
+        let Some((digest, first, taken)) = known.get(&(source.to_owned(), key.to_owned())) else { continue };
+        for (place, item) in items.into_iter().enumerate() {
+            let (Some(own), Some(verdict)) = (digests.get(item), verdicts.get_mut(item)) else { continue };
+            *verdict = match (*taken && place == 0, own == digest) {
                 (true, _) => Verdict::New,
                 (false, true) => Verdict::Duplicate(*first),
                 (false, false) => Verdict::Conflict(*first),

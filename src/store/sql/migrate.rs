@@ -16,6 +16,9 @@ use crate::store::config::Migrate;
 /// How long a change of the tables may take.
 const LIMIT: Duration = Duration::from_secs(600);
 
+/// How long a look at them may take: it is the first thing that is asked of a server that may just be starting.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What to do about tables that are not as they should be.
 const ADVICE: &str = "run `redrive migrate`, or have the SQL that `redrive migrate --print-sql` prints run by somebody who may change the tables";
 
@@ -48,7 +51,7 @@ pub(super) fn print<D: Dialect>(names: &Names) -> String {
 
 /// Creates, upgrades or checks the tables; answers the versions that were applied.
 pub(super) async fn prepare<D: Dialect>(core: &Arc<Core<D>>, mode: Migrate) -> Result<Vec<String>, Error> {
-    let missing = core.run(Work::Loose, |session| Box::pin(async move { missing(session).await })).await?;
+    let missing = core.run_within(Work::Loose, core.timeout.max(PATIENCE), |session| Box::pin(async move { missing(session).await })).await?;
     if missing.is_empty() {
         return Ok(Vec::new());
     }
@@ -58,20 +61,30 @@ pub(super) async fn prepare<D: Dialect>(core: &Arc<Core<D>>, mode: Migrate) -> R
     }
     // On MySQL a lock of the session guards it and each statement commits by itself; elsewhere all of it is one transaction.
     let work = if D::unlock_schema("").is_some() { Work::Loose } else { Work::Transaction };
-    core.run_within(work, LIMIT, |session| {
-        Box::pin(async move {
-            let prefix = session.core.names.prefix.clone();
-            if let Some(lock) = D::lock_schema(&prefix) {
-                session.rows_once(&lock, &[]).await?;
-            }
-            let done = apply(session).await;
-            if let Some(unlock) = D::unlock_schema(&prefix) {
-                session.rows_once(&unlock, &[]).await?;
-            }
-            done
+    let applied = core
+        .run_within(work, LIMIT, |session| {
+            Box::pin(async move {
+                let prefix = session.core.names.prefix.clone();
+                if let Some(settings) = D::SCHEMA_SETTINGS {
+                    session.script(settings.to_owned()).await?;
+                }
+                if let Some(lock) = D::lock_schema(&prefix) {
+                    let rows = session.rows_once(&lock, &[]).await?;
+                    if rows.first().and_then(|row| D::int(row, 0).ok().flatten()) != Some(1) {
+                        return Err(Error::Contended("another node is changing the tables".to_owned()).into());
+                    }
+                }
+                let done = apply(session).await;
+                if let Some(unlock) = D::unlock_schema(&prefix) {
+                    session.rows_once(&unlock, &[]).await?;
+                }
+                done
+            })
         })
-    })
-    .await
+        .await;
+    // The session was told to be patient, which others should not be.
+    core.forget();
+    applied
 }
 
 async fn apply<D: Dialect>(session: &mut Session<D>) -> Result<Vec<String>, Fail> {
@@ -107,7 +120,11 @@ async fn missing<D: Dialect>(session: &mut Session<D>) -> Result<Vec<(&'static s
     for (version, sum) in &applied {
         match D::MIGRATIONS.iter().find(|(known, _)| known == version) {
             Some((_, text)) if checksum(text) == *sum => {}
-            Some(_) => return Err(Error::Schema(format!("migration {version} was applied in another form; this is not the redrive that made the tables")).into()),
+            Some(_) => {
+                return Err(
+                    Error::Schema(format!("migration {version} was applied in another form; this is not the redrive that made the tables")).into()
+                );
+            }
             None => return Err(Error::Schema(format!("migration {version} is of a newer redrive; run that one")).into()),
         }
     }

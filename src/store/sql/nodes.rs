@@ -118,7 +118,8 @@ pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, min_age: Dura
     Ok(found)
 }
 
-const STRAY_SET: &str = "state = 'sending', lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = NULL, updated_at = {now}";
+const STRAY_SET: &str =
+    "state = 'sending', lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = NULL, updated_at = {now}";
 const STRAY: &str = "id, {text source}, epoch, attempts";
 
 pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<Vec<Stray>, Fail> {
@@ -177,8 +178,7 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
     let kinds = kinds(session, &strays.project).await?;
     let served = served(session).await?;
     let live = served.get(&*strays.project);
-    let is_served =
-        |source: &str| strays.sources.iter().any(|known| &**known == source) || live.is_some_and(|live| live.contains(source));
+    let is_served = |source: &str| strays.sources.iter().any(|known| &**known == source) || live.is_some_and(|live| live.contains(source));
     for source in kinds.iter().filter(|source| !is_served(source)) {
         if left(&taken) <= 0 {
             return Ok(taken);

@@ -9,7 +9,9 @@ use url::Url;
 use super::SqlStore;
 use super::dialect::Dialect;
 use super::migrate;
+use super::mysql::Mysql;
 use super::pool::Core;
+use super::postgres::Postgres;
 use super::sqlite::Sqlite;
 use super::template::Names;
 use crate::fault::Fault;
@@ -66,7 +68,10 @@ pub(super) fn names(config: &Config, project: &str) -> Result<Names, Vec<Fault>>
     let mut faults = Vec::new();
     let word = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
     if config.table_prefix.len() > MOST_PREFIX || !word(&config.table_prefix) || config.table_prefix.starts_with(|c: char| c.is_ascii_digit()) {
-        faults.push(Fault::new("table_prefix", format!("must be at most {MOST_PREFIX} lower-case letters, digits and `_`, not beginning with a digit")));
+        faults.push(Fault::new(
+            "table_prefix",
+            format!("must be at most {MOST_PREFIX} lower-case letters, digits and `_`, not beginning with a digit"),
+        ));
     }
     if let Some(schema) = &config.schema
         && (schema.is_empty() || schema.len() > 63 || schema.bytes().any(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))))
@@ -115,7 +120,8 @@ pub(super) fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec
             let busy = config.timeout.get().mul_f32(0.9);
             Ok(store(config, names, Sqlite { file, busy, cache: config.statement_cache as usize }, true, true))
         }
-        Target::Postgres(_) | Target::Mysql(_) => Err(vec![Fault::new("url", "is not built yet")]),
+        Target::Postgres(url) => Ok(store(config, names, Postgres::try_new(&url, config)?, config.statement_cache > 0, false)),
+        Target::Mysql(url) => Ok(store(config, names, Mysql::try_new(&url, config)?, config.statement_cache > 0, false)),
     }
 }
 
@@ -132,6 +138,7 @@ pub fn print_sql(config: &Config, project: &str) -> Result<String, Vec<Fault>> {
     let names = names(config, project)?;
     match target(config)? {
         Target::Sqlite(_) => Ok(migrate::print::<Sqlite>(&names)),
-        Target::Postgres(_) | Target::Mysql(_) => Err(vec![Fault::new("url", "is not built yet")]),
+        Target::Postgres(_) => Ok(migrate::print::<Postgres>(&names)),
+        Target::Mysql(_) => Ok(migrate::print::<Mysql>(&names)),
     }
 }

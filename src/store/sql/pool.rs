@@ -19,7 +19,7 @@ use crate::store::Error;
 /// A connection that was not used for so long is closed when another comes back.
 const IDLE: Duration = Duration::from_secs(10);
 /// A connection that was not used for so long is asked whether it still lives.
-const DOUBTFUL: Duration = Duration::from_secs(2);
+const DOUBTFUL: Duration = Duration::from_secs(1);
 /// How long a connection has to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -95,20 +95,20 @@ impl<D: Dialect> Pool<D> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn acquire(&self, dialect: &D) -> Result<(Connection<D>, OwnedSemaphorePermit), sqlx::Error> {
-        let permit = self.permits.clone().acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
+    /// The connection used last, or a new one. The caller holds a permit.
+    async fn connection(&self, dialect: &D) -> Result<Connection<D>, sqlx::Error> {
         loop {
             let Some(mut idle) = self.idle().pop() else { break };
             if idle.since.elapsed() < DOUBTFUL {
-                return Ok((idle.connection, permit));
+                return Ok(idle.connection);
             }
             if matches!(tokio::time::timeout(GOODBYE, idle.connection.ping()).await, Ok(Ok(()))) {
-                return Ok((idle.connection, permit));
+                return Ok(idle.connection);
             }
             // Where one is dead, the others are.
             self.idle().clear();
         }
-        Ok((dialect.connect(self.role).await?, permit))
+        dialect.connect(self.role).await
     }
 
     fn give_back(&self, connection: Connection<D>) {
@@ -162,17 +162,14 @@ impl<D: Dialect> Core<D> {
         sql
     }
 
-    /// Does a unit of work in a task of its own, so that it is finished or undone whatever becomes of the caller.
+    /// Does a unit of work in a task of its own, so that it is finished or undone whatever becomes of the caller. What still waits for
+    /// a connection is forgotten with its caller.
     pub(super) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         work: Work,
         unit: impl for<'c> FnOnce(&'c mut Session<D>) -> BoxFuture<'c, Result<T, Fail>> + Send + 'static,
     ) -> Result<T, Error> {
-        let core = self.clone();
-        match tokio::spawn(core.unit(work, self.timeout, unit)).await {
-            Ok(result) => result,
-            Err(error) => Err(Error::Unavailable(format!("the work was cut off: {error}"))),
-        }
+        self.run_within(work, self.timeout, unit).await
     }
 
     /// As [`Self::run`], with another limit: changing the tables may take long.
@@ -182,33 +179,42 @@ impl<D: Dialect> Core<D> {
         limit: Duration,
         unit: impl for<'c> FnOnce(&'c mut Session<D>) -> BoxFuture<'c, Result<T, Fail>> + Send + 'static,
     ) -> Result<T, Error> {
-        match tokio::spawn(self.clone().unit(work, limit, unit)).await {
+        let deadline = tokio::time::Instant::now() + limit;
+        let permit = match timeout_at(deadline, self.pool(work).permits.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_)) => return Err(self.judge(&sqlx::Error::PoolClosed)),
+            Err(_) => return Err(Error::TimedOut(limit)),
+        };
+        match tokio::spawn(self.clone().unit(work, permit, (deadline, limit), unit)).await {
             Ok(result) => result,
             Err(error) => Err(Error::Unavailable(format!("the work was cut off: {error}"))),
+        }
+    }
+
+    fn pool(&self, work: Work) -> &Pool<D> {
+        match (&self.read, work) {
+            (Some(read), Work::Read) => read,
+            _ => &self.write,
         }
     }
 
     async fn unit<T: Send + 'static>(
         self: Arc<Self>,
         work: Work,
-        limit: Duration,
+        permit: OwnedSemaphorePermit,
+        (deadline, limit): (tokio::time::Instant, Duration),
         unit: impl for<'c> FnOnce(&'c mut Session<D>) -> BoxFuture<'c, Result<T, Fail>> + Send + 'static,
     ) -> Result<T, Error> {
-        let pool = match (&self.read, work) {
-            (Some(read), Work::Read) => read,
-            _ => &self.write,
-        };
-        let deadline = tokio::time::Instant::now() + limit;
-        let (connection, permit) = match timeout_at(deadline, pool.acquire(&self.dialect)).await {
-            Ok(Ok(found)) => found,
+        let pool = self.pool(work);
+        let connection = match timeout_at(deadline, pool.connection(&self.dialect)).await {
+            Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(self.judge(&error)),
             Err(_) => return Err(Error::TimedOut(limit)),
         };
         let bracket = match work {
             Work::Transaction => true,
             Work::Write => !D::RETURNING || self.dialect.session().is_some(),
-            Work::Read => self.dialect.session().is_some(),
-            Work::Loose => false,
+            Work::Read | Work::Loose => self.dialect.session().is_some(),
         };
         let mut session = Session { core: self.clone(), connection };
         let done = timeout_at(deadline, session.perform(bracket, work, unit)).await;
@@ -245,6 +251,14 @@ impl<D: Dialect> Core<D> {
             sqlx::Error::Encode(error) => Error::Refused(format!("a value can't be written: {error}")),
             sqlx::Error::PoolClosed => Error::Unavailable("the store is closed".to_owned()),
             other => Error::Unavailable(other.to_string()),
+        }
+    }
+
+    /// Lets go of the connections that are idle.
+    pub(super) fn forget(&self) {
+        self.write.idle().clear();
+        if let Some(read) = &self.read {
+            read.idle().clear();
         }
     }
 

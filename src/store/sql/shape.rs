@@ -33,13 +33,12 @@ impl Matched {
             let values: Vec<_> = lead.iter().copied().chain([Value::Batch(batch)]).collect();
             return known::<D>(&session.rows(sql, &values).await?);
         }
-        let lock = session.sql(names[1], || {
-            format!("SELECT id FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id WHERE {condition} {{lock}}")
-        });
+        let lock = session
+            .sql(names[1], || format!("SELECT id FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id WHERE {condition} {{lock}}"));
         let ids = known::<D>(&session.rows(lock, &[Value::Batch(batch)]).await?)?;
         if !ids.is_empty() {
-            let sql =
-                session.sql(names[0], || format!("UPDATE {{table b {columns}}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id SET {set} WHERE {condition}"));
+            let sql = session
+                .sql(names[0], || format!("UPDATE {{table b {columns}}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id SET {set} WHERE {condition}"));
             let values: Vec<_> = [Value::Batch(batch)].into_iter().chain(lead.iter().copied()).collect();
             session.execute(sql, &values).await?;
         }
@@ -64,12 +63,12 @@ impl Matched {
             });
             return known::<D>(&session.rows(sql, &[Value::Batch(batch)]).await?);
         }
-        let lock = session.sql(names[1], || {
-            format!("SELECT id FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id WHERE {condition} {{lock}}")
-        });
+        let lock = session
+            .sql(names[1], || format!("SELECT id FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id WHERE {condition} {{lock}}"));
         let ids = known::<D>(&session.rows(lock, &[Value::Batch(batch)]).await?)?;
         if !ids.is_empty() {
-            let sql = session.sql(names[0], || format!("DELETE l FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id WHERE {condition}"));
+            let sql =
+                session.sql(names[0], || format!("DELETE l FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id WHERE {condition}"));
             session.execute(sql, &[Value::Batch(batch)]).await?;
         }
         Ok(ids)
@@ -138,8 +137,7 @@ impl Picked {
         }
         let texts: Vec<_> = ids.iter().map(|id| Some(id.as_str())).collect();
         let batch = Batch::new(texts.len(), vec![Column::Texts(texts)]);
-        let change: Arc<str> =
-            session.sql(names[0], || format!("UPDATE {{table b b_id:id}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id SET {set}"));
+        let change: Arc<str> = session.sql(names[0], || format!("UPDATE {{table b b_id:id}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id SET {set}"));
         let values: Vec<_> = [Value::Batch(&batch)].into_iter().chain(parameters.set.iter().copied()).collect();
         session.execute(change, &values).await?;
         let read = session.sql(names[2], || format!("SELECT {columns} FROM {{table b b_id:id}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id"));

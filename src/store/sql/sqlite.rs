@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::sqlite::{Sqlite as Driver, SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous};
-use sqlx::{Arguments as _, Connection as _, Row as _, TypeInfo as _, ValueRef as _};
+use sqlx::{Arguments as _, ConnectOptions as _, Connection as _, Row as _, TypeInfo as _, ValueRef as _};
 use uuid::Uuid;
 
 use super::dialect::{Bad, Batch, Dialect, Id, Kind, Role, Value, driver};
@@ -70,7 +70,6 @@ impl Dialect for Sqlite {
     fn bind(arguments: &mut SqliteArguments, value: &Value<'_>) -> Result<(), BoxDynError> {
         match value {
             Value::Int(int) => arguments.add(*int),
-            Value::MaybeInt(int) => arguments.add(*int),
             Value::Text(text) => arguments.add((*text).to_owned()),
             Value::MaybeText(text) => arguments.add(text.map(str::to_owned)),
             Value::MaybeBytes(bytes) => arguments.add(bytes.map(<[u8]>::to_vec)),
@@ -132,7 +131,8 @@ impl Dialect for Sqlite {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(self.busy)
             .foreign_keys(false)
-            .statement_cache_capacity(self.cache.max(16));
+            .statement_cache_capacity(self.cache.max(16))
+            .disable_statement_logging();
         SqliteConnection::connect_with(&options).await
     }
 

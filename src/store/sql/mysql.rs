@@ -1,0 +1,220 @@
+//! MySQL 8 and MariaDB 10.6 and later: no RETURNING, no array parameters; batches come as JSON, changes are locked, made and read in one transaction.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::error::{BoxDynError, DatabaseError};
+use sqlx::mysql::{MySql as Driver, MySqlArguments, MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlRow, MySqlSslMode};
+use sqlx::{Arguments as _, ConnectOptions as _, Connection as _, Row as _};
+
+use super::dialect::{Bad, Batch, Dialect, Id, Kind, Role, Value, driver};
+use super::sqlite::canonical;
+use crate::fault::Fault;
+use crate::store::{Config, Error};
+
+/// MySQL or MariaDB.
+#[derive(Clone, Debug)]
+pub(super) struct Mysql {
+    options: MySqlConnectOptions,
+    /// What every session is told.
+    session: String,
+}
+
+impl Mysql {
+    /// From a URL and the certificates.
+    pub(super) fn try_new(url: &str, config: &Config) -> Result<Self, Vec<Fault>> {
+        // What sqlx says of a URL may repeat parts of it.
+        let options =
+            MySqlConnectOptions::from_str(url).map_err(|_| vec![Fault::new("url", "is no URL of MySQL: look at its port and its parameters")])?;
+        if options.get_database().is_none_or(str::is_empty) {
+            return Err(vec![Fault::new("url", "names no database; write mysql://user:password@host/database")]);
+        }
+        let cache = usize::try_from(config.statement_cache).unwrap_or(0);
+        let mut options = options
+            .disable_statement_logging()
+            .statement_cache_capacity(cache)
+            .charset("utf8mb4")
+            .timezone(Some("+00:00".to_owned()))
+            .pipes_as_concat(false);
+        if let Some(tls) = &config.tls {
+            if tls.ca.is_some() {
+                options = options.ssl_mode(MySqlSslMode::VerifyIdentity);
+            } else if !matches!(options.get_ssl_mode(), MySqlSslMode::VerifyCa | MySqlSslMode::VerifyIdentity) {
+                options = options.ssl_mode(MySqlSslMode::Required);
+            }
+            if let Some(ca) = &tls.ca {
+                options = options.ssl_ca(ca);
+            }
+            if let Some(cert) = &tls.cert {
+                options = options.ssl_client_cert(cert);
+            }
+            if let Some(key) = &tls.key {
+                options = options.ssl_client_key(key);
+            }
+        }
+        Ok(Self { options, session: session(config.timeout.get()) })
+    }
+}
+
+/// READ COMMITTED: at the default level, claims that skip locked rows hold up an application's inserts. And nothing of ours holds a lock
+/// for long: a transaction that waits for a node that was stopped is ended (MariaDB), or its idle session (MySQL, which knows no better).
+fn session(timeout: Duration) -> String {
+    let limit = timeout.as_secs().clamp(1, 3600);
+    let lock = (limit / 2).max(1);
+    format!(
+        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;
+         SET SESSION sql_mode = 'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', SESSION autocommit = 1,
+             SESSION innodb_lock_wait_timeout = {lock}, SESSION lock_wait_timeout = {lock}
+             /*M!100600 , SESSION idle_transaction_timeout = 2, SESSION max_statement_time = {limit} */
+             /*!80000 , SESSION wait_timeout = 3, SESSION max_execution_time = {}, SESSION information_schema_stats_expiry = 0 */;",
+        limit * 1000
+    )
+}
+
+impl Dialect for Mysql {
+    type Db = Driver;
+
+    const MIGRATIONS: &'static [(&'static str, &'static str)] = &[("0001_tables", include_str!("../../../migrations/mysql/0001_tables.sql"))];
+    const NOW: &'static str = "UTC_TIMESTAMP(6)";
+    const LOCK: &'static str = "FOR UPDATE";
+    const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
+    const BEGIN: &'static str = "START TRANSACTION";
+    const RETURNING: bool = false;
+    // Finished rows stand in the claim's index too; leaping over sources is cheap, looking for one that waits is not.
+    const WAITING: &'static str = "";
+    const FAR: &'static str = "'9999-12-31 00:00:00'";
+    const CLAIM_INDEX: &'static str = "FORCE INDEX ({p}resend_log_claim)";
+    const JOIN: &'static str = "STRAIGHT_JOIN";
+    const AS_OLD: &'static str = "";
+    const SCHEMA_SETTINGS: Option<&'static str> = Some("SET SESSION lock_wait_timeout = 60 /*M!100600 , SESSION max_statement_time = 0 */");
+    const VERSION: &'static str = "SELECT CONCAT(CASE WHEN VERSION() LIKE '%MariaDB%' THEN 'MariaDB ' ELSE 'MySQL ' END, VERSION())";
+
+    fn plus(time: &str, micros: &str) -> String {
+        format!("DATE_ADD({time}, INTERVAL {micros} MICROSECOND)")
+    }
+
+    fn later(one: &str, other: &str) -> String {
+        format!("GREATEST({one}, {other})")
+    }
+
+    // As a number: a date that is none, such as 0000-00-00, is NULL then.
+    fn select_time(time: &str) -> String {
+        format!("TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', {time})")
+    }
+
+    fn table(alias: &str, columns: &[(&str, Kind)]) -> String {
+        let columns: Vec<_> = columns
+            .iter()
+            .enumerate()
+            .map(|(index, (name, kind))| {
+                let kind = match kind {
+                    Kind::Id => "char(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+                    Kind::Int => "bigint",
+                    Kind::Time => "datetime(6)",
+                    Kind::Text | Kind::Bytes => "varchar(4000) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+                };
+                format!("{name} {kind} PATH '$[{index}]'")
+            })
+            .collect();
+        format!("JSON_TABLE(?, '$[*]' COLUMNS ({})) AS {alias}", columns.join(", "))
+    }
+
+    fn upsert(_: &str, assignments: &[(&str, String)]) -> String {
+        let assignments: Vec<_> = assignments.iter().map(|(column, value)| format!("{column} = {value}")).collect();
+        format!("ON DUPLICATE KEY UPDATE {}", assignments.join(", "))
+    }
+
+    fn old(table: &str, column: &str) -> String {
+        format!("{{{table}}}.{column}")
+    }
+
+    fn new(column: &str) -> String {
+        format!("VALUES({column})")
+    }
+
+    fn exists(_: Option<&str>, table: &str) -> String {
+        format!("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = '{table}'")
+    }
+
+    fn project_default(_: Option<&str>, table: &str) -> String {
+        format!(
+            "SELECT column_default FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = '{table}' AND column_name = 'project'"
+        )
+    }
+
+    fn estimate(_: Option<&str>, table: &str) -> String {
+        format!("SELECT CAST(table_rows AS SIGNED) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = '{table}'")
+    }
+
+    fn bind(arguments: &mut MySqlArguments, value: &Value<'_>) -> Result<(), BoxDynError> {
+        match value {
+            Value::Int(int) => sqlx::Arguments::add(arguments, *int),
+            Value::Text(text) => sqlx::Arguments::add(arguments, *text),
+            Value::MaybeText(text) => sqlx::Arguments::add(arguments, *text),
+            Value::MaybeBytes(bytes) => sqlx::Arguments::add(arguments, *bytes),
+            Value::Id(id) => sqlx::Arguments::add(arguments, id.as_hyphenated().to_string()),
+            Value::Time(at) => sqlx::Arguments::add(arguments, at.map(|at| at.naive_utc())),
+            Value::Batch(batch) => Self::bind_batch(arguments, batch),
+        }
+    }
+
+    fn bind_batch(arguments: &mut MySqlArguments, batch: &Batch<'_>) -> Result<(), BoxDynError> {
+        arguments.add(batch.to_json(|at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M:%S%.6f").to_string().into()))
+    }
+
+    fn int(row: &MySqlRow, index: usize) -> Result<Option<i64>, Bad> {
+        Ok(row.try_get_unchecked(index)?)
+    }
+
+    // Unchecked: the driver takes some of the server's texts for binary.
+    fn text(row: &MySqlRow, index: usize) -> Result<Option<String>, Bad> {
+        Ok(row.try_get_unchecked(index)?)
+    }
+
+    fn bytes(row: &MySqlRow, index: usize) -> Result<Option<Vec<u8>>, Bad> {
+        Ok(row.try_get_unchecked(index)?)
+    }
+
+    fn time(row: &MySqlRow, index: usize) -> Result<Option<i64>, Bad> {
+        Self::int(row, index)
+    }
+
+    fn id(row: &MySqlRow, index: usize) -> Result<Id, Bad> {
+        Self::text(row, index)?.map(canonical).ok_or_else(|| Bad("is NULL".to_owned()))
+    }
+
+    async fn connect(&self, _: Role) -> Result<MySqlConnection, sqlx::Error> {
+        let mut connection = MySqlConnection::connect_with(&self.options).await?;
+        Self::script(&mut connection, self.session.clone()).await?;
+        Ok(connection)
+    }
+
+    driver!();
+
+    fn lock_schema(prefix: &str) -> Option<String> {
+        Some(format!("SELECT GET_LOCK(MD5(CONCAT('redrive', DATABASE(), '{prefix}')), 60)"))
+    }
+
+    fn unlock_schema(prefix: &str) -> Option<String> {
+        Some(format!("SELECT RELEASE_LOCK(MD5(CONCAT('redrive', DATABASE(), '{prefix}')))"))
+    }
+
+    fn judge(error: &dyn DatabaseError, timeout: Duration) -> Error {
+        let text = error.message().to_owned();
+        let Some(error) = error.try_downcast_ref::<MySqlDatabaseError>() else { return Error::Refused(text) };
+        match error.number() {
+            // Lock wait timeout, deadlock, record changed since last read, lock aborted.
+            1205 | 1213 | 1020 | 3058 | 3572 => Error::Contended(text),
+            // max_statement_time, max_execution_time.
+            1969 | 3024 => Error::TimedOut(timeout),
+            // Too many connections, shutdown, aborted, killed, read-only (a replica), idle for too long, WSREP not ready.
+            1040 | 1203 | 1053 | 1152 | 1317 | 1927 | 1290 | 1792 | 1836 | 4030 | 4031 | 1047 => Error::Unavailable(text),
+            // No such table, no such column.
+            1146 | 1054 => Error::Schema(text),
+            // Access denied, unknown database, authentication plugins.
+            1044 | 1045 | 1049 | 1130 | 1698 | 1524 | 3159 => Error::Config(text),
+            _ => Error::Refused(text),
+        }
+    }
+}

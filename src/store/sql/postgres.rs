@@ -1,0 +1,233 @@
+//! PostgreSQL 13 and later: each verb one statement, arrays as parameters, LISTEN and NOTIFY.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::error::{BoxDynError, DatabaseError};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow, PgSslMode, PgValueFormat, Postgres as Driver};
+use sqlx::{Arguments as _, ConnectOptions as _, Connection as _, Row as _, ValueRef as _};
+use uuid::Uuid;
+
+use super::dialect::{Bad, Batch, Column, Dialect, Id, Kind, Role, Value, driver};
+use crate::fault::Fault;
+use crate::store::{Config, Error};
+
+/// Microseconds from 1970 to 2000, where PostgreSQL counts from.
+const EPOCH: i64 = 946_684_800_000_000;
+
+/// PostgreSQL.
+#[derive(Clone, Debug)]
+pub(super) struct Postgres {
+    pub(super) options: PgConnectOptions,
+    /// For sessions behind PgBouncer in transaction mode, where nothing that is set lasts: the settings, for each transaction.
+    pub(super) session: Option<String>,
+}
+
+impl Postgres {
+    /// From a URL and the certificates.
+    pub(super) fn try_new(url: &str, config: &Config) -> Result<Self, Vec<Fault>> {
+        // What sqlx says of a URL may repeat parts of it.
+        let options =
+            PgConnectOptions::from_str(url).map_err(|_| vec![Fault::new("url", "is no URL of PostgreSQL: look at its port and its parameters")])?;
+        let mut options = options.disable_statement_logging().statement_cache_capacity(config.statement_cache as usize).extra_float_digits(None);
+        if options.get_application_name().is_none() {
+            options = options.application_name("redrive");
+        }
+        if let Some(tls) = &config.tls {
+            let mode = if tls.ca.is_some() { PgSslMode::VerifyFull } else { PgSslMode::Require };
+            // What the URL asks for may be stricter than TLS without an authority.
+            if tls.ca.is_some() || !matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull) {
+                options = options.ssl_mode(mode);
+            }
+            if let Some(ca) = &tls.ca {
+                options = options.ssl_root_cert(ca);
+            }
+            if let Some(cert) = &tls.cert {
+                options = options.ssl_client_cert(cert);
+            }
+            if let Some(key) = &tls.key {
+                options = options.ssl_client_key(key);
+            }
+        }
+        let settings = settings(config.timeout.get());
+        let session = if config.statement_cache == 0 {
+            // In PgBouncer's transaction mode a session is nobody's, and PgBouncer refuses startup options.
+            Some(settings.iter().map(|(name, value)| format!("SET LOCAL {name} = '{value}'")).collect::<Vec<_>>().join("; "))
+        } else {
+            // The server notices a node that is gone without a word.
+            let alive =
+                [("tcp_keepalives_idle", "30".to_owned()), ("tcp_keepalives_interval", "10".to_owned()), ("tcp_keepalives_count", "3".to_owned())];
+            options = options.options(settings.into_iter().chain(alive));
+            None
+        };
+        Ok(Self { options, session })
+    }
+}
+
+/// What every session is told: nothing of ours holds a lock, or the server, for long. A transaction that waits for a node that was
+/// stopped ends well within the shortest lease, so that its rows can be taken over.
+pub(super) fn settings(timeout: Duration) -> Vec<(&'static str, String)> {
+    let limit = timeout.as_millis().clamp(100, 3_600_000);
+    vec![
+        ("statement_timeout", format!("{limit}ms")),
+        ("lock_timeout", format!("{}ms", (limit / 2).max(50))),
+        ("idle_in_transaction_session_timeout", "1500ms".to_owned()),
+    ]
+}
+
+impl Dialect for Postgres {
+    type Db = Driver;
+
+    const MIGRATIONS: &'static [(&'static str, &'static str)] = &[("0001_tables", include_str!("../../../migrations/postgres/0001_tables.sql"))];
+    const NOW: &'static str = "statement_timestamp()";
+    const LOCK: &'static str = "FOR UPDATE";
+    const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
+    const BEGIN: &'static str = "BEGIN";
+    const NUMBERED: bool = true;
+    const DELETE_USING: bool = true;
+    const ARRAYS: bool = true;
+    const FAR: &'static str = "timestamptz '9999-12-31 00:00:00+00'";
+    const SCHEMA_SETTINGS: Option<&'static str> = Some("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'");
+    const VERSION: &'static str = "SELECT 'PostgreSQL ' || current_setting('server_version')";
+
+    fn plus(time: &str, micros: &str) -> String {
+        format!("({time} + {micros} * interval '1 microsecond')")
+    }
+
+    fn later(one: &str, other: &str) -> String {
+        format!("greatest({one}, {other})")
+    }
+
+    // Not IN: with an array the planner takes the key's index, whatever it believes of the number of rows, and reads the query once.
+    fn within(query: &str) -> String {
+        format!("= ANY (ARRAY ({query}))")
+    }
+
+    fn table(alias: &str, columns: &[(&str, Kind)]) -> String {
+        let (names, parameters): (Vec<_>, Vec<_>) = columns.iter().map(|(name, _)| (*name, "?")).unzip();
+        format!("unnest({}) AS {alias} ({})", parameters.join(", "), names.join(", "))
+    }
+
+    fn exists(schema: Option<&str>, table: &str) -> String {
+        format!("SELECT CASE WHEN to_regclass('{}') IS NULL THEN 0 ELSE 1 END", full(schema, table))
+    }
+
+    // Not information_schema, which shows defaults to the table's owner alone.
+    fn project_default(schema: Option<&str>, table: &str) -> String {
+        format!(
+            "SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+             WHERE a.attrelid = to_regclass('{}') AND a.attname = 'project'",
+            full(schema, table)
+        )
+    }
+
+    fn estimate(schema: Option<&str>, table: &str) -> String {
+        format!("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass('{}')", full(schema, table))
+    }
+
+    fn bind(arguments: &mut PgArguments, value: &Value<'_>) -> Result<(), BoxDynError> {
+        match value {
+            Value::Int(int) => arguments.add(*int),
+            Value::Text(text) => arguments.add(*text),
+            Value::MaybeText(text) => arguments.add(*text),
+            Value::MaybeBytes(bytes) => arguments.add(*bytes),
+            Value::Id(id) => arguments.add(*id),
+            Value::Time(at) => arguments.add(*at),
+            Value::Batch(batch) => Self::bind_batch(arguments, batch),
+        }
+    }
+
+    fn bind_batch(arguments: &mut PgArguments, batch: &Batch<'_>) -> Result<(), BoxDynError> {
+        for column in &batch.columns {
+            match column {
+                Column::Ids(ids) => arguments.add(ids)?,
+                Column::Ints(ints) => arguments.add(ints)?,
+                Column::Texts(texts) => arguments.add(texts)?,
+                Column::Bytes(bytes) => arguments.add(bytes)?,
+                Column::Times(times) => arguments.add(times)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn int(row: &PgRow, index: usize) -> Result<Option<i64>, Bad> {
+        let Some(bytes) = raw(row, index)? else { return Ok(None) };
+        let number = match bytes.len() {
+            2 => bytes.try_into().ok().map(i16::from_be_bytes).map(i64::from),
+            4 => bytes.try_into().ok().map(i32::from_be_bytes).map(i64::from),
+            _ => bytes.try_into().ok().map(i64::from_be_bytes),
+        };
+        number.map(Some).ok_or_else(|| Bad("is no number".to_owned()))
+    }
+
+    fn text(row: &PgRow, index: usize) -> Result<Option<String>, Bad> {
+        let Some(bytes) = raw(row, index)? else { return Ok(None) };
+        std::str::from_utf8(bytes).map(|text| Some(text.to_owned())).map_err(|error| Bad(error.to_string()))
+    }
+
+    fn bytes(row: &PgRow, index: usize) -> Result<Option<Vec<u8>>, Bad> {
+        Ok(raw(row, index)?.map(<[u8]>::to_vec))
+    }
+
+    // Not sqlx's own reading, which panics where the calendar ends before PostgreSQL's does.
+    fn time(row: &PgRow, index: usize) -> Result<Option<i64>, Bad> {
+        Ok(Self::int(row, index)?.map(|micros| micros.saturating_add(EPOCH)))
+    }
+
+    fn id(row: &PgRow, index: usize) -> Result<Id, Bad> {
+        let bytes = raw(row, index)?.ok_or_else(|| Bad("is NULL".to_owned()))?;
+        Uuid::from_slice(bytes).map(Id::Known).map_err(|error| Bad(error.to_string()))
+    }
+
+    async fn connect(&self, _: Role) -> Result<PgConnection, sqlx::Error> {
+        PgConnection::connect_with(&self.options).await
+    }
+
+    driver!();
+
+    fn session(&self) -> Option<&str> {
+        self.session.as_deref()
+    }
+
+    fn lock_schema(prefix: &str) -> Option<String> {
+        // Held until the transaction ends, so that it works through PgBouncer too.
+        Some(format!("SELECT 1 FROM (SELECT pg_advisory_xact_lock(hashtext('redrive'), hashtext('{prefix}'))) AS l"))
+    }
+
+    fn judge(error: &dyn DatabaseError, timeout: Duration) -> Error {
+        let text = error.message().to_owned();
+        let code = error.code().unwrap_or_default();
+        match &*code {
+            // serialization_failure, deadlock_detected, lock_not_available
+            "40001" | "40P01" | "55P03" => Error::Contended(text),
+            // query_canceled: by statement_timeout, or by somebody
+            "57014" => Error::TimedOut(timeout),
+            // idle_in_transaction_session_timeout, admin_shutdown and its like, too_many_connections, read_only_sql_transaction (a standby)
+            "25P03" | "57P01" | "57P02" | "57P03" | "57P05" | "53300" | "25006" => Error::Unavailable(text),
+            // undefined_table, undefined_column, undefined_function, invalid_schema_name
+            "42P01" | "42703" | "42883" | "3F000" => Error::Schema(text),
+            // invalid_catalog_name
+            "3D000" => Error::Config(text),
+            code if code.starts_with("28") => Error::Config(text),
+            // Connection exceptions; PgBouncer's own words come as 08P01.
+            code if code.starts_with("08") => Error::Unavailable(text),
+            _ => Error::Refused(text),
+        }
+    }
+}
+
+fn full(schema: Option<&str>, table: &str) -> String {
+    schema.map_or_else(|| table.to_owned(), |schema| format!("\"{schema}\".{table}"))
+}
+
+/// A cell as it came, in the binary format.
+fn raw(row: &PgRow, index: usize) -> Result<Option<&[u8]>, Bad> {
+    let value = row.try_get_raw(index)?;
+    if value.is_null() {
+        return Ok(None);
+    }
+    if value.format() != PgValueFormat::Binary {
+        return Err(Bad("is not in the binary format".to_owned()));
+    }
+    Ok(Some(value.as_bytes()?))
+}

@@ -1,0 +1,113 @@
+//! What people see.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use redrive::message::{AttemptOutcome, Key, State};
+use redrive::store::{Due, List, NewMessage};
+use uuid::Uuid;
+
+use super::fixture::{Fixture, LONG, NONE, error, failed, message, refused, succeeded};
+
+async fn list(cx: &Fixture, list: List) -> Vec<Uuid> {
+    let list = List { project: cx.project.to_string(), limit: 100, ..list };
+    cx.store().await.list(list).await.unwrap().items.iter().map(|record| record.id).collect()
+}
+
+pub(crate) async fn one_message(cx: Fixture) {
+    let id = cx.put("billing", 1).await[0];
+    let store = cx.store().await;
+    assert!(store.get(&cx.project, Uuid::now_v7(), true).await.unwrap().is_none());
+    assert!(store.get("invoices", id, true).await.unwrap().is_none());
+    let with = store.get(&cx.project, id, true).await.unwrap().unwrap();
+    let without = store.get(&cx.project, id, false).await.unwrap().unwrap();
+    assert_eq!((with.payload, without.payload), (message("billing").payload, None));
+    assert_eq!((with.id, without.id, without.topic.as_deref()), (id, id, Some("invoices")));
+}
+
+pub(crate) async fn every_filter_narrows(cx: Fixture) {
+    let key = |text: &str| Some(Key::Text(text.to_owned()));
+    let topic = |text: &str| Some(text.to_owned());
+    let a = NewMessage { topic: topic("red"), key: key("k1"), payload: Some(Bytes::from_static(b"A")), ..message("billing") };
+    let b = NewMessage { topic: topic("blue"), key: key("k2"), due: Due::After(LONG), ..message("billing") };
+    let c = NewMessage { topic: topic("red"), key: key("K1"), due: Due::After(LONG), ..message("refund") };
+    let (a, b, c) = (a.clone(), b.clone(), c.clone());
+    let (ida, idb, idc) = (a.id, b.id, c.id);
+    cx.insert(vec![a]).await;
+    let (_, held) = cx.take(ida, "billing", LONG).await;
+    cx.complete(vec![failed(held)]).await;
+    let since = cx.now().await;
+    cx.insert(vec![b, c]).await;
+
+    assert_eq!(list(&cx, List::default()).await, [idc, idb, ida], "the newest first");
+    assert_eq!(list(&cx, List { state: Some(State::Failed), ..List::default() }).await, [ida]);
+    assert_eq!(list(&cx, List { state: Some(State::Pending), ..List::default() }).await, [idc, idb]);
+    assert_eq!(list(&cx, List { state: Some(State::Blocked), ..List::default() }).await, NONE);
+    assert_eq!(list(&cx, List { source: Some("refund".to_owned()), ..List::default() }).await, [idc]);
+    assert_eq!(list(&cx, List { topic: topic("red"), ..List::default() }).await, [idc, ida]);
+    assert_eq!(list(&cx, List { topic: topic("RED"), ..List::default() }).await, NONE, "as it is written");
+    assert_eq!(list(&cx, List { key: topic("k1"), ..List::default() }).await, [ida]);
+    assert_eq!(list(&cx, List { key: topic("k1 "), ..List::default() }).await, NONE);
+    assert_eq!(list(&cx, List { error_code: topic("http_410"), ..List::default() }).await, [ida]);
+    assert_eq!(list(&cx, List { error_code: topic("http_503"), ..List::default() }).await, NONE);
+    assert_eq!(list(&cx, List { idempotency_key: topic("none"), ..List::default() }).await, NONE);
+    assert_eq!(list(&cx, List { since: Some(since), ..List::default() }).await, [idc, idb]);
+    assert_eq!(list(&cx, List { until: Some(since), ..List::default() }).await, [ida]);
+    let created = cx.get(idb).await.created_at;
+    assert!(list(&cx, List { since: Some(created), ..List::default() }).await.contains(&idb), "at this time or later");
+    assert!(!list(&cx, List { until: Some(created), ..List::default() }).await.contains(&idb), "before this time");
+    let several = List { topic: topic("red"), source: Some("billing".to_owned()), state: Some(State::Failed), key: topic("k1"), ..List::default() };
+    assert_eq!(list(&cx, several).await, [ida]);
+    assert_eq!(
+        list(&cx, List { topic: topic("red"), source: Some("billing".to_owned()), state: Some(State::Pending), ..List::default() }).await,
+        NONE
+    );
+
+    let page = |payload| List { project: cx.project.to_string(), state: Some(State::Failed), limit: 5, payload, ..List::default() };
+    let with = cx.store().await.list(page(true)).await.unwrap().items.remove(0);
+    let without = cx.store().await.list(page(false)).await.unwrap().items.remove(0);
+    assert_eq!((with.payload.as_deref(), without.payload), (Some(&b"A"[..]), None));
+    assert_eq!(with.last_error, Some(error("permanent", "http_410")));
+}
+
+pub(crate) async fn page_by_page(cx: Fixture) {
+    let mut put = cx.put("billing", 250).await;
+    put.sort_unstable_by(|a, b| b.cmp(a));
+    cx.put("refund", 20).await;
+    for limit in [1000, 250, 249, 125, 37] {
+        let (mut seen, mut after, mut pages) = (Vec::new(), None, 0);
+        loop {
+            let list = List { project: cx.project.to_string(), source: Some("billing".to_owned()), limit, after, ..List::default() };
+            let page = cx.store().await.list(list).await.unwrap();
+            assert!(page.items.len() <= limit as usize);
+            seen.extend(page.items.iter().map(|record| record.id));
+            pages += 1;
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, put, "{limit} a page");
+        assert_eq!(pages, 250u32.div_ceil(limit), "{limit} a page, and none in vain");
+    }
+}
+
+pub(crate) async fn attempts_in_order(cx: Fixture) {
+    let store = cx.store().await;
+    assert!(store.attempts(&cx.project, Uuid::now_v7()).await.unwrap().is_none());
+    let id = cx.put("billing", 1).await[0];
+    assert!(store.attempts("invoices", id).await.unwrap().is_none());
+    assert_eq!(store.attempts(&cx.project, id).await.unwrap().unwrap().len(), 0);
+    let (_, held) = cx.take(id, "billing", LONG).await;
+    cx.complete(vec![refused(held, Duration::ZERO)]).await;
+    let (_, held) = cx.take(id, "billing", LONG).await;
+    cx.complete(vec![redrive::store::Completion { attempt: 2, ..failed(held) }]).await;
+    store.retry(&cx.project, vec![id]).await.unwrap();
+    let (row, held) = cx.take(id, "billing", LONG).await;
+    assert_eq!((row.message.epoch, row.message.attempt, row.standing.logged, row.standing.last_entry), (2, 1, 0, None));
+    cx.complete(vec![redrive::store::Completion { epoch: 2, ..succeeded(held) }]).await;
+    let attempts = store.attempts(&cx.project, id).await.unwrap().unwrap();
+    let facts: Vec<_> = attempts.iter().map(|attempt| (attempt.epoch, attempt.number, attempt.outcome)).collect();
+    assert_eq!(facts, [(1, 1, AttemptOutcome::Refused), (1, 2, AttemptOutcome::Permanent), (2, 1, AttemptOutcome::Succeeded)]);
+    assert_eq!(attempts[1].error, Some(error("permanent", "http_410")));
+}

@@ -1,0 +1,60 @@
+//! What a configuration of the store may say. Nothing is connected to.
+
+use redrive::store::{self, Config};
+use redrive::units::{Secret, Span};
+
+fn faults(config: &Config) -> Vec<String> {
+    store::open(config, "orders").map(drop).unwrap_err().into_iter().map(|fault| fault.to_string()).collect()
+}
+
+fn at(url: &str) -> Config {
+    Config { url: Secret::new(url), ..Config::default() }
+}
+
+#[test]
+fn a_url_that_leads_nowhere_is_refused_without_its_password() {
+    for url in ["", "redrive.db", "oracle://u:hunter2@db/x", "http://u:hunter2@db", "postgres://u:hunter2@db:99999/x", "://"] {
+        let faults = faults(&at(url));
+        assert!(faults.iter().any(|fault| fault.starts_with("url: ")), "{url}: {faults:?}");
+        assert!(!faults.concat().contains("hunter2"), "{faults:?}");
+    }
+}
+
+#[test]
+fn a_name_that_could_hold_sql_is_refused() {
+    let postgres = at("postgres://db/x");
+    for name in ["a b", "a\"; DROP TABLE x; --", "a.b", "ä", "1a\0", &"a".repeat(64)] {
+        let prefixed = faults(&Config { table_prefix: name.to_owned(), ..postgres.clone() });
+        assert!(prefixed.iter().any(|fault| fault.starts_with("table_prefix: ")), "{name}: {prefixed:?}");
+        let within = faults(&Config { schema: Some(name.to_owned()), ..postgres.clone() });
+        assert!(within.iter().any(|fault| fault.starts_with("schema: ")), "{name}: {within:?}");
+    }
+    assert!(faults(&Config { schema: Some("x".to_owned()), ..at("mysql://db/x") }).iter().any(|fault| fault.starts_with("schema: ")));
+}
+
+#[test]
+fn every_fault_is_told_at_once() {
+    let wrong = Config { table_prefix: "a b".to_owned(), pool: 0, timeout: Span::secs(0), ..at("oracle://db") };
+    let faults = faults(&wrong);
+    for path in ["url: ", "table_prefix: ", "pool: ", "timeout: "] {
+        assert!(faults.iter().any(|fault| fault.starts_with(path)), "{path} {faults:?}");
+    }
+}
+
+#[test]
+fn a_url_of_each_kind_is_taken() {
+    for url in [
+        "sqlite://redrive.db",
+        "sqlite:redrive.db",
+        "sqlite:///var/lib/redrive.db",
+        "postgres://u:p@db/x",
+        "postgresql://db:5433/x",
+        "mysql://u@db/x",
+        "mariadb://db/x",
+    ] {
+        // Some drivers want a runtime to make a pool.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        store::open(&at(url), "orders").unwrap_or_else(|faults| panic!("{url}: {faults:?}"));
+    }
+}

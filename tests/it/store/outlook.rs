@@ -1,0 +1,128 @@
+//! What is due next, who lives, what waits.
+
+use std::time::Duration;
+
+use redrive::message::State;
+use redrive::store::{Count, Due, Heartbeat, NewMessage, NextDue, Unserved};
+
+use super::fixture::{Fixture, LONG, SHORT, message, refused, succeeded};
+use crate::support::{assert_near, eventually};
+
+pub(crate) async fn the_earliest_of_each_source_and_level(cx: Fixture) {
+    let now = cx.now().await;
+    assert!(cx.outlook(&["billing", "refund", "crm"]).await.due.is_empty());
+    let at = |source, priority, seconds: i64| {
+        let due = Due::At(now + chrono::TimeDelta::seconds(seconds));
+        NewMessage { priority, due, ..message(source) }
+    };
+    let batch = vec![
+        at("billing", 0, -5),
+        at("billing", 0, -20),
+        at("billing", 9, 600),
+        at("billing", 9, 900),
+        at("refund", 3, 5),
+        at("refund", 3, 60),
+        at("crm", 0, 1),
+    ];
+    cx.insert(batch).await;
+    let mut due = cx.outlook(&["billing", "refund", "nothing"]).await.due;
+    due.sort_by(|a, b| (&a.source, a.level).cmp(&(&b.source, b.level)));
+    let expected = [("billing", 0, -20), ("billing", 9, 600), ("refund", 3, 5)];
+    assert_eq!(due.len(), expected.len(), "{due:?}");
+    for (next, (source, level, seconds)) in due.iter().zip(expected) {
+        assert_eq!((&*next.source, next.level), (source, level));
+        assert_near(next.at, now + chrono::TimeDelta::seconds(seconds), Duration::from_millis(2), next);
+    }
+    // What waits for its retry counts; what is being sent, or is over, does not.
+    let id = cx.put("orders", 1).await[0];
+    let (_, held) = cx.take(id, "orders", LONG).await;
+    assert!(cx.outlook(&["orders"]).await.due.is_empty());
+    cx.complete(vec![refused(held, Duration::ZERO)]).await;
+    let due = cx.outlook(&["orders"]).await.due;
+    assert_eq!(due, [NextDue { source: "orders".into(), level: 0, at: cx.get(id).await.due_at.unwrap() }]);
+    let (_, held) = cx.take(id, "orders", LONG).await;
+    cx.complete(vec![succeeded(held)]).await;
+    assert!(cx.outlook(&["orders"]).await.due.is_empty());
+}
+
+pub(crate) async fn nothing_of_others(cx: Fixture) {
+    cx.put("billing", 1).await;
+    let theirs = redrive::store::Upcoming { project: "invoices".into(), sources: vec!["billing".into()] };
+    let outlook = cx.store().await.upcoming(theirs).await.unwrap();
+    assert!(outlook.due.is_empty() && !outlook.lapsed);
+    let wall = chrono::Utc::now();
+    assert_near(outlook.now, wall, Duration::from_secs(5), "one machine, one clock");
+}
+
+pub(crate) async fn a_lapsed_lease_is_told(cx: Fixture) {
+    let id = cx.put("billing", 1).await[0];
+    cx.take(id, "billing", SHORT).await;
+    cx.lapse("billing").await;
+    assert!(!cx.outlook(&["refund"]).await.lapsed, "of these sources");
+    let theirs = redrive::store::Upcoming { project: "invoices".into(), sources: vec!["billing".into()] };
+    assert!(!cx.store().await.upcoming(theirs).await.unwrap().lapsed, "of this project");
+}
+
+async fn unserved(cx: &Fixture, min_age: Duration, limit: u32) -> Vec<(String, String)> {
+    let told = cx.store().await.unserved(min_age, limit).await.unwrap();
+    let mut told: Vec<_> = told.into_iter().map(|Unserved { project, source, .. }| (project, source)).collect();
+    told.sort();
+    told
+}
+
+async fn beat(cx: &Fixture, node: &str, sources: &[&str], ttl: Duration) {
+    let sources = sources.iter().map(|&source| source.into()).collect();
+    cx.store().await.heartbeat(Heartbeat { project: cx.project.clone(), node: node.into(), sources, ttl }).await.unwrap();
+}
+
+fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+    list.iter().map(|(project, source)| ((*project).to_owned(), (*source).to_owned())).collect()
+}
+
+pub(crate) async fn unserved_rows_are_told(cx: Fixture) {
+    cx.put("billing", 3).await;
+    cx.put("refund", 1).await;
+    cx.sql("INSERT INTO resend_log (project, source, payload) VALUES ('invoices', 'billing', 'x')").await;
+    assert_eq!(unserved(&cx, Duration::ZERO, 10).await, pairs(&[("invoices", "billing"), ("orders", "billing"), ("orders", "refund")]));
+    assert_eq!(unserved(&cx, LONG, 10).await, [], "too young");
+    assert_eq!(unserved(&cx, Duration::ZERO, 2).await.len(), 2);
+    beat(&cx, "node-1", &["billing"], LONG).await;
+    assert_eq!(unserved(&cx, Duration::ZERO, 10).await, pairs(&[("invoices", "billing"), ("orders", "refund")]), "a node serves its own project");
+    let told = cx.store().await.unserved(Duration::ZERO, 10).await.unwrap();
+    assert!(told.iter().all(|rows| rows.oldest < Duration::from_secs(30)), "{told:?}");
+}
+
+pub(crate) async fn a_node_lives_as_long_as_it_beats(cx: Fixture) {
+    cx.put("billing", 1).await;
+    cx.put("refund", 1).await;
+    let (both, refund) = (pairs(&[("orders", "billing"), ("orders", "refund")]), pairs(&[("orders", "refund")]));
+    beat(&cx, "acceptor", &[], LONG).await;
+    assert_eq!(unserved(&cx, Duration::ZERO, 10).await, both, "a node that only accepts serves nothing");
+    beat(&cx, "node-1", &["billing", "refund"], LONG).await;
+    assert_eq!(unserved(&cx, Duration::ZERO, 10).await, []);
+    beat(&cx, "node-1", &["billing"], LONG).await;
+    assert_eq!(unserved(&cx, Duration::ZERO, 10).await, refund, "the last beat counts");
+    cx.store().await.sign_off(&cx.project, "node-1").await.unwrap();
+    cx.store().await.sign_off(&cx.project, "node-1").await.unwrap();
+    assert_eq!(unserved(&cx, Duration::ZERO, 10).await, both);
+    beat(&cx, "node-1", &["billing"], SHORT).await;
+    eventually(Duration::from_secs(5), async || (unserved(&cx, Duration::ZERO, 10).await == both).then_some(())).await;
+}
+
+pub(crate) async fn waiting_messages_are_counted(cx: Fixture) {
+    let now = cx.now().await;
+    let due = |due| NewMessage { due, ..message("billing") };
+    cx.insert(vec![due(Due::At(now - Duration::from_secs(100))), due(Due::After(LONG)), due(Due::After(LONG))]).await;
+    let (_, held) = cx.claimed("refund").await;
+    cx.complete(vec![refused(held, LONG)]).await;
+    cx.claimed("refund").await;
+    let (_, held) = cx.claimed("crm").await;
+    cx.complete(vec![succeeded(held)]).await;
+    cx.sql("INSERT INTO resend_log (project, source, payload) VALUES ('invoices', 'billing', 'x')").await;
+    let mut counts = cx.store().await.counts(&cx.project).await.unwrap();
+    counts.sort_by(|a, b| (&a.source, a.state).cmp(&(&b.source, b.state)));
+    let facts: Vec<_> = counts.iter().map(|Count { source, state, messages, .. }| (source.as_str(), *state, *messages)).collect();
+    assert_eq!(facts, [("billing", State::Pending, 3), ("refund", State::Sending, 1), ("refund", State::Retrying, 1)]);
+    assert!((100..110).contains(&counts[0].overdue.as_secs()), "{:?}", counts[0]);
+    assert_eq!(counts[2].overdue, Duration::ZERO);
+}

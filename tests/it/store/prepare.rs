@@ -1,0 +1,104 @@
+//! Tables: made once, verified, printed, beside an application's own.
+
+use redrive::store::config::Migrate;
+use redrive::store::{self, Error, Insert, List, Store};
+
+use super::fixture::{Fixture, message};
+
+pub(crate) async fn once_by_several_nodes_at_once(cx: Fixture) {
+    let stores: Vec<_> = (0..5).map(|_| cx.test.open()).collect();
+    let prepared = futures::future::join_all(stores.iter().map(|store| store.prepare())).await;
+    let prepared: Vec<_> = prepared.into_iter().map(Result::unwrap).collect();
+    let mut applied: Vec<_> = prepared.iter().flat_map(|prepared| prepared.applied.clone()).collect();
+    assert!(!applied.is_empty());
+    let count = applied.len();
+    applied.sort();
+    applied.dedup();
+    assert_eq!(applied.len(), count, "no migration was applied twice");
+    for prepared in &prepared {
+        assert_eq!(prepared.default_project.as_deref(), Some("orders"));
+        assert!(!prepared.server.is_empty());
+    }
+    assert!(stores[0].prepare().await.unwrap().applied.is_empty(), "and never again");
+    assert_eq!(cx.put("billing", 1).await.len(), 1);
+}
+
+pub(crate) async fn a_later_start_with_another_project_leaves_the_default(cx: Fixture) {
+    cx.store().await;
+    let prepared = cx.test.open_for("invoices").prepare().await.unwrap();
+    assert_eq!(prepared.default_project.as_deref(), Some("orders"));
+    cx.sql("INSERT INTO resend_log (source, topic, msg_key, payload) VALUES ('billing', 't', 'k', 'p')").await;
+    assert_eq!(cx.all().await[0].project, "orders");
+}
+
+pub(crate) async fn verify_changes_nothing(cx: Fixture) {
+    let verifying = verifying(&cx);
+    let error = verifying.prepare().await.unwrap_err();
+    assert!(matches!(error, Error::Schema(_)), "{error:?}");
+    assert!(!error.is_transient());
+    assert!(verifying.prepare().await.is_err(), "it made nothing the first time");
+    cx.store().await;
+    let prepared = verifying.prepare().await.unwrap();
+    assert!(prepared.applied.is_empty());
+    assert_eq!(prepared.default_project.as_deref(), Some("orders"));
+}
+
+pub(crate) async fn printed_sql_makes_a_store_that_verifies(cx: Fixture) {
+    let sql = store::sql::print_sql(&cx.test.config, &cx.project).unwrap();
+    // The raw session is opened directly: the fixture's would prepare the store first.
+    let mut raw = cx.test.raw().await;
+    raw.run(&sql).await;
+    let verifying = verifying(&cx);
+    assert_eq!(verifying.prepare().await.unwrap().default_project.as_deref(), Some("orders"));
+    let insert = cx.insertion(vec![message("billing")]);
+    verifying.insert(insert).await.unwrap();
+    assert_eq!(raw.number("SELECT count(*) FROM resend_log").await, 1);
+    assert!(cx.test.open().prepare().await.unwrap().applied.is_empty(), "what was printed counts as applied");
+}
+
+fn verifying(cx: &Fixture) -> std::sync::Arc<dyn Store> {
+    let config = store::Config { migrate: Migrate::Verify, ..cx.test.config.clone() };
+    store::open(&config, &cx.project).unwrap()
+}
+
+pub(crate) async fn a_prefix_keeps_stores_apart(cx: Fixture) {
+    let mut stores = Vec::new();
+    for prefix in ["a_", "b_"] {
+        let config = store::Config { table_prefix: prefix.to_owned(), ..cx.test.config.clone() };
+        let store = store::open(&config, &cx.project).unwrap();
+        store.prepare().await.unwrap();
+        stores.push(store);
+    }
+    let insert: Insert = cx.insertion(vec![message("billing")]);
+    stores[0].insert(insert).await.unwrap();
+    let claimed = stores[1].claim(cx.claim_of("billing")).await.unwrap();
+    assert!(claimed.rows.is_empty());
+    let claimed = stores[0].claim(cx.claim_of("billing")).await.unwrap();
+    assert_eq!(claimed.rows.len(), 1);
+    let list = List { project: cx.project.to_string(), limit: 10, ..List::default() };
+    assert_eq!(stores[1].list(list).await.unwrap().items.len(), 0);
+    let mut raw = cx.test.raw().await;
+    assert_eq!(raw.number("SELECT count(*) FROM a_resend_log").await, 1);
+    assert_eq!(raw.number("SELECT count(*) FROM b_resend_log").await, 0);
+    assert!(raw.try_run("SELECT 1 FROM resend_log").await.is_err(), "every table carries the prefix");
+    assert!(raw.try_run("SELECT 1 FROM attempt_log").await.is_err(), "every table carries the prefix");
+}
+
+pub(crate) async fn the_tables_of_an_application_are_left_alone(cx: Fixture) {
+    let mut raw = cx.test.raw().await;
+    // The names that the application's own migrations are likely to have.
+    for table in ["_sqlx_migrations", "schema_migrations", "migrations", "messages", "nodes"] {
+        raw.run(&format!("CREATE TABLE {table} (note varchar(20))")).await;
+        raw.run(&format!("INSERT INTO {table} VALUES ('mine')")).await;
+    }
+    cx.put("billing", 1).await;
+    for table in ["_sqlx_migrations", "schema_migrations", "migrations", "messages", "nodes"] {
+        assert_eq!(raw.one(&format!("SELECT note FROM {table}")).await.as_deref(), Some("mine"));
+    }
+}
+
+pub(crate) async fn it_answers_a_ping(cx: Fixture) {
+    cx.store().await.ping().await.unwrap();
+    cx.store().await.close().await;
+    assert!(cx.store().await.ping().await.is_err(), "a closed store has no connection");
+}

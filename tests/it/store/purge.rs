@@ -1,0 +1,154 @@
+//! History goes when its time has come, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use redrive::message::State;
+use redrive::store::{Idempotency, Insert, NewMessage, Purge, Purged};
+use uuid::Uuid;
+
+use super::act::one_in;
+use super::fixture::{Fixture, LONG, message};
+use crate::support::eventually;
+
+fn purge_of(cx: &Fixture, keep: &[(State, Option<u64>)]) -> Purge {
+    let keep = keep.iter().map(|(state, seconds)| (*state, seconds.map(Duration::from_secs))).collect();
+    Purge { project: cx.project.clone(), keep, max_rows: 1_000_000, batch: 1000 }
+}
+
+async fn purge(cx: &Fixture, purge: Purge) -> Purged {
+    cx.store().await.purge(purge).await.unwrap()
+}
+
+/// Moves the end of a message into the past.
+async fn finished_ago(cx: &Fixture, id: Uuid, seconds: i64) {
+    let time = cx.time(-1000 * seconds);
+    assert_eq!(cx.sql(&format!("UPDATE resend_log SET finished_at = {time} WHERE id = '{id}'")).await, 1);
+}
+
+async fn left(cx: &Fixture) -> BTreeSet<Uuid> {
+    cx.all().await.into_iter().map(|record| record.id).collect()
+}
+
+fn deleted(purged: &Purged) -> BTreeMap<State, u64> {
+    purged.rows.iter().copied().filter(|(_, rows)| *rows > 0).collect()
+}
+
+pub(crate) async fn exactly_what_is_past_its_retention(cx: Fixture) {
+    const KEEP: [(State, u64); 3] = [(State::Succeeded, 100), (State::Failed, 200), (State::Cancelled, 300)];
+    let (mut stay, mut go) = (BTreeSet::new(), Vec::new());
+    for (state, keep) in KEEP {
+        for (around, past) in [(-20, false), (20, true), (10_000, true), (-1_000_000, false)] {
+            let id = one_in(&cx, state).await;
+            finished_ago(&cx, id, i64::try_from(keep).unwrap() + around).await;
+            if past { go.push(id) } else { assert!(stay.insert(id)) }
+        }
+        stay.insert(one_in(&cx, state).await);
+    }
+    for state in [State::Pending, State::Sending, State::Retrying, State::Blocked] {
+        let id = one_in(&cx, state).await;
+        let time = cx.time(-1_000_000_000);
+        cx.sql(&format!("UPDATE resend_log SET created_at = {time}, updated_at = {time} WHERE id = '{id}'")).await;
+        stay.insert(id);
+    }
+    let purged = purge(&cx, purge_of(&cx, &KEEP.map(|(state, keep)| (state, Some(keep))))).await;
+    assert_eq!(deleted(&purged), KEEP.iter().map(|(state, _)| (*state, 2)).collect());
+    assert!(!purged.more);
+    assert_eq!(left(&cx).await, stay);
+    for id in go {
+        assert!(cx.everything_about(id).await.is_empty(), "its attempts go along");
+    }
+    let attempts = cx.raw().await.number("SELECT count(*) FROM attempt_log").await;
+    assert_eq!(attempts, 4, "those of three failed and of a retrying message stay");
+}
+
+pub(crate) async fn never_is_never(cx: Fixture) {
+    let mut all = BTreeSet::new();
+    for state in State::ALL {
+        let id = one_in(&cx, state).await;
+        if state.is_finished() {
+            finished_ago(&cx, id, 3_000_000_000).await;
+        }
+        all.insert(id);
+    }
+    let never = State::FINISHED.map(|state| (state, None));
+    assert_eq!(purge(&cx, purge_of(&cx, &never)).await, Purged { rows: purge(&cx, purge_of(&cx, &never)).await.rows, keys: 0, more: false });
+    assert_eq!(left(&cx).await, all);
+    let purged = purge(&cx, purge_of(&cx, &State::FINISHED.map(|state| (state, Some(0))))).await;
+    assert_eq!(deleted(&purged), State::FINISHED.iter().map(|state| (*state, 1)).collect(), "none is kept at all");
+    assert_eq!(left(&cx).await.len(), 4);
+}
+
+pub(crate) async fn at_most_so_many_rows_stay(cx: Fixture) {
+    let waiting = [one_in(&cx, State::Pending).await, one_in(&cx, State::Retrying).await];
+    let mut finished = Vec::new();
+    for age in 0..12 {
+        let id = one_in(&cx, State::FINISHED[age % 3]).await;
+        finished_ago(&cx, id, 10 + 10 * i64::try_from(age).unwrap()).await;
+        finished.push(id);
+    }
+    let never = State::FINISHED.map(|state| (state, None));
+    let some = Purge { max_rows: 12, ..purge_of(&cx, &never) };
+    assert!(deleted(&purge(&cx, some).await).is_empty());
+    let mut gone = 0;
+    for _ in 0..10 {
+        let purged = purge(&cx, Purge { max_rows: 5, ..purge_of(&cx, &never) }).await;
+        gone += deleted(&purged).values().sum::<u64>();
+        if !purged.more {
+            break;
+        }
+    }
+    assert_eq!(gone, 7);
+    assert_eq!(left(&cx).await, finished[..5].iter().chain(&waiting).copied().collect(), "the oldest go first; what waits is not history");
+}
+
+pub(crate) async fn in_bounded_batches(cx: Fixture) {
+    let ids = cx.put("billing", 10).await;
+    cx.store().await.cancel(&cx.project, ids).await.unwrap();
+    let keep = purge_of(&cx, &[(State::Cancelled, Some(0))]);
+    let mut counts = Vec::new();
+    loop {
+        let purged = purge(&cx, Purge { batch: 4, ..keep.clone() }).await;
+        counts.push(deleted(&purged).values().sum::<u64>());
+        if !purged.more || counts.len() > 9 {
+            break;
+        }
+    }
+    assert_eq!(counts.iter().sum::<u64>(), 10);
+    assert!(counts.iter().all(|count| *count <= 4) && counts.len() <= 4, "{counts:?}");
+}
+
+pub(crate) async fn keys_past_their_time(cx: Fixture) {
+    let keyed = |key: &str| NewMessage { idempotency: Some(Idempotency { key: key.to_owned(), digest: [1; 32] }), ..message("billing") };
+    let kept = Insert { keep_keys: LONG, ..cx.insertion(vec![keyed("kept")]) };
+    let brief = Insert { keep_keys: Duration::from_millis(1), ..cx.insertion(vec![keyed("a"), keyed("b")]) };
+    cx.store().await.insert(kept).await.unwrap();
+    cx.store().await.insert(brief).await.unwrap();
+    let mut keys = 0;
+    let never = purge_of(&cx, &State::FINISHED.map(|state| (state, None)));
+    keys += purge(&cx, never.clone()).await.keys;
+    let rest = eventually(Duration::from_secs(5), async || {
+        let purged = purge(&cx, never.clone()).await;
+        (keys + purged.keys == 2).then_some(purged.keys)
+    })
+    .await;
+    assert_eq!(keys + rest, 2);
+    assert_eq!(purge(&cx, never).await.keys, 0);
+    assert_eq!(left(&cx).await.len(), 3, "the messages themselves stay");
+}
+
+pub(crate) async fn only_of_its_own_project(cx: Fixture) {
+    let id = one_in(&cx, State::Succeeded).await;
+    let theirs = Purge { project: "invoices".into(), max_rows: 0, ..purge_of(&cx, &State::FINISHED.map(|state| (state, Some(0)))) };
+    assert!(deleted(&purge(&cx, theirs).await).is_empty());
+    assert_eq!(left(&cx).await, BTreeSet::from([id]));
+}
+
+pub(crate) async fn what_was_put_back_is_not_purged(cx: Fixture) {
+    let id = one_in(&cx, State::Failed).await;
+    finished_ago(&cx, id, 1_000_000).await;
+    cx.store().await.retry(&cx.project, vec![id]).await.unwrap();
+    let purged = purge(&cx, Purge { max_rows: 0, ..purge_of(&cx, &State::FINISHED.map(|state| (state, Some(0)))) }).await;
+    assert!(deleted(&purged).is_empty());
+    assert_eq!(cx.state(id).await, State::Pending);
+}

@@ -1,0 +1,209 @@
+//! Futures dropped at any moment, sessions that hold locks, servers that stall, and an application that goes on beside it all.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use redrive::store::{self, Changed, Claim, Error, Held, Idempotency, NewMessage, Store, Verdict};
+use redrive::units::{Secret, Span};
+use url::Url;
+use uuid::Uuid;
+
+use super::fixture::{Fixture, LONG, ids, message, ready, succeeded};
+use crate::support::{Proxy, eventually};
+
+/// Not for ever, on a busy machine too.
+const SOON: Duration = Duration::from_secs(15);
+
+pub(crate) async fn what_was_answered_is_there_whatever_was_dropped(cx: Fixture) {
+    const INSERTS: usize = 3000;
+    cx.store().await;
+    let config = store::Config { pool: 3, ..cx.test.config.clone() };
+    let store = store::open(&config, &cx.project).unwrap();
+    store.prepare().await.unwrap();
+    // Dropped anywhere between the first moment and some time after an answer would have come.
+    let started = Instant::now();
+    for _ in 0..20 {
+        store.insert(cx.insertion(vec![message("warm")])).await.unwrap();
+    }
+    let longest = u64::try_from(started.elapsed().as_micros()).unwrap() / 20 * 8;
+    // Plain ones, and ones with an idempotency key, which take more than one statement; claims beside them.
+    let inserts = futures::stream::iter(0..INSERTS).map(|number| {
+        let idempotency = (number % 2 == 0).then(|| Idempotency { key: format!("key-{number}"), digest: [0; 32] });
+        let new = NewMessage { idempotency, leased: number % 5 == 0, ..message("billing") };
+        let (id, insert, claim, store) = (new.id, cx.insertion(vec![new]), Claim { limit: 3, ..cx.claim_of("billing") }, store.clone());
+        let patience = Duration::from_micros(rand::random_range(0..longest));
+        async move {
+            if number % 10 == 3 {
+                let _ = tokio::time::timeout(patience, store.claim(claim)).await;
+            }
+            match tokio::time::timeout(patience, store.insert(insert)).await {
+                Ok(Ok(inserted)) => Some((id, inserted.verdicts[0])),
+                Ok(Err(error)) => panic!("{error:?}"),
+                Err(_) => None,
+            }
+        }
+    });
+    let answers: Vec<_> = inserts.buffer_unordered(12).filter_map(std::future::ready).collect().await;
+    assert!((100..INSERTS).contains(&answers.len()), "{} of {INSERTS} were answered: no storm", answers.len());
+    assert!(answers.iter().all(|(_, verdict)| *verdict == Verdict::New));
+    let there: HashSet<Uuid> =
+        cx.raw().await.rows("SELECT id FROM resend_log").await.iter().map(|row| row[0].as_ref().unwrap().parse().unwrap()).collect();
+    let missing = answers.iter().filter(|(id, _)| !there.contains(id)).count();
+    assert_eq!(missing, 0, "of {} that were answered", answers.len());
+    // And the store goes on.
+    assert_eq!(store.insert(cx.insertion(vec![message("billing")])).await.unwrap().verdicts, [Verdict::New]);
+    store.close().await;
+}
+
+/// A store that gives up soon.
+async fn impatient(cx: &Fixture) -> Arc<dyn Store> {
+    cx.store().await;
+    let config = store::Config { timeout: Span::secs(1), ..cx.test.config.clone() };
+    let store = store::open(&config, &cx.project).unwrap();
+    eventually(Duration::from_secs(20), async || store.prepare().await.ok()).await;
+    store
+}
+
+pub(crate) async fn a_lock_of_another_session_ends_in_time(cx: Fixture) {
+    let id = cx.put("billing", 1).await[0];
+    let store = impatient(&cx).await;
+    let mut raw = cx.test.raw().await;
+    raw.run(if cx.backend.is_sqlite() { "BEGIN IMMEDIATE" } else { "BEGIN" }).await;
+    raw.run(&format!("UPDATE resend_log SET topic = 'mine' WHERE id = '{id}'")).await;
+    let started = Instant::now();
+    let error = store.cancel(&cx.project, vec![id]).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut(_) | Error::Contended(_)), "{error:?}");
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    raw.run("ROLLBACK").await;
+    assert_eq!(store.cancel(&cx.project, vec![id]).await.unwrap(), [Changed::Done(redrive::message::State::Cancelled)]);
+
+    // The whole table.
+    raw.run(if cx.backend.is_mysql() {
+        "LOCK TABLES resend_log WRITE"
+    } else if cx.backend.is_sqlite() {
+        "BEGIN IMMEDIATE"
+    } else {
+        "BEGIN"
+    })
+    .await;
+    if cx.backend.is_postgres() {
+        raw.run("LOCK TABLE resend_log IN ACCESS EXCLUSIVE MODE").await;
+    }
+    let started = Instant::now();
+    let (insert, claim) = (cx.insertion(vec![message("billing")]), cx.claim_of("billing"));
+    let (inserted, claimed) = tokio::join!(store.insert(insert), store.claim(claim));
+    for error in [inserted.unwrap_err(), claimed.unwrap_err()] {
+        assert!(matches!(error, Error::TimedOut(_) | Error::Contended(_)), "{error:?}");
+    }
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    raw.run(if cx.backend.is_mysql() { "UNLOCK TABLES" } else { "ROLLBACK" }).await;
+    assert_eq!(store.insert(cx.insertion(vec![message("billing")])).await.unwrap().verdicts, [Verdict::New]);
+    store.close().await;
+}
+
+pub(crate) async fn a_server_that_stalls_ends_in_time(cx: Fixture) {
+    cx.store().await;
+    let mut url: Url = cx.test.config.url.expose().parse().unwrap();
+    let proxy = Proxy::before(format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())).await;
+    url.set_port(Some(proxy.port())).unwrap();
+    let config = store::Config { url: Secret::new(url.as_str()), timeout: Span::secs(1), ..cx.test.config.clone() };
+    let store = store::open(&config, &cx.project).unwrap();
+    store.prepare().await.unwrap();
+    proxy.stall();
+    for _ in 0..2 {
+        let started = Instant::now();
+        let (insert, ping) = (store.insert(cx.insertion(vec![message("billing")])), store.ping());
+        let (inserted, pinged) = tokio::join!(insert, ping);
+        for error in [inserted.unwrap_err(), pinged.unwrap_err()] {
+            assert!(matches!(error, Error::TimedOut(_) | Error::Unavailable(_)), "{error:?}");
+        }
+        assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    }
+    proxy.go_on();
+    eventually(Duration::from_secs(10), async || store.insert(cx.insertion(vec![message("billing")])).await.ok()).await;
+    store.close().await;
+}
+
+pub(crate) async fn rows_that_a_stopped_application_holds_are_skipped(cx: Fixture) {
+    let now = cx.now().await;
+    let batch: Vec<_> =
+        (0..4).map(|number| NewMessage { due: store::Due::At(now - Duration::from_secs(60 - number)), ..message("billing") }).collect();
+    let put: Vec<_> = batch.iter().map(|message| message.id).collect();
+    cx.insert(batch).await;
+    let store = impatient(&cx).await;
+    let mut raw = cx.test.raw().await;
+    raw.run("BEGIN").await;
+    raw.run(&format!("UPDATE resend_log SET topic = 'mine' WHERE id IN ('{}', '{}')", put[0], put[2])).await;
+    // One that waited would end with an error, half of the store's timeout later.
+    let claimed = store.claim(cx.claim_of("billing")).await.unwrap();
+    assert_eq!(ids(&claimed.rows), [put[1], put[3]]);
+    raw.run("ROLLBACK").await;
+    assert_eq!(ids(&store.claim(cx.claim_of("billing")).await.unwrap().rows), [put[0], put[2]]);
+    store.close().await;
+}
+
+pub(crate) async fn an_application_that_inserts_sees_no_deadlock(cx: Fixture) {
+    let store = cx.store().await.clone();
+    let over = Arc::new(AtomicBool::new(false));
+    let inserted = Arc::new(AtomicUsize::new(0));
+    let mut applications = Vec::new();
+    for worker in 0..3 {
+        let (mut raw, over, inserted) = (cx.test.raw().await, over.clone(), inserted.clone());
+        applications.push(tokio::spawn(async move {
+            const ROW: &str = "INSERT INTO resend_log (source, topic, msg_key, payload) VALUES ('billing', 't', 'k', 'hello')";
+            while !over.load(Ordering::Relaxed) {
+                let whole = worker % 2 == 0;
+                if whole {
+                    raw.run("BEGIN").await;
+                }
+                for _ in 0..5 {
+                    raw.run(ROW).await;
+                    inserted.fetch_add(1, Ordering::Relaxed);
+                }
+                if whole {
+                    raw.run("COMMIT").await;
+                }
+            }
+        }));
+    }
+    let ends = Instant::now() + Duration::from_millis(1500);
+    let claimers = (0..3).map(|claimer: i64| {
+        let (store, claim) = (store.clone(), Claim { limit: 20, ..cx.claim_of("billing") });
+        tokio::spawn(async move {
+            let mut sent = 0;
+            for round in 1.. {
+                if Instant::now() > ends {
+                    break;
+                }
+                let token = claimer * 1_000_000_000 + 1_000_000 + round;
+                let lease = store::Lease { token, node: "node-1".into(), ttl: LONG };
+                match store.claim(Claim { lease, ..claim.clone() }).await {
+                    Ok(claimed) => {
+                        let rows = ready(claimed.rows);
+                        let done: Vec<_> = rows.iter().map(|row| succeeded(Held { id: row.message.id, token })).collect();
+                        if done.is_empty() {
+                            tokio::task::yield_now().await;
+                            continue;
+                        }
+                        let done = Arc::new(done);
+                        while let Err(error) = store.complete(done.clone()).await {
+                            assert!(error.is_transient(), "{error:?}");
+                        }
+                        sent += rows.len();
+                    }
+                    Err(error) => assert!(error.is_transient(), "{error:?}"),
+                }
+            }
+            sent
+        })
+    });
+    let sent: usize = futures::future::join_all(claimers).await.into_iter().map(Result::unwrap).sum();
+    over.store(true, Ordering::Relaxed);
+    for application in applications {
+        application.await.expect("the application saw an error");
+    }
+    assert!(sent > 20 && inserted.load(Ordering::Relaxed) > 20, "{sent} of {inserted:?}");
+}

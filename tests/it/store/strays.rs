@@ -1,0 +1,88 @@
+//! Rows that nobody can claim.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use redrive::message::State;
+use redrive::store::{Completion, Due, Heartbeat, Held, NewMessage, Stray, Strays};
+use uuid::Uuid;
+
+use super::fixture::{Fixture, LONG, SHORT, failed, message};
+use crate::support::eventually;
+
+pub(crate) fn strays_of(cx: &Fixture, sources: &[&str]) -> Strays {
+    let sources = sources.iter().map(|&source| source.into()).collect();
+    Strays { project: cx.project.clone(), sources, min_age: Duration::ZERO, limit: 100, lease: cx.lease(LONG) }
+}
+
+pub(crate) async fn take(cx: &Fixture, strays: Strays) -> HashMap<Uuid, Stray> {
+    cx.store().await.take_strays(strays).await.unwrap().into_iter().map(|stray| (stray.id, stray)).collect()
+}
+
+async fn beat(cx: &Fixture, node: &str, sources: &[&str], ttl: Duration) {
+    let sources = sources.iter().map(|&source| source.into()).collect();
+    cx.store().await.heartbeat(Heartbeat { project: cx.project.clone(), node: node.into(), sources, ttl }).await.unwrap();
+}
+
+pub(crate) async fn an_unknown_source_is_taken_once_old_enough(cx: Fixture) {
+    let id = cx.put("nowhere", 1).await[0];
+    assert!(take(&cx, Strays { min_age: LONG, ..strays_of(&cx, &["billing"]) }).await.is_empty(), "too young");
+    assert!(take(&cx, strays_of(&cx, &["billing", "nowhere"])).await.is_empty(), "the node's configuration names it");
+    let strays = strays_of(&cx, &["billing"]);
+    let held = Held { id, token: strays.lease.token };
+    let taken = take(&cx, strays).await;
+    let stray = &taken[&id];
+    assert_eq!((stray.source.as_deref(), stray.code, stray.epoch, stray.attempt), (Some("nowhere"), "unknown_source", 1, 0));
+    let shown = cx.get(id).await;
+    assert_eq!((shown.state, shown.attempts), (State::Sending, 0), "no attempt begins");
+    assert!(take(&cx, strays_of(&cx, &["billing"])).await.is_empty(), "it is taken");
+    let failure = Completion { begun: false, attempt: 0, ..failed(held) };
+    assert_eq!(cx.complete(vec![failure]).await, [true]);
+    let shown = cx.get(id).await;
+    assert_eq!((shown.state, shown.attempts), (State::Failed, 0));
+}
+
+pub(crate) async fn what_a_live_node_serves_is_left(cx: Fixture) {
+    let id = cx.put("refund", 1).await[0];
+    beat(&cx, "node-2", &["refund", "crm"], LONG).await;
+    assert!(take(&cx, strays_of(&cx, &["billing"])).await.is_empty());
+    cx.store().await.sign_off(&cx.project, "node-2").await.unwrap();
+    beat(&cx, "node-3", &["refund"], SHORT).await;
+    let taken =
+        eventually(Duration::from_secs(5), async || Some(take(&cx, strays_of(&cx, &["billing"])).await).filter(|taken| !taken.is_empty())).await;
+    assert_eq!(taken[&id].code, "unknown_source", "once the node is no longer alive");
+}
+
+pub(crate) async fn without_a_source(cx: Fixture) {
+    cx.sql("INSERT INTO resend_log (topic, payload) VALUES ('invoices', 'hello')").await;
+    let id = cx.all().await[0].id;
+    assert_eq!(cx.get(id).await.source, "");
+    let taken = take(&cx, strays_of(&cx, &["billing"])).await;
+    assert_eq!((taken[&id].code, &taken[&id].source), ("no_source", &None));
+}
+
+pub(crate) async fn at_most_the_limit(cx: Fixture) {
+    cx.put("nowhere", 5).await;
+    for expected in [2, 2, 1, 0] {
+        assert_eq!(take(&cx, Strays { limit: 2, ..strays_of(&cx, &["billing"]) }).await.len(), expected);
+    }
+}
+
+pub(crate) async fn neighbours_are_left_alone(cx: Fixture) {
+    let later = NewMessage { due: Due::After(LONG), ..message("nowhere") };
+    let far = later.id;
+    cx.insert(vec![later]).await;
+    let ours = cx.put("billing", 2).await;
+    let (_, held) = cx.claimed("crm").await;
+    let done = cx.put("gone", 1).await[0];
+    cx.store().await.cancel(&cx.project, vec![done]).await.unwrap();
+    let taken = take(&cx, strays_of(&cx, &["billing"])).await;
+    for id in ours.iter().chain([&held.id, &done]) {
+        assert!(!taken.contains_key(id));
+    }
+    // Whether an unknown source is told before or when the message is due is the store's affair; it is not lost.
+    assert!(taken.contains_key(&far) || cx.state(far).await == State::Pending);
+    assert_eq!(cx.state(held.id).await, State::Sending);
+    assert_eq!(cx.state(done).await, State::Cancelled);
+    assert_eq!(cx.claim_ids("billing").await.len(), 2);
+}
