@@ -12,7 +12,7 @@ use super::Error;
 use super::histogram::Histogram;
 use super::http::Connection;
 use super::options::Body;
-use super::payload::{AT, DIGITS, Payloads, write_number};
+use super::payload::{AT, Payloads, write_number};
 use super::screen::Phase;
 
 /// A connection that was told to wait asks again after this.
@@ -183,6 +183,7 @@ async fn work(address: SocketAddr, mut template: Template, shared: Arc<Shared>) 
 
 #[cfg(test)]
 mod tests {
+    use super::super::payload::DIGITS;
     use super::*;
 
     fn load(body: Body) -> Load {

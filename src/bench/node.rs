@@ -2,12 +2,13 @@
 //!
 //! What is replaced comes on stdin, since it may hold a password. The process ends when stdin does, however its parent ended.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::net::SocketAddr;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
@@ -38,7 +39,7 @@ pub(super) struct Overrides {
 /// What is told on stdout, once.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Started {
-    pub(super) address: String,
+    pub(super) address: SocketAddr,
 }
 
 /// Serves until stdin ends.
@@ -46,11 +47,7 @@ pub(super) struct Started {
 /// # Errors
 /// As `redrive serve`.
 pub async fn serve(file: &Path, registry: &Registry) -> Result<(), Error> {
-    let mut stdin = BufReader::new(tokio::io::stdin());
-    let mut line = String::new();
-    stdin.read_line(&mut line).await?;
-    let overrides: Overrides =
-        serde_json::from_str(&line).map_err(|_| Error::Usage("this is a part of `redrive bench` and not for use by itself".to_owned()))?;
+    let overrides: Overrides = told()?;
     let mut config = Config::load(file, &only(registry, &overrides.source), Scope::Whole)?;
     let overriding = ["REDRIVE_LOG", "RUST_LOG"].iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
     // What has no say in a benchmark must not scroll the screen away.
@@ -58,17 +55,37 @@ pub async fn serve(file: &Path, registry: &Registry) -> Result<(), Error> {
     replace(&mut config, overrides)?;
     let app = App::build(config).await?;
     let address = app.address().ok_or_else(|| Error::Failed("the API has no address".to_owned()))?;
-    let mut started = serde_json::to_vec(&Started { address: address.to_string() }).map_err(|error| Error::Failed(error.to_string()))?;
+    tell(address)?;
+    Ok(app.run(until_parent_ends()).await?)
+}
+
+/// What the parent says on stdin.
+pub(super) fn told<T: DeserializeOwned>() -> Result<T, Error> {
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    serde_json::from_str(&line).map_err(|_| Error::Usage("this is a part of `redrive bench` and not for use by itself".to_owned()))
+}
+
+/// Tells the parent on stdout where this process listens.
+pub(super) fn tell(address: SocketAddr) -> Result<(), Error> {
+    let mut started = serde_json::to_vec(&Started { address }).map_err(|error| Error::Failed(error.to_string()))?;
     started.push(b'\n');
-    std::io::stdout().write_all(&started)?;
+    let mut stdout = std::io::stdout();
+    stdout.write_all(&started)?;
+    Ok(stdout.flush()?)
+}
+
+/// Cancelled when stdin ends: the parent is done, or gone.
+pub(super) fn until_parent_ends() -> CancellationToken {
     let stop = CancellationToken::new();
     let ended = stop.clone();
-    tokio::spawn(async move {
+    // A thread of its own: a read that is under way can't be taken back, and must not hold up the end of the runtime.
+    std::thread::spawn(move || {
         // The parent writes nothing more: whatever comes is the end.
-        let _ = stdin.read_u8().await;
+        let _ = std::io::stdin().lock().read(&mut [0]);
         ended.cancel();
     });
-    Ok(app.run(stop).await?)
+    stop
 }
 
 /// The kinds as they are for one source, and as nothing for the others.

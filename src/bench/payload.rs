@@ -93,10 +93,6 @@ impl Tally {
         }
     }
 
-    /// How many different messages were seen.
-    pub(super) fn distinct(&self) -> u64 {
-        self.times.iter().filter(|times| **times > 0).count() as u64
-    }
 
     /// The verdict; messages that were refused need not have come.
     pub(super) fn verdict(&self, refused: &[u64]) -> Verdict {
@@ -136,7 +132,6 @@ mod tests {
             tally.see(&payloads.of(number));
         }
         tally.see(&Payloads::new("other", 64).of(2));
-        assert_eq!(tally.distinct(), 3);
         assert_eq!(tally.verdict(&[]), Verdict { copies: 2, lost: 2 });
         assert_eq!(tally.verdict(&[2, 3]), Verdict { copies: 2, lost: 1 });
     }

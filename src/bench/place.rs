@@ -107,7 +107,7 @@ impl Place {
 
     /// The store as the sidecar uses it.
     pub(super) fn store(&self, project: &str) -> Result<std::sync::Arc<dyn store::Store>, Error> {
-        store::open(&self.config, project, None).map_err(|faults| {
+        store::open(&self.config, project).map_err(|faults| {
             let faults: Vec<_> = faults.into_iter().map(|fault| fault.within("store").to_string()).collect();
             Error::Usage(faults.join("; "))
         })

@@ -1,10 +1,11 @@
-//! The sidecar under test, seen from outside: a child process, so that what it uses is its own.
+//! What is under test, seen from outside: a child process, so that what it uses is its own.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::Instant;
@@ -14,28 +15,24 @@ use super::http::Connection;
 use super::node::{Overrides, Started};
 use super::process;
 
-/// How long the sidecar may take to be ready.
+/// How long a child may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long it may take to end.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
-/// A running sidecar. It ends when this is dropped.
-pub(super) struct Sidecar {
+/// A child of this process that listens. It ends when this is dropped.
+pub(super) struct Listener {
     pub(super) address: SocketAddr,
-    /// From its start until it was ready.
-    pub(super) ready_after: Duration,
-    pub(super) pid: u32,
+    pid: u32,
     child: Child,
     stdin: Option<ChildStdin>,
-    scrape: Connection,
 }
 
-impl Sidecar {
-    /// Starts one and waits until it is ready.
-    pub(super) async fn start(file: &Path, overrides: &Overrides) -> Result<Self, Error> {
-        let begun = Instant::now();
+impl Listener {
+    /// Starts this very program as `redrive bench <part>`, tells it something on stdin and hears where it listens.
+    pub(super) async fn start(part: &str, file: &Path, told: &impl Serialize) -> Result<Self, Error> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["bench", "node", "--config"])
+            .args(["bench", part, "--config"])
             .arg(file)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -45,19 +42,42 @@ impl Sidecar {
             .spawn()?;
         let pid = child.id().unwrap_or_default();
         let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(Error::Failed("the sidecar has no stdin".to_owned()));
+            return Err(Error::Failed("the process under test has no stdin".to_owned()));
         };
-        let mut line = serde_json::to_vec(overrides).map_err(|error| Error::Failed(error.to_string()))?;
+        let mut line = serde_json::to_vec(told).map_err(|error| Error::Failed(error.to_string()))?;
         line.push(b'\n');
         stdin.write_all(&line).await?;
-        let (mut told, mut stdout) = (String::new(), BufReader::new(stdout));
-        let read = tokio::time::timeout(READY_WITHIN, stdout.read_line(&mut told)).await;
-        let started: Started = match (read, serde_json::from_str(&told)) {
-            (Ok(Ok(_)), Ok(started)) => started,
-            _ => return Err(Error::Failed("the sidecar did not start; what it said is above".to_owned())),
+        let (mut answer, mut stdout) = (String::new(), BufReader::new(stdout));
+        let read = tokio::time::timeout(READY_WITHIN, stdout.read_line(&mut answer)).await;
+        let (Ok(Ok(_)), Ok(Started { address })) = (read, serde_json::from_str(&answer)) else {
+            return Err(Error::Failed("the process under test did not start; what it said is above".to_owned()));
         };
-        let address = started.address.parse().map_err(|_| Error::Failed("the sidecar has no address".to_owned()))?;
-        let mut scrape = Connection::open(address).await?;
+        Ok(Self { address, pid, child, stdin: Some(stdin) })
+    }
+
+    /// Ends it in good order, or by force.
+    pub(super) async fn stop(mut self) {
+        drop(self.stdin.take());
+        if tokio::time::timeout(END_WITHIN, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+/// A running sidecar.
+pub(super) struct Sidecar {
+    listener: Listener,
+    /// From its start until it was ready.
+    pub(super) ready_after: Duration,
+    scrape: Connection,
+}
+
+impl Sidecar {
+    /// Starts one and waits until it is ready.
+    pub(super) async fn start(file: &Path, overrides: &Overrides) -> Result<Self, Error> {
+        let begun = Instant::now();
+        let listener = Listener::start("node", file, overrides).await?;
+        let mut scrape = Connection::open(listener.address).await?;
         let mut pause = Duration::from_millis(2);
         while scrape.get("/readyz").await?.status != 200 {
             if begun.elapsed() > READY_WITHIN {
@@ -66,7 +86,15 @@ impl Sidecar {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(50));
         }
-        Ok(Self { address, ready_after: begun.elapsed(), pid, child, stdin: Some(stdin), scrape })
+        Ok(Self { listener, ready_after: begun.elapsed(), scrape })
+    }
+
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.listener.address
+    }
+
+    pub(super) const fn pid(&self) -> u32 {
+        self.listener.pid
     }
 
     /// The sum of a metric over all label sets that hold `label`.
@@ -90,18 +118,14 @@ impl Sidecar {
     }
 
     pub(super) fn cpu(&self) -> Option<Duration> {
-        process::cpu(self.pid)
+        process::cpu(self.pid())
     }
 
     pub(super) fn rss_peak(&self) -> Option<u64> {
-        process::rss_peak(self.pid)
+        process::rss_peak(self.pid())
     }
 
-    /// Ends it in good order, or by force.
-    pub(super) async fn stop(mut self) {
-        drop(self.stdin.take());
-        if tokio::time::timeout(END_WITHIN, self.child.wait()).await.is_err() {
-            let _ = self.child.kill().await;
-        }
+    pub(super) async fn stop(self) {
+        self.listener.stop().await;
     }
 }
