@@ -21,6 +21,7 @@ use crate::message::{AttemptOutcome, Headers, Key, Message, Standing, State};
 use crate::retry;
 
 pub use config::Config;
+pub use sql::Guard;
 
 /// The resend log of one database. All methods may be called at once from many tasks, and dropping the future of one leaves
 /// the database either untouched or with the whole of it done, never with a transaction left open.
@@ -652,4 +653,13 @@ impl Error {
 /// Every fault of the configuration.
 pub fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
     sql::open(config, project)
+}
+
+/// Keeps other nodes off the store for as long as the guard lives, where it serves one at a time: SQLite. The kernel lets go of it when
+/// the process dies. Commands that look and act beside a running node don't take it.
+///
+/// # Errors
+/// [`Error::InUse`] while another process has it; [`Error::Config`] where the file can't be locked.
+pub fn guard(config: &Config) -> Result<Option<Guard>, Error> {
+    sql::guard(config)
 }

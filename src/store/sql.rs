@@ -5,7 +5,9 @@ mod claim;
 mod complete;
 mod decode;
 mod dialect;
+mod guard;
 mod insert;
+mod listen;
 mod look;
 mod migrate;
 mod mysql;
@@ -34,11 +36,21 @@ use crate::fault::Fault;
 use dialect::Dialect;
 use pool::{Core, Work};
 
+pub use guard::Guard;
 pub use open::print_sql;
 
 /// Builds the store that a configuration names.
 pub(super) fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<Fault>> {
     open::open(config, project)
+}
+
+/// Keeps other nodes off a store that serves one at a time.
+pub(super) fn guard(config: &Config) -> Result<Option<Guard>, Error> {
+    match open::target(config) {
+        Ok(open::Target::Sqlite(file)) => Guard::take(&file).map(Some),
+        Ok(_) => Ok(None),
+        Err(faults) => Err(Error::Config(faults.iter().map(|fault| fault.clone().within("store").to_string()).collect::<Vec<_>>().join("; "))),
+    }
 }
 
 /// The resend log in one database.
@@ -52,6 +64,7 @@ struct SqlStore<D: Dialect> {
 impl<D: Dialect> Store for SqlStore<D> {
     async fn prepare(&self) -> Result<Prepared, Error> {
         let applied = migrate::prepare(&self.core, self.migrate).await?;
+        D::settle(&self.core, self.migrate).await?;
         self.core
             .run_within(Work::Transaction, self.core.timeout.max(migrate::PATIENCE), move |session| {
                 Box::pin(async move {
@@ -157,8 +170,9 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn listen(&self, project: &str, wake: Arc<Notify>) {
-        let _ = (project, wake);
-        std::future::pending::<()>().await;
+        // Rows of other projects wake too: a hint may come too often.
+        let _ = project;
+        D::listen(self.core.clone(), wake).await;
     }
 
     async fn close(&self) {

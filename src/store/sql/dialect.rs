@@ -8,9 +8,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::Database;
 use sqlx::error::BoxDynError;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::pool::Core;
 use crate::store::Error;
+use crate::store::config::Migrate;
 
 /// A connection of a dialect.
 pub(super) type Connection<D> = <<D as Dialect>::Db as Database>::Connection;
@@ -148,6 +151,17 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     const SCHEMA_SETTINGS: Option<&'static str> = None;
     /// Asks the server what it is: a query that answers a text.
     const VERSION: &'static str;
+
+    /// What is left to do once the tables are as they should be.
+    fn settle(core: &Arc<Core<Self>>, mode: Migrate) -> impl Future<Output = Result<(), Error>> + Send {
+        let _ = (core, mode);
+        std::future::ready(Ok(()))
+    }
+    /// Wakes whenever rows are committed by others. Where that can't be told, never returns.
+    fn listen(core: Arc<Core<Self>>, wake: Arc<Notify>) -> impl Future<Output = ()> + Send {
+        let _ = (core, wake);
+        std::future::pending()
+    }
 
     /// What an answer of the server means.
     fn judge(error: &dyn sqlx::error::DatabaseError, timeout: Duration) -> Error;

@@ -8,6 +8,7 @@ use url::Url;
 
 use super::SqlStore;
 use super::dialect::Dialect;
+use super::listen;
 use super::migrate;
 use super::mysql::Mysql;
 use super::pool::Core;
@@ -138,7 +139,15 @@ pub fn print_sql(config: &Config, project: &str) -> Result<String, Vec<Fault>> {
     let names = names(config, project)?;
     match target(config)? {
         Target::Sqlite(_) => Ok(migrate::print::<Sqlite>(&names)),
-        Target::Postgres(_) => Ok(migrate::print::<Postgres>(&names)),
+        Target::Postgres(_) => {
+            let mut sql = migrate::print::<Postgres>(&names);
+            if config.notify {
+                sql.push_str("-- store.notify\n");
+                sql.push_str(&listen::create(&names));
+                sql.push('\n');
+            }
+            Ok(sql)
+        }
         Target::Mysql(_) => Ok(migrate::print::<Mysql>(&names)),
     }
 }

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use sqlx::Connection as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
 
 use super::dialect::{Arguments, Connection, Dialect, Role, Row, Value};
 use super::template::{Names, render};
@@ -61,6 +62,8 @@ pub(super) struct Core<D: Dialect> {
     pub(super) dialect: D,
     pub(super) names: Names,
     pub(super) timeout: Duration,
+    /// Cancelled once the store is closed.
+    pub(super) closed: CancellationToken,
     /// Whether statements stay prepared on their connection.
     keep: bool,
     statements: RwLock<HashMap<&'static str, Arc<str>>>,
@@ -149,7 +152,16 @@ pub(super) struct Session<D: Dialect> {
 impl<D: Dialect> Core<D> {
     pub(super) fn new(dialect: D, names: Names, timeout: Duration, keep: bool, pool: u32, one_writer: bool) -> Self {
         let (write, read) = if one_writer { (1, Some(Pool::new(pool, Role::Read))) } else { (pool, None) };
-        Self { dialect, names, timeout, keep, statements: RwLock::default(), write: Pool::new(write, Role::Write), read }
+        Self {
+            dialect,
+            names,
+            timeout,
+            closed: CancellationToken::new(),
+            keep,
+            statements: RwLock::default(),
+            write: Pool::new(write, Role::Write),
+            read,
+        }
     }
 
     /// The SQL of a statement, rendered once.
@@ -263,6 +275,7 @@ impl<D: Dialect> Core<D> {
     }
 
     pub(super) async fn close(&self) {
+        self.closed.cancel();
         self.write.close().await;
         if let Some(read) = &self.read {
             read.close().await;
