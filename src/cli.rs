@@ -1,5 +1,6 @@
 //! The command line. A program with sources of its own has all of it by calling [`main`] with its registry.
 
+mod bench;
 mod cancel;
 mod check;
 mod demo;
@@ -68,6 +69,7 @@ enum Command {
     Cancel(cancel::Command),
     Health(health::Command),
     Demo(demo::Command),
+    Bench(bench::Command),
 }
 
 /// Which configuration.
@@ -162,6 +164,7 @@ impl Command {
             Self::Cancel(command) => command.run(terminal).await,
             Self::Health(command) => command.run(terminal).await,
             Self::Demo(command) => command.run(terminal).await,
+            Self::Bench(command) => command.run(terminal).await,
         }
     }
 }

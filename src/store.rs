@@ -663,8 +663,7 @@ pub fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<crate:
 /// # Errors
 /// As [`open`].
 pub fn open_observed(config: &Config, project: &str, observer: Observer) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
-    let _ = observer;
-    sql::open(config, project)
+    sql::open(config, project, observer)
 }
 
 /// Keeps other nodes off the store for as long as the guard lives, where it serves one at a time: SQLite. The kernel lets go of it when

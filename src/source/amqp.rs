@@ -109,6 +109,14 @@ impl super::Config for Config {
 }
 
 impl Config {
+    /// Where the broker is and how to speak to it, for who produces or consumes beside the source.
+    pub(crate) fn broker(&self, cx: &Context) -> Result<(AMQPUri, OwnedTLSConfig), Vec<Fault>> {
+        let mut faults = Vec::new();
+        let uri = self.uri(cx, &mut faults);
+        let tls = tls(cx, uri.as_ref(), &mut faults);
+        uri.filter(|_| faults.is_empty()).map(|uri| (uri, tls)).ok_or(faults)
+    }
+
     fn uri(&self, cx: &Context, faults: &mut Vec<Fault>) -> Option<AMQPUri> {
         let url = match cx.secret("url", self.url.clone(), self.url_file.as_deref()) {
             Ok(Some(url)) => url,

@@ -73,6 +73,13 @@ impl super::Config for Config {
     }
 }
 
+impl Config {
+    /// What the client library is made with, for who produces or consumes beside the source.
+    pub(crate) fn client(&self, cx: &Context) -> Result<ClientConfig, Vec<Fault>> {
+        Ok(settings::settings(self, cx)?.client)
+    }
+}
+
 /// What is wrong with the name of a topic. The client and its mock cluster take any; only a broker would say so, and late.
 fn topic_fault(topic: &str) -> Option<String> {
     if topic.is_empty() || topic.len() > 249 {

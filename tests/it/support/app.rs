@@ -76,8 +76,8 @@ pub(crate) async fn start_in(folder: TempDir, yaml: &str) -> Running {
     }
     let hold = Arc::new(Semaphore::new(0));
     let mut registry = Registry::default();
-    let held = hold.clone();
-    registry.register_with("scripted", move |_, _| Ok(Sender::each(Scripted { hold: held.clone() })));
+    let gate = hold.clone();
+    registry.register_with("scripted", move |_, _| Ok(Sender::each(Scripted { hold: gate.clone() })));
     let file = folder.path().join("redrive.yaml");
     let config = Config::parse(&text, &file, &|_| None, &registry, Scope::Whole).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
     let app = App::build(config).await.unwrap_or_else(|error| panic!("{error}"));
