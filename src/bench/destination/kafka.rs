@@ -35,9 +35,15 @@ pub(in crate::bench) struct Kafka {
 impl Kafka {
     pub(super) async fn make(subject: &Subject, topic: &str, partitions: i32, existing: bool) -> Result<Self, Error> {
         let config: Config = serde_json::from_value(subject.section.clone()).map_err(|error| Error::Failed(error.to_string()))?;
-        let mut client = config.client(&subject.context).map_err(|faults| Error::Usage(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+        let mut client =
+            config.client(&subject.context).map_err(|faults| Error::Usage(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         client.set_log_level(RDKafkaLogLevel::Emerg);
-        let kafka = Self { client, topic: topic.to_owned(), beside: format!("redrive-bench-alone-{}", topic.trim_start_matches("redrive-bench-")), made: !existing };
+        let kafka = Self {
+            client,
+            topic: topic.to_owned(),
+            beside: format!("redrive-bench-alone-{}", topic.trim_start_matches("redrive-bench-")),
+            made: !existing,
+        };
         let topics: Vec<&str> = if existing { vec![&kafka.beside] } else { vec![&kafka.topic, &kafka.beside] };
         if let Err(error) = kafka.create(&topics, partitions).await {
             let _ = kafka.remove().await;
@@ -132,7 +138,8 @@ impl Kafka {
         let reports = Arc::new(AtomicU64::new(0));
         let seen = reports.clone();
         let work = blocking(move || {
-            let producer: ThreadedProducer<Reports> = client.create_with_context(Reports { delivered: reports.clone(), failed: AtomicU64::new(0) })?;
+            let producer: ThreadedProducer<Reports> =
+                client.create_with_context(Reports { delivered: reports.clone(), failed: AtomicU64::new(0) })?;
             // The first message pays for the connection.
             producer.send(BaseRecord::<(), [u8], ()>::to(&topic).payload(&payloads.of(0))).map_err(|(error, _)| error)?;
             producer.flush(PATIENCE)?;
