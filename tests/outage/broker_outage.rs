@@ -45,10 +45,10 @@ struct Run {
 async fn across_an_outage(broker: Broker, runs: &mut [Run]) {
     join_all(runs.iter().map(|run| run.submit(MESSAGES / 4))).await;
     // The next quarter is on its way while the broker goes, and with the third redrive itself goes.
-    runs.iter().for_each(|run| run.producer.up_to(MESSAGES / 2));
+    allow(runs, MESSAGES / 2);
     join_all(runs.iter().map(|run| run.producer.accepted(MESSAGES * 3 / 8, PATIENCE))).await;
     let down = broker.kill().await;
-    runs.iter().for_each(|run| run.producer.up_to(MESSAGES * 3 / 4));
+    allow(runs, MESSAGES * 3 / 4);
     join_all(runs.iter_mut().map(async |run| {
         run.producer.accepted(MESSAGES * 5 / 8, PATIENCE).await;
         run.node.kill().await;
@@ -59,7 +59,7 @@ async fn across_an_outage(broker: Broker, runs: &mut [Run]) {
     let before = join_all(runs.iter().map(Run::succeeded)).await;
     down.restart().await;
     // The last quarter comes while the backlog drains, and in the middle of that redrive goes a second time.
-    runs.iter().for_each(|run| run.producer.up_to(MESSAGES));
+    allow(runs, MESSAGES);
     join_all(runs.iter_mut().zip(before).map(async |(run, before)| {
         eventually(format!("the backlog drains on {:?}", run.kind), PATIENCE, async || match run.succeeded().await {
             now if now > before + 500 => Ok(()),
@@ -72,6 +72,13 @@ async fn across_an_outage(broker: Broker, runs: &mut [Run]) {
         run.database.finished(PATIENCE).await;
     }))
     .await;
+}
+
+/// Lets each producer submit so many messages in all.
+fn allow(runs: &[Run], limit: usize) {
+    for run in runs {
+        run.producer.up_to(limit);
+    }
 }
 
 impl Run {

@@ -36,7 +36,9 @@ async fn share(kind: Kind, count: usize) {
 
     let each = MESSAGES / 2 / count;
     let producers: Vec<_> = nodes.iter().map(|node| Producer::of(node, "crm", 4)).collect();
-    producers.iter().for_each(|producer| producer.up_to(each));
+    for producer in &producers {
+        producer.up_to(each);
+    }
     let inserted = new_ids(MESSAGES / 2);
     let inserting = async {
         for ids in inserted.chunks(250) {

@@ -44,11 +44,11 @@ async fn wait_for_a_dead_broker(kind: Kind, dead: &str) {
     })
     .await;
 
-    let tried = async || node.metrics().await.sum("redrive_attempts_total", &[("source", "dead")]);
-    let (before, began) = (tried().await, Instant::now());
+    let attempts_so_far = async || node.metrics().await.sum("redrive_attempts_total", &[("source", "dead")]);
+    let (before, began) = (attempts_so_far().await, Instant::now());
     let beside = time_of(&node, &sink, BRISK).await;
     tokio::time::sleep(WATCHED.saturating_sub(began.elapsed())).await;
-    let (tries, probes) = (tried().await - before, began.elapsed().as_secs_f64() / PROBE.as_secs_f64());
+    let (tries, probes) = (attempts_so_far().await - before, began.elapsed().as_secs_f64() / PROBE.as_secs_f64());
     eprintln!(
         "{kind:?}: {BRISK} messages of another source took {alone:?} alone, {beside:?} beside {WAITING} waiting; {tries} tries in {probes:.1} probes"
     );
