@@ -78,7 +78,7 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     const DELETE_USING: bool = false;
     /// Whether a batch may hold binary columns.
     const ARRAYS: bool = false;
-    /// What follows the table's name in an upsert, so that [`Self::old`] can name the old row.
+    /// What follows the table's name in an upsert, so that [`Self::present`] can name the old row.
     const AS_OLD: &'static str = "AS o";
     /// The answer of an INSERT to a key that is there.
     fn upsert(key: &str, assignments: &[(&str, String)]) -> String {
@@ -86,12 +86,12 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
         format!("ON CONFLICT ({key}) DO UPDATE SET {}", assignments.join(", "))
     }
     /// The present value of a column in an upsert into `{table}`.
-    fn old(table: &str, column: &str) -> String {
+    fn present(table: &str, column: &str) -> String {
         let _ = table;
         format!("o.{column}")
     }
     /// The new value of a column in an upsert.
-    fn new(column: &str) -> String {
+    fn proposed(column: &str) -> String {
         format!("excluded.{column}")
     }
     /// Whether a table exists: a query that answers a number.

@@ -129,11 +129,11 @@ impl Dialect for Mysql {
         format!("ON DUPLICATE KEY UPDATE {}", assignments.join(", "))
     }
 
-    fn old(table: &str, column: &str) -> String {
+    fn present(table: &str, column: &str) -> String {
         format!("{{{table}}}.{column}")
     }
 
-    fn new(column: &str) -> String {
+    fn proposed(column: &str) -> String {
         format!("VALUES({column})")
     }
 
