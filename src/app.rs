@@ -133,7 +133,8 @@ impl App {
 
 fn start(config: Config, metrics: Arc<Metrics>) -> Result<Engine, Error> {
     let observed = metrics.clone();
-    let store = store::open_observed(&config.store, &config.project, Arc::new(move |op, took| observed.store_took(op, took))).map_err(Error::Config)?;
+    let store =
+        store::open_observed(&config.store, &config.project, Arc::new(move |op, took| observed.store_took(op, took))).map_err(Error::Config)?;
     let Config { project, node, sources, engine, .. } = config;
     Engine::start(engine::Parts { project, node, store, sources, config: engine, metrics }).map_err(Error::Config)
 }

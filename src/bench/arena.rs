@@ -58,7 +58,8 @@ impl Arena {
             return Err(Error::Usage("--into takes letters, digits, `-`, `_`, `.` and, for a file, `/`".to_owned()));
         }
         let place = Place::make(&config.store, &config.project, &subject.context.name, &name, into).await?;
-        let destination = if case.sends() { Destination::make(&subject, &name, common.partitions, into.is_some()).await } else { Ok(Destination::Other) };
+        let destination =
+            if case.sends() { Destination::make(&subject, &name, common.partitions, into.is_some()).await } else { Ok(Destination::Other) };
         let destination = match destination {
             Ok(destination) => destination,
             Err(error) => {

@@ -42,7 +42,12 @@ impl Histogram {
 
     /// The latency that a share of all did not exceed, in milliseconds; `None` if there were none.
     pub(super) fn quantile_ms(&self, share: f64) -> Option<f64> {
-        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are far below 2^52, shares between 0 and 1")]
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "counts are far below 2^52, shares between 0 and 1"
+        )]
         let rank = ((self.count as f64 * share).ceil() as u64).max(1);
         let mut seen = 0;
         for (index, count) in self.buckets.iter().enumerate() {

@@ -93,7 +93,6 @@ impl Tally {
         }
     }
 
-
     /// The verdict; messages that were refused need not have come.
     pub(super) fn verdict(&self, refused: &[u64]) -> Verdict {
         let copies = self.times.iter().map(|times| u64::from(times.saturating_sub(1))).sum();

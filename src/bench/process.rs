@@ -75,7 +75,8 @@ impl Server {
 
     /// The process that listens on a port.
     pub(super) fn listening(port: u16) -> Option<Self> {
-        let inodes: Vec<String> = sockets().into_iter().filter(|socket| socket.state == LISTEN && socket.local == port).map(|socket| socket.inode).collect();
+        let inodes: Vec<String> =
+            sockets().into_iter().filter(|socket| socket.state == LISTEN && socket.local == port).map(|socket| socket.inode).collect();
         if inodes.is_empty() {
             return None;
         }
@@ -116,7 +117,11 @@ struct Socket {
 }
 
 fn sockets() -> Vec<Socket> {
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().filter_map(|file| fs::read_to_string(file).ok()).flat_map(|text| text.lines().filter_map(socket).collect::<Vec<_>>()).collect()
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .flat_map(|text| text.lines().filter_map(socket).collect::<Vec<_>>())
+        .collect()
 }
 
 fn socket(line: &str) -> Option<Socket> {

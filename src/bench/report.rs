@@ -117,7 +117,8 @@ impl Report {
         row("rate by limit", self.ratio.map(|ratio| format!("{:.0} %", ratio * 100.0)));
         row("SQL alone", self.sql_rate.map(per_second));
         row("producing alone", self.produce_rate.map(per_second));
-        let one_row = self.one_row_connections.map_or_else(|| "one row a commit".to_owned(), |count| format!("one row a commit, {count} connections"));
+        let one_row =
+            self.one_row_connections.map_or_else(|| "one row a commit".to_owned(), |count| format!("one row a commit, {count} connections"));
         row(&one_row, self.one_row_rate.map(per_second));
         let ms = |ms: f64| format!("{ms:.2} ms");
         for (name, latency) in [("p50", self.p50_ms), ("p95", self.p95_ms), ("p99", self.p99_ms), ("p99.9", self.p999_ms)] {

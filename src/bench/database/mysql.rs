@@ -73,7 +73,9 @@ impl Connection for Mysql {
         self.run(&if delete {
             format!("DELETE FROM {log} WHERE id IN ({ids}) AND lease_token = 1")
         } else {
-            format!("UPDATE {log} SET state = 'succeeded', finished_at = UTC_TIMESTAMP(6), lease_until = NULL WHERE id IN ({ids}) AND lease_token = 1")
+            format!(
+                "UPDATE {log} SET state = 'succeeded', finished_at = UTC_TIMESTAMP(6), lease_until = NULL WHERE id IN ({ids}) AND lease_token = 1"
+            )
         })
         .await?;
         Ok(rows.len())

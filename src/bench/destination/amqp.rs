@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};
 use lapin::options::BasicAckOptions;
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPUri;
@@ -112,7 +114,8 @@ impl Amqp {
         let mut tasks = JoinSet::new();
         for number in 0..messages {
             let place = places.clone().acquire_owned().await.map_err(|error| Error::Failed(error.to_string()))?;
-            let confirm = channel.basic_publish(ShortString::default(), self.beside.clone(), options, &payloads.of(number), properties.clone()).await?;
+            let confirm =
+                channel.basic_publish(ShortString::default(), self.beside.clone(), options, &payloads.of(number), properties.clone()).await?;
             tasks.spawn(async move {
                 let confirmed = confirm.await;
                 drop(place);
