@@ -1,10 +1,20 @@
 //! Redrive makes sure that a message is delivered.
 
+pub mod api;
+pub mod app;
+pub mod bench;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod demo;
 pub mod engine;
 pub mod fault;
 pub mod message;
 pub mod outcome;
 pub mod retry;
+pub mod shutdown;
 pub mod source;
 pub mod store;
+pub mod telemetry;
 pub mod units;
+pub mod view;

@@ -1,3 +1,7 @@
 //! Redrive: makes sure that a message is delivered.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    redrive::cli::main(&redrive::source::Registry::default())
+}

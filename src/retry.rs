@@ -223,20 +223,20 @@ mod tests {
 
     use super::*;
 
-    fn policy(config: Config) -> Policy {
-        Policy::try_new(&config).unwrap()
+    fn policy(config: &Config) -> Policy {
+        Policy::try_new(config).unwrap()
     }
 
     #[test]
     fn a_multiplier_of_one_is_a_fixed_interval() {
         let fixed = Config { first_delay: Some(Span::secs(7)), base_delay: Some(Span::secs(7)), multiplier: Some(1.0), ..Config::default() };
-        assert!((1..50).all(|n| policy(fixed.clone()).delay(n).as_secs() == 7));
+        assert!((1..50).all(|n| policy(&fixed).delay(n).as_secs() == 7));
     }
 
     #[test]
     fn doubling_from_a_minute_goes_60_120_240() {
         let doubling = Config { first_delay: Some(Span::secs(60)), base_delay: Some(Span::secs(60)), multiplier: Some(2.0), ..Config::default() };
-        let waits: Vec<_> = (1..=3).map(|n| policy(doubling.clone()).delay(n).as_secs()).collect();
+        let waits: Vec<_> = (1..=3).map(|n| policy(&doubling).delay(n).as_secs()).collect();
         assert_eq!(waits, [60, 120, 240]);
     }
 
@@ -244,13 +244,13 @@ mod tests {
     fn a_delay_is_capped_however_often_it_is_retried() {
         assert_eq!(Policy::default().delay(5), Duration::from_secs(21_600));
         assert_eq!(Policy::default().delay(u32::MAX), Duration::from_secs(21_600));
-        let short = policy(Config { max_delay: Some(Span::secs(1)), ..Config::default() });
+        let short = policy(&Config { max_delay: Some(Span::secs(1)), ..Config::default() });
         assert_eq!(short.delay(1), Duration::from_secs(1), "the cap holds for the first delay too");
     }
 
     #[test]
     fn jitter_spreads_over_both_sides_and_no_further() {
-        let policy = policy(Config { jitter: Some(0.1), first_delay: Some(Span::secs(100)), ..Config::default() });
+        let policy = policy(&Config { jitter: Some(0.1), first_delay: Some(Span::secs(100)), ..Config::default() });
         let mut rng = StdRng::seed_from_u64(1);
         let waits: Vec<_> = (0..1000).map(|_| policy.after_refusal(1, None, &mut rng).as_secs_f64()).collect();
         assert!(waits.iter().all(|wait| (90.0..=110.0).contains(wait)));
@@ -269,7 +269,7 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(1);
         let wait = |policy: &Policy, rng: &mut StdRng| policy.after_unreachable(9, None, rng).as_secs();
         assert_eq!(wait(&Policy::default(), &mut rng), 30);
-        let old_way = policy(Config { unreachable: Some(Unreachable::Count), ..Config::default() });
+        let old_way = policy(&Config { unreachable: Some(Unreachable::Count), ..Config::default() });
         assert_eq!(wait(&old_way, &mut rng), 21_600);
     }
 

@@ -4,6 +4,7 @@
 //! A kind of source is its [`Config`]: what the YAML holds, and the factory of the thing itself.
 
 pub mod amqp;
+pub mod answer;
 pub mod command;
 pub mod http;
 pub mod kafka;
@@ -11,7 +12,7 @@ pub mod log;
 pub mod options;
 pub mod registry;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use serde::de::DeserializeOwned;
 use crate::fault::Fault;
 use crate::message::Message;
 use crate::outcome::Outcome;
+use crate::units::Secret;
 
 pub use options::Options;
 pub use registry::Registry;
@@ -133,13 +135,13 @@ impl std::fmt::Debug for Sender {
 /// A message under way in a [`Pipeline`]. It must be finished exactly once; one that is dropped counts as unreachable, so that none is forgotten.
 pub struct Delivery {
     message: Message,
-    finish: Option<Box<dyn FnOnce(Outcome) + Send>>,
+    receipt: Receipt,
 }
 
 impl Delivery {
     /// A delivery whose outcome goes to `finish`, which must neither block nor panic.
     pub fn new(message: Message, finish: impl FnOnce(Outcome) + Send + 'static) -> Self {
-        Self { message, finish: Some(Box::new(finish)) }
+        Self { message, receipt: Receipt(Some(Box::new(finish))) }
     }
 
     /// The message to be sent.
@@ -149,16 +151,32 @@ impl Delivery {
     }
 
     /// Says what came of it.
+    pub fn finish(self, outcome: Outcome) {
+        self.receipt.finish(outcome);
+    }
+
+    /// The message and the receipt for it apart, so that a client library that took a copy of its own may let go of the message.
+    #[must_use]
+    pub fn split(self) -> (Message, Receipt) {
+        (self.message, self.receipt)
+    }
+}
+
+/// What is left to be said of a [`Delivery`]: its outcome.
+pub struct Receipt(Option<Box<dyn FnOnce(Outcome) + Send>>);
+
+impl Receipt {
+    /// Says what came of it.
     pub fn finish(mut self, outcome: Outcome) {
-        if let Some(finish) = self.finish.take() {
+        if let Some(finish) = self.0.take() {
             finish(outcome);
         }
     }
 }
 
-impl Drop for Delivery {
+impl Drop for Receipt {
     fn drop(&mut self) {
-        if let Some(finish) = self.finish.take() {
+        if let Some(finish) = self.0.take() {
             finish(Outcome::unreachable("dropped", "the source let go of the message without saying what became of it"));
         }
     }
@@ -177,6 +195,30 @@ pub struct Context {
     pub lease: Duration,
     /// The folder of the configuration file, against which relative paths are resolved.
     pub folder: PathBuf,
+}
+
+impl Context {
+    /// A path of the configuration, against the folder of its file.
+    #[must_use]
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    /// A secret that is written at `key` or read from the file that `{key}_file` names.
+    ///
+    /// # Errors
+    /// Both are given, or the file can't be read.
+    pub fn secret(&self, key: &str, value: Option<Secret>, file: Option<&Path>) -> Result<Option<Secret>, Fault> {
+        let Some(file) = file else { return Ok(value) };
+        if value.is_some() {
+            return Err(Fault::new(format!("{key}_file"), format!("give {key} or {key}_file, not both")));
+        }
+        let path = self.path(file);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n'])))),
+            Err(error) => Err(Fault::new(format!("{key}_file"), format!("{} can't be read: {error}", path.display()))),
+        }
+    }
 }
 
 /// A kind of source as it is configured: what the YAML holds besides [`Options`], and the factory of the sender.

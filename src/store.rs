@@ -647,12 +647,23 @@ impl Error {
     }
 }
 
+/// Is told of each unit of work in the database: its name and how long it took.
+pub type Observer = Arc<dyn Fn(&'static str, Duration) + Send + Sync>;
+
 /// Builds the store that a configuration names. It does not connect: see [`Store::prepare`].
 ///
 /// # Errors
 /// Every fault of the configuration.
 pub fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
-    sql::open(config, project)
+    open_observed(config, project, Arc::new(|_, _| {}))
+}
+
+/// The same; `observer` is told of each unit of work.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_observed(config: &Config, project: &str, observer: Observer) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
+    sql::open(config, project, observer)
 }
 
 /// Keeps other nodes off the store for as long as the guard lives, where it serves one at a time: SQLite. The kernel lets go of it when

@@ -1,19 +1,53 @@
-//! Being built.
+//! `kind: command`: one process a message.
+//!
+//! The payload comes on standard input, the facts in the environment, the exit code decides. Each process leads a process group of its own; when
+//! its time is up, or nobody waits for it any longer, the whole group is ended: SIGTERM, and a second later SIGKILL for what is left.
 
-use schemars::JsonSchema;
-use serde::Deserialize;
+mod config;
+mod environment;
+mod output;
+mod process;
+mod table;
 
-use super::{Context, Sender};
-use crate::fault::Fault;
+use std::time::Duration;
 
-/// Being built.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {}
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
 
-impl super::Config for Config {
-    fn build(self, cx: &Context) -> Result<Sender, Vec<Fault>> {
-        let _ = cx;
-        Err(vec![Fault::new("kind", "is not built yet")])
+use super::Source;
+use crate::message::Message;
+use crate::outcome::Outcome;
+use process::Program;
+
+pub use config::Config;
+
+struct Command {
+    program: std::sync::Arc<Program>,
+    /// The processes under way, those that are being ended among them.
+    tracker: TaskTracker,
+}
+
+#[async_trait]
+impl Source for Command {
+    async fn send(&self, message: &Message) -> Outcome {
+        let environment = match environment::facts(message) {
+            Ok(environment) => environment,
+            Err(detail) => return Outcome::permanent("command_environment", detail),
+        };
+        let program = self.program.clone();
+        let payload = message.payload.clone().unwrap_or_default();
+        // In a task of its own, so that a group is ended in full also when this future is dropped; dropping `wanted` says that it was.
+        let (wanted, unwanted) = oneshot::channel::<()>();
+        let task = self.tracker.spawn(async move { process::run(&program, environment, payload, unwanted).await });
+        let outcome = task.await;
+        drop(wanted);
+        outcome.unwrap_or_else(|error| Outcome::unreachable("command_lost", format!("the task that ran the command was lost: {error}")))
+    }
+
+    async fn close(&self, within: Duration) {
+        self.tracker.close();
+        // What is not over by then loses its group with the runtime.
+        let _ = tokio::time::timeout(within, self.tracker.wait()).await;
     }
 }

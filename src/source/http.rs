@@ -1,19 +1,115 @@
-//! Being built.
+//! `kind: http`: one request a message, to an endpoint or to a handler beside the producer.
+//!
+//! The body is the payload as it came; the answer's status decides, by the table in `http/table.rs`. A redirect is never followed, because it would carry
+//! credentials to where nobody configured them. An answer of 2xx counts from its head on: what becomes of its body changes nothing, so that a
+//! receiver that has taken the message is not sent it again.
 
-use schemars::JsonSchema;
-use serde::Deserialize;
+mod config;
+mod request;
+mod signature;
+mod table;
+mod target;
 
-use super::{Context, Sender};
-use crate::fault::Fault;
+use std::time::Duration;
 
-/// Being built.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {}
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::Utc;
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use tokio::time::Instant;
 
-impl super::Config for Config {
-    fn build(self, cx: &Context) -> Result<Sender, Vec<Fault>> {
-        let _ = cx;
-        Err(vec![Fault::new("kind", "is not built yet")])
+use super::{Source, answer};
+use crate::message::Message;
+use crate::outcome::{MAX_RESULT, Outcome};
+use signature::Signer;
+use target::Target;
+
+pub use config::{Basic, Config, Method};
+
+/// How much of an answer's body is read so that its connection can be used again; past that a new connection is cheaper.
+const DRAIN_BYTES: usize = 64 << 10;
+/// How long an answer's body may take after its head.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+struct Http {
+    client: reqwest::Client,
+    target: Target,
+    method: reqwest::Method,
+    headers: HeaderMap,
+    signer: Option<Signer>,
+    timeout: Duration,
+    keep_result: bool,
+}
+
+#[async_trait]
+impl Source for Http {
+    async fn send(&self, message: &Message) -> Outcome {
+        let deadline = Instant::now() + self.timeout;
+        let request = match self.request(message) {
+            Ok(request) => request,
+            Err(outcome) => return *outcome,
+        };
+        let response = match tokio::time::timeout_at(deadline, self.client.execute(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return table::failed(error),
+            Err(_) => return Outcome::unreachable("http_timeout", format!("no answer within {:?}", self.timeout)),
+        };
+        let status = response.status();
+        let outcome = table::answered(status, response.headers(), Utc::now());
+        let body = drain(response, deadline.min(Instant::now() + DRAIN_TIME)).await;
+        if self.keep_result { outcome.with_result(answer::json("status", status.as_u16().into(), "body", &body)) } else { outcome }
     }
+
+    fn check(&self, topic: Option<&str>) -> Result<(), String> {
+        self.target.url(topic).map(|_| ())
+    }
+}
+
+impl Http {
+    /// The request for a message; what can't be said in HTTP at all is refused for good.
+    fn request(&self, message: &Message) -> Result<reqwest::Request, Box<Outcome>> {
+        let permanent = |code, detail: String| Box::new(Outcome::permanent(code, detail));
+        let url = self.target.url(message.topic.as_deref()).map_err(|detail| permanent("http_topic", detail))?;
+        let id = message.id.to_string();
+        let mut headers = request::headers(message, &id, &self.headers, self.signer.is_some()).map_err(|detail| permanent("http_headers", detail))?;
+        let body = message.payload.clone().unwrap_or_default();
+        if let Some(signer) = &self.signer {
+            sign(signer, &id, Utc::now().timestamp(), &body, &mut headers);
+        }
+        // Always said, also of an empty body with DELETE, where a client library would leave it out.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let mut request = reqwest::Request::new(self.method.clone(), url);
+        *request.headers_mut() = headers;
+        *request.body_mut() = Some(body.into());
+        Ok(request)
+    }
+}
+
+fn sign(signer: &Signer, id: &str, timestamp: i64, body: &Bytes, headers: &mut HeaderMap) {
+    let signature = signer.sign(id, timestamp, body);
+    for (name, value) in [("webhook-id", id), ("webhook-timestamp", &timestamp.to_string()), ("webhook-signature", &signature)] {
+        // A UUID, a number and base64 hold nothing that a header value may not.
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// Reads the answer's body, keeps its beginning, and gives up on one that is long or slow.
+async fn drain(mut response: reqwest::Response, deadline: Instant) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut seen = 0_usize;
+    let reading = async {
+        while let Ok(Some(chunk)) = response.chunk().await {
+            let room = MAX_RESULT.saturating_sub(kept.len()).min(chunk.len());
+            kept.extend_from_slice(&chunk[..room]);
+            seen = seen.saturating_add(chunk.len());
+            if seen > DRAIN_BYTES {
+                break;
+            }
+        }
+    };
+    // What is read so far is kept either way.
+    let _ = tokio::time::timeout_at(deadline, reading).await;
+    kept
 }

@@ -1,3 +1,5 @@
 //! Tests against real servers; `scripts/services up` starts them and `scripts/services env` says where they are.
 
+mod amqp;
+mod kafka;
 mod store;

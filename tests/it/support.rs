@@ -1,8 +1,11 @@
 //! What the tests share.
 
+pub(crate) mod app;
 mod backend;
+pub(crate) mod endpoint;
 mod proxy;
 mod raw;
+pub(crate) mod sends;
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};

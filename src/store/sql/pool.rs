@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dialect::{Arguments, Connection, Dialect, Role, Row, Value};
 use super::template::{Names, render};
-use crate::store::Error;
+use crate::store::{Error, Observer};
 
 /// A connection that was not used for so long is closed when another comes back.
 const IDLE: Duration = Duration::from_secs(10);
@@ -69,6 +69,16 @@ pub(super) struct Core<D: Dialect> {
     statements: RwLock<HashMap<&'static str, Arc<str>>>,
     write: Pool<D>,
     read: Option<Pool<D>>,
+    observer: Observed,
+}
+
+/// Whoever wants to know how long units take.
+struct Observed(Observer);
+
+impl std::fmt::Debug for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observed")
+    }
 }
 
 #[derive(Debug)]
@@ -150,7 +160,7 @@ pub(super) struct Session<D: Dialect> {
 }
 
 impl<D: Dialect> Core<D> {
-    pub(super) fn new(dialect: D, names: Names, timeout: Duration, keep: bool, pool: u32, one_writer: bool) -> Self {
+    pub(super) fn new(dialect: D, names: Names, timeout: Duration, keep: bool, pool: u32, one_writer: bool, observer: Observer) -> Self {
         let (write, read) = if one_writer { (1, Some(Pool::new(pool, Role::Read))) } else { (pool, None) };
         Self {
             dialect,
@@ -161,6 +171,7 @@ impl<D: Dialect> Core<D> {
             statements: RwLock::default(),
             write: Pool::new(write, Role::Write),
             read,
+            observer: Observed(observer),
         }
     }
 
@@ -182,6 +193,19 @@ impl<D: Dialect> Core<D> {
         unit: impl for<'c> FnOnce(&'c mut Session<D>) -> BoxFuture<'c, Result<T, Fail>> + Send + 'static,
     ) -> Result<T, Error> {
         self.run_within(work, self.timeout, unit).await
+    }
+
+    /// As [`Self::run`]; the observer is told how long it took, the wait for a connection included.
+    pub(super) async fn observed<T: Send + 'static>(
+        self: &Arc<Self>,
+        name: &'static str,
+        work: Work,
+        unit: impl for<'c> FnOnce(&'c mut Session<D>) -> BoxFuture<'c, Result<T, Fail>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let began = Instant::now();
+        let result = self.run(work, unit).await;
+        (self.observer.0)(name, began.elapsed());
+        result
     }
 
     /// As [`Self::run`], with another limit: changing the tables may take long.

@@ -1,0 +1,109 @@
+//! A source of one's own, registered by name in a program that embeds redrive. It runs and finishes by itself:
+//!
+//! ```sh
+//! cargo run --example custom_source
+//! ```
+//!
+//! The destination here is a mailbox in memory that is full at first: the message is refused, waits, and is sent again.
+//! A program that wants the whole command line instead calls `redrive::cli::main(&registry)` and nothing else.
+
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::error::Error;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redrive::app::App;
+use redrive::config::{Config, Scope};
+use redrive::engine::Submission;
+use redrive::fault::Fault;
+use redrive::message::Message;
+use redrive::outcome::Outcome;
+use redrive::source::{Registry, Sender, Source};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// What the YAML holds for `kind: mailbox`, besides what every source takes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MailboxConfig {
+    /// How many messages the mailbox refuses before it takes one.
+    refusals: u32,
+}
+
+struct Mailbox {
+    refusals: AtomicU32,
+    /// Where the mailbox puts what it takes, for this program to look at.
+    taken: mpsc::Sender<Message>,
+}
+
+impl Mailbox {
+    /// Checks what the YAML holds and makes the source of it. Every fault is shown with its line before anything runs.
+    fn build(section: serde_json::Value, taken: mpsc::Sender<Message>) -> Result<Sender, Vec<Fault>> {
+        let config: MailboxConfig = serde_json::from_value(section).map_err(|error| vec![Fault::new("", error)])?;
+        if config.refusals > 3 {
+            return Err(vec![Fault::new("refusals", "must be at most 3, or the message fails")]);
+        }
+        Ok(Sender::each(Self { refusals: AtomicU32::new(config.refusals), taken }))
+    }
+}
+
+#[async_trait]
+impl Source for Mailbox {
+    async fn send(&self, message: &Message) -> Outcome {
+        // Say what happened; whether and when the message is sent again is not the source's affair.
+        if self.refusals.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).is_ok() {
+            return Outcome::refused("mailbox_full", "the mailbox is full");
+        }
+        match self.taken.send(message.clone()).await {
+            Ok(()) => Outcome::succeeded(),
+            Err(_) => Outcome::unreachable("mailbox_gone", "nobody reads the mailbox any longer"),
+        }
+    }
+
+    fn check(&self, topic: Option<&str>) -> Result<(), String> {
+        if topic.is_some() { Ok(()) } else { Err("a mailbox wants a topic: whom the message is for".to_owned()) }
+    }
+}
+
+const CONFIGURATION: &str = "
+project: example
+store: { url: sqlite://mailbox.db }
+api: { listen: 127.0.0.1:0 }
+poller: { interval: 100ms }
+shutdown: { accept_for: 0s }
+sources:
+  mailbox: { kind: mailbox, refusals: 2, retry: { first_delay: 200ms, base_delay: 200ms, multiplier: 1 } }
+";
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("redrive.yaml");
+    std::fs::write(&file, CONFIGURATION.replace("sqlite://", &format!("sqlite://{}/", folder.path().display())))?;
+
+    // The mailbox needs something of this program; a kind whose YAML says all implements `redrive::source::Config` instead, and is
+    // registered with `registry.register::<MailboxConfig>("mailbox")`, which puts it into `redrive schema` too.
+    let (tell, mut taken) = mpsc::channel(16);
+    let mut registry = Registry::default();
+    registry.register_with("mailbox", move |section, _cx| Mailbox::build(section, tell.clone()));
+    let app = App::build(Config::load(&file, &registry, Scope::Whole)?).await?;
+    let handle = app.handle();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(app.run(stop.clone()));
+
+    // A program that embeds redrive can hand in messages without HTTP; once this answers, the message is kept.
+    tokio::time::timeout(Duration::from_secs(10), handle.store_is_ready()).await?;
+    let submission =
+        Submission { source: "mailbox".to_owned(), topic: Some("ada".to_owned()), payload: Some("hello".into()), ..Submission::default() };
+    println!("handed in: {:?}", handle.submit(submission).await?);
+
+    let message = tokio::time::timeout(Duration::from_secs(20), taken.recv()).await?.ok_or("the mailbox is gone")?;
+    println!("taken: {} for {:?}, on attempt {}", message.id, message.topic, message.attempt);
+
+    stop.cancel();
+    running.await??;
+    if message.attempt == 3 { Ok(()) } else { Err("expected two refusals and then a success".into()) }
+}

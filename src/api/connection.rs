@@ -1,0 +1,207 @@
+//! One connection: what it is doing, for how long, and when it is cut.
+//!
+//! hyper alone has no limit on a body that trickles in or an answer that nobody reads, and waits for a half-sent request however
+//! long a shutdown takes. One timer a connection watches instead, which costs a request nothing.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::gate::Gate;
+
+/// The most bytes of a request's line and headers. The heaviest headers of a message fit.
+const MAX_HEAD: usize = 128 << 10;
+/// After the listener has closed, a request that is still being sent gets so long.
+const HALF_SENT: Duration = Duration::from_millis(500);
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It waits for a request.
+    Idle,
+    /// A request's head is coming.
+    Head,
+    /// A request's body is coming; the gate has its own eye on the clock.
+    Body,
+    /// A handler is at work.
+    Handling,
+    /// The answer is being written.
+    Writing,
+}
+
+impl Phase {
+    const ALL: [Self; 5] = [Self::Idle, Self::Head, Self::Body, Self::Handling, Self::Writing];
+}
+
+/// What a connection is doing and since when: the phase in the lowest three bits, above them the milliseconds since it began.
+pub(super) struct Activity {
+    began: Instant,
+    state: AtomicU64,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self { began: Instant::now(), state: AtomicU64::new(Phase::Idle as u64) }
+    }
+
+    /// The connection does something else now, or has got on with it.
+    pub(super) fn enter(&self, phase: Phase) {
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX >> 3);
+        self.state.store((millis << 3) | phase as u64, Ordering::Relaxed);
+    }
+
+    fn phase(&self) -> Phase {
+        let index = usize::try_from(self.state.load(Ordering::Relaxed) & 7).unwrap_or(0);
+        Phase::ALL.get(index).copied().unwrap_or(Phase::Idle)
+    }
+
+    fn since(&self) -> Instant {
+        self.began + Duration::from_millis(self.state.load(Ordering::Relaxed) >> 3)
+    }
+}
+
+/// How long a connection may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// To send a request's head, and to stay idle.
+    pub(super) head: Duration,
+    /// To read some more of the answer.
+    pub(super) answer: Duration,
+}
+
+impl Patience {
+    /// When the connection is to be cut; `None` while it is the handler that takes its time.
+    fn deadline(&self, activity: &Activity) -> Option<Instant> {
+        match activity.phase() {
+            Phase::Idle | Phase::Head => Some(activity.since() + self.head),
+            Phase::Writing => Some(activity.since() + self.answer),
+            Phase::Body | Phase::Handling => None,
+        }
+    }
+
+    /// The clock is looked at this often, at least: a phase that began since then can't be overdue before the next look.
+    fn shortest(&self) -> Duration {
+        self.head.min(self.answer)
+    }
+}
+
+/// Serves a connection until it ends, is overdue, or is told to. `stop` lets the request under way finish, `cut` does not.
+pub(super) async fn serve<S>(stream: S, gate: Arc<Gate>, patience: Patience, stop: CancellationToken, cut: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let activity = Arc::new(Activity::new());
+    let watched = TokioIo::new(Watched { stream, activity: Arc::clone(&activity) });
+    let service = {
+        let activity = Arc::clone(&activity);
+        service_fn(move |request: Request<Incoming>| {
+            let (gate, activity) = (Arc::clone(&gate), Arc::clone(&activity));
+            async move { Ok::<_, std::convert::Infallible>(gate.answer(request, &activity).await) }
+        })
+    };
+    let mut connection = pin!(http1::Builder::new().header_read_timeout(None).max_buf_size(MAX_HEAD).serve_connection(watched, service));
+    let mut watch = pin!(sleep_until(Instant::now() + patience.shortest()));
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    // A client that goes away is no news.
+                    tracing::debug!(error.detail = %error, "a connection broke off");
+                }
+                return;
+            }
+            () = watch.as_mut() => {
+                let now = Instant::now();
+                if stopping && matches!(activity.phase(), Phase::Idle | Phase::Head | Phase::Body) {
+                    return;
+                }
+                match patience.deadline(&activity) {
+                    Some(deadline) if deadline <= now => {
+                        tracing::debug!(connection.phase = ?activity.phase(), "a connection took too long");
+                        return;
+                    }
+                    deadline => {
+                        let next = if stopping { HALF_SENT } else { patience.shortest() };
+                        watch.as_mut().reset(deadline.map_or(now + next, |deadline| deadline.min(now + next)));
+                    }
+                }
+            }
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+                watch.as_mut().reset(Instant::now() + HALF_SENT);
+            }
+            () = cut.cancelled() => return,
+        }
+    }
+}
+
+/// A stream that says what it sees.
+struct Watched<S> {
+    stream: S,
+    activity: Arc<Activity>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before && self.activity.phase() == Phase::Idle {
+            self.activity.enter(Phase::Head);
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.wrote(&polled);
+        polled
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
+        self.wrote(&polled);
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        // hyper flushes once all that it has of the answer is written.
+        if matches!(polled, Poll::Ready(Ok(()))) && self.activity.phase() == Phase::Writing {
+            self.activity.enter(Phase::Idle);
+        }
+        polled
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl<S> Watched<S> {
+    /// An answer that gets on has its time afresh.
+    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+        if matches!(polled, Poll::Ready(Ok(1..))) && self.activity.phase() == Phase::Writing {
+            self.activity.enter(Phase::Writing);
+        }
+    }
+}

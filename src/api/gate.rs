@@ -1,0 +1,235 @@
+//! What every request passes before a handler sees it: the token, the limits, and its whole body.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::{AUTHORIZATION, EXPECT};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Request};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Frame, Incoming};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tower::Service;
+
+use super::browser;
+use super::connection::{Activity, Phase};
+use super::problem::{Code, Problem};
+use crate::units::Secret;
+
+/// The longest path and query, in bytes. A key of the greatest length fits.
+const MAX_URI: usize = 32 << 10;
+/// So much of a refused body is read and thrown away, so that the caller, busy writing, comes to read the answer.
+const MAX_DISCARD: usize = 64 << 20;
+/// And for so long.
+const DISCARD_FOR: Duration = Duration::from_secs(5);
+/// Bodies are weighed in these units, rounded up.
+const UNIT: usize = 1 << 10;
+
+/// The limits of a gate.
+#[derive(Clone, Debug)]
+pub(super) struct Limits {
+    /// What callers must show, if anything.
+    pub(super) token: Option<Secret>,
+    /// The largest body.
+    pub(super) max_body: usize,
+    /// All bodies together.
+    pub(super) max_bodies: usize,
+    /// How long a body may take.
+    pub(super) body_timeout: Duration,
+}
+
+/// The gate before a router.
+pub(super) struct Gate {
+    router: Router,
+    limits: Limits,
+    budget: Arc<Semaphore>,
+}
+
+impl Gate {
+    pub(super) fn new(router: Router, limits: Limits) -> Self {
+        let budget = Arc::new(Semaphore::new((limits.max_bodies / UNIT).clamp(1, Semaphore::MAX_PERMITS)));
+        Self { router, limits, budget }
+    }
+
+    /// Answers a request.
+    pub(super) async fn answer(&self, request: Request<Incoming>, activity: &Activity) -> Response {
+        activity.enter(Phase::Body);
+        let (head, body) = request.into_parts();
+        let admitted = match self.admit(&head, &body) {
+            Ok(()) => self.read(body).await,
+            Err(problem) => {
+                discard(&head.headers, body).await;
+                Err(problem)
+            }
+        };
+        activity.enter(Phase::Handling);
+        let response = match admitted {
+            Ok((bytes, permit)) => {
+                let whole = if bytes.is_empty() { Body::empty() } else { Body::from(bytes) };
+                let response = self.router.clone().call(Request::from_parts(head, whole)).await;
+                drop(permit);
+                response.unwrap_or_else(|never| match never {})
+            }
+            Err(problem) => problem.into_response(),
+        };
+        activity.enter(Phase::Writing);
+        response
+    }
+
+    fn admit(&self, head: &Parts, body: &Incoming) -> Result<(), Problem> {
+        if !super::is_open(head.uri.path()) {
+            self.allow(&head.headers)?;
+        }
+        if head.uri.path_and_query().is_some_and(|uri| uri.as_str().len() > MAX_URI) {
+            return Err(Problem::new(Code::UriTooLong, format!("path and query may be {MAX_URI} bytes long")));
+        }
+        if body.size_hint().lower() > self.limits.max_body as u64 {
+            return Err(self.too_large());
+        }
+        Ok(())
+    }
+
+    fn allow(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let Some(token) = &self.limits.token else {
+            // A token is proof enough: no browser sends it by itself.
+            if browser::is_foreign(headers) {
+                let detail = "a web page of another site asks; without `api.token` only programs and pages of this machine may";
+                return Err(Problem::new(Code::Forbidden, detail));
+            }
+            return Ok(());
+        };
+        match bearer(headers) {
+            Some(given) if same(given, token.expose().as_bytes()) => Ok(()),
+            Some(_) => Err(Problem::new(Code::Unauthorized, "the token is not the one of `api.token`")),
+            None => Err(Problem::new(Code::Unauthorized, "send `Authorization: Bearer …`")),
+        }
+    }
+
+    /// Reads the whole body, which is weighed as it comes: who announces much and sends nothing takes nothing from others.
+    async fn read(&self, body: Incoming) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+        if body.is_end_stream() {
+            return Ok((Bytes::new(), None));
+        }
+        let Ok(read) = timeout(self.limits.body_timeout, self.collect(body)).await else {
+            let detail = format!("the body did not come within {:?}", self.limits.body_timeout);
+            return Err(Problem::new(Code::RequestTimeout, detail));
+        };
+        match read {
+            Ok(read) => Ok(read),
+            Err((problem, Some(rest))) => {
+                discard(&HeaderMap::new(), rest).await;
+                Err(problem)
+            }
+            Err((problem, None)) => Err(problem),
+        }
+    }
+
+    async fn collect(&self, mut body: Incoming) -> Result<(Bytes, Option<OwnedSemaphorePermit>), (Problem, Option<Incoming>)> {
+        let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+        let (mut weight, mut held) = (0_usize, None::<OwnedSemaphorePermit>);
+        while let Some(frame) = body.frame().await {
+            let data = match frame.map(Frame::into_data) {
+                Ok(Ok(data)) => data,
+                // Trailers say nothing here.
+                Ok(Err(_)) => continue,
+                Err(error) => return Err((Problem::new(Code::IncompleteBody, format!("the body broke off: {error}")), None)),
+            };
+            let before = weight.div_ceil(UNIT);
+            weight = weight.saturating_add(data.len());
+            if weight > self.limits.max_body {
+                return Err((self.too_large(), Some(body)));
+            }
+            let more = u32::try_from(weight.div_ceil(UNIT) - before).unwrap_or(u32::MAX);
+            match (Arc::clone(&self.budget).try_acquire_many_owned(more), &mut held) {
+                (Ok(permit), None) => held = Some(permit),
+                (Ok(permit), Some(held)) => held.merge(permit),
+                (Err(_), _) => {
+                    let detail = "the bodies of other requests fill the memory that there is for them; try again";
+                    return Err((Problem::new(Code::Overloaded, detail), Some(body)));
+                }
+            }
+            // One frame is taken as it is; only what comes in pieces is put together.
+            if first.is_empty() && all.is_empty() {
+                first = data;
+            } else {
+                if all.is_empty() {
+                    let left = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX).min(self.limits.max_body);
+                    // What was announced is believed only up to as much again as came.
+                    all.reserve(weight + left.min(weight));
+                    all.extend_from_slice(&std::mem::take(&mut first));
+                }
+                all.extend_from_slice(&data);
+            }
+        }
+        let body = if all.is_empty() { first } else { all.freeze() };
+        Ok((body, held))
+    }
+
+    fn too_large(&self) -> Problem {
+        Problem::new(Code::BodyTooLarge, format!("a body may have {} bytes", self.limits.max_body))
+    }
+}
+
+/// Reads what is left of a refused body. Who waits for leave to send it (`Expect`) is not asked for it.
+async fn discard(headers: &HeaderMap, mut body: Incoming) {
+    if headers.contains_key(EXPECT) {
+        return;
+    }
+    let mut left = MAX_DISCARD;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let size = frame.data_ref().map_or(0, Bytes::len);
+            let Some(less) = left.checked_sub(size) else { return };
+            left = less;
+        }
+    };
+    let _ = timeout(DISCARD_FOR, reading).await;
+}
+
+/// The token that a request shows. The scheme's case does not matter (RFC 9110).
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}
+
+/// Whether two texts are the same, in a time that does not tell where they differ (their length it may tell).
+fn same(given: &[u8], wanted: &[u8]) -> bool {
+    if given.len() != wanted.len() {
+        return false;
+    }
+    let differences = given.iter().zip(wanted).fold(0, |differences, (a, b)| std::hint::black_box(differences | (a ^ b)));
+    std::hint::black_box(differences) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_very_token_is_the_same() {
+        assert!(same(b"abc", b"abc"));
+        for other in [&b"abd"[..], b"ab", b"abcd", b"", b"ABC"] {
+            assert!(!same(other, b"abc"));
+        }
+    }
+
+    #[test]
+    fn a_token_is_read_behind_its_scheme() {
+        let shown = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, axum::http::HeaderValue::from_static(value));
+            bearer(&headers).map(<[u8]>::to_vec)
+        };
+        assert_eq!(shown("Bearer t"), Some(b"t".to_vec()));
+        assert_eq!(shown("bearer  t "), Some(b"t".to_vec()));
+        for other in ["Basic dDp0", "t", "Bearer", ""] {
+            assert_eq!(shown(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! `/v1/messages`: looking at messages and acting on them.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
+use http_body_util::BodyExt;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
+use uuid::Uuid;
+
+use super::problem::{Code, Problem};
+use super::query::{NO_ID, Query, parse_id};
+use super::submit::{content_type, no_query, plain, whole};
+use super::{App, MAX_IDS, MAX_PAGE, MAX_PAGE_BYTES, PAGE, answer, item};
+use crate::retry::Policy;
+use crate::store::{Changed, List, Page};
+use crate::view::{AttemptView, ChangeView, MessageView, PageView};
+
+const FILTERS: [&str; 11] = ["state", "source", "topic", "key", "idempotency_key", "error_code", "since", "until", "limit", "after", "include"];
+
+/// The path's id. A text that is no id is the name of no message.
+type Id = Result<Path<String>, PathRejection>;
+
+fn id(path: Id) -> Result<Uuid, Problem> {
+    let Ok(Path(text)) = path else {
+        return Err(Problem::new(Code::NotFound, "the id in the path is not UTF-8"));
+    };
+    parse_id(&text).ok_or_else(|| Problem::new(Code::NotFound, format!("`{}` {NO_ID}", text.escape_debug())))
+}
+
+/// A list that may grow further fields.
+#[derive(Serialize)]
+struct Items<T> {
+    items: Vec<T>,
+}
+
+pub(super) async fn get(State(app): State<App>, path: Id, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    no_query(query.as_deref())?;
+    let id = id(path)?;
+    let permit = reader(&app).await?;
+    let record = app.handle().store().get(app.handle().project(), id, true).await?.ok_or_else(|| Problem::no_message(id))?;
+    let policy = max_retries(&app, &record.source);
+    Ok(holding(answer::json(StatusCode::OK, &MessageView::new(record, policy, true)), permit))
+}
+
+pub(super) async fn list(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let list = filters(app.handle().project(), query.as_deref())?;
+    let payload = list.payload;
+    let view = |page| PageView::new(page, |source| max_retries(&app, source), payload);
+    if !payload {
+        return Ok(answer::json(StatusCode::OK, &view(app.handle().store().list(list).await?)));
+    }
+    let permit = reader(&app).await?;
+    let page = with_payloads(&app, list).await?;
+    Ok(holding(answer::json(StatusCode::OK, &view(page)), permit))
+}
+
+fn filters(project: &str, query: Option<&str>) -> Result<List, Problem> {
+    let query = Query::parse(query, &FILTERS)?;
+    let limit = query.value::<u32>("limit")?.unwrap_or(PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Problem::field("limit", format!("must be between 1 and {MAX_PAGE}")));
+    }
+    let payload = match query.text("include") {
+        None => false,
+        Some("payload") => true,
+        Some(_) => return Err(Problem::field("include", "only `payload` can be included")),
+    };
+    Ok(List {
+        project: project.to_owned(),
+        state: query.value("state")?,
+        source: query.owned("source"),
+        topic: query.owned("topic"),
+        key: query.owned("key"),
+        idempotency_key: query.owned("idempotency_key"),
+        error_code: query.owned("error_code"),
+        since: query.time("since")?,
+        until: query.time("until")?,
+        limit,
+        after: query.id("after")?,
+        payload,
+    })
+}
+
+/// A page with payloads. They are read one by one, and the page ends early once they weigh enough: a thousand payloads of 16 MiB fit no memory.
+async fn with_payloads(app: &App, list: List) -> Result<Page, Problem> {
+    let store = app.handle().store();
+    let page = store.list(List { payload: false, ..list }).await?;
+    let (mut items, mut weight) = (Vec::with_capacity(page.items.len()), 0);
+    for record in page.items {
+        if weight >= MAX_PAGE_BYTES {
+            return Ok(Page { next: items.last().map(|last: &crate::store::Record| last.id), items });
+        }
+        // What was purged in between is not shown.
+        if let Some(full) = store.get(app.handle().project(), record.id, true).await? {
+            weight += full.payload.as_ref().map_or(0, bytes::Bytes::len);
+            items.push(full);
+        }
+    }
+    Ok(Page { items, next: page.next })
+}
+
+pub(super) async fn attempts(State(app): State<App>, path: Id, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    no_query(query.as_deref())?;
+    let id = id(path)?;
+    let attempts = app.handle().store().attempts(app.handle().project(), id).await?.ok_or_else(|| Problem::no_message(id))?;
+    Ok(answer::json(StatusCode::OK, &Items { items: attempts.into_iter().map(AttemptView::from).collect() }))
+}
+
+pub(super) async fn retry(State(app): State<App>, path: Id, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    no_query(query.as_deref())?;
+    let id = id(path)?;
+    let changed = app.handle().retry(vec![id]).await?;
+    one(StatusCode::ACCEPTED, id, changed.first().copied(), "retried")
+}
+
+pub(super) async fn cancel(State(app): State<App>, path: Id, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    no_query(query.as_deref())?;
+    let id = id(path)?;
+    let changed = app.handle().cancel(vec![id]).await?;
+    one(StatusCode::OK, id, changed.first().copied(), "cancelled")
+}
+
+/// What became of a wish about one message; `verb` names it.
+fn one(status: StatusCode, id: Uuid, changed: Option<Changed>, verb: &str) -> Result<Response, Problem> {
+    match changed {
+        Some(Changed::Done(state)) => Ok(answer::changed(status, id, state)),
+        Some(Changed::Wrong(state)) => Err(Problem::wrong_state(state, verb)),
+        Some(Changed::NotFound) | None => Err(Problem::no_message(id)),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ids {
+    ids: Vec<String>,
+}
+
+pub(super) async fn retry_many(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    no_query(head.uri.query())?;
+    content_type(&head.headers, &["application/json"])?;
+    let ids = ids(&whole(body).await?)?;
+    let changed = if ids.is_empty() { Vec::new() } else { app.handle().retry(ids.clone()).await? };
+    let items = ids.into_iter().zip(changed).map(|(id, changed)| ChangeView::new(id, changed, "retried")).collect();
+    Ok(answer::json(StatusCode::OK, &Items { items }))
+}
+
+fn ids(body: &[u8]) -> Result<Vec<Uuid>, Problem> {
+    let Ids { ids } = item::read(body)?;
+    if ids.len() > MAX_IDS {
+        return Err(Problem::new(Code::TooManyItems, format!("at most {MAX_IDS} ids at once")).at("ids"));
+    }
+    let id = |(index, text): (usize, &String)| parse_id(text).ok_or_else(|| Problem::field(format!("ids[{index}]"), NO_ID));
+    ids.iter().enumerate().map(id).collect()
+}
+
+pub(super) async fn replace_payload(State(app): State<App>, path: Id, request: Request<Body>) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    no_query(head.uri.query())?;
+    plain(&head.headers, "send the payload as it is to be sent")?;
+    let id = id(path)?;
+    let body = whole(body).await?;
+    let record = app.handle().store().get(app.handle().project(), id, false).await?.ok_or_else(|| Problem::no_message(id))?;
+    if let Some(source) = app.handle().source(&record.source) {
+        let max = source.options.max_payload.bytes();
+        if body.len() > max {
+            let detail = format!("the payload has {} bytes; source `{}` takes at most {max}", body.len(), record.source);
+            return Err(Problem::new(Code::PayloadTooLarge, detail).at("payload"));
+        }
+    }
+    let changed = app.handle().replace_payload(id, body).await?;
+    one(StatusCode::OK, id, Some(changed), "given another payload (only failed ones can)")
+}
+
+/// What the policy of a source says, for messages that don't override it.
+fn max_retries(app: &App, source: &str) -> Option<u32> {
+    let source = app.handle().source(source)?;
+    Policy::try_new(&source.options.retry).ok().map(|policy| policy.max_retries())
+}
+
+/// Waits until another answer with payloads may be put together.
+async fn reader(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
+    let permit = Arc::clone(&app.0.readers).acquire_owned().await;
+    permit.map_err(|_| Problem::new(Code::Internal, "the node is stopping"))
+}
+
+/// The answer, which keeps its permit until it was sent.
+fn holding(response: Response, permit: OwnedSemaphorePermit) -> Response {
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _held = &permit;
+            frame
+        }))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::State as MessageState;
+
+    fn field(query: &str) -> String {
+        let problem = filters("p", Some(query)).expect_err(query);
+        serde_json::to_value(problem.item()).unwrap()["field"].as_str().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn filters_are_read() {
+        let after = Uuid::now_v7();
+        let text = format!(
+            "state=failed&source=s&topic=t&key=k&idempotency_key=i&error_code=http_503&since=2026-01-01T00:00:00Z&until=2026-02-01T00:00:00%2B01:00&limit=1000&after={after}&include=payload"
+        );
+        let list = filters("p", Some(&text)).unwrap();
+        assert_eq!(
+            (list.project.as_str(), list.state, list.limit, list.after, list.payload),
+            ("p", Some(MessageState::Failed), 1000, Some(after), true)
+        );
+        assert_eq!((list.source.as_deref(), list.topic.as_deref(), list.key.as_deref()), (Some("s"), Some("t"), Some("k")));
+        assert_eq!((list.idempotency_key.as_deref(), list.error_code.as_deref()), (Some("i"), Some("http_503")));
+        assert_eq!(list.until.unwrap().to_rfc3339(), "2026-01-31T23:00:00+00:00");
+        let list = filters("p", None).unwrap();
+        assert_eq!((list.limit, list.payload), (50, false));
+    }
+
+    #[test]
+    fn every_state_is_a_filter() {
+        for state in MessageState::ALL {
+            assert_eq!(filters("p", Some(&format!("state={state}"))).unwrap().state, Some(state));
+        }
+    }
+
+    #[test]
+    fn a_bad_filter_is_named() {
+        for (query, name) in [
+            ("state=done", "state"),
+            ("limit=0", "limit"),
+            ("limit=1001", "limit"),
+            ("limit=-1", "limit"),
+            ("limit=many", "limit"),
+            ("after=7", "after"),
+            ("since=yesterday", "since"),
+            ("until=", "until"),
+            ("include=everything", "include"),
+            ("page=2", "page"),
+            ("limit=1&limit=2", "limit"),
+        ] {
+            assert_eq!(field(query), name, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_bad_id_among_many_is_named_and_a_thousand_are_enough() {
+        let (good, bad) = (Uuid::now_v7(), "nonsense");
+        let problem = ids(format!(r#"{{"ids":["{good}","{bad}"]}}"#).as_bytes()).unwrap_err();
+        assert_eq!(serde_json::to_value(problem.item()).unwrap()["field"], "ids[1]");
+        let many = |count| serde_json::to_vec(&serde_json::json!({"ids": vec![good; count]})).unwrap();
+        assert_eq!(ids(&many(MAX_IDS)).unwrap().len(), MAX_IDS);
+        assert_eq!(ids(&many(MAX_IDS + 1)).unwrap_err().code(), Code::TooManyItems);
+        for text in [r#"["x"]"#, r#"{"ids":"x"}"#, r#"{"ids":[7]}"#, "{}", r#"{"ids":[],"all":true}"#] {
+            assert!(ids(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The server: binds first, so that a bad address fails at start, and serves once there is something to serve.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::config::{Config, Health};
+use super::connection::{self, Patience};
+use super::gate::{Gate, Limits};
+use super::listener::{Listener, Tcp, Unix};
+use super::{App, Metrics, health_router, router};
+use crate::engine::Handle;
+
+/// So many bodies of the largest size may be in memory at once, or as many smaller ones as weigh the same.
+const LARGEST_BODIES: usize = 4;
+/// The health port serves so many connections at once.
+const HEALTH_CONNECTIONS: usize = 64;
+/// The health port reads no bodies to speak of.
+const HEALTH_BODY: usize = 1 << 10;
+/// And has less patience.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Makes servers.
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// Takes the addresses that the configuration names, and fails if one of them can't be had. Connections wait until they are
+    /// [served](Bound::serve). To be called within a Tokio runtime.
+    pub fn bind(config: &Config, health: &Health) -> io::Result<Bound> {
+        let tcp = config.listen.map(Tcp::bind).transpose()?;
+        let mode = config.unix_permissions().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "unix_mode is not octal"))?;
+        let unix = config.unix.as_deref().map(|path| Unix::bind(path, mode)).transpose()?;
+        let health = health.listen.map(Tcp::bind).transpose()?;
+        Ok(Bound { tcp, unix, health, config: config.clone() })
+    }
+}
+
+/// A server that has its addresses.
+#[derive(Debug)]
+pub struct Bound {
+    tcp: Option<Tcp>,
+    unix: Option<Unix>,
+    health: Option<Tcp>,
+    config: Config,
+}
+
+impl Bound {
+    /// The address of the API, with the port that port 0 came to.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref().map(|tcp| tcp.address)
+    }
+
+    /// The address of health and metrics alone.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health.as_ref().map(|tcp| tcp.address)
+    }
+
+    /// Serves until `stop`; then accepts no more, gives requests under way `grace` to finish, and cuts what is left. Dropping the
+    /// future cuts everything at once.
+    ///
+    /// # Errors
+    /// Never as yet: failures to accept pass, and are logged and tried again.
+    pub async fn serve(self, handle: Handle, metrics: Metrics, stop: CancellationToken, grace: Duration) -> io::Result<()> {
+        let app = App::new(handle, metrics);
+        let api = Gate::new(router(app.clone()), api_limits(&self.config));
+        let health = Gate::new(health_router(app), HEALTH_LIMITS);
+        self.run(api, health, stop, grace).await;
+        Ok(())
+    }
+
+    async fn run(self, api: Gate, health: Gate, stop: CancellationToken, grace: Duration) {
+        let cut = CancellationToken::new();
+        let _cut_when_dropped = cut.clone().drop_guard();
+        let tracker = TaskTracker::new();
+        let slots = usize::try_from(self.config.max_connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let port = |gate, slots, patience| {
+            let (stop, cut, tracker) = (stop.clone(), cut.clone(), tracker.clone());
+            Port { gate, slots, patience, stop, cut, tracker }
+        };
+        let patience = Patience { head: self.config.header_timeout.get(), answer: self.config.body_timeout.get() };
+        let api = port(Arc::new(api), Arc::new(Semaphore::new(slots)), patience);
+        let patience = Patience { head: HEALTH_PATIENCE, answer: HEALTH_PATIENCE };
+        let health = port(Arc::new(health), Arc::new(Semaphore::new(HEALTH_CONNECTIONS)), patience);
+        tokio::join!(api.accept(self.tcp), api.accept(self.unix), health.accept(self.health));
+        tracker.close();
+        if timeout(grace, tracker.wait()).await.is_err() {
+            tracing::warn!(connections = tracker.len(), "connections were cut: their requests took longer than the shutdown may");
+            cut.cancel();
+            tracker.wait().await;
+        }
+    }
+}
+
+fn api_limits(config: &Config) -> Limits {
+    let max_body = config.max_body.bytes();
+    Limits { token: config.token.clone(), max_body, max_bodies: max_body.saturating_mul(LARGEST_BODIES), body_timeout: config.body_timeout.get() }
+}
+
+const HEALTH_LIMITS: Limits =
+    Limits { token: None, max_body: HEALTH_BODY, max_bodies: HEALTH_CONNECTIONS * HEALTH_BODY, body_timeout: HEALTH_PATIENCE };
+
+/// What a listener's connections get.
+struct Port {
+    gate: Arc<Gate>,
+    slots: Arc<Semaphore>,
+    patience: Patience,
+    stop: CancellationToken,
+    cut: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Port {
+    /// Accepts until it is told to stop. While all slots are taken, connections wait, all but one in the kernel.
+    async fn accept(&self, listener: Option<impl Listener>) {
+        let Some(listener) = listener else { return };
+        let mut pause = Pause::default();
+        let accepting = async {
+            loop {
+                let stream = match listener.accept().await {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        pause.after(&error).await;
+                        continue;
+                    }
+                };
+                pause = Pause::default();
+                let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
+                let (gate, patience) = (Arc::clone(&self.gate), self.patience);
+                let (stop, cut) = (self.stop.clone(), self.cut.clone());
+                self.tracker.spawn(async move {
+                    connection::serve(stream, gate, patience, stop, cut).await;
+                    drop(slot);
+                });
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = accepting => {}
+        }
+    }
+}
+
+/// The waits between failures to accept.
+#[derive(Default)]
+struct Pause {
+    failures: u32,
+}
+
+impl Pause {
+    /// A connection that was gone before it was accepted is nobody's fault; anything else (no more file descriptors) takes time to
+    /// get better, and trying at once would only burn a core.
+    async fn after(&mut self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+        if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) {
+            return;
+        }
+        // One line at the first failure and then one a minute.
+        if self.failures.is_multiple_of(60) {
+            tracing::error!(error.detail = %error, "connections can't be accepted; trying on");
+        }
+        self.failures = self.failures.saturating_add(1);
+        sleep(Duration::from_secs(1).min(Duration::from_millis(50 << self.failures.min(5)))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

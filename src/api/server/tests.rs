@@ -1,0 +1,383 @@
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::routing::{any, get};
+use http_body_util::BodyExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::units::{Secret, Size, Span};
+
+/// A server whose router tells what it got, and can be made to wait.
+struct Running {
+    address: SocketAddr,
+    health: SocketAddr,
+    stop: CancellationToken,
+    /// Lets a request to `/wait` go.
+    release: Arc<Notify>,
+    waiting: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+fn quick() -> Config {
+    let second = Span::secs(1);
+    Config { listen: Some(([127, 0, 0, 1], 0).into()), header_timeout: second, body_timeout: second, max_body: Size::mib(1), ..Config::default() }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "each test makes its own")]
+fn start(config: Config, grace: Duration) -> Running {
+    let bound = Server::bind(&config, &Health { listen: Some(([127, 0, 0, 1], 0).into()) }).unwrap();
+    let (release, waiting) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let (gate, count) = (release.clone(), waiting.clone());
+    let wait = move || async move {
+        count.fetch_add(1, Ordering::SeqCst);
+        gate.notified().await;
+        "waited"
+    };
+    let echo = async |request: Request| request.into_body().collect().await.unwrap().to_bytes().len().to_string();
+    let large = async || Body::from(vec![b'x'; 32 << 20]);
+    let open = Router::new().route("/healthz", get(async || "ok"));
+    let router = open.clone().route("/wait", any(wait)).route("/size", any(echo)).route("/large", get(large));
+    let stop = CancellationToken::new();
+    let (address, health) = (bound.address().unwrap_or(([0, 0, 0, 0], 0).into()), bound.health_address().unwrap());
+    let api = Gate::new(router, api_limits(&config));
+    let task = tokio::spawn(bound.run(api, Gate::new(open, HEALTH_LIMITS), stop.clone(), grace));
+    Running { address, health, stop, release, waiting, task }
+}
+
+impl Running {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    async fn ask(&self, request: &str) -> String {
+        ask(self.connect().await, request).await
+    }
+
+    /// Until a request is in its handler.
+    async fn until_waiting(&self, count: usize) {
+        while self.waiting.load(Ordering::SeqCst) < count {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Sends a request and reads one answer: its head and as much of the body as it announces.
+async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    answer(&mut stream).await
+}
+
+async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut text = Vec::new();
+    loop {
+        let whole = String::from_utf8_lossy(&text).into_owned();
+        if let Some((head, body)) = whole.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |length| length.parse().unwrap());
+            if body.len() >= length {
+                return whole;
+            }
+        }
+        if stream.read_buf(&mut text).await.unwrap_or(0) == 0 {
+            return String::from_utf8_lossy(&text).into_owned();
+        }
+    }
+}
+
+/// Reads to the end; a reset is one too.
+async fn ended(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    rest
+}
+
+fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or(answer)
+}
+
+async fn within<T>(seconds: u64, work: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(seconds), work).await.expect("in time")
+}
+
+const GET: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+
+#[tokio::test]
+async fn a_connection_serves_many_requests_and_a_body_arrives_however_it_is_cut() {
+    let running = start(quick(), Duration::from_secs(1));
+    let mut stream = running.connect().await;
+    stream.write_all(b"POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc").await.unwrap();
+    tokio::task::yield_now().await;
+    stream.write_all(b"def").await.unwrap();
+    assert!(within(5, answer(&mut stream)).await.ends_with("\r\n\r\n6"));
+    let chunked = "POST /size HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n";
+    stream.write_all(chunked.as_bytes()).await.unwrap();
+    assert!(within(5, answer(&mut stream)).await.ends_with("\r\n\r\n7"));
+    let large = "x".repeat(700_000);
+    assert!(running.ask(&format!("POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: 700000\r\n\r\n{large}")).await.ends_with("700000"));
+}
+
+#[tokio::test]
+async fn the_token_is_asked_for_everywhere_but_at_health() {
+    let running = start(Config { token: Some(Secret::new("s3cret")), ..quick() }, Duration::from_secs(1));
+    assert_eq!(status(&running.ask(GET).await), "200");
+    for shown in ["", "authorization: Bearer wrong!\r\n", "authorization: s3cret\r\n", "authorization: Bearer s3cretx\r\n"] {
+        for path in ["/size", "/nothing", "/healthz/", "//healthz"] {
+            let answer = running.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n{shown}\r\n")).await;
+            assert_eq!(status(&answer), "401", "{path} {shown}");
+            assert!(answer.contains("www-authenticate: Bearer") && !answer.contains("s3cret"), "{answer}");
+        }
+    }
+    let answer = running.ask("GET /size HTTP/1.1\r\nhost: x\r\nauthorization: bearer s3cret\r\n\r\n").await;
+    assert_eq!(status(&answer), "200", "{answer}");
+}
+
+#[tokio::test]
+async fn a_web_page_of_another_site_is_refused_where_there_is_no_token() {
+    let running = start(quick(), Duration::from_secs(1));
+    let from = |origin: &str| format!("POST /size HTTP/1.1\r\nhost: x\r\norigin: {origin}\r\ncontent-length: 1\r\n\r\nx");
+    assert_eq!(status(&running.ask(&from("https://evil.example")).await), "403");
+    assert_eq!(status(&running.ask(&from("http://localhost:3000")).await), "200");
+    let guarded = start(Config { token: Some(Secret::new("s3cret")), ..quick() }, Duration::from_secs(1));
+    let shown = from("https://app.example").replace("origin", "authorization: Bearer s3cret\r\norigin");
+    assert_eq!(status(&guarded.ask(&shown).await), "200");
+}
+
+#[tokio::test]
+async fn the_health_port_serves_health_and_nothing_else() {
+    let running = start(Config { token: Some(Secret::new("s3cret")), ..quick() }, Duration::from_secs(1));
+    let ask = async |request: &str| ask(TcpStream::connect(running.health).await.unwrap(), request).await;
+    assert_eq!(status(&ask(GET).await), "200");
+    assert_eq!(status(&ask("GET /size HTTP/1.1\r\nhost: x\r\nauthorization: bearer s3cret\r\n\r\n").await), "404");
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_is_not_waited_for() {
+    let running = start(quick(), Duration::from_secs(1));
+    for sent in ["", "GET", "GET /healthz HTTP/1.1\r\nhost: x\r\n"] {
+        let mut stream = running.connect().await;
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        within(5, ended(stream)).await;
+    }
+    // Nor is the next request of a connection.
+    let mut stream = running.connect().await;
+    stream.write_all(GET.as_bytes()).await.unwrap();
+    assert_eq!(status(&within(5, answer(&mut stream)).await), "200");
+    within(5, ended(stream)).await;
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_answered_408() {
+    let running = start(quick(), Duration::from_secs(1));
+    let mut stream = running.connect().await;
+    stream.write_all(b"POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc").await.unwrap();
+    let text = within(5, answer(&mut stream)).await;
+    assert_eq!(status(&text), "408", "{text}");
+    assert!(text.contains(r#""code":"request_timeout""#), "{text}");
+    within(5, ended(stream)).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_reads_is_dropped() {
+    let running = start(Config { max_connections: 1, ..quick() }, Duration::from_secs(1));
+    let mut lazy = running.connect().await;
+    lazy.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    // There is one slot: another is served only once the lazy one has lost it.
+    assert_eq!(status(&within(10, running.ask(GET)).await), "200");
+    assert!(within(10, ended(lazy)).await.len() < 32 << 20);
+}
+
+#[tokio::test]
+async fn a_handler_that_takes_its_time_is_not_cut_short() {
+    let running = start(quick(), Duration::from_secs(1));
+    let release = running.release.clone();
+    let asked = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: x\r\n\r\n"));
+    running.until_waiting(1).await;
+    // Longer than a head, a body and an answer may take.
+    sleep(Duration::from_millis(2500)).await;
+    release.notify_one();
+    assert!(within(5, asked).await.unwrap().ends_with("waited"));
+}
+
+#[tokio::test]
+async fn over_the_limit_connections_wait_and_are_served_later() {
+    let running = start(Config { max_connections: 2, ..quick() }, Duration::from_secs(1));
+    let wait = "GET /wait HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let asked: Vec<_> = futures::future::join_all((0..5).map(|_| running.connect())).await;
+    let asked: Vec<_> = asked.into_iter().map(|stream| tokio::spawn(ask(stream, wait))).collect();
+    running.until_waiting(2).await;
+    assert_eq!(status(&ask(TcpStream::connect(running.health).await.unwrap(), GET).await), "200", "health has its own");
+    assert_eq!(running.waiting.load(Ordering::SeqCst), 2);
+    for served in 1..=5 {
+        running.release.notify_one();
+        running.until_waiting((served + 2).min(5)).await;
+    }
+    for answer in asked {
+        assert!(within(5, answer).await.unwrap().ends_with("waited"));
+    }
+}
+
+#[tokio::test]
+async fn a_body_past_the_limit_is_413_whether_announced_or_not() {
+    let running = start(quick(), Duration::from_secs(1));
+    let over = (1 << 20) + 1;
+    let announced = format!("POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: {over}\r\n\r\n{}", "x".repeat(over));
+    let chunked = format!("POST /size HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{over:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(over));
+    for request in [announced, chunked] {
+        let mut stream = running.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let text = within(5, answer(&mut stream)).await;
+        assert!(status(&text) == "413" && text.contains("body_too_large"), "{text}");
+        // The rest was read and thrown away: the connection goes on.
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        assert_eq!(status(&within(5, answer(&mut stream)).await), "200");
+    }
+    // Who asks first is told before it sends anything.
+    let asks = format!("POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: {over}\r\nexpect: 100-continue\r\n\r\n");
+    assert_eq!(status(&within(5, running.ask(&asks)).await), "413");
+}
+
+#[tokio::test]
+async fn bodies_on_their_way_are_bounded_together_and_counted_as_they_arrive() {
+    let running = start(Config { body_timeout: Span::secs(30), ..quick() }, Duration::from_secs(1));
+    let head = "POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: 1048576\r\n\r\n";
+    // Announcements weigh nothing.
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        let mut stream = running.connect().await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let body = "x".repeat((1 << 20) - 1);
+    assert_eq!(status(&within(5, running.ask(&format!("{head}{body}x"))).await), "200");
+    // Four MiB are what there is room for; all of this but the last byte is more.
+    let mut refused = 0;
+    for stream in &mut slow {
+        stream.write_all(body.as_bytes()).await.unwrap();
+    }
+    for mut stream in slow {
+        stream.write_all(b"x").await.unwrap();
+        let text = within(20, answer(&mut stream)).await;
+        match status(&text) {
+            "200" => {}
+            "429" => {
+                assert!(text.contains("retry-after: 1"), "{text}");
+                refused += 1;
+            }
+            _ => panic!("{text}"),
+        }
+    }
+    assert!((1..=17).contains(&refused), "{refused}");
+    assert_eq!(status(&within(5, running.ask(&format!("{head}{body}x"))).await), "200", "all is given back");
+}
+
+#[tokio::test]
+async fn too_much_of_a_head_is_refused() {
+    let running = start(quick(), Duration::from_secs(1));
+    let header = format!("GET /size HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "x".repeat(200_000));
+    let headers = format!("GET /size HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(200));
+    for request in [header, headers] {
+        let mut stream = running.connect().await;
+        let _ = stream.write_all(request.as_bytes()).await;
+        let text = within(5, answer(&mut stream)).await;
+        assert!(text.is_empty() || status(&text) == "431", "{text}");
+    }
+    let uri = format!("GET /size?{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(40_000));
+    assert_eq!(status(&within(5, running.ask(&uri)).await), "414");
+    assert_eq!(status(&within(5, running.ask("\0\0\0\r\n\r\n")).await), "400");
+}
+
+#[tokio::test]
+async fn at_the_end_requests_under_way_finish_and_half_sent_ones_do_not_hold_it_up() {
+    let running = start(Config { header_timeout: Span::secs(60), body_timeout: Span::secs(60), ..quick() }, Duration::from_secs(30));
+    let idle = running.connect().await;
+    let mut used = running.connect().await;
+    used.write_all(GET.as_bytes()).await.unwrap();
+    assert_eq!(status(&answer(&mut used).await), "200");
+    let mut half_head = running.connect().await;
+    half_head.write_all(b"POST /size HTTP/1.1\r\nhost").await.unwrap();
+    let mut half_body = running.connect().await;
+    half_body.write_all(b"POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc").await.unwrap();
+    let busy = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: x\r\n\r\n"));
+    running.until_waiting(1).await;
+    running.stop.cancel();
+    for stream in [idle, used, half_head, half_body] {
+        within(5, ended(stream)).await;
+    }
+    assert!(TcpStream::connect(running.address).await.is_err(), "it accepts no more");
+    running.release.notify_one();
+    let text = within(5, busy).await.unwrap();
+    assert!(text.ends_with("waited") && text.contains("connection: close"), "{text}");
+    within(5, running.task).await.unwrap();
+}
+
+#[tokio::test]
+async fn at_the_end_of_its_grace_everything_is_cut() {
+    let running = start(quick(), Duration::from_millis(200));
+    let busy = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: x\r\n\r\n"));
+    running.until_waiting(1).await;
+    running.stop.cancel();
+    within(5, running.task).await.unwrap();
+    assert_eq!(within(5, busy).await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn dropping_the_server_cuts_everything() {
+    let running = start(quick(), Duration::from_secs(60));
+    let busy = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: x\r\n\r\n"));
+    running.until_waiting(1).await;
+    running.task.abort();
+    assert_eq!(within(5, busy).await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn a_unix_socket_serves_the_same_with_its_own_permissions_and_goes_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("redrive.sock");
+    let config = Config { listen: None, unix: Some(path.clone()), ..quick() };
+    let running = start(config.clone(), Duration::from_secs(1));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    assert_eq!(status(&within(5, ask(UnixStream::connect(&path).await.unwrap(), GET)).await), "200");
+    // While it is served nobody else takes it.
+    assert_eq!(Server::bind(&config, &Health::default()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    assert!(path.exists());
+    running.stop.cancel();
+    within(5, running.task).await.unwrap();
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_socket_that_was_left_behind_is_replaced_and_a_file_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("redrive.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "as a process leaves it that was killed");
+    let config = Config { listen: None, unix: Some(path.clone()), ..quick() };
+    let running = start(config.clone(), Duration::from_secs(1));
+    assert_eq!(status(&within(5, ask(UnixStream::connect(&path).await.unwrap(), GET)).await), "200");
+    // A later process's socket of the same name is not removed by ours.
+    std::fs::remove_file(&path).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    running.stop.cancel();
+    within(5, running.task).await.unwrap();
+    assert!(path.exists());
+    drop(other);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "precious").unwrap();
+    let error = Server::bind(&config, &Health::default()).unwrap_err();
+    assert!(error.to_string().contains("redrive.sock"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_an_error_at_once_and_names_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = Config { listen: Some(taken.local_addr().unwrap()), ..quick() };
+    let error = Server::bind(&config, &Health::default()).unwrap_err();
+    assert!(error.to_string().contains(&taken.local_addr().unwrap().to_string()), "{error}");
+}

@@ -1,0 +1,179 @@
+//! The only composer: a configuration in, a running sidecar out.
+//!
+//! Order matters at both ends. At start: ports are bound, the store is locked, then the engine starts; nothing waits for a destination or
+//! for the database. At the end: sends stop first, intake last, so that a producer that stops at the same moment is still heard.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::api;
+use crate::config::Config;
+use crate::engine::{self, Engine, Handle};
+use crate::fault::Fault;
+use crate::store;
+use crate::telemetry::metrics::Metrics;
+
+/// How long the API may take to finish the requests that it has begun, once it takes no more.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+/// How long a one-shot run waits for the store.
+const STORE_WAIT: Duration = Duration::from_secs(30);
+/// How often a one-shot run looks whether anything is left to do.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Why the sidecar could not start, or could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is wrong in a way that shows only when its parts meet.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Config(Vec<Fault>),
+    /// A port or socket can't be bound.
+    #[error("can't listen: {0}")]
+    Bind(#[source] io::Error),
+    /// The store can't be used by this process.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The store did not answer in time (one-shot commands only).
+    #[error("the store is not ready after {} s: {reason}", waited.as_secs())]
+    NotReady {
+        /// How long it was waited for.
+        waited: Duration,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The API stopped by itself.
+    #[error("the API stopped: {0}")]
+    Api(String),
+}
+
+/// A sidecar that is bound and running; it takes messages from when the store answers.
+#[derive(Debug)]
+pub struct App {
+    engine: Engine,
+    bound: api::Bound,
+    metrics: Arc<Metrics>,
+    shutdown: engine::config::Shutdown,
+    /// Held until the process ends: one `serve` at a time on an SQLite file.
+    _guard: Option<store::Guard>,
+}
+
+impl App {
+    /// Binds the ports, locks the store and starts the engine.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, a port that is taken, a store that is in use.
+    pub async fn build(config: Config) -> Result<Self, Error> {
+        let bound = api::Server::bind(&config.api, &config.health).map_err(Error::Bind)?;
+        let guard = store::guard(&config.store)?;
+        let shutdown = config.engine.shutdown.clone();
+        let metrics = Arc::new(Metrics::new(config.project.clone()));
+        let engine = start(config, metrics.clone())?;
+        Ok(Self { engine, bound, metrics, shutdown, _guard: guard })
+    }
+
+    /// The way into the engine.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.engine.handle()
+    }
+
+    /// Where the API listens, port 0 resolved; `None` if only on a Unix socket.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.bound.address()
+    }
+
+    /// Where health and metrics are served besides the API's own port.
+    #[must_use]
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.bound.health_address()
+    }
+
+    /// Serves until `stop` is cancelled, then drains: sends stop at once, intake goes on for `shutdown.accept_for`, what is under way is
+    /// finished within `shutdown.grace`.
+    ///
+    /// # Errors
+    /// If the API stops by itself.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        let Self { engine, bound, metrics, shutdown, _guard } = self;
+        let close = CancellationToken::new();
+        let render: api::Metrics = Arc::new(move || metrics.render());
+        let mut server = tokio::spawn(bound.serve(engine.handle(), render, close.clone(), LAST_REQUESTS));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            ended = &mut server => {
+                engine.finish(Instant::now() + shutdown.grace.get()).await;
+                let why = match ended {
+                    Ok(Ok(())) => "it was not asked to".to_owned(),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(error) => error.to_string(),
+                };
+                return Err(Error::Api(why));
+            }
+        }
+        let asked = Instant::now();
+        engine.stop_sending();
+        tokio::time::sleep_until(asked + shutdown.accept_for.get()).await;
+        close.cancel();
+        let _ = tokio::time::timeout(LAST_REQUESTS * 2, server).await;
+        let left = engine.finish(asked + shutdown.grace.get()).await;
+        let took_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if left == 0 {
+            tracing::info!(took_ms, "stopped; nothing was under way");
+        } else {
+            tracing::warn!(took_ms, messages.left = left, "stopped; what was under way is sent again when its lease has run out");
+        }
+        Ok(())
+    }
+}
+
+fn start(config: Config, metrics: Arc<Metrics>) -> Result<Engine, Error> {
+    let observed = metrics.clone();
+    let store =
+        store::open_observed(&config.store, &config.project, Arc::new(move |op, took| observed.store_took(op, took))).map_err(Error::Config)?;
+    let Config { project, node, sources, engine, .. } = config;
+    Engine::start(engine::Parts { project, node, store, sources, config: engine, metrics }).map_err(Error::Config)
+}
+
+/// What a one-shot run did.
+#[derive(Clone, Copy, Debug)]
+pub struct Ran {
+    /// Messages that are due and were left, because their destination can't be reached.
+    pub waiting: bool,
+}
+
+/// Claims and sends what is due, then ends; for cron. Nothing listens.
+///
+/// # Errors
+/// If the store can't be used, or did not answer within half a minute.
+pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran, Error> {
+    config.engine.poller.enabled = true;
+    let _guard = store::guard(&config.store)?;
+    let grace = config.engine.shutdown.grace.get();
+    let metrics = Arc::new(Metrics::new(config.project.clone()));
+    let engine = start(config, metrics)?;
+    let handle = engine.handle();
+    if tokio::time::timeout(STORE_WAIT, handle.store_is_ready()).await.is_err() {
+        let reason = handle.store_trouble().unwrap_or_default();
+        engine.finish(Instant::now()).await;
+        return Err(Error::NotReady { waited: STORE_WAIT, reason });
+    }
+    let mut waiting = false;
+    while !stop.is_cancelled() {
+        let work = handle.work().await?;
+        waiting = work.unreachable;
+        if !work.sendable && handle.in_flight() == 0 && engine.is_idle() {
+            break;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    engine.finish(Instant::now() + grace).await;
+    Ok(Ran { waiting })
+}

@@ -1,0 +1,116 @@
+//! `redrive bench`: what this set-up can do, measured with the real thing.
+//!
+//! The sidecar under test is a process of its own (`node.rs`), with the user's store and source, in a place of its own making (`place.rs`,
+//! `destination.rs`) that is removed again whatever happens. This process drives it and looks on; what it uses itself is not counted.
+//! Each case measures in the same run what the smallest possible code reaches with the same database and broker: that is the limit.
+
+mod accept;
+mod arena;
+mod database;
+mod destination;
+mod drain;
+mod growth;
+mod histogram;
+mod http;
+mod idle;
+mod lag;
+mod limit;
+mod load;
+pub mod node;
+pub mod options;
+mod payload;
+mod place;
+pub mod plain;
+mod process;
+pub mod report;
+mod screen;
+mod setup;
+mod sidecar;
+mod through;
+
+use std::io;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Faults;
+use crate::source::Registry;
+use crate::{app, store};
+
+use arena::Arena;
+use options::Case;
+use report::Report;
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line, or the configuration, asks for what can't be measured.
+    #[error("{0}")]
+    Usage(String),
+    /// The configuration has faults.
+    #[error(transparent)]
+    Config(#[from] Faults),
+    /// The sidecar could not be built.
+    #[error(transparent)]
+    App(#[from] app::Error),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The database could not be spoken to.
+    #[error("the database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// Kafka could not be spoken to.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] rdkafka::error::KafkaError),
+    /// The AMQP broker could not be spoken to.
+    #[error("AMQP: {0}")]
+    Amqp(#[from] lapin::Error),
+    /// Files, sockets, processes.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Something that is needed does not answer.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+    /// Ctrl-C. What was made is removed.
+    #[error("interrupted; what the benchmark had made is removed")]
+    Interrupted,
+}
+
+impl Error {
+    /// Whether the database or the broker could not be spoken to at all.
+    #[must_use]
+    pub const fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Database(sqlx::Error::Io(_) | sqlx::Error::Tls(_)))
+    }
+}
+
+/// Measures a case. What it makes it removes again, also when it fails or `stop` is cancelled.
+///
+/// # Errors
+/// Why it could not be measured.
+pub async fn run(case: Case, registry: &Registry, stop: CancellationToken) -> Result<Report, Error> {
+    // Not cut off by Ctrl-C: what is half made could not be removed.
+    let arena = Arena::make(&case, registry).await?;
+    let measured = tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(Error::Interrupted),
+        measured = measure(&case, &arena) => measured,
+    };
+    let removed = arena.remove().await;
+    let report = measured?;
+    removed?;
+    Ok(report.finish())
+}
+
+async fn measure(case: &Case, arena: &Arena) -> Result<Report, Error> {
+    match case {
+        Case::Accept(options) => accept::run(options, arena).await,
+        Case::Drain(options) => drain::run(options, arena).await,
+        Case::Through(options) => through::run(options, arena).await,
+        Case::Lag(options) => lag::run(options, arena).await,
+        Case::Growth(options) => growth::run(options, arena).await,
+        Case::Idle(options) => idle::run(options, arena).await,
+    }
+}

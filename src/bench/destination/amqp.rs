@@ -1,0 +1,137 @@
+//! An AMQP queue, reached through the default exchange by its name.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use lapin::options::BasicAckOptions;
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+};
+use lapin::tcp::OwnedTLSConfig;
+use lapin::types::{FieldTable, ShortString};
+use lapin::uri::AMQPUri;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::super::Error;
+use super::super::payload::{Payloads, Tally};
+use super::super::process::{self, Server};
+use super::super::screen::Phase;
+use super::super::setup::Subject;
+use crate::source::amqp::Config;
+
+/// A queue that brings nothing for so long is empty.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Messages that may be unconfirmed at once.
+const UNCONFIRMED: usize = 1000;
+/// Messages that the consumer is sent ahead.
+const AHEAD: u16 = 5000;
+/// How long connecting and each request may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A queue, and one more for producing alone.
+pub(in crate::bench) struct Amqp {
+    uri: AMQPUri,
+    tls: OwnedTLSConfig,
+    queue: ShortString,
+    beside: ShortString,
+    made: bool,
+}
+
+impl Amqp {
+    pub(super) async fn make(subject: &Subject, queue: &str, existing: bool) -> Result<Self, Error> {
+        let config: Config = serde_json::from_value(subject.section.clone()).map_err(|error| Error::Failed(error.to_string()))?;
+        let (uri, tls) =
+            config.broker(&subject.context).map_err(|faults| Error::Usage(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+        let name = |name: String| ShortString::try_new(name).map_err(|_| Error::Usage("--into: the name is too long for a queue".to_owned()));
+        let beside = name(format!("redrive-bench-alone-{}", queue.trim_start_matches("redrive-bench-")))?;
+        let amqp = Self { uri, tls, queue: name(queue.to_owned())?, beside, made: !existing };
+        let (_connection, channel) = amqp.open().await?;
+        let mut queues = vec![&amqp.beside];
+        if amqp.made {
+            queues.push(&amqp.queue);
+        }
+        for queue in queues {
+            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            if let Err(error) = channel.queue_declare(queue.clone(), durable, FieldTable::default()).await {
+                let _ = amqp.remove().await;
+                return Err(error.into());
+            }
+        }
+        Ok(amqp)
+    }
+
+    async fn open(&self) -> Result<(Connection, Channel), Error> {
+        let runtime = lapin::runtime::default_runtime().map_err(|error| Error::Failed(error.to_string()))?;
+        let connecting = Connection::connect_uri_with_config(self.uri.clone(), ConnectionProperties::default(), self.tls.clone(), runtime);
+        let connected = tokio::time::timeout(PATIENCE, async {
+            let connection = connecting.await?;
+            let channel = connection.create_channel().await?;
+            Ok::<_, lapin::Error>((connection, channel))
+        });
+        Ok(connected.await.map_err(|_| Error::Unreachable("the AMQP broker does not answer".to_owned()))??)
+    }
+
+    pub(super) async fn remove(&self) -> Result<(), Error> {
+        let (_connection, channel) = self.open().await?;
+        channel.queue_delete(self.beside.clone(), QueueDeleteOptions::default()).await?;
+        if self.made {
+            channel.queue_delete(self.queue.clone(), QueueDeleteOptions::default()).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn server(&self) -> Option<Server> {
+        if process::is_local(&self.uri.authority.host) { Server::listening(self.uri.authority.port) } else { None }
+    }
+
+    /// Reads the queue until it is empty. What is not of this run stays.
+    pub(super) async fn count(&self, mut tally: Tally) -> Result<Tally, Error> {
+        let (_connection, channel) = self.open().await?;
+        channel.basic_qos(AHEAD, BasicQosOptions::default()).await?;
+        // Messages of a queue that is removed anyway need no acknowledgement of their own.
+        let options = BasicConsumeOptions { no_ack: self.made, ..BasicConsumeOptions::default() };
+        let mut consumer = channel.basic_consume(self.queue.clone(), ShortString::default(), options, FieldTable::default()).await?;
+        while let Ok(Some(delivery)) = tokio::time::timeout(SILENCE, consumer.next()).await {
+            let delivery = delivery?;
+            tally.see(&delivery.data);
+            if !self.made {
+                delivery.ack(BasicAckOptions::default()).await?;
+            }
+        }
+        Ok(tally)
+    }
+
+    /// Publishes as fast as confirms come back, with many under way.
+    pub(super) async fn alone(&self, payloads: &Payloads, messages: u64, phase: &Phase) -> Result<f64, Error> {
+        let (_connection, channel) = self.open().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let (places, properties) = (Arc::new(Semaphore::new(UNCONFIRMED)), BasicProperties::default().with_delivery_mode(2));
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let begun = Instant::now();
+        let mut tasks = JoinSet::new();
+        for number in 0..messages {
+            let place = places.clone().acquire_owned().await.map_err(|error| Error::Failed(error.to_string()))?;
+            let confirm =
+                channel.basic_publish(ShortString::default(), self.beside.clone(), options, &payloads.of(number), properties.clone()).await?;
+            tasks.spawn(async move {
+                let confirmed = confirm.await;
+                drop(place);
+                confirmed
+            });
+            while let Some(done) = tasks.try_join_next() {
+                done.map_err(|error| Error::Failed(error.to_string()))??;
+                phase.add(1);
+            }
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.map_err(|error| Error::Failed(error.to_string()))??;
+        }
+        let took = begun.elapsed();
+        channel.queue_purge(self.beside.clone(), QueuePurgeOptions::default()).await?;
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        Ok(messages as f64 / took.as_secs_f64())
+    }
+}

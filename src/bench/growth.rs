@@ -1,0 +1,87 @@
+//! `redrive bench growth`: what a claim costs in a large table, against a small one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Error;
+use super::arena::{Arena, rate};
+use super::histogram::Histogram;
+use super::options::Growth;
+use super::place::Filling;
+use super::report::Report;
+use crate::store::{Claim, Claimed, Lease, Store};
+
+/// Messages that wait unless told, and in the small table.
+const MESSAGES: u64 = 1_000_000;
+const SMALL: u64 = 10_000;
+/// Claims that are measured, after some that warm up, and rows of one.
+const CLAIMS: u32 = 100;
+const WARM: u32 = 10;
+const ROWS: u32 = 50;
+
+pub(super) async fn run(options: &Growth, arena: &Arena) -> Result<Report, Error> {
+    let messages = options.common.messages.unwrap_or(MESSAGES);
+    let mut report = Report::new("growth");
+    {
+        let phase = arena.screen.phase("filling the small table", SMALL.min(messages));
+        arena.place.fill(SMALL.min(messages), Filling::Due, &arena.payloads, &phase).await?;
+    }
+    let small = claims(arena).await?;
+    arena.place.empty().await?;
+    {
+        let phase = arena.screen.phase("filling the table with finished messages", options.finished);
+        arena.place.fill(options.finished, Filling::Finished, &arena.payloads, &phase).await?;
+    }
+    {
+        let phase = arena.screen.phase("filling the table with waiting messages", messages);
+        arena.place.fill(messages, Filling::Due, &arena.payloads, &phase).await?;
+    }
+    let large = claims(arena).await?;
+    (report.limit, report.rate) = (rate(small.rows, small.took), rate(large.rows, large.took));
+    report.rows = Some(messages.saturating_add(options.finished));
+    report.latencies(&large.latencies);
+    Ok(report)
+}
+
+struct Measured {
+    rows: u64,
+    took: Duration,
+    latencies: Histogram,
+}
+
+/// Claims batch after batch with the product's own store.
+async fn claims(arena: &Arena) -> Result<Measured, Error> {
+    let _phase = arena.screen.phase("claiming", u64::from(CLAIMS));
+    let store = arena.place.store(&arena.config.project)?;
+    store.prepare().await?;
+    let mut measured = Measured { rows: 0, took: Duration::ZERO, latencies: Histogram::default() };
+    for number in 0..WARM + CLAIMS {
+        let begun = Instant::now();
+        let claimed = claim(arena, &*store, number).await?;
+        let took = begun.elapsed();
+        if number >= WARM {
+            measured.rows += claimed.rows.len() as u64;
+            measured.took += took;
+            measured.latencies.record(took);
+        }
+    }
+    store.close().await;
+    Ok(measured)
+}
+
+async fn claim(arena: &Arena, store: &dyn Store, number: u32) -> Result<Claimed, Error> {
+    let lease = Lease { token: i64::from(number) + 1, node: Arc::from("redrive-bench"), ttl: Duration::from_secs(600) };
+    let claim = Claim {
+        project: arena.config.project.clone(),
+        source: arena.subject.context.name.clone(),
+        level: 0,
+        limit: ROWS,
+        max_bytes: 64 << 20,
+        max_payload: 64 << 20,
+        floor: None,
+        lease,
+    };
+    Ok(store.claim(claim).await?)
+}

@@ -1,0 +1,119 @@
+//! `redrive bench lag`: how long a message takes from when it is due until its delivery is on record, at a steady rate.
+//!
+//! Both times are the database's own: when the row was due, and when the outcome was written to it. The broker's acknowledgement came
+//! before that, so what is told is an upper bound of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::Error;
+use super::arena::{Arena, rate};
+use super::database::{Due, Kind};
+use super::histogram::Histogram;
+use super::load::{Load, Loaded};
+use super::options::{Lag, Via};
+use super::report::Report;
+
+/// Connections that rows are inserted on, one row a commit.
+const INSERTERS: u32 = 16;
+
+pub(super) async fn run(options: &Lag, arena: &Arena) -> Result<Report, Error> {
+    let mut report = Report::new("lag");
+    let mut overrides = arena.overrides();
+    if arena.deletes() {
+        // The times are read from the rows.
+        overrides.keep = Some("1d".to_owned());
+    }
+    overrides.poll = options.poll.map(|poll| poll.to_string());
+    let mut sidecars = [arena.sidecar(&overrides).await?];
+    let before = arena.meters(&sidecars).await;
+    let loaded = match options.via {
+        Via::Api => submit(options, arena, sidecars[0].address()).await?,
+        Via::Sql => insert(options, arena).await?,
+    };
+    arena.delivered(&mut sidecars[0], loaded.accepted()).await?;
+    let after = arena.meters(&sidecars).await;
+    before.used(after, loaded.accepted(), loaded.took, &mut report);
+    (report.rate, report.rows) = (rate(loaded.accepted(), loaded.took), Some(loaded.accepted()));
+    report.latencies(&latencies(arena).await?);
+    report.refused = Some(loaded.refused.len() as u64);
+    report.rss_peak_bytes = sidecars[0].rss_peak();
+    let [sidecar] = sidecars;
+    sidecar.stop().await;
+    arena.count(&mut report, loaded.submitted, &loaded.refused).await?;
+    Ok(report)
+}
+
+async fn submit(options: &Lag, arena: &Arena, address: std::net::SocketAddr) -> Result<Loaded, Error> {
+    let load = Load {
+        address,
+        source: arena.source().to_owned(),
+        topic: arena.topic().to_owned(),
+        payloads: arena.payloads.clone(),
+        body: options.body,
+        connections: options.common.connections,
+        extra: vec![("mode", "write_ahead")],
+        messages: options.common.messages,
+        span: Some(Duration::from_secs(options.seconds)),
+        rate: Some(options.rate),
+    };
+    let phase = arena.screen.phase("lag", u64::from(options.rate) * options.seconds);
+    load.run(&phase).await
+}
+
+/// As an application does: one row a commit.
+async fn insert(options: &Lag, arena: &Arena) -> Result<Loaded, Error> {
+    let most = options.common.messages.unwrap_or(u64::MAX).min(u64::from(options.rate) * options.seconds);
+    let phase = arena.screen.phase("lag", most);
+    let (next, begun) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let step = Duration::from_secs(1) / options.rate.max(1);
+    let mut tasks = JoinSet::new();
+    let inserters = if arena.place.database.kind() == Kind::Sqlite { 1 } else { INSERTERS };
+    for _ in 0..inserters {
+        let mut connection = arena.place.database.connect().await?;
+        let (next, table, payloads) = (next.clone(), arena.place.table.clone(), arena.payloads.clone());
+        tasks.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= most {
+                    return Ok::<_, sqlx::Error>(());
+                }
+                tokio::time::sleep_until(begun + step.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX))).await;
+                connection.insert(&table, &[payloads.of(number)], Due::Now).await?;
+            }
+        });
+    }
+    let mut ticks = tokio::time::interval(Duration::from_millis(200));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            ended = tasks.join_next() => match ended {
+                Some(ended) => ended.map_err(|error| Error::Failed(error.to_string()))??,
+                None => break,
+            },
+            _ = ticks.tick() => phase.set(next.load(Ordering::Relaxed).min(most)),
+        }
+    }
+    Ok(Loaded { submitted: most, took: begun.elapsed(), ..Loaded::default() })
+}
+
+/// From due to on record, of all that were delivered.
+async fn latencies(arena: &Arena) -> Result<Histogram, Error> {
+    let log = &arena.place.table.log;
+    let micros = match arena.place.database.kind() {
+        Kind::Sqlite => "(finished_at - due_at) * 1000",
+        Kind::Postgres => "(extract(epoch FROM finished_at - due_at) * 1000000)::bigint",
+        Kind::Mysql => "timestampdiff(MICROSECOND, due_at, finished_at)",
+    };
+    let mut connection = arena.place.database.connect().await?;
+    let all = connection.numbers(&format!("SELECT {micros} FROM {log} WHERE state = 'succeeded'")).await?;
+    let mut histogram = Histogram::default();
+    for micros in all {
+        histogram.record_micros(u64::try_from(micros).unwrap_or(0));
+    }
+    Ok(histogram)
+}

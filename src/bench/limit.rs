@@ -1,0 +1,152 @@
+//! The limits: what the smallest possible code reaches with the same database.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::Error;
+use super::arena::{Arena, rate};
+use super::database::{Connection, Due, Kind};
+use super::place::Filling;
+
+/// Rows of a batched INSERT, and the connections that it comes on.
+const BATCH: usize = 100;
+const WRITERS: usize = 2;
+/// Connections that claim and complete at once.
+const CLAIMERS: usize = 4;
+/// A limit is measured on a part of the messages: at least and at most.
+const ROWS: std::ops::RangeInclusive<u64> = 1000..=200_000;
+/// How long one-row commits are measured.
+const ONE_ROW: Duration = Duration::from_secs(5);
+
+/// How many messages a limit is measured on.
+fn part(messages: u64) -> u64 {
+    (messages / 4).clamp(*ROWS.start(), *ROWS.end())
+}
+
+/// Batched INSERT alone, in rows a second.
+pub(super) async fn batched_insert(arena: &Arena, messages: u64) -> Result<Option<f64>, Error> {
+    let batches = part(messages).div_ceil(BATCH as u64);
+    let phase = arena.screen.phase("limit: batched INSERT alone", batches * BATCH as u64);
+    // SQLite has one writer.
+    let writers = if arena.place.database.kind() == Kind::Sqlite { 1 } else { WRITERS };
+    let connections = connections(arena, writers).await?;
+    let left = AtomicI64::new(i64::try_from(batches).unwrap_or(i64::MAX));
+    let (done, took) = insert(arena, connections, BATCH, left, None, |rows| phase.add(rows)).await?;
+    arena.place.empty().await?;
+    Ok(rate(done, took))
+}
+
+/// One row a commit, on as many connections as the database allows of those that are asked for; answers how many it were.
+pub(super) async fn one_row(arena: &Arena, wanted: u32) -> Result<(Option<f64>, u64), Error> {
+    let connections = match arena.place.database.kind() {
+        Kind::Sqlite => connections(arena, 1).await?,
+        Kind::Postgres | Kind::Mysql => as_many(arena, wanted as usize).await?,
+    };
+    let count = connections.len() as u64;
+    let _phase = arena.screen.phase(&format!("one row a commit on {count} connections"), ONE_ROW.as_secs());
+    let (done, took) = insert(arena, connections, 1, AtomicI64::new(i64::MAX), Some(ONE_ROW), |_| ()).await?;
+    arena.place.empty().await?;
+    Ok((rate(done, took), count))
+}
+
+async fn connections(arena: &Arena, count: usize) -> Result<Vec<Box<dyn Connection>>, Error> {
+    let mut connections = Vec::with_capacity(count);
+    for _ in 0..count {
+        connections.push(arena.place.database.connect().await?);
+    }
+    Ok(connections)
+}
+
+/// As many connections as are wanted, or as the server has; a few are left to others.
+async fn as_many(arena: &Arena, wanted: usize) -> Result<Vec<Box<dyn Connection>>, Error> {
+    const OTHERS: usize = 4;
+    let mut connections = connections(arena, 1).await?;
+    while connections.len() < wanted {
+        match arena.place.database.connect().await {
+            Ok(connection) => connections.push(connection),
+            Err(_) => {
+                connections.truncate(connections.len().saturating_sub(OTHERS).max(1));
+                break;
+            }
+        }
+    }
+    Ok(connections)
+}
+
+/// Inserts batches on all connections until none are `left` or the time is up.
+async fn insert(
+    arena: &Arena,
+    connections: Vec<Box<dyn Connection>>,
+    batch: usize,
+    left: AtomicI64,
+    within: Option<Duration>,
+    tell: impl Fn(u64),
+) -> Result<(u64, Duration), Error> {
+    let (left, done, begun) = (Arc::new(left), Arc::new(AtomicU64::new(0)), Instant::now());
+    let mut tasks = JoinSet::new();
+    for mut connection in connections {
+        let (left, done, table) = (left.clone(), done.clone(), arena.place.table.clone());
+        let payloads: Vec<Vec<u8>> = (0..batch as u64).map(|number| arena.payloads.of(number)).collect();
+        tasks.spawn(async move {
+            while left.fetch_sub(1, Ordering::Relaxed) > 0 && within.is_none_or(|within| begun.elapsed() < within) {
+                connection.insert(&table, &payloads, Due::InAMonth).await?;
+                done.fetch_add(batch as u64, Ordering::Relaxed);
+            }
+            Ok::<_, sqlx::Error>(())
+        });
+    }
+    let mut shown = 0;
+    let mut ticks = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        tokio::select! {
+            ended = tasks.join_next() => match ended {
+                Some(ended) => ended.map_err(|error| Error::Failed(error.to_string()))??,
+                None => break,
+            },
+            _ = ticks.tick() => {
+                let now = done.load(Ordering::Relaxed);
+                tell(now - shown);
+                shown = now;
+            }
+        }
+    }
+    Ok((done.load(Ordering::Relaxed), begun.elapsed()))
+}
+
+/// Claim and complete with SQL alone, in messages a second. The table is empty before and after.
+pub(super) async fn claim_and_complete(arena: &Arena, messages: u64) -> Result<Option<f64>, Error> {
+    let (rows, delete) = (part(messages), arena.deletes());
+    {
+        let phase = arena.screen.phase("limit: filling the table", rows);
+        arena.place.fill(rows, Filling::Due, &arena.payloads, &phase).await?;
+    }
+    let phase = arena.screen.phase("limit: claim and complete with SQL alone", rows);
+    let claimers = if arena.place.database.kind() == Kind::Sqlite { 1 } else { CLAIMERS };
+    let connections = connections(arena, claimers).await?;
+    let (done, begun) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let mut tasks = JoinSet::new();
+    for mut connection in connections {
+        let (done, table) = (done.clone(), arena.place.table.clone());
+        tasks.spawn(async move {
+            // One that finds nothing may only have found what others hold.
+            let mut empty = 0;
+            while empty < 3 {
+                let count = connection.claim_and_complete(&table, delete).await?;
+                done.fetch_add(count as u64, Ordering::Relaxed);
+                empty = if count == 0 { empty + 1 } else { 0 };
+            }
+            Ok::<_, sqlx::Error>(())
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.map_err(|error| Error::Failed(error.to_string()))??;
+        phase.set(done.load(Ordering::Relaxed));
+    }
+    let took = begun.elapsed();
+    arena.place.empty().await?;
+    Ok(rate(done.load(Ordering::Relaxed), took))
+}

@@ -1,0 +1,132 @@
+//! The sidecar under test, seen from inside: a process of its own that serves the user's configuration with a few things replaced.
+//!
+//! What is replaced comes on stdin, since it may hold a password. The process ends when stdin does, however its parent ended.
+
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use super::setup::{Nowhere, intercepted};
+use crate::app::App;
+use crate::config::{Config, Scope};
+use crate::source::{Registry, Sender};
+use crate::store::config::Migrate;
+use crate::telemetry;
+use crate::units::{Limit, Secret, Span};
+
+/// What is replaced.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Overrides {
+    pub(super) url: String,
+    pub(super) schema: Option<String>,
+    pub(super) table_prefix: String,
+    /// The source under test; the others are left out.
+    pub(super) source: String,
+    /// How many connections will be opened.
+    pub(super) connections: u32,
+    pub(super) keep: Option<String>,
+    pub(super) purge_every: Option<String>,
+    pub(super) poll: Option<String>,
+    pub(super) node: String,
+}
+
+/// What is told on stdout, once.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Started {
+    pub(super) address: SocketAddr,
+}
+
+/// Serves until stdin ends.
+///
+/// # Errors
+/// As `redrive serve`.
+pub async fn serve(file: &Path, registry: &Registry) -> Result<(), Error> {
+    let overrides: Overrides = told()?;
+    let mut config = Config::load(file, &only(registry, &overrides.source), Scope::Whole)?;
+    let overriding = ["REDRIVE_LOG", "RUST_LOG"].iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    // What has no say in a benchmark must not scroll the screen away.
+    telemetry::init(&telemetry::Config { level: "warn".to_owned(), ..config.log.clone() }, overriding.as_deref()).map_err(Error::Failed)?;
+    replace(&mut config, overrides)?;
+    let app = App::build(config).await?;
+    let address = app.address().ok_or_else(|| Error::Failed("the API has no address".to_owned()))?;
+    tell(address)?;
+    Ok(app.run(until_parent_ends()).await?)
+}
+
+/// What the parent says on stdin.
+pub(super) fn told<T: DeserializeOwned>() -> Result<T, Error> {
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    serde_json::from_str(&line).map_err(|_| Error::Usage("this is a part of `redrive bench` and not for use by itself".to_owned()))
+}
+
+/// Tells the parent on stdout where this process listens.
+pub(super) fn tell(address: SocketAddr) -> Result<(), Error> {
+    let mut started = serde_json::to_vec(&Started { address }).map_err(|error| Error::Failed(error.to_string()))?;
+    started.push(b'\n');
+    let mut stdout = std::io::stdout();
+    stdout.write_all(&started)?;
+    Ok(stdout.flush()?)
+}
+
+/// Cancelled when stdin ends: the parent is done, or gone.
+pub(super) fn until_parent_ends() -> CancellationToken {
+    let stop = CancellationToken::new();
+    let ended = stop.clone();
+    // A thread of its own: a read that is under way can't be taken back, and must not hold up the end of the runtime.
+    std::thread::spawn(move || {
+        // The parent writes nothing more: whatever comes is the end.
+        let _ = std::io::stdin().lock().read(&mut [0]);
+        ended.cancel();
+    });
+    stop
+}
+
+/// The kinds as they are for one source, and as nothing for the others.
+fn only(registry: &Registry, source: &str) -> Registry {
+    let (real, source) = (registry.clone(), source.to_owned());
+    intercepted(registry, move |kind, mut section, cx| {
+        if *cx.name != *source {
+            return Ok(Sender::each(Nowhere));
+        }
+        // The queue is reached by its name, so that no queue of the user's gets what it binds to everything.
+        if kind == "amqp"
+            && let Value::Object(section) = &mut section
+        {
+            section.insert("exchange".to_owned(), json!(""));
+        }
+        real.build(kind, section, cx)
+    })
+}
+
+fn replace(config: &mut Config, overrides: Overrides) -> Result<(), Error> {
+    let store = &mut config.store;
+    (store.url, store.url_file) = (Secret::new(overrides.url), None);
+    (store.schema, store.table_prefix, store.migrate) = (overrides.schema, overrides.table_prefix, Migrate::Auto);
+    let api = &mut config.api;
+    (api.listen, api.unix, api.token, api.token_file) = (Some(([127, 0, 0, 1], 0).into()), None, None, None);
+    // One more asks for the metrics.
+    api.max_connections = api.max_connections.max(overrides.connections.saturating_add(8));
+    config.health.listen = None;
+    config.node = overrides.node.into();
+    let span = |text: String| text.parse::<Span>().map_err(Error::Usage);
+    if let Some(keep) = overrides.keep {
+        config.engine.history.keep.succeeded = keep.parse::<Limit>().map_err(Error::Usage)?;
+    }
+    if let Some(every) = overrides.purge_every {
+        config.engine.history.every = span(every)?;
+    }
+    if let Some(interval) = overrides.poll {
+        config.engine.poller.interval = span(interval)?;
+    }
+    (config.engine.shutdown.accept_for, config.engine.shutdown.grace) = (Span::secs(0), Span::secs(5));
+    config.sources.retain(|source| *source.name == *overrides.source);
+    config.options.retain(|name, _| *name == overrides.source);
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! What `redrive bench` takes on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::source::options::Mode;
+use crate::units::{Limit, Span};
+
+/// What every case takes.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// The configuration whose store and source are measured
+    #[arg(short = 'c', long = "config", value_name = "FILE", env = "REDRIVE_CONFIG", default_value = "redrive.yaml", hide_env_values = true)]
+    pub config: PathBuf,
+    /// The source under test, where the configuration has several
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<String>,
+    /// How many messages: submitted (accept 500000, through and lag as many as the time allows), waiting (drain and growth 1000000, idle 0)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub messages: Option<u64>,
+    /// Connections that messages are submitted on, with one request under way on each (accept, through, lag)
+    #[arg(long, value_name = "C", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub connections: u32,
+    /// Bytes of a message's payload
+    #[arg(long, value_name = "BYTES", default_value_t = 512, value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
+    pub size: u32,
+    /// How long delivered messages are kept, instead of what the configuration says: `0s` deletes them as they are delivered
+    #[arg(long, value_name = "SPAN")]
+    pub keep: Option<Limit>,
+    /// Partitions of the Kafka topic that is made
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub partitions: u16,
+    /// Use this schema (PostgreSQL), table prefix (MySQL, MariaDB) or file (SQLite), and this topic or queue; nothing is removed
+    ///
+    /// What is there is used and what waits there is sent. Messages of the benchmark stay where they are put.
+    #[arg(long, value_name = "NAME", requires = "yes")]
+    pub into: Option<String>,
+    /// Yes, write into what --into names
+    #[arg(long, requires = "into")]
+    pub yes: bool,
+    /// One JSON object on stdout instead of a table, and no progress
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The form of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Body {
+    /// The payload itself, to /v1/publish
+    Raw,
+    /// One JSON object, to /v1/messages
+    Json,
+    /// A hundred lines of JSON, to /v1/messages/batch
+    Ndjson,
+}
+
+impl Body {
+    /// Messages in one request.
+    pub(super) const fn messages(self) -> usize {
+        match self {
+            Self::Raw | Self::Json => 1,
+            Self::Ndjson => 100,
+        }
+    }
+}
+
+/// When a message is answered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// Once it is committed
+    #[value(name = "write_ahead")]
+    WriteAhead,
+    /// Once it is sent; it is committed only if that fails
+    #[value(name = "on_failure")]
+    OnFailure,
+}
+
+impl When {
+    pub(super) const fn mode(self) -> Mode {
+        match self {
+            Self::WriteAhead => Mode::WriteAhead,
+            Self::OnFailure => Mode::OnFailure,
+        }
+    }
+}
+
+/// `redrive bench accept`
+#[derive(Args, Clone, Debug)]
+pub struct Accept {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// The form of a request
+    #[arg(long, value_enum, default_value_t = Body::Raw)]
+    pub body: Body,
+    /// When a message is answered for
+    #[arg(long, value_enum, default_value_t = When::WriteAhead)]
+    pub mode: When,
+    /// Messages a second, instead of as many as are taken
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub rate: Option<u32>,
+    /// Purge so many finished messages, put there beforehand, meanwhile
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub purge: u64,
+}
+
+/// `redrive bench drain`
+#[derive(Args, Clone, Debug)]
+pub struct Drain {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Sidecars over one database (not with SQLite)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub nodes: u32,
+    /// Hold a snapshot open meanwhile, as a long report or backup does (PostgreSQL)
+    #[arg(long)]
+    pub hold_snapshot: bool,
+}
+
+/// `redrive bench through`
+#[derive(Args, Clone, Debug)]
+pub struct Through {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// The form of a request
+    #[arg(long, value_enum, default_value_t = Body::Raw)]
+    pub body: Body,
+    /// How long
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: u64,
+    /// Messages a second, instead of as many as are taken
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub rate: Option<u32>,
+}
+
+/// The way in of `redrive bench lag`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Via {
+    /// The HTTP API, write-ahead
+    Api,
+    /// INSERT, one row a commit
+    Sql,
+}
+
+/// `redrive bench lag`
+#[derive(Args, Clone, Debug)]
+pub struct Lag {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// The form of a request
+    #[arg(long, value_enum, default_value_t = Body::Raw)]
+    pub body: Body,
+    /// How long
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: u64,
+    /// Messages a second
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate: u32,
+    /// How messages come in
+    #[arg(long, value_enum, default_value_t = Via::Api)]
+    pub via: Via,
+    /// `poller.interval`, instead of what the configuration says
+    #[arg(long, value_name = "SPAN")]
+    pub poll: Option<Span>,
+}
+
+/// `redrive bench growth`
+#[derive(Args, Clone, Debug)]
+pub struct Growth {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Finished messages beside them
+    #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
+    pub finished: u64,
+}
+
+/// `redrive bench idle`
+#[derive(Args, Clone, Debug)]
+pub struct Idle {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// How long
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: u64,
+}
+
+/// What is measured.
+#[derive(Clone, Debug)]
+pub enum Case {
+    /// Taking messages.
+    Accept(Accept),
+    /// Sending a backlog.
+    Drain(Drain),
+    /// Taking and sending at once.
+    Through(Through),
+    /// From due to delivered.
+    Lag(Lag),
+    /// Claims in a large table.
+    Growth(Growth),
+    /// Nothing to do.
+    Idle(Idle),
+}
+
+impl Case {
+    /// What every case takes.
+    #[must_use]
+    pub const fn common(&self) -> &Common {
+        match self {
+            Self::Accept(it) => &it.common,
+            Self::Drain(it) => &it.common,
+            Self::Through(it) => &it.common,
+            Self::Lag(it) => &it.common,
+            Self::Growth(it) => &it.common,
+            Self::Idle(it) => &it.common,
+        }
+    }
+
+    /// Whether messages are sent.
+    pub(super) const fn sends(&self) -> bool {
+        match self {
+            Self::Accept(it) => matches!(it.mode, When::OnFailure),
+            Self::Drain(_) | Self::Through(_) | Self::Lag(_) => true,
+            Self::Growth(_) | Self::Idle(_) => false,
+        }
+    }
+}

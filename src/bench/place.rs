@@ -1,0 +1,225 @@
+//! Where a benchmark keeps its tables: a schema (PostgreSQL), a table prefix (MySQL, MariaDB) or a file (SQLite) of its own, filled and removed.
+
+use std::path::PathBuf;
+
+use super::Error;
+use super::database::{Connection, Database, Kind, Table, url};
+use super::payload::{DIGITS, Payloads};
+use super::screen::Phase;
+use crate::store::{self, Config};
+use crate::units::Secret;
+
+/// Rows that one statement puts into the table.
+const CHUNK: u64 = 10_000;
+/// What SQLite keeps beside its file, and the lock of the sidecar.
+const BESIDE: [&str; 4] = ["-wal", "-shm", "-journal", ".lock"];
+
+/// The tables of one run.
+pub(super) struct Place {
+    pub(super) config: Config,
+    pub(super) database: Database,
+    pub(super) table: Table,
+    made: Made,
+}
+
+/// What was made, and is removed again.
+#[derive(Debug)]
+enum Made {
+    Nothing,
+    Schema(String),
+    Prefix(String),
+    File(PathBuf),
+}
+
+/// What the rows of a filling are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Filling {
+    /// Due now.
+    Due,
+    /// Due in a month.
+    Waiting,
+    /// Delivered just now.
+    Finished,
+    /// Delivered a year ago.
+    Old,
+}
+
+impl Place {
+    /// Makes the tables, in a place of their own or in the one that `into` names.
+    pub(super) async fn make(config: &Config, project: &str, source: &str, name: &str, into: Option<&str>) -> Result<Self, Error> {
+        let mut config = config.clone();
+        let database = Database::of(&config)?;
+        let text = url(&config)?;
+        config.url = Secret::new(text.as_str());
+        (config.url_file, config.migrate) = (None, store::config::Migrate::Auto);
+        let prefix = format!("{}_", name.replace('-', "_"));
+        let (database, made) = match database.kind() {
+            Kind::Sqlite => {
+                let configured = super::database::sqlite_file(&text);
+                let file = into.map_or_else(|| configured.with_file_name(format!("{name}.db")), PathBuf::from);
+                let encoded = percent_encoding::utf8_percent_encode(&file.to_string_lossy(), percent_encoding::NON_ALPHANUMERIC).to_string();
+                config.url = Secret::new(format!("sqlite://{encoded}"));
+                (Database::of(&config)?, Made::File(file))
+            }
+            Kind::Postgres => {
+                let mut connection = database.connect().await?;
+                let may = connection.numbers("SELECT has_database_privilege(current_database(), 'CREATE')::int::bigint").await?;
+                if into.is_some() || may.first() == Some(&1) {
+                    let schema = into.unwrap_or(name).to_owned();
+                    (config.schema, config.table_prefix) = (Some(schema.clone()), String::new());
+                    (database, Made::Schema(schema))
+                } else {
+                    config.table_prefix.clone_from(&prefix);
+                    // A trigger brings a function along, which has no place of its own here.
+                    config.notify = false;
+                    (database, Made::Prefix(prefix))
+                }
+            }
+            Kind::Mysql => {
+                config.table_prefix = into.map_or(prefix, |into| into.replace('-', "_"));
+                let prefix = config.table_prefix.clone();
+                (database, Made::Prefix(prefix))
+            }
+        };
+        let schema = config.schema.as_ref().map_or_else(String::new, |schema| format!("\"{schema}\"."));
+        let table = Table {
+            log: format!("{schema}{}resend_log", config.table_prefix),
+            project: project.to_owned(),
+            source: source.to_owned(),
+            topic: name.to_owned(),
+        };
+        let place = Self { config, database, table, made: if into.is_some() { Made::Nothing } else { made } };
+        if let Err(error) = place.prepare(project).await {
+            // Half of it may be there.
+            let _ = place.remove().await;
+            return Err(error);
+        }
+        Ok(place)
+    }
+
+    async fn prepare(&self, project: &str) -> Result<(), Error> {
+        let store = self.store(project)?;
+        let prepared = store.prepare().await;
+        store.close().await;
+        prepared?;
+        Ok(())
+    }
+
+    /// The store as the sidecar uses it.
+    pub(super) fn store(&self, project: &str) -> Result<std::sync::Arc<dyn store::Store>, Error> {
+        store::open(&self.config, project).map_err(|faults| {
+            let faults: Vec<_> = faults.into_iter().map(|fault| fault.within("store").to_string()).collect();
+            Error::Usage(faults.join("; "))
+        })
+    }
+
+    /// Removes what was made.
+    pub(super) async fn remove(&self) -> Result<(), Error> {
+        match &self.made {
+            Made::Nothing => {}
+            Made::Schema(schema) => self.database.connect().await?.run(&format!("DROP SCHEMA IF EXISTS \"{schema}\" CASCADE")).await?,
+            Made::Prefix(prefix) => {
+                let (here, kind) = match self.database.kind() {
+                    Kind::Mysql => ("database()", "`"),
+                    _ => ("current_schema()", "\""),
+                };
+                let mut connection = self.database.connect().await?;
+                // An underscore in LIKE is any character: the start is compared instead.
+                let tables = format!(
+                    "SELECT table_name FROM information_schema.tables WHERE table_schema = {here} AND substr(table_name, 1, {}) = '{prefix}'",
+                    prefix.len()
+                );
+                for table in connection.words(&tables).await? {
+                    connection.run(&format!("DROP TABLE {kind}{table}{kind}")).await?;
+                }
+            }
+            Made::File(file) => {
+                for name in std::iter::once(String::new()).chain(BESIDE.map(str::to_owned)) {
+                    let mut path = file.clone().into_os_string();
+                    path.push(name);
+                    match std::fs::remove_file(&path) {
+                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts so many rows into the table, numbered from 0.
+    pub(super) async fn fill(&self, count: u64, filling: Filling, payloads: &Payloads, phase: &Phase) -> Result<(), Error> {
+        let mut connection = self.database.connect().await?;
+        let mut first = 0;
+        while first < count {
+            let end = count.min(first + CHUNK);
+            connection.run(&self.filling(first, end, filling, payloads)).await?;
+            phase.add(end - first);
+            first = end;
+        }
+        self.settle(&mut *connection).await
+    }
+
+    /// Lets the database do now what it would else do in the middle of what is measured.
+    async fn settle(&self, connection: &mut dyn Connection) -> Result<(), Error> {
+        let log = &self.table.log;
+        connection
+            .run(&match self.database.kind() {
+                Kind::Sqlite => "PRAGMA wal_checkpoint(TRUNCATE)".to_owned(),
+                Kind::Postgres => format!("VACUUM ANALYZE {log}"),
+                Kind::Mysql => format!("ANALYZE TABLE {log}"),
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Empties the table.
+    pub(super) async fn empty(&self) -> Result<(), Error> {
+        let log = &self.table.log;
+        let sql = if self.database.kind() == Kind::Sqlite { format!("DELETE FROM {log}") } else { format!("TRUNCATE TABLE {log}") };
+        let mut connection = self.database.connect().await?;
+        connection.run(&sql).await?;
+        self.settle(&mut *connection).await
+    }
+
+    /// The statement that puts the rows of these numbers into the table. The payloads are put together in the database.
+    fn filling(&self, first: u64, end: u64, filling: Filling, payloads: &Payloads) -> String {
+        let Table { log, source, topic, .. } = &self.table;
+        let (before, after) = payloads.around();
+        let kind = self.database.kind();
+        let payload = match kind {
+            Kind::Sqlite => format!("CAST('{before}' || substr('{:0DIGITS$}' || n, -{DIGITS}) || '{after}' AS BLOB)", 0),
+            Kind::Postgres => format!("convert_to('{before}' || lpad(n::text, {DIGITS}, '0') || '{after}', 'UTF8')"),
+            Kind::Mysql => format!("concat('{before}', lpad(n, {DIGITS}, '0'), '{after}')"),
+        };
+        let at = |days: i32| match kind {
+            Kind::Sqlite => format!("CAST(round((julianday('now') - 2440587.5 + {days}) * 86400000.0) AS INTEGER)"),
+            Kind::Postgres => format!("now() + interval '{days} days'"),
+            Kind::Mysql => format!("UTC_TIMESTAMP(6) + INTERVAL {days} DAY"),
+        };
+        let finished = |days| {
+            let (at, state) = (at(days), ", state, attempts, created_at, due_at, finished_at");
+            (state, format!(", 'succeeded', 1, {at}, {at}, {at}"))
+        };
+        let (columns, values) = match filling {
+            Filling::Due => ("", String::new()),
+            Filling::Waiting => (", due_at", format!(", {}", at(30))),
+            Filling::Finished => finished(0),
+            Filling::Old => finished(-365),
+        };
+        let digit = "(SELECT 0 AS d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4
+            UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9)";
+        format!(
+            "INSERT INTO {log} (source, topic, payload{columns}) SELECT '{source}', '{topic}', {payload}{values}
+             FROM (SELECT {first} + a.d + 10 * b.d + 100 * c.d + 1000 * e.d AS n FROM {digit} AS a CROSS JOIN {digit} AS b CROSS JOIN {digit} AS c CROSS JOIN {digit} AS e) AS g
+             WHERE n < {end}"
+        )
+    }
+
+    /// How many rows the table has in a state.
+    pub(super) async fn count(&self, condition: &str) -> Result<u64, Error> {
+        let sql = format!("SELECT count(*) FROM {} WHERE {condition}", self.table.log);
+        let counted = self.database.connect().await?.numbers(&sql).await?;
+        Ok(counted.first().and_then(|count| u64::try_from(*count).ok()).unwrap_or(0))
+    }
+}

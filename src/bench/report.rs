@@ -1,0 +1,184 @@
+//! What a benchmark has to say: one JSON object for programs, a table for people.
+
+use comfy_table::Table;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use serde::Serialize;
+
+use super::histogram::Histogram;
+
+/// The result of one case. What has no meaning for it is `None`, and `null` in JSON.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// The case.
+    pub case: &'static str,
+    /// Messages a second.
+    pub rate: Option<f64>,
+    /// What the smallest possible code reached in the same run, in messages a second.
+    pub limit: Option<f64>,
+    /// `rate` by `limit`.
+    pub ratio: Option<f64>,
+    /// Half were as fast.
+    pub p50_ms: Option<f64>,
+    /// 95 % were as fast.
+    pub p95_ms: Option<f64>,
+    /// 99 % were as fast.
+    pub p99_ms: Option<f64>,
+    /// 99.9 % were as fast.
+    pub p999_ms: Option<f64>,
+    /// CPU seconds of redrive for a million messages.
+    pub cpu_s_per_million: Option<f64>,
+    /// CPU seconds of the database server, where it runs on this machine.
+    pub db_cpu_s_per_million: Option<f64>,
+    /// CPU seconds of the broker, where it runs on this machine.
+    pub broker_cpu_s_per_million: Option<f64>,
+    /// CPU of redrive while it was measured, in percent of one core.
+    pub cpu_percent: Option<f64>,
+    /// The most memory that redrive held.
+    pub rss_peak_bytes: Option<u64>,
+    /// Messages that were measured.
+    pub rows: Option<u64>,
+    /// What the database wrote to its log meanwhile.
+    pub wal_bytes: Option<u64>,
+    /// Messages that the consumer got again.
+    pub copies: Option<u64>,
+    /// Messages that were accepted and that the consumer did not get.
+    pub lost: Option<u64>,
+    /// One row a commit, on as many connections as the messages came on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub one_row_rate: Option<f64>,
+    /// On how many connections that was: not every database takes that many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub one_row_connections: Option<u64>,
+    /// Claiming and completing with SQL alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sql_rate: Option<f64>,
+    /// Producing alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub produce_rate: Option<f64>,
+    /// Requests that were answered 429 or 503.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<u64>,
+    /// Messages that were accepted and not yet delivered when the time was up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u64>,
+    /// Statements a second at the database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statements_per_s: Option<f64>,
+    /// Connections to the database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
+    /// From the start of the process to the first `/readyz` that says yes, on an existing store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_ms: Option<f64>,
+    /// Finished messages that were purged meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub purged: Option<u64>,
+}
+
+impl Report {
+    pub(super) fn new(case: &'static str) -> Self {
+        Self { case, ..Self::default() }
+    }
+
+    pub(super) fn latencies(&mut self, histogram: &Histogram) {
+        let quantile = |share| histogram.quantile_ms(share).map(|ms| round(ms, 3));
+        (self.p50_ms, self.p95_ms) = (quantile(0.5), quantile(0.95));
+        (self.p99_ms, self.p999_ms) = (quantile(0.99), quantile(0.999));
+    }
+
+    /// Sets the ratio, and leaves in each figure the digits that mean something.
+    pub(super) fn finish(mut self) -> Self {
+        self.ratio = self.rate.zip(self.limit).filter(|(_, limit)| *limit > 0.0).map(|(rate, limit)| round(rate / limit, 3));
+        for rate in [&mut self.rate, &mut self.limit, &mut self.one_row_rate, &mut self.sql_rate, &mut self.produce_rate] {
+            *rate = rate.map(|rate| round(rate, 1));
+        }
+        for figure in [&mut self.cpu_s_per_million, &mut self.db_cpu_s_per_million, &mut self.broker_cpu_s_per_million, &mut self.cpu_percent] {
+            *figure = figure.map(|figure| round(figure, 2));
+        }
+        (self.statements_per_s, self.ready_ms) = (self.statements_per_s.map(|it| round(it, 2)), self.ready_ms.map(|it| round(it, 1)));
+        self
+    }
+
+    /// The report as a table.
+    #[must_use]
+    pub fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(UTF8_FULL_CONDENSED).set_header([self.case, ""]);
+        let mut row = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                table.add_row([name.to_owned(), value]);
+            }
+        };
+        let per_second = |rate: f64| format!("{}/s", thousands(rate));
+        let count = |count: u64| thousands(count as f64);
+        row("messages", self.rows.map(count));
+        row("rate", self.rate.map(per_second));
+        row("limit", self.limit.map(per_second));
+        row("rate by limit", self.ratio.map(|ratio| format!("{:.0} %", ratio * 100.0)));
+        row("SQL alone", self.sql_rate.map(per_second));
+        row("producing alone", self.produce_rate.map(per_second));
+        let one_row =
+            self.one_row_connections.map_or_else(|| "one row a commit".to_owned(), |count| format!("one row a commit, {count} connections"));
+        row(&one_row, self.one_row_rate.map(per_second));
+        let ms = |ms: f64| format!("{ms:.2} ms");
+        for (name, latency) in [("p50", self.p50_ms), ("p95", self.p95_ms), ("p99", self.p99_ms), ("p99.9", self.p999_ms)] {
+            row(name, latency.map(ms));
+        }
+        let seconds = |seconds: f64| format!("{seconds:.1} s a million");
+        row("CPU, redrive", self.cpu_s_per_million.map(seconds));
+        row("CPU, database", self.db_cpu_s_per_million.map(seconds));
+        row("CPU, broker", self.broker_cpu_s_per_million.map(seconds));
+        row("CPU of one core", self.cpu_percent.map(|percent| format!("{percent:.1} %")));
+        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / 1_048_576.0);
+        row("memory, at most", self.rss_peak_bytes.map(mib));
+        row("written to the database's log", self.wal_bytes.map(mib));
+        row("statements", self.statements_per_s.map(|rate| format!("{rate:.1}/s")));
+        row("connections to the database", self.connections.map(count));
+        row("start to ready", self.ready_ms.map(ms));
+        row("purged", self.purged.map(count));
+        row("refused", self.refused.map(count));
+        row("waiting when the time was up", self.backlog.map(count));
+        row("copies", self.copies.map(count));
+        row("lost", self.lost.map(count));
+        table
+    }
+}
+
+fn round(value: f64, digits: i32) -> f64 {
+    let scale = 10_f64.powi(digits);
+    (value * scale).round() / scale
+}
+
+/// A number with its thousands apart.
+fn thousands(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_object_has_every_field_that_is_promised_and_the_ratio() {
+        let report = Report { rate: Some(50.0), limit: Some(200.0), ..Report::new("accept") }.finish();
+        let json = serde_json::to_value(&report).unwrap();
+        let promised = "case, rate, limit, ratio, p50_ms, p95_ms, p99_ms, p999_ms, cpu_s_per_million, db_cpu_s_per_million, cpu_percent, rss_peak_bytes, rows, wal_bytes, copies, lost";
+        for field in promised.split(", ") {
+            assert!(json.get(field).is_some(), "{field}");
+        }
+        assert_eq!((json["ratio"].as_f64(), json["lost"].is_null()), (Some(0.25), true));
+    }
+
+    #[test]
+    fn thousands_are_apart() {
+        assert_eq!([thousands(7.0), thousands(1234.4), thousands(1_000_000.0)], ["7", "1 234", "1 000 000"]);
+    }
+}

@@ -1,0 +1,55 @@
+//! What one sees while a benchmark runs: a line a phase, with a bar on a terminal. All of it goes to stderr.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// The phases of a run.
+#[derive(Debug)]
+pub(super) struct Screen {
+    quiet: bool,
+}
+
+impl Screen {
+    pub(super) const fn new(quiet: bool) -> Self {
+        Self { quiet }
+    }
+
+    /// Something of known length begins.
+    #[allow(clippy::print_stderr, reason = "a command that is there to be looked at")]
+    pub(super) fn phase(&self, what: &str, length: u64) -> Phase {
+        if self.quiet {
+            return Phase(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
+        if bar.is_hidden() {
+            eprintln!("{what} …");
+        }
+        if let Ok(style) = ProgressStyle::with_template("{msg:<44} [{bar:30}] {human_pos}/{human_len} {per_sec} {elapsed}") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(what.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(250));
+        Phase(bar)
+    }
+}
+
+/// One phase; its bar goes when it is dropped.
+#[derive(Debug)]
+pub(super) struct Phase(ProgressBar);
+
+impl Phase {
+    pub(super) fn set(&self, position: u64) {
+        self.0.set_position(position);
+    }
+
+    pub(super) fn add(&self, more: u64) {
+        self.0.inc(more);
+    }
+}
+
+impl Drop for Phase {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

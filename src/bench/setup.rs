@@ -1,0 +1,80 @@
+//! The user's configuration as a benchmark needs it: whole, and with the section of the source under test.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::Error;
+use crate::config::{Config, Scope};
+use crate::fault::Fault;
+use crate::message::Message;
+use crate::outcome::Outcome;
+use crate::source::{Context, Registry, Sender, Source};
+
+/// The source under test, as it is configured.
+#[derive(Clone)]
+pub(super) struct Subject {
+    pub(super) kind: String,
+    pub(super) section: Value,
+    pub(super) context: Context,
+}
+
+/// The configuration and the source under test.
+pub(super) struct Setup {
+    pub(super) config: Config,
+    pub(super) subject: Subject,
+}
+
+impl Setup {
+    /// Reads the file; `source` names the source under test where there are several.
+    pub(super) fn load(file: &Path, registry: &Registry, source: Option<&str>) -> Result<Self, Error> {
+        let found: Arc<Mutex<Vec<Subject>>> = Arc::default();
+        let (seen, real) = (found.clone(), registry.clone());
+        let spying = intercepted(registry, move |kind, section, cx| {
+            // The real thing is built too, so that its faults are found before anything is made; it is let go of at once.
+            real.build(kind, section.clone(), cx)?;
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.retain(|other: &Subject| other.context.name != cx.name);
+            seen.push(Subject { kind: kind.to_owned(), section, context: cx.clone() });
+            Ok(Sender::each(Nowhere))
+        });
+        let config = Config::load(file, &spying, Scope::Whole)?;
+        let mut subjects = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+        let names = subjects.iter().map(|subject| subject.context.name.to_string()).collect::<Vec<_>>().join(", ");
+        let subject = match source {
+            Some(name) => subjects
+                .into_iter()
+                .find(|subject| &*subject.context.name == name)
+                .ok_or_else(|| Error::Usage(format!("--source: there is no `{name}`; there are {names}")))?,
+            None if subjects.len() > 1 => return Err(Error::Usage(format!("which source? Say it with --source; there are {names}"))),
+            None => subjects.pop().ok_or_else(|| Error::Usage("the configuration has no source; one of `kind: log` will do".to_owned()))?,
+        };
+        Ok(Self { config, subject })
+    }
+}
+
+/// The same kinds as a registry knows, each built by `build`, which is told the kind.
+pub(super) fn intercepted(
+    registry: &Registry,
+    build: impl Fn(&str, Value, &Context) -> Result<Sender, Vec<Fault>> + Send + Sync + 'static,
+) -> Registry {
+    let build = Arc::new(build);
+    let mut other = registry.clone();
+    for kind in registry.names() {
+        let (build, name) = (build.clone(), kind.to_owned());
+        other.register_with(kind, move |section, cx| build(&name, section, cx));
+    }
+    other
+}
+
+/// Stands for a source that is not under test.
+pub(super) struct Nowhere;
+
+#[async_trait]
+impl Source for Nowhere {
+    async fn send(&self, _: &Message) -> Outcome {
+        Outcome::unreachable("bench", "this source is not under test")
+    }
+}

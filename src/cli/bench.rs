@@ -1,0 +1,86 @@
+//! `redrive bench`
+
+use clap::{Args, Subcommand};
+
+use super::{ConfigFile, Failure, Terminal, output};
+use crate::bench::options::{Accept, Case, Drain, Growth, Idle, Lag, Through};
+use crate::bench::{self, Error};
+use crate::shutdown;
+
+/// Measure what this set-up can do: your store, your broker, this machine
+///
+/// Runs the real sidecar as a process of its own against the store and the source of a configuration, drives it, and measures in the same run what the
+/// smallest possible code reaches with the same database and broker (the limit). Tables, topics and queues are its own, are called
+/// `redrive-bench-…` and are removed again, also on Ctrl-C. It does put a full load on the database and the broker while it runs.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  redrive bench accept -c redrive.yaml
+  redrive bench accept -c redrive.yaml --body ndjson --connections 64
+  redrive bench drain -c redrive.yaml --messages 100000 --keep 0s
+  redrive bench lag -c redrive.yaml --rate 5000 --via sql
+  redrive bench idle -c redrive.yaml --json | jq .cpu_percent
+
+What the figures mean is in docs/benchmarks.md.")]
+pub(super) struct Command {
+    #[command(subcommand)]
+    case: Which,
+}
+
+#[derive(Debug, Subcommand)]
+enum Which {
+    /// How fast messages are taken, with nothing being sent; limit: batched INSERT alone
+    Accept(Accept),
+    /// How fast a backlog goes out; limit: the slower of claim and complete with SQL alone, and producing alone
+    Drain(Drain),
+    /// Messages come in and go out at once, for some time
+    Through(Through),
+    /// How long a message takes from due to delivered, at a steady rate
+    Lag(Lag),
+    /// What a claim costs in a large table; limit: the same in a table of 10000 rows
+    Growth(Growth),
+    /// What a sidecar costs that has nothing to do
+    Idle(Idle),
+    /// The sidecar under test
+    #[command(hide = true)]
+    Node(Part),
+    /// The plain server that some cases are measured against
+    #[command(hide = true)]
+    Plain(Part),
+}
+
+#[derive(Debug, Args)]
+struct Part {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+impl Command {
+    pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
+        let case = match self.case {
+            Which::Accept(options) => Case::Accept(options),
+            Which::Drain(options) => Case::Drain(options),
+            Which::Through(options) => Case::Through(options),
+            Which::Lag(options) => Case::Lag(options),
+            Which::Growth(options) => Case::Growth(options),
+            Which::Idle(options) => Case::Idle(options),
+            Which::Node(part) => return Ok(bench::node::serve(&part.file.config, terminal.registry).await?),
+            Which::Plain(part) => return Ok(bench::plain::serve(&part.file.config, terminal.registry).await?),
+        };
+        let json = case.common().json;
+        let report = bench::run(case, terminal.registry, shutdown::on_signal()?).await?;
+        if json { output::json(terminal.out, &report) } else { output::show(terminal.out, &report.table()) }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Usage(message) => Self::Usage(message),
+            Error::Config(faults) => Self::Faults(faults),
+            Error::App(error) => error.into(),
+            Error::Store(error) => error.into(),
+            error if error.is_unreachable() => Self::Unreachable(error.to_string()),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! `redrive cancel`
+
+use uuid::Uuid;
+
+use super::{ConfigFile, Failure, Terminal, output};
+use crate::store::config::Migrate;
+
+/// Give up messages that wait
+///
+/// Pending, retrying and blocked messages become cancelled and are not sent. `redrive retry` brings them back.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example:
+  redrive cancel 01890a5d-ac96-774b-bcce-b302099a8057
+
+Exits 1 if one of them was not cancelled; each says why.")]
+pub(super) struct Command {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The messages' ids
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<Uuid>,
+    /// Print one JSON object: {"items": [{"id", "state"} or {"id", "error": {"code", "detail"}}]}
+    #[arg(long)]
+    json: bool,
+}
+
+impl Command {
+    pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
+        let opened = self.file.open(terminal.registry, Some(Migrate::Verify)).await?;
+        let mut changed = Vec::with_capacity(self.ids.len());
+        for chunk in self.ids.chunks(500) {
+            changed.extend(opened.store.cancel(&opened.config.project, chunk.to_vec()).await?);
+        }
+        opened.store.close().await;
+        output::changes(terminal.out, &self.ids, &changed, "cancelled", self.json)
+    }
+}

@@ -1,0 +1,45 @@
+//! `redrive migrate`
+
+use super::{ConfigFile, Failure, Terminal};
+use crate::config::{Config, Scope};
+use crate::store::config::Migrate;
+use crate::store::sql;
+
+/// Create or upgrade the tables of the resend log
+///
+/// `serve` does the same at start unless `store.migrate: verify` is set. It may be run again at any time.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  redrive migrate
+  redrive migrate --print-sql > resend_log.sql     for those who may not run DDL themselves")]
+pub(super) struct Command {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Print the statements instead of running them; connects to nothing
+    #[arg(long)]
+    print_sql: bool,
+}
+
+impl Command {
+    pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
+        if self.print_sql {
+            let config = Config::load(&self.file.config, terminal.registry, Scope::Store)?;
+            let sql = sql::print_sql(&config.store, &config.project).map_err(|faults| {
+                Failure::Config(faults.into_iter().map(|fault| fault.within("store").to_string()).collect::<Vec<_>>().join("; "))
+            })?;
+            return Ok(write!(terminal.out, "{sql}")?);
+        }
+        let opened = self.file.open(terminal.registry, Some(Migrate::Auto)).await?;
+        let server = &opened.prepared.server;
+        match opened.prepared.applied.as_slice() {
+            [] => writeln!(terminal.out, "{server}: the tables are up to date")?,
+            applied => writeln!(terminal.out, "{server}: applied {}", applied.join(", "))?,
+        }
+        let project = opened.config.project.as_ref();
+        if let Some(default) = opened.prepared.default_project.as_deref().filter(|default| *default != project) {
+            writeln!(terminal.out, "rows inserted without a project belong to `{default}`, not to `{project}`: that is the column's default")?;
+        }
+        opened.store.close().await;
+        Ok(())
+    }
+}

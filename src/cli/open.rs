@@ -1,0 +1,58 @@
+//! What most commands begin with: the configuration, the log, the store.
+
+use std::sync::Arc;
+
+use super::{ConfigFile, Failure};
+use crate::config::{Config, Scope};
+use crate::source::Registry;
+use crate::store::config::Migrate;
+use crate::store::{self, Prepared, Store};
+use crate::telemetry;
+
+/// A store that answers, and the configuration that led there.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) config: Config,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) prepared: Prepared,
+}
+
+impl ConfigFile {
+    /// Reads the configuration whole and starts the log as it says.
+    pub(super) fn load(&self, registry: &Registry) -> Result<Config, Failure> {
+        let config = Config::load(&self.config, registry, Scope::Whole)?;
+        start_log(&config.log)?;
+        Ok(config)
+    }
+
+    /// Opens the store. `migrate` replaces what the configuration says of the tables: a command that only looks at messages creates none.
+    pub(super) async fn open(&self, registry: &Registry, migrate: Option<Migrate>) -> Result<Opened, Failure> {
+        let mut config = Config::load(&self.config, registry, Scope::Store)?;
+        // A command's output is its result; below a warning nothing is worth a line beside it.
+        start_log(&telemetry::Config { level: "warn".to_owned(), ..config.log.clone() })?;
+        if let Some(migrate) = migrate {
+            config.store.migrate = migrate;
+        }
+        let store = store::open(&config.store, &config.project).map_err(|faults| {
+            let faults: Vec<String> = faults.into_iter().map(|fault| fault.within("store").to_string()).collect();
+            Failure::Config(faults.join("; "))
+        })?;
+        let prepared = store.prepare().await?;
+        Ok(Opened { config, store, prepared })
+    }
+}
+
+impl Opened {
+    /// After how many retries a message of a source fails, if it does not say so itself.
+    pub(super) fn max_retries(&self, source: &str) -> Option<u32> {
+        let options = self.config.options.get(source)?;
+        crate::retry::Policy::try_new(&options.retry).ok().map(|policy| policy.max_retries())
+    }
+}
+
+fn start_log(config: &telemetry::Config) -> Result<(), Failure> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let overriding = variable("REDRIVE_LOG").map(|value| ("REDRIVE_LOG", value)).or_else(|| variable("RUST_LOG").map(|value| ("RUST_LOG", value)));
+    let (name, value) = overriding.unzip();
+    telemetry::init(config, value.as_deref()).map_err(|message| Failure::Config(format!("{}: {message}", name.unwrap_or("log.level"))))
+}

@@ -1,0 +1,71 @@
+//! The database's clock, as this node knows it: due times and leases are reckoned on it, and a node's own clock may be wrong.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+
+/// The last reading of the database's clock, carried on by the monotonic clock of the machine.
+#[derive(Debug)]
+pub struct StoreClock {
+    start: Instant,
+    /// The database's time at `start`, in microseconds since 1970.
+    origin: AtomicI64,
+}
+
+impl Default for StoreClock {
+    /// Before the first reading it shows the node's own time.
+    fn default() -> Self {
+        Self { start: Instant::now(), origin: AtomicI64::new(Utc::now().timestamp_micros()) }
+    }
+}
+
+impl StoreClock {
+    /// Takes a reading that came with an answer of the database; the journey of the answer makes it a little late.
+    pub fn read(&self, now: DateTime<Utc>) {
+        self.origin.store(now.timestamp_micros().saturating_sub(self.elapsed()), Ordering::Relaxed);
+    }
+
+    /// The database's time now.
+    pub fn now(&self) -> DateTime<Utc> {
+        let micros = self.origin.load(Ordering::Relaxed).saturating_add(self.elapsed());
+        DateTime::from_timestamp_micros(micros).unwrap_or_default()
+    }
+
+    fn elapsed(&self) -> i64 {
+        i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX)
+    }
+}
+
+/// The time from one moment to a later one; zero if it is not later.
+#[must_use]
+pub fn between(earlier: DateTime<Utc>, later: DateTime<Utc>) -> Duration {
+    later.signed_duration_since(earlier).to_std().unwrap_or_default()
+}
+
+/// A moment so long after another, at the end of time at most.
+#[must_use]
+pub fn after(moment: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
+    chrono::TimeDelta::from_std(span).ok().and_then(|delta| moment.checked_add_signed(delta)).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_shows_the_databases_time_whatever_the_nodes_own_is() {
+        let clock = StoreClock::default();
+        let reading = DateTime::from_timestamp(4_000_000_000, 0).unwrap();
+        clock.read(reading);
+        let shown = clock.now();
+        assert!(shown >= reading && shown < after(reading, Duration::from_secs(60)), "{shown}");
+    }
+
+    #[test]
+    fn spans_are_never_negative_and_moments_never_overflow() {
+        assert_eq!(between(DateTime::<Utc>::MAX_UTC, DateTime::UNIX_EPOCH), Duration::ZERO);
+        assert_eq!(after(DateTime::UNIX_EPOCH, Duration::MAX), DateTime::<Utc>::MAX_UTC);
+    }
+}

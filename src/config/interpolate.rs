@@ -1,0 +1,168 @@
+//! `${VAR}` and `${VAR:-default}` in the values of the file.
+
+/// Where the values of variables come from.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// A scalar with its variables put in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Filled {
+    /// The text.
+    pub(super) text: String,
+    /// The variables that were put in, with their values.
+    pub(super) values: Vec<(String, String)>,
+}
+
+/// Puts variables in: `${VAR}` must be set and not empty, `${VAR:-default}` takes the default otherwise, `$$` is a dollar sign.
+/// What a variable holds is not looked at again.
+///
+/// # Errors
+/// Every variable that is at fault.
+pub(super) fn fill(text: &str, environment: Environment<'_>) -> Result<Filled, Vec<String>> {
+    let mut filled = Filled { text: String::with_capacity(text.len()), values: Vec::new() };
+    let mut faults = Vec::new();
+    let mut rest = text;
+    while let Some(dollar) = rest.find('$') {
+        filled.text.push_str(&rest[..dollar]);
+        rest = &rest[dollar..];
+        if let Some(after) = rest.strip_prefix("$$") {
+            filled.text.push('$');
+            rest = after;
+        } else if let Some(inner) = rest.strip_prefix("${") {
+            let Some(end) = inner.find('}') else {
+                faults.push("`${` is not closed by `}`; write `$$` for a dollar sign".to_owned());
+                break;
+            };
+            match variable(&inner[..end], environment) {
+                Ok((name, Some(value))) => {
+                    filled.text.push_str(&value);
+                    filled.values.push((name.to_owned(), value));
+                }
+                Ok((_, None)) => {
+                    let default = inner[..end].split_once(":-").map_or("", |(_, default)| default);
+                    filled.text.push_str(default);
+                }
+                Err(fault) => faults.push(fault),
+            }
+            rest = &inner[end + 1..];
+        } else {
+            filled.text.push('$');
+            rest = &rest[1..];
+        }
+    }
+    filled.text.push_str(rest);
+    if faults.is_empty() { Ok(filled) } else { Err(faults) }
+}
+
+/// Stands for `${` and its `}` while the text is read as YAML: between braces (`{ token: ${TOKEN} }`) they would end the value.
+const OPEN: char = '\u{e000}';
+/// See [`OPEN`].
+const CLOSE: char = '\u{e001}';
+
+/// The text with its variables out of YAML's way, and the variables, by the numbers that stand for them.
+pub(super) fn shield(text: &str) -> (String, Vec<&str>) {
+    let mut shielded = String::with_capacity(text.len());
+    let mut variables = Vec::new();
+    let mut rest = text;
+    while let Some(dollar) = rest.find('$') {
+        shielded.push_str(&rest[..dollar]);
+        rest = &rest[dollar..];
+        let end = rest.strip_prefix("${").and_then(|inner| inner.find('}')).map(|end| end + 3);
+        match end {
+            // What YAML itself has to say something about (escapes, ends of quotes and lines) is left to it.
+            Some(end) if !rest[..end].contains(['"', '\'', '\\', '\n', '\r']) => {
+                shielded.extend([OPEN.to_string(), variables.len().to_string(), CLOSE.to_string()]);
+                variables.push(&rest[..end]);
+                rest = &rest[end..];
+            }
+            _ => {
+                let taken = if rest.starts_with("$$") { 2 } else { 1 };
+                shielded.push_str(&rest[..taken]);
+                rest = &rest[taken..];
+            }
+        }
+    }
+    shielded.push_str(rest);
+    (shielded, variables)
+}
+
+/// A piece of the text with its variables back in place.
+pub(super) fn unshield(text: &str, variables: &[&str]) -> String {
+    let mut whole = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(open) = rest.find(OPEN) {
+        whole.push_str(&rest[..open]);
+        rest = &rest[open + OPEN.len_utf8()..];
+        let found = rest.split_once(CLOSE).and_then(|(number, after)| Some((variables.get(number.parse::<usize>().ok()?)?, after)));
+        if let Some((variable, after)) = found {
+            whole.push_str(variable);
+            rest = after;
+        } else {
+            whole.push(OPEN);
+        }
+    }
+    whole.push_str(rest);
+    whole
+}
+
+/// The name and value of what stands between the braces; no value where the default is to be taken.
+fn variable<'a>(inner: &'a str, environment: Environment<'_>) -> Result<(&'a str, Option<String>), String> {
+    let (name, default) = inner.split_once(":-").map_or((inner, None), |(name, default)| (name, Some(default)));
+    let valid = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if !valid {
+        return Err(format!("`${{{inner}}}` names no variable; write ${{NAME}} or ${{NAME:-default}}, and $$ for a dollar sign"));
+    }
+    match (environment(name).filter(|value| !value.is_empty()), default) {
+        (Some(value), _) => Ok((name, Some(value))),
+        (None, Some(_)) => Ok((name, None)),
+        (None, None) => Err(format!("the environment variable {name} is not set; set it, or write ${{{name}:-default}}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(name: &str) -> Option<String> {
+        match name {
+            "HOST" => Some("db.example".into()),
+            "EMPTY" => Some(String::new()),
+            "TRICKY" => Some("${HOST}$$".into()),
+            _ => None,
+        }
+    }
+
+    fn text(text: &str) -> String {
+        fill(text, &environment).unwrap().text
+    }
+
+    #[test]
+    fn variables_defaults_and_dollars_are_put_in() {
+        assert_eq!(text("a"), "a");
+        assert_eq!(text("x://${HOST}/${DB:-orders}"), "x://db.example/orders");
+        assert_eq!(text("${EMPTY:-fallback}"), "fallback", "as in a shell, empty counts as unset");
+        assert_eq!(text("${NONE:-}"), "");
+        assert_eq!(text("pa$$word $5 $"), "pa$word $5 $");
+        assert_eq!(text("$${HOST}"), "${HOST}");
+        assert_eq!(text("${TRICKY}"), "${HOST}$$", "what a variable holds is not looked at again");
+    }
+
+    #[test]
+    fn what_is_shielded_comes_back_whole() {
+        for text in ["", "a ${B} c ${D:-e, f: g}", "$${A} $ ${", "\u{e000}0\u{e001} ${A}", "${\"} ${A\n}", "\u{e000}"] {
+            let (shielded, variables) = shield(text);
+            if !text.contains(OPEN) {
+                assert_eq!(unshield(&shielded, &variables), text);
+            }
+        }
+        assert_eq!(shield("{ a: ${B:-x, y} }").0, "{ a: \u{e000}0\u{e001} }");
+        assert_eq!(shield("$${A}").1, Vec::<&str>::new());
+    }
+
+    #[test]
+    fn every_variable_at_fault_is_named() {
+        let faults = fill("${NONE} ${EMPTY} ${1x} ${HOST", &environment).unwrap_err();
+        assert_eq!(faults.len(), 4);
+        assert!(faults[0].contains("NONE is not set") && faults[1].contains("EMPTY is not set"));
+        assert!(faults[2].contains("names no variable") && faults[3].contains("not closed"));
+    }
+}

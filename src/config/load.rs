@@ -1,0 +1,290 @@
+//! From text to a checked configuration, gathering faults on the way.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::faults::{Faults, Gathered, Located};
+use super::interpolate::Environment;
+use super::tree::{self, Content, Node, Step};
+use super::wording::{self, Said};
+use super::{Config, File, Scope, de, sources};
+use crate::fault::Fault;
+use crate::source::Registry;
+use crate::units::Secret;
+use crate::{engine, store};
+
+/// The largest file that holds a secret, in bytes.
+const MAX_SECRET: u64 = 64 * 1024;
+
+/// The text of a file.
+pub(super) fn text(file: &Path) -> Result<String, Faults> {
+    let unreadable = |message: String| Faults::unreadable(file, message);
+    let bytes = bounded(file, tree::MAX_BYTES as u64)
+        .map_err(|error| unreadable(format!("can't be read ({error}); name the file with -c or REDRIVE_CONFIG")))?
+        .ok_or_else(|| unreadable(format!("is larger than {} bytes; this is no configuration", tree::MAX_BYTES)))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|byte| *byte == b'\n').count();
+        unreadable(format!("line {line} is not UTF-8; save the file as UTF-8"))
+    })
+}
+
+/// At most `max` bytes of a file; `None` if there are more. Reading is cut off rather than trusting what the file says of its size: it may be a pipe.
+fn bounded(file: &Path, max: u64) -> std::io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    fs::File::open(file)?.take(max + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= max).then_some(bytes))
+}
+
+/// From text to a configuration.
+pub(super) fn parse(text: &str, file: &Path, environment: Environment<'_>, registry: &Registry, scope: Scope) -> Result<Config, Faults> {
+    if text.len() > tree::MAX_BYTES {
+        return Err(Faults::unreadable(file, format!("is larger than {} bytes; this is no configuration", tree::MAX_BYTES)));
+    }
+    let mut gathered = Gathered::default();
+    let Some(origin) = tree::read(text, environment, &mut gathered) else {
+        return Err(gathered.finish(file).unwrap_or_else(|| Faults::unreadable(file, "can't be read".to_owned())));
+    };
+    let folder = file.parent().map(Path::to_owned).unwrap_or_default();
+    let mut loading = Loading { origin: &origin, gathered, folder };
+    let config = loading.whole(file, registry, scope);
+    match loading.gathered.finish(file) {
+        None => Ok(config),
+        Some(faults) => Err(faults),
+    }
+}
+
+/// A load under way.
+pub(super) struct Loading<'a> {
+    /// The file as it was read: where lines are looked up.
+    pub(super) origin: &'a Node,
+    /// What is wrong so far.
+    pub(super) gathered: Gathered,
+    /// The file's folder.
+    pub(super) folder: PathBuf,
+}
+
+impl Loading<'_> {
+    fn whole(&mut self, file: &Path, registry: &Registry, scope: Scope) -> Config {
+        let mut tree = self.origin.clone();
+        let declared = tree.remove(&[Step::Key("sources".to_owned())]);
+        let mut read: File = self.settle(&mut tree, &[], &["sources"]);
+        let project: Arc<str> = self.project(read.project.as_deref()).into();
+        let node = self.node(read.node);
+
+        if let Some(url) = self.secret("store", "url", "url_file", read.store.url_file.as_deref()) {
+            read.store.url = url;
+        }
+        if let Some(token) = self.secret("api", "token", "token_file", read.api.token_file.as_deref()) {
+            read.api.token = Some(token);
+        }
+        // They are read, against the right folder; nobody needs to read them again.
+        let from_file = read.store.url_file.take().is_some();
+        let has_token_file = read.api.token_file.take().is_some();
+        let token = [Step::Key("api".to_owned()), Step::Key("token".to_owned())];
+        if read.api.token.is_none() && (has_token_file || self.gathered.is_known(&token)) {
+            // One is meant, and what keeps it from being read is reported: that it is missing would only confuse.
+            read.api.token = Some(Secret::new("unreadable"));
+        }
+        if let Some(tls) = &mut read.store.tls {
+            for path in [&mut tls.ca, &mut tls.cert, &mut tls.key].into_iter().flatten() {
+                *path = self.folder.join(&*path);
+            }
+        }
+
+        let engine = engine::Config {
+            poller: read.poller,
+            history: read.history,
+            idempotency: read.idempotency,
+            shutdown: read.shutdown,
+            limits: read.limits,
+        };
+        self.faults(engine.faults());
+        self.faults(read.api.faults().into_iter().map(|fault| fault.within("api")));
+        self.faults(read.log.faults().into_iter().map(|fault| fault.within("log")));
+        if let Err(faults) = store::open(&read.store, &project) {
+            let place = |fault: Fault| if fault.path == "url" && from_file { Fault::new("url_file", fault.message) } else { fault };
+            self.faults(faults.into_iter().map(|fault| place(fault).within("store")));
+        }
+        if let (Some(api), Some(health)) = (read.api.listen, read.health.listen)
+            && api.port() == health.port()
+            && api.port() != 0
+            && (api.ip() == health.ip() || api.ip().is_unspecified() || health.ip().is_unspecified())
+        {
+            let message =
+                format!("port {} is the API's already, which answers for health too; leave `health` out or choose another port", health.port());
+            self.faults([Fault::new("health.listen", message)]);
+        }
+
+        let lease = engine.poller.lease.get();
+        let (options, sources) = sources::build(self, declared, registry, &project, lease, scope);
+        Config {
+            file: file.to_owned(),
+            project,
+            node,
+            store: read.store,
+            api: read.api,
+            health: read.health,
+            engine,
+            log: read.log,
+            options,
+            sources,
+        }
+    }
+
+    fn project(&mut self, project: Option<&str>) -> String {
+        const SHAPE: &str = "write 1 to 63 lower-case letters, digits, `-` and `_`, beginning with a letter or digit";
+        let path = [Step::Key("project".to_owned())];
+        let Some(project) = project else {
+            self.fault(&path, format!("is missing: the name of the application whose messages these are; {SHAPE}"));
+            return "none".to_owned();
+        };
+        let valid = (1..=63).contains(&project.len())
+            && project.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            && project.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_'));
+        if !valid {
+            self.fault(&path, format!("`{}` is no name for a project; {SHAPE}", project.chars().take(80).collect::<String>().escape_debug()));
+        }
+        project.to_owned()
+    }
+
+    fn node(&mut self, node: Option<String>) -> Arc<str> {
+        let Some(node) = node else { return default_node().into() };
+        if !(1..=100).contains(&node.len()) || !node.bytes().all(|byte| byte.is_ascii_graphic()) {
+            self.fault(&[Step::Key("node".to_owned())], "must be 1 to 100 visible ASCII characters, without spaces".to_owned());
+        }
+        node.into()
+    }
+
+    /// The secret that a `*_file` key names; a fault if the key itself is given too.
+    fn secret(&mut self, section: &str, key: &str, file_key: &str, file: Option<&Path>) -> Option<Secret> {
+        let file = self.folder.join(file?);
+        let path = [Step::Key(section.to_owned()), Step::Key(file_key.to_owned())];
+        let both = self.origin.at(&path[..1]).and_then(|section| section.entry(key)).is_some_and(|entry| !entry.node.is_null());
+        if both {
+            self.fault(&path, format!("`{section}.{key}` is given too; leave one of them out"));
+        }
+        let shown = file.display();
+        let fault = match bounded(&file, MAX_SECRET) {
+            Err(error) => format!("{shown} can't be read: {error}"),
+            Ok(None) => format!("{shown} is larger than {MAX_SECRET} bytes; this is no secret"),
+            Ok(Some(bytes)) => match String::from_utf8(bytes) {
+                Err(_) => format!("{shown} is not UTF-8 text"),
+                Ok(text) => {
+                    let text = text.strip_suffix('\n').unwrap_or(&text);
+                    let text = text.strip_suffix('\r').unwrap_or(text);
+                    if !text.is_empty() {
+                        self.gathered.conceal(text.to_owned(), "[redacted]".to_owned());
+                        return Some(Secret::new(text));
+                    }
+                    format!("{shown} is empty")
+                }
+            },
+        };
+        self.fault(&path, fault);
+        None
+    }
+
+    /// Deserialises a tree; what is at fault is reported and taken out, so that its default takes over, until the rest will do.
+    /// `at` is where the tree belongs in the file; `also` are keys that are known at its top besides those of `T`.
+    pub(super) fn settle<T: DeserializeOwned + Default>(&mut self, tree: &mut Node, at: &[Step], also: &[&str]) -> T {
+        // Each round takes something out of a tree of bounded size.
+        loop {
+            let error = match de::from_node::<T>(tree) {
+                Ok(value) => return value,
+                Err(error) => error,
+            };
+            let path = error.path();
+            // The same with variables as they are written: what they hold is not for the screen, not even in part.
+            let message = match concealed(tree, &path) {
+                Some(shown) => match de::from_node::<T>(&shown) {
+                    Err(again) if again.path() == path => again.message().to_owned(),
+                    _ => "the value of the variable does not fit here".to_owned(),
+                },
+                None => error.message().to_owned(),
+            };
+            let whole: Vec<Step> = at.iter().chain(&path).cloned().collect();
+            self.report(&whole, &message, if path.len() <= 1 { also } else { &[] });
+            self.gathered.take_out(whole);
+            if self.gathered.is_full() || tree.remove(&path).is_none() {
+                return T::default();
+            }
+        }
+    }
+
+    /// Reports what a deserialiser said of a place.
+    pub(super) fn report(&mut self, path: &[Step], message: &str, also: &[&str]) {
+        match wording::reword(message, also) {
+            Said::Unknown { key, message } => {
+                let mut path = path.to_vec();
+                if path.last() != Some(&Step::Key(key.clone())) {
+                    path.push(Step::Key(key));
+                }
+                self.fault(&path, message);
+            }
+            Said::Missing { key } => {
+                let mut path = path.to_vec();
+                path.push(Step::Key(key));
+                self.fault(&path, "is missing".to_owned());
+            }
+            Said::Other(message) => self.fault(path, message),
+        }
+    }
+
+    /// Adds a fault at a path, unless it only says that something at fault was taken out.
+    pub(super) fn fault(&mut self, path: &[Step], message: String) {
+        if !self.gathered.is_known(path) {
+            let message = match self.origin.at(path) {
+                Some(node) => shown_as_written(node, &message),
+                None => message,
+            };
+            self.gathered.push(Located { line: Some(self.origin.line_of(path)), path: tree::dotted(path), message });
+        }
+    }
+
+    /// Adds faults with dotted paths from the root.
+    pub(super) fn faults(&mut self, faults: impl IntoIterator<Item = Fault>) {
+        for fault in faults {
+            let path = self.origin.steps(&fault.path);
+            self.fault(&path, fault.message);
+        }
+    }
+}
+
+/// The tree with the variables at and below a path as they are written; `None` if there are none.
+pub(super) fn concealed(tree: &Node, path: &[Step]) -> Option<Node> {
+    fn conceal(node: &mut Node) -> bool {
+        let written = node.written.take();
+        match &mut node.content {
+            Content::Scalar { text, plain } => {
+                let Some(written) = written else { return false };
+                (*text, *plain) = (written.into(), false);
+                true
+            }
+            Content::List(items) => items.iter_mut().map(conceal).fold(false, std::ops::BitOr::bitor),
+            Content::Map(entries) => entries.iter_mut().map(|entry| conceal(&mut entry.node)).fold(false, std::ops::BitOr::bitor),
+        }
+    }
+    let mut tree = tree.clone();
+    let found = conceal(tree.at_mut(path)?);
+    found.then_some(tree)
+}
+
+/// The message with a scalar's variables as they are written.
+fn shown_as_written(node: &Node, message: &str) -> String {
+    match (&node.written, node.text()) {
+        (Some(written), Some(text)) if !text.is_empty() => message.replace(text, written),
+        _ => message.to_owned(),
+    }
+}
+
+/// The host's name and something random, so that two processes on one host are two nodes.
+fn default_node() -> String {
+    let host = rustix::system::uname();
+    let host: String = host.nodename().to_string_lossy().chars().filter(char::is_ascii_graphic).take(64).collect();
+    let host = if host.is_empty() { "node".to_owned() } else { host };
+    format!("{host}-{:06x}", rand::random::<u32>() & 0xff_ffff)
+}

@@ -1,0 +1,116 @@
+//! The JSON Schema of a configuration file, for editors and for the tests that hold the documents to the code.
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::File;
+use crate::source::{Options, Registry};
+
+/// The schema, with the kinds of sources that the registry knows.
+///
+/// ```
+/// # use redrive::{config::schema::schema, source::Registry};
+/// let schema = schema(&Registry::default());
+/// assert_eq!(schema["properties"]["project"]["type"], "string");
+/// ```
+#[must_use]
+pub fn schema(registry: &Registry) -> Value {
+    let mut generator = SchemaSettings::draft2020_12().into_generator();
+    let kinds = registry.schemas(&mut generator);
+    let options = generator.subschema_for::<Options>().to_value();
+    let mut root = generator.into_root_schema_for::<File>().to_value();
+
+    let definitions = root.get("$defs").cloned().unwrap_or_default();
+    let options = properties(&options, &definitions);
+    let kinds: Vec<Value> =
+        kinds.iter().map(|(name, schema)| kind(name, schema.as_ref().map(schemars::Schema::as_value), &options, &definitions)).collect();
+    if let Some(object) = root.as_object_mut() {
+        object.insert("title".to_owned(), json!("redrive.yaml"));
+        object.insert("description".to_owned(), json!("The configuration of redrive: one file a project."));
+        object.insert("required".to_owned(), json!(["project"]));
+    }
+    if let Some(object) = root.get_mut("properties").and_then(Value::as_object_mut) {
+        let sources = json!({
+            "description": "What messages are sent to, by the names under which they are submitted.",
+            "type": ["object", "null"],
+            "propertyNames": { "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$" },
+            "additionalProperties": { "oneOf": kinds },
+        });
+        object.insert("sources".to_owned(), sources);
+        if let Some(project) = object.get_mut("project").and_then(Value::as_object_mut) {
+            project.insert("type".to_owned(), json!("string"));
+            project.remove("default");
+        }
+    }
+    tidy(&mut root);
+    prune(&mut root);
+    root
+}
+
+/// The schema of a source of one kind: what every source takes and what its kind takes, in one object.
+fn kind(name: &str, own: Option<&Value>, options: &Map<String, Value>, definitions: &Value) -> Value {
+    let mut all = Map::new();
+    all.insert("kind".to_owned(), json!({ "const": name }));
+    all.extend(options.clone());
+    let resolved = own.map(|own| resolve(own, definitions));
+    let mut required = vec![json!("kind")];
+    if let Some(resolved) = resolved {
+        all.extend(properties(resolved, definitions));
+        required.extend(resolved.get("required").and_then(Value::as_array).into_iter().flatten().cloned());
+    }
+    // What a program registered without a schema may take anything.
+    let closed = resolved.is_some();
+    let mut schema = json!({ "title": name, "type": "object", "properties": all, "required": required, "additionalProperties": !closed });
+    if let (Some(description), Some(object)) = (resolved.and_then(|resolved| resolved.get("description")), schema.as_object_mut()) {
+        object.insert("description".to_owned(), description.clone());
+    }
+    schema
+}
+
+fn properties(schema: &Value, definitions: &Value) -> Map<String, Value> {
+    resolve(schema, definitions).get("properties").and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
+/// What a reference stands for.
+#[must_use]
+pub fn resolve<'a>(schema: &'a Value, definitions: &'a Value) -> &'a Value {
+    let name = schema.get("$ref").and_then(Value::as_str).and_then(|reference| reference.strip_prefix("#/$defs/"));
+    name.and_then(|name| definitions.get(name)).unwrap_or(schema)
+}
+
+/// Takes defaults away that say nothing: those of secrets, which are not shown, and of what is not set.
+fn tidy(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            if object.get("default").is_some_and(|default| *default == json!("[redacted]") || default.is_null()) {
+                object.remove("default");
+            }
+            // What follows is for programmers.
+            if let Some(Value::String(description)) = object.get_mut("description")
+                && let Some(end) = description.find("\n\n```")
+            {
+                description.truncate(end);
+            }
+            // A section's default repeats those of its keys, and may hold a secret's.
+            if object.get("default").is_some_and(Value::is_object) && object.contains_key("$ref") {
+                object.remove("default");
+            }
+            object.values_mut().for_each(tidy);
+        }
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        _ => {}
+    }
+}
+
+/// Takes definitions away that nothing refers to any more.
+fn prune(root: &mut Value) {
+    loop {
+        let text = root.to_string();
+        let Some(definitions) = root.get_mut("$defs").and_then(Value::as_object_mut) else { return };
+        let before = definitions.len();
+        definitions.retain(|name, _| text.contains(&format!("\"#/$defs/{name}\"")));
+        if definitions.len() == before {
+            return;
+        }
+    }
+}

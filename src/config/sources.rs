@@ -1,0 +1,184 @@
+//! `sources:` in the configuration: each is split into what every source takes and what its kind takes, and built.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Scope;
+use super::load::{Loading, concealed};
+use super::tree::{Content, Entry, Meaning, Node, Step};
+use super::wording::unknown;
+use crate::engine::SourceSpec;
+use crate::fault::Fault;
+use crate::source::{Context, Options, Registry, Sender};
+
+/// The most sources.
+const MOST: usize = 1000;
+/// The most times that one source is tried again, to find the next of its faults.
+const MAX_ROUNDS: usize = 100;
+
+/// What each source takes, by name, and the sources themselves.
+pub(super) fn build(
+    loading: &mut Loading<'_>,
+    declared: Option<Node>,
+    registry: &Registry,
+    project: &Arc<str>,
+    lease: Duration,
+    scope: Scope,
+) -> (BTreeMap<String, Options>, Vec<SourceSpec>) {
+    let root = Step::Key("sources".to_owned());
+    let mut all = BTreeMap::new();
+    let mut specs = Vec::new();
+    let Some(declared) = declared.filter(|node| !node.is_null()) else { return (all, specs) };
+    let Content::Map(entries) = declared.content else {
+        loading.fault(&[root], "expected a mapping of names to sources, such as `billing: { kind: amqp, … }`".to_owned());
+        return (all, specs);
+    };
+    if entries.len() > MOST {
+        loading.fault(&[root], format!("at most {MOST} sources are taken"));
+        return (all, specs);
+    }
+    for Entry { key: name, node, .. } in entries {
+        let at = [root.clone(), Step::Key(name.clone())];
+        if !is_name(&name) {
+            let message = "is no name for a source; write 1 to 63 letters, digits, `-`, `_` and `.`, beginning with a letter or digit";
+            loading.fault(&at, message.to_owned());
+        }
+        let Some((kind, options, own)) = split(loading, &at, node, registry) else { continue };
+        if scope == Scope::Whole {
+            let cx =
+                Context { project: project.clone(), name: name.as_str().into(), options: options.clone(), lease, folder: loading.folder.clone() };
+            if let Some(sender) = sender(loading, &at, &kind, own, &cx, registry) {
+                specs.push(SourceSpec { name: cx.name, kind, options: cx.options, sender });
+            }
+        }
+        all.insert(name, options);
+    }
+    (all, specs)
+}
+
+/// Whether a source may be called this: it stands in URLs, metrics and rows.
+fn is_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+/// The kind of a source, its options, and what is left for its kind; `None` without a kind that there is.
+fn split(loading: &mut Loading<'_>, at: &[Step], node: Node, registry: &Registry) -> Option<(String, Options, Node)> {
+    let line = node.line;
+    let kinds: Vec<&str> = registry.names().collect();
+    let Content::Map(entries) = node.content else {
+        loading.fault(at, format!("expected a mapping that begins with `kind:`; there are {}", kinds.join(", ")));
+        return None;
+    };
+    let mut kind = None;
+    let (mut common, mut own) = (Vec::new(), Vec::new());
+    for entry in entries {
+        if entry.key == "kind" {
+            kind = Some(entry);
+        } else if Options::KEYS.contains(&entry.key.as_str()) {
+            common.push(entry);
+        } else {
+            own.push(entry);
+        }
+    }
+    let map = |entries| Node { line, content: Content::Map(entries), written: None };
+    let options: Options = loading.settle(&mut map(common), at, &[]);
+    let name = match at.last() {
+        Some(Step::Key(name)) => name.as_str(),
+        _ => "",
+    };
+    loading.faults(options.faults().into_iter().map(|fault| fault.within(&format!("sources.{name}"))));
+
+    let path: Vec<Step> = at.iter().cloned().chain([Step::Key("kind".to_owned())]).collect();
+    match kind.as_ref().and_then(|entry| entry.node.text()) {
+        Some(text) if kinds.contains(&text) => Some((text.to_owned(), options, map(own))),
+        Some(text) => {
+            loading.fault(&path, unknown("kind of source", text, &kinds));
+            None
+        }
+        None => {
+            loading.fault(&path, format!("is missing; there are {}", kinds.join(", ")));
+            None
+        }
+    }
+}
+
+/// Builds the sender of a source. A fault at a key is reported and the key taken out, to find the next one.
+fn sender(loading: &mut Loading<'_>, at: &[Step], kind: &str, mut own: Node, cx: &Context, registry: &Registry) -> Option<Sender> {
+    // Scalars that are read as text because their kind would not have them as numbers, with what it said.
+    let mut quoted: HashMap<Vec<Step>, String> = HashMap::new();
+    let mut faultless = true;
+    for _ in 0..MAX_ROUNDS {
+        let faults = match registry.build(kind, own.to_json(), cx) {
+            Ok(sender) => return faultless.then_some(sender),
+            Err(faults) => faults,
+        };
+        let [fault] = faults.as_slice() else {
+            // Several at once: the kind has looked at everything.
+            for fault in faults {
+                let path = own.steps(&fault.path);
+                report(loading, at, &path, &fault.message);
+            }
+            return None;
+        };
+        let path = own.steps(&fault.path);
+        if fault.message.starts_with("invalid type: ")
+            && let Some(Node { content: Content::Scalar { text, plain }, .. }) = own.at_mut(&path)
+            && *plain
+            && !matches!(Meaning::of(text), Meaning::Text | Meaning::Null)
+            && !quoted.contains_key(&path)
+        {
+            // A password may be all digits.
+            *plain = false;
+            quoted.insert(path, fault.message.clone());
+            continue;
+        }
+        faultless = false;
+        let message = quoted.remove(&path).unwrap_or_else(|| unquoted(loading, &own, &path, fault, kind, cx, registry));
+        let path = report(loading, at, &path, &message);
+        let gone = own.remove(&path).is_some();
+        loading.gathered.take_out(at.iter().chain(&path).cloned().collect());
+        if !gone {
+            return None;
+        }
+    }
+    None
+}
+
+/// A kind's message without the value of a variable: as the kind says it when it is shown the variable as it is written.
+fn unquoted(loading: &Loading<'_>, own: &Node, path: &[Step], fault: &Fault, kind: &str, cx: &Context, registry: &Registry) -> String {
+    if loading.gathered.redact(&fault.message) == fault.message {
+        return fault.message.clone();
+    }
+    let again = concealed(own, path).and_then(|own| registry.build(kind, own.to_json(), cx).err());
+    let same = again.and_then(|faults| faults.into_iter().find(|other| other.path == fault.path));
+    same.map_or_else(|| fault.message.clone(), |fault| fault.message)
+}
+
+/// Reports a fault inside a source; answers the path of the key, which for an unknown one the message names.
+fn report(loading: &mut Loading<'_>, at: &[Step], path: &[Step], message: &str) -> Vec<Step> {
+    let also: &[&str] = if path.len() <= 1 { &KEYS } else { &[] };
+    let mut path = path.to_vec();
+    if let Some(rest) = message.strip_prefix("unknown field `")
+        && let Some((key, _)) = rest.split_once('`')
+        && path.last() != Some(&Step::Key(key.to_owned()))
+    {
+        path.push(Step::Key(key.to_owned()));
+    }
+    let whole: Vec<Step> = at.iter().chain(&path).cloned().collect();
+    loading.report(&whole, message, also);
+    path
+}
+
+/// [`Options::KEYS`] and `kind`.
+const KEYS: [&str; Options::KEYS.len() + 1] = {
+    let mut keys = ["kind"; Options::KEYS.len() + 1];
+    let mut index = 0;
+    while index < Options::KEYS.len() {
+        keys[index] = Options::KEYS[index];
+        index += 1;
+    }
+    keys
+};

@@ -1,0 +1,170 @@
+//! What a deserialiser says, in words for who wrote the file, and without the value that it quotes.
+
+/// What a deserialiser's message comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// There is no such key.
+    Unknown {
+        /// The key.
+        key: String,
+        /// What to say about it.
+        message: String,
+    },
+    /// A key that must be there is not.
+    Missing {
+        /// The key.
+        key: String,
+    },
+    /// Anything else.
+    Other(String),
+}
+
+/// Rewords a message of serde's. `also` are keys that are known besides those that it lists.
+pub(super) fn reword(message: &str, also: &[&str]) -> Said {
+    if let Some((key, rest)) = quoted(message, "unknown field `") {
+        let mut known: Vec<&str> = backticked(rest).collect();
+        known.extend(also);
+        return Said::Unknown { key: key.to_owned(), message: unknown("key", key, &known) };
+    }
+    if let Some((key, _)) = quoted(message, "missing field `") {
+        return Said::Missing { key: key.to_owned() };
+    }
+    if let Some((value, rest)) = quoted(message, "unknown variant `") {
+        let known: Vec<&str> = backticked(rest).collect();
+        let nearest = nearest(value, &known).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+        return Said::Other(format!("must be one of {}{nearest}", known.join(", ")));
+    }
+    for (start, verb) in [("invalid type: ", "expected"), ("invalid value: ", "expected"), ("invalid length ", "expected")] {
+        if let Some(rest) = message.strip_prefix(start)
+            && let Some((found, expected)) = rest.rsplit_once(", expected ")
+        {
+            return Said::Other(format!("{verb} {}, found {}", expectation(expected), finding(found, expected)));
+        }
+    }
+    Said::Other(message.to_owned())
+}
+
+/// What to say about a name that there is not.
+pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
+    let mut known: Vec<&str> = known.to_vec();
+    known.sort_unstable();
+    known.dedup();
+    match nearest(name, &known) {
+        Some(near) => format!("unknown {what}; did you mean `{near}`?"),
+        None if known.is_empty() => format!("unknown {what}; none is taken here"),
+        None => format!("unknown {what}; there are {}", known.join(", ")),
+    }
+}
+
+fn quoted<'a>(message: &'a str, start: &str) -> Option<(&'a str, &'a str)> {
+    // The list that follows holds backticks too; what is quoted first may hold anything but them.
+    message.strip_prefix(start)?.split_once('`')
+}
+
+fn backticked(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+fn expectation(expected: &str) -> &str {
+    match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" | "string" | "str" | "path string" => "text",
+        "a sequence" => "a list",
+        "a map" => "a mapping (`key: value`)",
+        other if other.starts_with("struct ") || other.starts_with("enum ") => "a mapping (`key: value`)",
+        other => other,
+    }
+}
+
+fn finding(found: &str, expected: &str) -> String {
+    // Never the text itself: it may be a secret in the wrong place.
+    let plain = if found.starts_with("string ") {
+        let number = matches!(expectation(expected), "a number" | "a whole number" | "a whole number, 0 or more" | "true or false");
+        if number { "text; take quotes away if there are any" } else { "text" }
+    } else if found.starts_with("integer ") || found.starts_with("floating point ") {
+        // Numbers quote themselves; they are held against variables later.
+        return found.trim_start_matches("integer ").trim_start_matches("floating point ").to_owned();
+    } else if found.starts_with("boolean ") {
+        "true or false"
+    } else if found == "map" {
+        "a mapping"
+    } else if found == "sequence" {
+        "a list"
+    } else if found.starts_with("null") || found.starts_with("unit") || found.starts_with("Option") {
+        "nothing"
+    } else {
+        "something else"
+    };
+    plain.to_owned()
+}
+
+/// The name that is nearest, if it is near enough to be meant.
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let name: String = name.chars().take(64).flat_map(char::to_lowercase).collect();
+    let near = |candidate: &&str| distance(&name, &candidate.to_lowercase().replace('-', "_")).min(distance(&name.replace('-', "_"), candidate));
+    let best = known.iter().min_by_key(|candidate| near(candidate))?;
+    // `user` for `username`.
+    let longer = known.iter().filter(|candidate| name.len() >= 3 && candidate.starts_with(&name)).min_by_key(|candidate| candidate.len());
+    if near(best) > 1
+        && let Some(longer) = longer
+    {
+        return Some(longer);
+    }
+    let allowed = (name.chars().count().max(best.len()) / 3).clamp(1, 3);
+    (near(best) <= allowed).then_some(*best)
+}
+
+/// How many single-character edits, or swaps of neighbours, lie between two names.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for (i, row) in rows.iter_mut().enumerate() {
+        row[0] = i;
+    }
+    for (j, cell) in rows[0].iter_mut().enumerate() {
+        *cell = j;
+    }
+    for i in 1..=a.len() {
+        for j in 1..=b.len() {
+            let substituted = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = substituted.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            rows[i][j] = best;
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_told_its_neighbour() {
+        let said = reword("unknown field `intervall`, expected one of `enabled`, `batch`, `interval`, `lease`", &[]);
+        assert_eq!(said, Said::Unknown { key: "intervall".into(), message: "unknown key; did you mean `interval`?".into() });
+        let said = reword("unknown field `colour`, expected `a` or `b`", &["retry"]);
+        assert_eq!(said, Said::Unknown { key: "colour".into(), message: "unknown key; there are a, b, retry".into() });
+        assert_eq!(nearest("timout", &["timeout", "topic"]), Some("timeout"));
+        assert_eq!(nearest("in-flight", &["in_flight", "topic"]), Some("in_flight"));
+        assert_eq!(nearest("user", &["password", "username"]), Some("username"));
+        assert_eq!(nearest("zzz", &["in_flight", "topic"]), None);
+    }
+
+    #[test]
+    fn a_value_in_the_wrong_place_is_never_quoted() {
+        for message in [
+            r#"invalid type: string "hunter2, expected nothing", expected struct Config"#,
+            r#"invalid type: string "hunter2", expected u32"#,
+            r#"invalid value: string "hunter2", expected a string"#,
+        ] {
+            let Said::Other(said) = reword(message, &[]) else { panic!() };
+            assert!(!said.contains("hunter2") && said.contains("found text"), "{said}");
+        }
+    }
+}

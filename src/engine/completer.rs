@@ -1,0 +1,243 @@
+//! Writes what attempts came to, in batches: whatever was reported while the last batch was written goes into the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::alarm::Alarm;
+use super::config::Keep;
+use super::dispatcher::Ticket;
+use super::health::StoreHealth;
+use super::lease::Ledger;
+use crate::clock::{self, StoreClock};
+use crate::message::judge::{Log, Reason, attempt_outcome, judge};
+use crate::message::{AttemptOutcome, State};
+use crate::outcome::{Class, Outcome};
+use crate::store::{Completion, LastError, Store};
+use crate::telemetry::throttle::Throttle;
+
+/// At most so many outcomes a batch.
+const BATCH: usize = 1000;
+/// How long to wait before a batch that could not be written is tried again, at first and at the most.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// The end of an attempt.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) ticket: Box<Ticket>,
+    pub(super) ending: Ending,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// It was made.
+    Sent { outcome: Outcome, took: Duration },
+    /// Its lease ran out without a word.
+    Lost,
+    /// It was not made: the message is too old.
+    Expired,
+    /// It was not made: the row can't be sent.
+    Invalid { code: &'static str, detail: String },
+    /// It was not made, and another node, or this one later, shall make it.
+    HandBack,
+}
+
+/// What the completer's workers share.
+#[derive(Debug)]
+pub(super) struct Completer {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Arc<StoreClock>,
+    pub(super) health: Arc<StoreHealth>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) keep: Keep,
+    pub(super) reports: Mutex<mpsc::UnboundedReceiver<Report>>,
+    pub(super) alarm: Arc<Alarm>,
+    /// Cancelled when the process must end, whatever is not written yet.
+    pub(super) abandon: CancellationToken,
+}
+
+impl Completer {
+    /// One worker; several may run, each with a batch of its own.
+    pub(super) async fn run(self: Arc<Self>, mut rng: StdRng) {
+        let mut reports = Vec::with_capacity(BATCH);
+        let mut failures = Throttle::new(10, Duration::from_secs(1));
+        loop {
+            let taken = self.reports.lock().await.recv_many(&mut reports, BATCH).await;
+            if taken == 0 {
+                return;
+            }
+            let (back, made): (Vec<_>, Vec<_>) = reports.drain(..).partition(|report| matches!(report.ending, Ending::HandBack));
+            if !back.is_empty() {
+                self.hand_back(&back).await;
+            }
+            if !made.is_empty() {
+                let completions: Vec<_> = made.iter().map(|report| self.completion(report, &mut rng)).collect();
+                self.write(made, completions, &mut failures).await;
+            }
+        }
+    }
+
+    /// What is written of an attempt.
+    fn completion(&self, report: &Report, rng: &mut StdRng) -> Completion {
+        let ticket = &report.ticket;
+        let mut completion = Completion {
+            held: ticket.held,
+            epoch: ticket.epoch,
+            attempt: ticket.attempt,
+            begun: true,
+            state: State::Failed,
+            delay: Duration::ZERO,
+            retries: ticket.standing.retries,
+            expires_at: ticket.standing.expires_at,
+            outcome: AttemptOutcome::Permanent,
+            error: None,
+            result: None,
+            started_at: ticket.started_at,
+            duration: Duration::ZERO,
+            node: self.ledger.node().clone(),
+            log: Log::Own,
+            delete: false,
+        };
+        let lost;
+        let (outcome, is_lost) = match &report.ending {
+            Ending::Sent { outcome, took } => {
+                completion.duration = *took;
+                (outcome, false)
+            }
+            Ending::Lost => {
+                lost = Outcome::unreachable("lost", "the lease ran out without a word from the node that held it");
+                (&lost, true)
+            }
+            Ending::Expired => return unsent(completion, "expired", "expired", "too old to be sent", &self.keep),
+            Ending::Invalid { code, detail } => return unsent(completion, "invalid", code, detail, &self.keep),
+            Ending::HandBack => return unsent(completion, "invalid", "bug", "handed back", &self.keep),
+        };
+        let policy = ticket.lane.policy_for(&ticket.retry);
+        let verdict = judge(outcome, is_lost, ticket.attempt, &ticket.standing, &policy, self.clock.now(), rng);
+        completion.state = verdict.state;
+        completion.delay = verdict.delay;
+        completion.retries = verdict.retries;
+        completion.outcome = attempt_outcome(outcome.class, is_lost);
+        completion.log = verdict.log;
+        completion.delete = verdict.state.is_finished() && self.keep.deletes(verdict.state);
+        let keeps_result = ticket.lane.spec.options.keep_result || ticket.lane.spec.kind == "kafka";
+        completion.result = outcome.result.clone().filter(|_| keeps_result);
+        if outcome.class != Class::Succeeded {
+            let class = match verdict.reason {
+                Some(Reason::Expired) => "expired",
+                _ if is_lost => "lost",
+                _ => outcome.class.as_str(),
+            };
+            completion.error = Some(LastError { class: class.to_owned(), code: outcome.code.to_string(), detail: outcome.detail.clone() });
+        }
+        completion
+    }
+
+    /// Writes a batch, however long the store is away: until then its leases are renewed, or pass to others and the write changes nothing.
+    async fn write(&self, reports: Vec<Report>, completions: Vec<Completion>, failures: &mut Throttle) {
+        let completions = Arc::new(completions);
+        let mut wait = FIRST_WAIT;
+        let ours = loop {
+            match self.store.complete(completions.clone()).await {
+                Ok(ours) => break ours,
+                Err(error) if error.is_transient() || completions.len() == 1 => {
+                    self.health.failed("complete", &error);
+                    if !error.is_transient() {
+                        // Nothing can be written of this one: its lease runs out, and it is sent again.
+                        tracing::error!(message.id = %completions[0].held.id, error = %error, "an outcome can't be written");
+                        break vec![false];
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error, batch = completions.len(), "a batch of outcomes was refused; they are written one by one");
+                    for (report, completion) in reports.into_iter().zip(completions.iter()) {
+                        Box::pin(self.write(vec![report], vec![completion.clone()], failures)).await;
+                    }
+                    return;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
+                () = self.abandon.cancelled() => return,
+            }
+        };
+        self.health.answered();
+        self.ledger.drop_held(completions.iter().map(|completion| &completion.held));
+        if let Some(soonest) = completions.iter().filter(|completion| completion.state == State::Retrying).map(|completion| completion.delay).min() {
+            self.alarm.ring_by(Instant::now() + soonest);
+        }
+        for ((report, completion), ours) in reports.into_iter().zip(completions.iter()).zip(ours) {
+            written(report, completion, ours, failures);
+        }
+    }
+
+    async fn hand_back(&self, reports: &[Report]) {
+        let held: Vec<_> = reports.iter().map(|report| report.ticket.held).collect();
+        match self.store.release(held.clone()).await {
+            Ok(ours) => tracing::debug!(messages = ours, "messages handed back"),
+            // Not tried again: their leases run out, which comes to the same a little later.
+            Err(error) => self.health.failed("release", &error),
+        }
+        self.ledger.drop_held(held.iter());
+    }
+}
+
+/// A message that ends without this attempt having been made.
+fn unsent(mut completion: Completion, class: &str, code: &str, detail: &str, keep: &Keep) -> Completion {
+    completion.begun = false;
+    completion.error = Some(LastError { class: class.to_owned(), code: code.to_owned(), detail: detail.to_owned() });
+    completion.delete = keep.deletes(State::Failed);
+    completion
+}
+
+/// An outcome is on record: counts it, logs a failure, tells whoever waits.
+fn written(report: Report, completion: &Completion, ours: bool, failures: &mut Throttle) {
+    let Ticket { lane, waiter, attempt, .. } = *report.ticket;
+    if !ours {
+        lane.metrics.leases_lost.inc();
+        tracing::debug!(message.id = %completion.held.id, "the outcome came after the lease had passed to another node");
+        return;
+    }
+    if let Some(waiter) = waiter {
+        let _ = waiter.send(completion.state);
+    }
+    match completion.state {
+        State::Succeeded => {
+            lane.metrics.finished_succeeded.inc();
+        }
+        State::Failed => {
+            let class = completion.error.as_ref().map_or("", |error| error.class.as_str());
+            let counter = match class {
+                "permanent" => &lane.metrics.failed_permanent,
+                "expired" => &lane.metrics.failed_expired,
+                "invalid" => &lane.metrics.failed_invalid,
+                _ => &lane.metrics.failed_exhausted,
+            };
+            counter.inc();
+            if let Some(held_back) = failures.pass(Instant::now()) {
+                let error = completion.error.as_ref();
+                tracing::warn!(message.id = %completion.held.id, message.source = %lane.name(), message.attempts = attempt,
+                    error.class = class, error.code = error.map_or("", |error| error.code.as_str()),
+                    error.detail = error.map_or("", |error| error.detail.as_str()), lines_held_back = held_back, "the message failed");
+            }
+        }
+        _ => tracing::debug!(message.id = %completion.held.id, message.source = %lane.name(), message.attempts = attempt,
+            error.code = completion.error.as_ref().map_or("", |error| error.code.as_str()),
+            retry_in_ms = u64::try_from(completion.delay.as_millis()).unwrap_or(u64::MAX), "the message will be sent again"),
+    }
+}
+
+/// The age limit of a message at its first attempt in an epoch, where the row does not say one.
+pub(super) fn age_limit(
+    created_at: chrono::DateTime<chrono::Utc>,
+    due_at: chrono::DateTime<chrono::Utc>,
+    policy: &crate::retry::Policy,
+) -> Option<chrono::DateTime<chrono::Utc>> {
+    policy.expires_after().map(|age| clock::after(created_at.max(due_at), age))
+}

@@ -1,0 +1,154 @@
+//! From a held message to the source's sender: one dispatcher a lane.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::FutureExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::completer::{Ending, Report};
+use super::lane::{Lane, Place};
+use super::lease::Term;
+use crate::clock::{self, StoreClock};
+use crate::message::{Message, Standing, State};
+use crate::outcome::Outcome;
+use crate::retry;
+use crate::source::{Delivery, Sender, Source};
+use crate::store::Held;
+use crate::units::Span;
+
+/// At most so many messages go to a pipeline at once.
+const BATCH: usize = 1000;
+/// How long a source without a timeout of its own may take.
+const LONGEST_SEND: Duration = Duration::from_secs(60);
+/// A source that has a timeout reports its own; the engine's comes after it.
+const TIMEOUT_GRACE: Duration = Duration::from_secs(1);
+
+/// What the engine remembers of an attempt while it is under way.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) lane: Arc<Lane>,
+    pub(super) held: Held,
+    pub(super) term: Arc<Term>,
+    pub(super) epoch: u32,
+    pub(super) attempt: u32,
+    pub(super) standing: Standing,
+    pub(super) retry: retry::Config,
+    pub(super) due_at: DateTime<Utc>,
+    /// When the attempt began, on the database's clock and on the machine's.
+    pub(super) started_at: DateTime<Utc>,
+    pub(super) began: Instant,
+    /// Its place in the lane; none for what is not sent from here, such as a lost attempt.
+    pub(super) place: Option<Place>,
+    /// Who waits for the state that is written.
+    pub(super) waiter: Option<oneshot::Sender<State>>,
+}
+
+/// A message to be sent, and its ticket.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) message: Message,
+    pub(super) fate: Fate,
+}
+
+/// Where the outcome of a job goes.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// To the completer: the message is held under a lease.
+    Held(Box<Ticket>),
+    /// To the intake: the message is kept only if the send fails (`on_failure`).
+    Tried(Place, oneshot::Sender<Outcome>),
+}
+
+/// Feeds one lane's sender.
+pub(super) struct Dispatcher {
+    pub(super) lane: Arc<Lane>,
+    pub(super) clock: Arc<StoreClock>,
+    pub(super) reports: mpsc::UnboundedSender<Report>,
+    pub(super) tracker: TaskTracker,
+    /// Cancelled when nothing more may be sent.
+    pub(super) stopping: CancellationToken,
+}
+
+impl Dispatcher {
+    /// Runs until the lane is gone.
+    pub(super) async fn run(self, mut queue: mpsc::UnboundedReceiver<Job>) {
+        let mut jobs = Vec::with_capacity(BATCH);
+        while queue.recv_many(&mut jobs, BATCH).await > 0 {
+            let batch: Vec<Delivery> = jobs.drain(..).filter_map(|job| self.prepare(job)).collect();
+            match &self.lane.spec.sender {
+                Sender::Pipelined(pipeline) if !batch.is_empty() => pipeline.send(batch).await,
+                Sender::Pipelined(_) => {}
+                Sender::Each(source) => {
+                    let limit = self.lane.spec.options.timeout.map_or(LONGEST_SEND, Span::get) + TIMEOUT_GRACE;
+                    for delivery in batch {
+                        self.tracker.spawn(send_one(source.clone(), delivery, limit));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The delivery of a job; `None` if it must not be sent, and then its end is reported.
+    fn prepare(&self, job: Job) -> Option<Delivery> {
+        match job.fate {
+            Fate::Held(ticket) => self.prepare_held(job.message, ticket),
+            Fate::Tried(mut place, waiter) => {
+                let lane = self.lane.clone();
+                let began = Instant::now();
+                Some(Delivery::new(job.message, move |outcome| {
+                    let outcome = lane.reclassify(outcome);
+                    lane.note(&outcome, began);
+                    place.release_memory();
+                    // Whoever waits has the place until the outcome is dealt with, so it goes first.
+                    drop(place);
+                    let _ = waiter.send(outcome);
+                }))
+            }
+        }
+    }
+
+    fn prepare_held(&self, message: Message, mut ticket: Box<Ticket>) -> Option<Delivery> {
+        // A lease that ran out while the message waited here may be another node's by now; and a node that stops hands back.
+        if ticket.term.left().is_zero() || self.stopping.is_cancelled() {
+            self.report(ticket, Ending::HandBack);
+            return None;
+        }
+        ticket.started_at = self.clock.now();
+        ticket.began = Instant::now();
+        if ticket.standing.expires_at.is_some_and(|end| end <= ticket.started_at) {
+            self.report(ticket, Ending::Expired);
+            return None;
+        }
+        self.lane.metrics.due_to_send.observe(clock::between(ticket.due_at, ticket.started_at).as_secs_f64());
+        let reports = self.reports.clone();
+        Some(Delivery::new(message, move |outcome| {
+            let outcome = ticket.lane.reclassify(outcome);
+            ticket.lane.note(&outcome, ticket.began);
+            if let Some(place) = &mut ticket.place {
+                place.release_memory();
+            }
+            let took = ticket.began.elapsed();
+            let _ = reports.send(Report { ticket, ending: Ending::Sent { outcome, took } });
+        }))
+    }
+
+    fn report(&self, ticket: Box<Ticket>, ending: Ending) {
+        let _ = self.reports.send(Report { ticket, ending });
+    }
+}
+
+async fn send_one(source: Arc<dyn Source>, delivery: Delivery, limit: Duration) {
+    let send = AssertUnwindSafe(source.send(delivery.message())).catch_unwind();
+    let outcome = match tokio::time::timeout(limit, send).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Outcome::refused("panic", "the source panicked; this is a bug in it"),
+        Err(_) => Outcome::unreachable("timeout", format!("no outcome within {} ms", limit.as_millis())),
+    };
+    delivery.finish(outcome);
+}

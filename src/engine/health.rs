@@ -1,0 +1,97 @@
+//! Whether the store can be used, as the last thing that was asked of it showed.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::store::Error;
+use crate::telemetry::throttle::Throttle;
+
+/// While the store is away its failure is logged this often.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+
+/// The state of the store as this node sees it. One line is logged when it goes, one a minute while it is away, one when it is back.
+#[derive(Debug)]
+pub(super) struct StoreHealth {
+    up: watch::Sender<bool>,
+    why: Mutex<Why>,
+}
+
+#[derive(Debug)]
+struct Why {
+    reason: String,
+    since: Instant,
+    /// When it was last said that the store is away.
+    reported: Option<Instant>,
+    /// Failures that do not mean that it is away.
+    others: Throttle,
+}
+
+impl Default for StoreHealth {
+    /// Down until it answers for the first time.
+    fn default() -> Self {
+        let why = Why {
+            reason: "the store has not answered yet".to_owned(),
+            since: Instant::now(),
+            reported: None,
+            others: Throttle::new(10, REPORT_EVERY),
+        };
+        Self { up: watch::Sender::new(false), why: Mutex::new(why) }
+    }
+}
+
+impl StoreHealth {
+    /// The store answered.
+    pub(super) fn answered(&self) {
+        if *self.up.borrow() {
+            return;
+        }
+        if self.up.send_replace(true) {
+            return;
+        }
+        let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        if why.reported.take().is_some() {
+            tracing::info!(store.away_ms = u64::try_from(why.since.elapsed().as_millis()).unwrap_or(u64::MAX), "the store is back");
+        }
+    }
+
+    /// The store did not do what it was asked. Only what says that it is away changes the state.
+    pub(super) fn failed(&self, op: &'static str, error: &Error) {
+        let away = matches!(error, Error::Unavailable(_) | Error::TimedOut(_) | Error::Schema(_) | Error::InUse(_) | Error::Config(_));
+        let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if !away {
+            if let Some(held_back) = why.others.pass(now) {
+                tracing::warn!(store.op = op, error = %error, lines_held_back = held_back, "the store failed");
+            }
+            return;
+        }
+        if self.up.send_replace(false) {
+            why.since = now;
+        }
+        why.reason = error.to_string();
+        if why.reported.is_none_or(|at| now.duration_since(at) >= REPORT_EVERY) {
+            why.reported = Some(now);
+            tracing::warn!(store.op = op, error = %error, "the store is away");
+        }
+    }
+
+    /// Whether the store answered the last time.
+    pub(super) fn is_up(&self) -> bool {
+        *self.up.borrow()
+    }
+
+    /// Why it is away, for people; `None` if it is not.
+    pub(super) fn reason(&self) -> Option<String> {
+        (!self.is_up()).then(|| self.why.lock().unwrap_or_else(PoisonError::into_inner).reason.clone())
+    }
+
+    /// Waits until it answers.
+    pub(super) async fn is_back(&self) {
+        let mut up = self.up.subscribe();
+        // The sender lives as long as self, so the channel can't be closed here.
+        let _ = up.wait_for(|up| *up).await;
+    }
+}

@@ -1,0 +1,303 @@
+//! A lane: all of one source on this node. Its budget, its breaker, its sender, its counters; a dead destination jams its own lane alone.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+
+use super::breaker::{Allows, Breaker, Change};
+use super::dispatcher::Job;
+use super::{SourceSpec, SourceStatus};
+use crate::fault::Fault;
+use crate::outcome::{Class, Outcome};
+use crate::retry::{self, Policy};
+use crate::source::Sender;
+use crate::telemetry::metrics::LaneMetrics;
+
+/// How many messages are under way at once where the configuration says nothing: for senders that pipeline, and for those that take one at a time.
+const PIPELINED_IN_FLIGHT: u32 = 10_000;
+const SINGLE_IN_FLIGHT: u32 = 64;
+
+/// At most so many messages are under way to a destination that has not answered since the start, or since its breaker opened:
+/// enough to find out, and an outage costs no more attempts than that.
+const UNPROVEN_IN_FLIGHT: u32 = 16;
+
+/// What all lanes together may hold in memory, in bytes.
+#[derive(Debug)]
+pub(super) struct Memory {
+    max: usize,
+    used: AtomicUsize,
+    freed: Notify,
+}
+
+impl Memory {
+    pub(super) fn new(max: usize) -> Self {
+        Self { max, used: AtomicUsize::new(0), freed: Notify::new() }
+    }
+
+    /// The bytes that are free.
+    pub(super) fn free(&self) -> usize {
+        self.max.saturating_sub(self.used.load(Ordering::Relaxed))
+    }
+
+    /// Waits until so much is free, or all of it where less than that was ever there.
+    pub(super) async fn wait_for(&self, bytes: usize) {
+        let bytes = bytes.min(self.max);
+        loop {
+            let freed = self.freed.notified();
+            if self.free() >= bytes {
+                return;
+            }
+            freed.await;
+        }
+    }
+}
+
+/// A place in a lane, and the memory of the message in it. Both are given back when it is dropped; the memory may go earlier.
+#[derive(Debug)]
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+    lane: Arc<Lane>,
+    bytes: usize,
+}
+
+impl Place {
+    /// The payload is not held any more; the place is, until the outcome is written.
+    pub(super) fn release_memory(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        if bytes > 0 {
+            self.lane.memory.used.fetch_sub(bytes, Ordering::Relaxed);
+            self.lane.memory.freed.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.release_memory();
+        self.lane.metrics.in_flight.dec();
+    }
+}
+
+/// All of one source on this node.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) spec: SourceSpec,
+    pub(super) policy: Policy,
+    pub(super) metrics: LaneMetrics,
+    /// Wakes the lane's claimer.
+    pub(super) wake: Notify,
+    places: Arc<Semaphore>,
+    capacity: u32,
+    memory: Arc<Memory>,
+    breaker: Mutex<Breaker>,
+    last_error: Mutex<Option<String>>,
+    /// Whether the destination has answered since the start, or since its breaker opened.
+    proven: AtomicBool,
+    jobs: mpsc::UnboundedSender<Job>,
+    /// Levels that the scout saw due: bit n for priority n.
+    due: AtomicUsize,
+}
+
+impl Lane {
+    /// A lane and the queue from which its dispatcher is fed. The queue is bounded by the lane's places.
+    pub(super) fn new(spec: SourceSpec, metrics: LaneMetrics, memory: Arc<Memory>) -> Result<(Arc<Self>, mpsc::UnboundedReceiver<Job>), Vec<Fault>> {
+        let policy = Policy::try_new(&spec.options.retry).map_err(|errors| {
+            errors.into_iter().map(|error| Fault::new(format!("sources.{}.retry.{}", spec.name, error.field), error.message)).collect::<Vec<_>>()
+        })?;
+        let default = if matches!(spec.sender, Sender::Pipelined(_)) { PIPELINED_IN_FLIGHT } else { SINGLE_IN_FLIGHT };
+        let capacity = spec.options.in_flight.unwrap_or(default).max(1);
+        let (jobs, queue) = mpsc::unbounded_channel();
+        let lane = Self {
+            policy,
+            metrics,
+            wake: Notify::new(),
+            places: Arc::new(Semaphore::new(capacity as usize)),
+            capacity,
+            memory,
+            breaker: Mutex::new(Breaker::new(&spec.options.breaker, Instant::now())),
+            last_error: Mutex::new(None),
+            proven: AtomicBool::new(false),
+            jobs,
+            due: AtomicUsize::new(0),
+            spec,
+        };
+        Ok((Arc::new(lane), queue))
+    }
+
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.spec.name
+    }
+
+    /// A place for a first send, if there is one, the destination is not known to be away and memory allows.
+    pub(super) fn try_enter(self: &Arc<Self>, bytes: usize) -> Option<Place> {
+        if self.is_open() || self.spec.sender.blocked().is_some() || self.memory.free() < bytes {
+            return None;
+        }
+        if !self.proven.load(Ordering::Relaxed) && self.in_flight() >= UNPROVEN_IN_FLIGHT {
+            return None;
+        }
+        let permit = self.places.clone().try_acquire_owned().ok()?;
+        Some(self.enter(permit, bytes))
+    }
+
+    /// How many messages a claim may bring now, `batch` at the most.
+    pub(super) fn claim_count(&self, batch: u32) -> u32 {
+        let most = batch.min(self.capacity.div_ceil(2));
+        if self.proven.load(Ordering::Relaxed) { most } else { most.min(UNPROVEN_IN_FLIGHT.saturating_sub(self.in_flight())) }
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.capacity.saturating_sub(u32::try_from(self.places.available_permits()).unwrap_or(u32::MAX))
+    }
+
+    /// Waits for so many places, for a claim.
+    pub(super) async fn reserve(&self, count: u32) -> Option<OwnedSemaphorePermit> {
+        self.memory.wait_for(self.memory.max / 8).await;
+        self.places.clone().acquire_many_owned(count.min(self.capacity)).await.ok()
+    }
+
+    /// How many bytes a claim may bring: half of what is free, so that lanes that claim at once stay within the bound together.
+    pub(super) fn claim_bytes(&self) -> usize {
+        self.memory.free() / 2
+    }
+
+    /// Takes a reserved place.
+    pub(super) fn enter(self: &Arc<Self>, permit: OwnedSemaphorePermit, bytes: usize) -> Place {
+        self.memory.used.fetch_add(bytes, Ordering::Relaxed);
+        self.metrics.in_flight.inc();
+        Place { _permit: permit, lane: self.clone(), bytes }
+    }
+
+    /// Hands a job to the dispatcher; gives it back if the lane is closed.
+    pub(super) fn dispatch(&self, job: Job) {
+        // A closed queue means that the dispatcher was stopped hard; the job is dropped and its lease runs out.
+        let _ = self.jobs.send(job);
+    }
+
+    /// Remembers levels that have something due, and wakes the claimer.
+    pub(super) fn due(&self, levels: usize) {
+        self.due.fetch_or(levels, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// The highest level that was seen due.
+    pub(super) fn highest_due(&self) -> Option<u8> {
+        let levels = self.due.load(Ordering::Relaxed);
+        (levels != 0).then(|| u8::try_from(levels.ilog2()).unwrap_or_default())
+    }
+
+    /// Nothing more is due on this level, as far as is known.
+    pub(super) fn exhausted(&self, level: u8) {
+        self.due.fetch_and(!(1 << level), Ordering::Relaxed);
+    }
+
+    /// What the breaker lets through now.
+    pub(super) fn allows(&self) -> Allows {
+        self.breaker().allows(Instant::now())
+    }
+
+    pub(super) fn probe_unused(&self) {
+        self.breaker().probe_unused(Instant::now());
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.breaker().is_open()
+    }
+
+    /// The outcome after the configuration's own table of codes.
+    pub(super) fn reclassify(&self, mut outcome: Outcome) -> Outcome {
+        if let Some(class) = self.spec.options.outcomes.get(outcome.code.as_ref()) {
+            outcome.class = *class;
+        }
+        outcome
+    }
+
+    /// Notes what a send that began at `began` came to, for the breaker and the counters.
+    pub(super) fn note(&self, outcome: &Outcome, began: Instant) {
+        let now = Instant::now();
+        let counter = match outcome.class {
+            Class::Succeeded => &self.metrics.succeeded,
+            Class::Permanent => &self.metrics.permanent,
+            Class::Refused => &self.metrics.refused,
+            Class::Unreachable => &self.metrics.unreachable,
+        };
+        counter.inc();
+        self.metrics.send_seconds.observe(now.duration_since(began).as_secs_f64());
+        if outcome.class == Class::Succeeded {
+            self.metrics.last_success.set(unix_seconds());
+        }
+        let unreachable = outcome.class == Class::Unreachable;
+        if !unreachable && !self.proven.swap(true, Ordering::Relaxed) {
+            self.wake.notify_one();
+        }
+        let change = self.breaker().note(unreachable, began, now);
+        if let Some(change) = change {
+            self.report(change, outcome);
+        }
+    }
+
+    /// A lease of this source ran out without a word.
+    pub(super) fn note_lost(&self) {
+        self.metrics.lost.inc();
+    }
+
+    fn report(&self, change: Change, outcome: &Outcome) {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let source = self.name();
+        match change {
+            Change::Opened(count) => {
+                self.metrics.breaker.set(1);
+                self.proven.store(false, Ordering::Relaxed);
+                *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{}: {}", outcome.code, outcome.detail));
+                tracing::warn!(message.source = %source, error.code = %outcome.code, error.detail = %outcome.detail, attempts = count,
+                    probe_ms = millis(self.spec.options.breaker.probe.get()),
+                    "the destination can't be reached: its messages wait, one is tried each probe");
+            }
+            Change::StillOpen { failed, since } => {
+                tracing::warn!(message.source = %source, error.code = %outcome.code, error.detail = %outcome.detail, probes.failed = failed,
+                    since_ms = millis(since), "the destination still can't be reached");
+            }
+            Change::Closed { after } => {
+                self.metrics.breaker.set(0);
+                *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                tracing::info!(message.source = %source, after_ms = millis(after), "the destination is back: its messages go out");
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    /// How the lane is doing.
+    pub(super) fn status(&self) -> SourceStatus {
+        let blocked = self.spec.sender.blocked();
+        let breaker = if self.is_open() {
+            "open"
+        } else if blocked.is_some() {
+            "blocked"
+        } else {
+            "closed"
+        };
+        let last_error = blocked.or_else(|| self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        SourceStatus { name: self.name().clone(), kind: self.spec.kind.clone(), breaker, last_error, in_flight: u64::from(self.in_flight()) }
+    }
+
+    /// The policy of a message that overrides some of it. An override that makes no sense is left aside: it was refused at intake,
+    /// so it can only have come by SQL.
+    pub(super) fn policy_for(&self, overrides: &retry::Config) -> std::borrow::Cow<'_, Policy> {
+        if overrides.is_empty() {
+            return std::borrow::Cow::Borrowed(&self.policy);
+        }
+        self.policy.with(overrides).map_or(std::borrow::Cow::Borrowed(&self.policy), std::borrow::Cow::Owned)
+    }
+
+    fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit 53 bits for 285 millennia")]
+fn unix_seconds() -> f64 {
+    chrono::Utc::now().timestamp_millis() as f64 / 1000.0
+}

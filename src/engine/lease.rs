@@ -1,0 +1,149 @@
+//! The leases that this node holds: every attempt under way is in here until its outcome is written.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::health::StoreHealth;
+use crate::store::{Held, Lease, Store};
+
+/// At most so many leases are renewed by one statement.
+const RENEW_AT_ONCE: usize = 2000;
+
+/// Until when a group of leases taken together surely holds, by the machine's monotonic clock.
+#[derive(Debug)]
+pub(super) struct Term {
+    start: Instant,
+    ends_ms: AtomicU64,
+}
+
+impl Term {
+    /// A term that began at `asked`: the moment before the store was asked, so that it ends here no later than there.
+    fn new(asked: Instant, ttl: Duration) -> Self {
+        Self { start: asked, ends_ms: AtomicU64::new(millis(ttl)) }
+    }
+
+    /// How long it still holds.
+    pub(super) fn left(&self) -> Duration {
+        Duration::from_millis(self.ends_ms.load(Ordering::Relaxed)).saturating_sub(self.start.elapsed())
+    }
+
+    fn prolong(&self, asked: Instant, ttl: Duration) {
+        self.ends_ms.store(millis(asked.duration_since(self.start) + ttl), Ordering::Relaxed);
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[derive(Debug)]
+struct Group {
+    term: Arc<Term>,
+    ids: HashSet<Uuid>,
+}
+
+/// All leases that this node holds, by token.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    node: Arc<str>,
+    ttl: Duration,
+    groups: Mutex<HashMap<i64, Group>>,
+}
+
+impl Ledger {
+    pub(super) fn new(node: Arc<str>, ttl: Duration) -> Self {
+        Self { node, ttl, groups: Mutex::default() }
+    }
+
+    /// A lease about to be taken, with a token that was never used: 63 random bits.
+    pub(super) fn lease(&self) -> Lease {
+        Lease { token: rand::rng().random_range(1..=i64::MAX), node: self.node.clone(), ttl: self.ttl }
+    }
+
+    /// Notes what was taken under a token, asked for at `asked`.
+    pub(super) fn hold(&self, token: i64, asked: Instant, ids: impl Iterator<Item = Uuid>) -> Arc<Term> {
+        let term = Arc::new(Term::new(asked, self.ttl));
+        let ids: HashSet<Uuid> = ids.collect();
+        if !ids.is_empty() {
+            self.lock().insert(token, Group { term: term.clone(), ids });
+        }
+        term
+    }
+
+    /// Forgets leases: their outcome is written, or they are not ours any more.
+    pub(super) fn drop_held<'a>(&self, held: impl Iterator<Item = &'a Held>) {
+        let mut groups = self.lock();
+        for held in held {
+            if let Some(group) = groups.get_mut(&held.token) {
+                group.ids.remove(&held.id);
+                if group.ids.is_empty() {
+                    groups.remove(&held.token);
+                }
+            }
+        }
+    }
+
+    /// The name of this node.
+    pub(super) const fn node(&self) -> &Arc<str> {
+        &self.node
+    }
+
+    /// How many leases are held.
+    pub(super) fn len(&self) -> usize {
+        self.lock().values().map(|group| group.ids.len()).sum()
+    }
+
+    /// Prolongs leases before they run out, until it is told to stop and nothing is held.
+    pub(super) async fn keep(self: Arc<Self>, store: Arc<dyn Store>, health: Arc<StoreHealth>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.ttl / 6);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            // With a tick every sixth and two thirds left at the most, a renewal has three more chances before a lease ends.
+            for batch in self.aging(self.ttl * 2 / 3).chunks(RENEW_AT_ONCE) {
+                self.renew(&*store, &health, batch).await;
+            }
+        }
+    }
+
+    fn aging(&self, left: Duration) -> Vec<Held> {
+        let groups = self.lock();
+        let aging = groups.iter().filter(|(_, group)| group.term.left() <= left);
+        aging.flat_map(|(token, group)| group.ids.iter().map(|id| Held { id: *id, token: *token })).collect()
+    }
+
+    async fn renew(&self, store: &dyn Store, health: &StoreHealth, batch: &[Held]) {
+        let asked = Instant::now();
+        match store.renew(batch.to_vec(), self.ttl).await {
+            Ok(lost) => {
+                let lost: HashSet<Uuid> = lost.into_iter().collect();
+                let groups = self.lock();
+                for held in batch.iter().filter(|held| !lost.contains(&held.id)) {
+                    if let Some(group) = groups.get(&held.token) {
+                        group.term.prolong(asked, self.ttl);
+                    }
+                }
+                drop(groups);
+                if !lost.is_empty() {
+                    tracing::debug!(leases.lost = lost.len(), "leases were not ours any more when they were to be renewed");
+                    self.drop_held(batch.iter().filter(|held| lost.contains(&held.id)));
+                }
+            }
+            Err(error) => health.failed("renew", &error),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Group>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

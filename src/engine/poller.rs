@@ -1,0 +1,335 @@
+//! Finds what is due and claims it: one scout asks what is due for all lanes, one claimer a lane takes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rand::RngExt;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::alarm::Alarm;
+use super::breaker::Allows;
+use super::completer::{Ending, Report, age_limit};
+use super::dispatcher::{Fate, Job, Ticket};
+use super::health::StoreHealth;
+use super::lane::Lane;
+use super::lease::{Ledger, Term};
+use super::{Lanes, config};
+use crate::clock::{self, StoreClock};
+use crate::message::Standing;
+use crate::store::{Claim, Claimed, Held, Lapsed, Ready, Row, Store, TakeOver, Upcoming};
+use crate::telemetry::throttle::Throttle;
+
+/// However often it is woken, the scout asks no more often than this.
+const SCOUT_GAP: Duration = Duration::from_millis(5);
+/// At most so many lapsed leases are taken over at once.
+const TAKE_OVER: u32 = 500;
+/// How long a claimer waits before it looks again whether its destination still holds back publishers.
+const BLOCKED_WAIT: Duration = Duration::from_millis(250);
+/// A drain skips what it has just claimed (dead index entries) and looks from the start this often, for what was committed late.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// What the scout and the claimers share.
+#[derive(Debug)]
+pub(super) struct Poller {
+    pub(super) project: Arc<str>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Arc<StoreClock>,
+    pub(super) health: Arc<StoreHealth>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) alarm: Arc<Alarm>,
+    pub(super) options: config::Poller,
+    pub(super) reports: mpsc::UnboundedSender<Report>,
+    pub(super) stopping: CancellationToken,
+}
+
+impl Poller {
+    /// Asks what is due, wakes the claimers concerned and sleeps until something will be due, the poll interval at the most.
+    pub(super) async fn scout(self: Arc<Self>) {
+        let sources = self.lanes.names();
+        loop {
+            let asked = Instant::now();
+            let soonest = self.look(&sources).await;
+            // Jitter keeps many nodes from asking in step.
+            let interval = self.options.interval.get().mul_f64(rand::rng().random_range(0.9..=1.1));
+            let latest = asked + soonest.map_or(interval, |soon| soon.min(interval)).max(SCOUT_GAP);
+            tokio::select! {
+                () = self.alarm.wait(latest) => {}
+                () = self.stopping.cancelled() => return,
+            }
+            tokio::time::sleep_until(asked + SCOUT_GAP).await;
+        }
+    }
+
+    /// One look; answers how soon the next message is due that is not due yet.
+    async fn look(&self, sources: &[Arc<str>]) -> Option<Duration> {
+        let outlook = match self.store.upcoming(Upcoming { project: self.project.clone(), sources: sources.to_vec() }).await {
+            Ok(outlook) => outlook,
+            Err(error) => {
+                self.health.failed("upcoming", &error);
+                return None;
+            }
+        };
+        self.health.answered();
+        self.clock.read(outlook.now);
+        let mut soonest: Option<Duration> = None;
+        for due in &outlook.due {
+            let Some(lane) = self.lanes.get(&due.source) else { continue };
+            if due.at <= outlook.now {
+                lane.due(1 << due.level.min(9));
+            } else {
+                let wait = clock::between(outlook.now, due.at);
+                soonest = Some(soonest.map_or(wait, |have| have.min(wait)));
+            }
+        }
+        if outlook.lapsed {
+            self.take_over(sources).await;
+        }
+        soonest
+    }
+
+    /// Attempts whose lease ran out are lost: they are judged, and their messages go on.
+    async fn take_over(&self, sources: &[Arc<str>]) {
+        let lease = self.ledger.lease();
+        let token = lease.token;
+        let asked = Instant::now();
+        let take = TakeOver { project: self.project.clone(), sources: sources.to_vec(), limit: TAKE_OVER, lease };
+        let lapsed = match self.store.take_over(take).await {
+            Ok(lapsed) => lapsed,
+            Err(error) => return self.health.failed("take_over", &error),
+        };
+        if lapsed.len() >= TAKE_OVER as usize {
+            self.alarm.ring_by(Instant::now());
+        }
+        // A node that dies may leave thousands: one line for all that are taken over at once.
+        if let Some(first) = lapsed.first() {
+            tracing::warn!(messages = lapsed.len(), message.id = %first.id, message.source = %first.source, lease.node = %first.node,
+                "leases ran out without a word from their node: the attempts are lost, the messages go on");
+        }
+        let term = self.ledger.hold(token, asked, lapsed.iter().map(|row| row.id));
+        for row in lapsed {
+            let Some(lane) = self.lanes.get(&row.source) else { continue };
+            tracing::debug!(message.id = %row.id, message.source = %row.source, message.attempts = row.attempt, lease.node = %row.node,
+                "the lease ran out without a word from its node: the attempt is lost");
+            lane.note_lost();
+            let ending = if row.attempt == 0 { Ending::HandBack } else { Ending::Lost };
+            let ticket = Box::new(lost_ticket(lane.clone(), token, term.clone(), row));
+            let _ = self.reports.send(Report { ticket, ending });
+        }
+    }
+
+    /// Claims what is due on one lane, the highest level first, as fast as the lane takes it.
+    pub(super) async fn claim(self: Arc<Self>, lane: Arc<Lane>) {
+        tokio::select! {
+            () = self.claim_on(&lane) => {}
+            () = self.stopping.cancelled() => {}
+        }
+    }
+
+    async fn claim_on(&self, lane: &Arc<Lane>) {
+        let mut walk = Walk::default();
+        let mut ordered = Throttle::new(1, Duration::from_secs(60));
+        loop {
+            let Some(level) = lane.highest_due() else {
+                lane.wake.notified().await;
+                continue;
+            };
+            self.health.is_back().await;
+            if lane.spec.sender.blocked().is_some() {
+                tokio::time::sleep(BLOCKED_WAIT).await;
+                continue;
+            }
+            let probe = match lane.allows() {
+                Allows::All => false,
+                Allows::Probe => true,
+                Allows::Nothing(until) => {
+                    // Woken early only by the breaker's closing; a wake for something due finds it open still and sleeps again.
+                    tokio::select! {
+                        () = tokio::time::sleep_until(until) => {}
+                        () = lane.wake.notified() => {}
+                    }
+                    continue;
+                }
+            };
+            let count = if probe { 1 } else { lane.claim_count(self.options.batch) };
+            if count == 0 {
+                // Woken by the first answer; or by none, and then the breaker opens.
+                let _ = tokio::time::timeout(BLOCKED_WAIT, lane.wake.notified()).await;
+                continue;
+            }
+            let Some(mut permits) = lane.reserve(count).await else { return };
+            // Cleared before the claim: what becomes due meanwhile sets it again.
+            lane.exhausted(level);
+            let max_bytes = lane.claim_bytes();
+            let lease = self.ledger.lease();
+            let token = lease.token;
+            let asked = Instant::now();
+            let claim = Claim {
+                project: self.project.clone(),
+                source: lane.name().clone(),
+                level,
+                limit: count,
+                max_bytes: max_bytes as u64,
+                max_payload: lane.spec.options.max_payload.bytes() as u64,
+                floor: walk.floor(level, asked),
+                lease,
+            };
+            let swept = claim.floor.is_none();
+            let claimed = match self.store.claim(claim).await {
+                Ok(claimed) => claimed,
+                Err(error) => {
+                    self.health.failed("claim", &error);
+                    lane.due(1 << level);
+                    if probe {
+                        lane.probe_unused();
+                    }
+                    tokio::time::sleep(BLOCKED_WAIT).await;
+                    continue;
+                }
+            };
+            self.health.answered();
+            self.clock.read(claimed.now);
+            let term = self.ledger.hold(token, asked, claimed.rows.iter().map(id_of));
+            let bytes: usize = claimed.rows.iter().map(weight_of).sum();
+            let full = claimed.rows.len() >= count as usize || bytes >= max_bytes / 2;
+            walk.note(level, &claimed, full);
+            if full || !swept {
+                lane.due(1 << level);
+            }
+            if probe && claimed.rows.is_empty() {
+                lane.probe_unused();
+            }
+            for row in claimed.rows {
+                let Some(permit) = permits.split(1) else { break };
+                self.take(lane, row, token, &term, permit, &mut ordered);
+            }
+        }
+    }
+
+    /// Sends a claimed row on its way.
+    fn take(&self, lane: &Arc<Lane>, row: Row, token: i64, term: &Arc<Term>, permit: tokio::sync::OwnedSemaphorePermit, ordered: &mut Throttle) {
+        let row = match row {
+            Row::Ready(ready) => *ready,
+            Row::Unusable(row) => {
+                let mut ticket = self.ticket(lane.clone(), Held { id: row.id, token }, term.clone());
+                ticket.epoch = row.epoch;
+                ticket.attempt = row.attempt;
+                let ending = Ending::Invalid { code: row.code, detail: row.detail };
+                let _ = self.reports.send(Report { ticket: Box::new(ticket), ending });
+                return;
+            }
+        };
+        if row.ordered
+            && let Some(held_back) = ordered.pass(Instant::now())
+        {
+            tracing::warn!(message.id = %row.message.id, message.source = %lane.name(), lines_held_back = held_back,
+                "a row carries an order_key; ordering is not built, it is sent like any other");
+        }
+        let Ready { message, mut standing, retry, created_at, due_at, .. } = row;
+        if standing.expires_at.is_none() && message.attempt == 1 {
+            standing.expires_at = age_limit(created_at, due_at, &lane.policy_for(&retry));
+        }
+        let mut ticket = self.ticket(lane.clone(), Held { id: message.id, token }, term.clone());
+        ticket.epoch = message.epoch;
+        ticket.attempt = message.attempt;
+        ticket.standing = standing;
+        ticket.retry = retry;
+        ticket.due_at = due_at;
+        ticket.place = Some(lane.enter(permit, message.weight()));
+        lane.dispatch(Job { message, fate: Fate::Held(Box::new(ticket)) });
+    }
+
+    fn ticket(&self, lane: Arc<Lane>, held: Held, term: Arc<Term>) -> Ticket {
+        let now = self.clock.now();
+        Ticket {
+            lane,
+            held,
+            term,
+            epoch: 1,
+            attempt: 1,
+            standing: Standing::default(),
+            retry: crate::retry::Config::default(),
+            due_at: now,
+            started_at: now,
+            began: Instant::now(),
+            place: None,
+            waiter: None,
+        }
+    }
+}
+
+fn lost_ticket(lane: Arc<Lane>, token: i64, term: Arc<Term>, row: Lapsed) -> Ticket {
+    let mut standing = row.standing;
+    if standing.expires_at.is_none() && row.attempt <= 1 {
+        standing.expires_at = age_limit(row.created_at, row.due_at, &lane.policy_for(&row.retry));
+    }
+    Ticket {
+        lane,
+        held: Held { id: row.id, token },
+        term,
+        epoch: row.epoch,
+        attempt: row.attempt,
+        standing,
+        retry: row.retry,
+        due_at: row.due_at,
+        started_at: row.started_at,
+        began: Instant::now(),
+        place: None,
+        waiter: None,
+    }
+}
+
+const fn id_of(row: &Row) -> uuid::Uuid {
+    match row {
+        Row::Ready(ready) => ready.message.id,
+        Row::Unusable(row) => row.id,
+    }
+}
+
+fn weight_of(row: &Row) -> usize {
+    match row {
+        Row::Ready(ready) => ready.message.payload.as_ref().map_or(0, bytes::Bytes::len),
+        Row::Unusable(_) => 0,
+    }
+}
+
+/// Where a drain stands on each level, so that it need not walk again over what it has just claimed.
+#[derive(Debug, Default)]
+struct Walk {
+    levels: [Option<Step>; 10],
+}
+
+#[derive(Debug)]
+struct Step {
+    floor: DateTime<Utc>,
+    swept: Instant,
+}
+
+impl Walk {
+    /// Where the next claim may start; `None` for the very start.
+    fn floor(&mut self, level: u8, now: Instant) -> Option<DateTime<Utc>> {
+        let step = self.levels.get_mut(usize::from(level))?;
+        if step.as_ref().is_some_and(|step| now.duration_since(step.swept) >= SWEEP_EVERY) {
+            *step = None;
+        }
+        step.as_ref().map(|step| step.floor)
+    }
+
+    fn note(&mut self, level: u8, claimed: &Claimed, full: bool) {
+        let Some(step) = self.levels.get_mut(usize::from(level)) else { return };
+        let last = claimed.rows.iter().rev().find_map(|row| match row {
+            Row::Ready(ready) => Some(ready.due_at),
+            Row::Unusable(_) => None,
+        });
+        match (full, last) {
+            (true, Some(floor)) => {
+                let swept = step.as_ref().map_or_else(Instant::now, |step| step.swept);
+                *step = Some(Step { floor, swept });
+            }
+            _ => *step = None,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Deletes what is past its retention, in bounded batches that leave the database room between them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::config;
+use super::health::StoreHealth;
+use crate::message::State;
+use crate::store::{self, Purged, Store};
+use crate::telemetry::metrics::Metrics;
+
+/// The rest between two batches while there is more to delete.
+const REST: Duration = Duration::from_millis(20);
+
+/// The purge of one project.
+#[derive(Clone, Debug)]
+pub struct Purge {
+    /// The resend log.
+    pub store: Arc<dyn Store>,
+    /// The project.
+    pub project: Arc<str>,
+    /// How long finished messages are kept.
+    pub history: config::History,
+}
+
+impl Purge {
+    /// Deletes until nothing is past its retention, or until `progress` answers `false`; it is told of each batch.
+    pub async fn run(&self, mut progress: impl FnMut(&Purged) -> bool + Send) -> Result<Purged, store::Error> {
+        let mut total = Purged::default();
+        loop {
+            let purged = self.store.purge(self.request()).await?;
+            for (state, rows) in &purged.rows {
+                match total.rows.iter_mut().find(|(have, _)| have == state) {
+                    Some((_, sum)) => *sum += rows,
+                    None => total.rows.push((*state, *rows)),
+                }
+            }
+            total.keys += purged.keys;
+            if !progress(&purged) || !purged.more {
+                return Ok(total);
+            }
+            tokio::time::sleep(REST).await;
+        }
+    }
+
+    fn request(&self) -> store::Purge {
+        store::Purge {
+            project: self.project.clone(),
+            keep: State::FINISHED.into_iter().map(|state| (state, self.history.keep.of(state))).collect(),
+            max_rows: self.history.max_rows,
+            batch: self.history.batch,
+        }
+    }
+
+    /// Purges at the configured interval until it is told to stop.
+    pub(super) async fn keep(self, metrics: Arc<Metrics>, health: Arc<StoreHealth>, stop: CancellationToken) {
+        loop {
+            health.is_back().await;
+            let counted = |purged: &Purged| {
+                for (state, rows) in &purged.rows {
+                    metrics.purged(state.as_str(), *rows);
+                }
+                !stop.is_cancelled()
+            };
+            match self.run(counted).await {
+                Ok(total) => report(&total),
+                Err(error) => health.failed("purge", &error),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.history.every.get()) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+fn report(total: &Purged) {
+    let of = |state| total.rows.iter().find(|(have, _)| *have == state).map_or(0, |(_, rows)| *rows);
+    let (succeeded, failed, cancelled) = (of(State::Succeeded), of(State::Failed), of(State::Cancelled));
+    if failed > 0 {
+        tracing::warn!(
+            rows.failed = failed,
+            rows.succeeded = succeeded,
+            rows.cancelled = cancelled,
+            keys = total.keys,
+            "purged history, failed messages among it"
+        );
+    } else if succeeded + cancelled > 0 {
+        tracing::info!(rows.succeeded = succeeded, rows.cancelled = cancelled, keys = total.keys, "purged history");
+    }
+}

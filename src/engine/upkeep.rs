@@ -1,0 +1,197 @@
+//! What a node does beside sending: says that it lives, fails what nobody can claim, reports what nobody serves, samples the gauges.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Lanes;
+use super::health::StoreHealth;
+use super::lease::Ledger;
+use crate::message::judge::Log;
+use crate::message::{AttemptOutcome, State};
+use crate::store::{Completion, Heartbeat, Held, LastError, Store, Stray, Strays, Unserved};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::throttle::Throttle;
+
+/// A node says that it lives this often, and is held for dead after [`TTL`].
+const BEAT: Duration = Duration::from_secs(2);
+const TTL: Duration = Duration::from_secs(6);
+/// Rows of an unknown source are left this long: another node that knows it may be about to start.
+const MIN_AGE: Duration = Duration::from_secs(5);
+/// So many beats between two looks for strays, two reports of unserved rows, two samples of the gauges.
+const STRAYS_EVERY: u32 = 3;
+const UNSERVED_EVERY: u32 = 5;
+const SAMPLE_EVERY: u32 = 8;
+/// At most so many strays at once, and so many kinds of unserved rows in a report.
+const STRAYS: u32 = 500;
+const UNSERVED: u32 = 20;
+/// Sampling counts rows: it may take at most this share of the time.
+const SAMPLE_SHARE: u32 = 20;
+
+/// What a node does beside sending.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    pub(super) project: Arc<str>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) health: Arc<StoreHealth>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Whether this node sends; one that only accepts serves no source.
+    pub(super) sends: bool,
+    /// What nobody serves, for `/readyz`.
+    pub(super) unserved: Mutex<Vec<Unserved>>,
+}
+
+impl Upkeep {
+    /// Runs until it is told to stop.
+    pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let (ask, asked) = mpsc::channel(1);
+        let work = async {
+            let mut beats = 0_u32;
+            let mut ticks = tokio::time::interval(BEAT);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut lines = Throttle::new(1, Duration::from_secs(60));
+            loop {
+                ticks.tick().await;
+                self.health.is_back().await;
+                self.beat().await;
+                if self.sends && beats % STRAYS_EVERY == 2 {
+                    self.fail_strays().await;
+                }
+                if beats % UNSERVED_EVERY == 4 {
+                    self.look_for_unserved(&mut lines).await;
+                }
+                if beats.is_multiple_of(SAMPLE_EVERY) {
+                    // A sample that is still running is not joined by another.
+                    let _ = ask.try_send(());
+                }
+                beats = beats.wrapping_add(1);
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = self.sample(asked) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn beat(&self) {
+        let sources = if self.sends { self.lanes.names() } else { Vec::new() };
+        let beat = Heartbeat { project: self.project.clone(), node: self.ledger.node().clone(), sources, ttl: TTL };
+        match self.store.heartbeat(beat).await {
+            Ok(()) => self.health.answered(),
+            Err(error) => self.health.failed("heartbeat", &error),
+        }
+    }
+
+    /// Rows that no node of the project can ever claim fail with that reason.
+    async fn fail_strays(&self) {
+        let lease = self.ledger.lease();
+        let token = lease.token;
+        let strays = Strays { project: self.project.clone(), sources: self.lanes.names(), min_age: MIN_AGE, limit: STRAYS, lease };
+        let strays = match self.store.take_strays(strays).await {
+            Ok(strays) => strays,
+            Err(error) => return self.health.failed("take_strays", &error),
+        };
+        if strays.is_empty() {
+            return;
+        }
+        let completions: Vec<_> = strays.iter().map(|stray| self.failure(stray, token)).collect();
+        match self.store.complete(Arc::new(completions)).await {
+            Ok(ours) => {
+                let failed = ours.iter().filter(|ours| **ours).count();
+                (0..failed).for_each(|_| self.metrics.stray_failed());
+                let first = strays.first().map_or("", |stray| stray.code);
+                tracing::warn!(messages = failed, error.code = first, message.id = %strays[0].id, message.source = strays[0].source.as_deref().unwrap_or(""),
+                    "rows that nobody can send failed");
+            }
+            // Their lease runs out and they are found again.
+            Err(error) => self.health.failed("complete", &error),
+        }
+    }
+
+    fn failure(&self, stray: &Stray, token: i64) -> Completion {
+        let detail = match (stray.code, &stray.source) {
+            ("unknown_source", Some(source)) => {
+                format!("no node of project `{}` has a source `{}`", self.project, crate::outcome::cut(source, 100))
+            }
+            ("no_source", _) => "the row names no source".to_owned(),
+            ("invalid_due_at", _) => "due_at is not a time at which anything can be sent".to_owned(),
+            (code, _) => code.to_owned(),
+        };
+        Completion {
+            held: Held { id: stray.id, token },
+            epoch: stray.epoch,
+            attempt: stray.attempt,
+            // No attempt was begun by taking it, so none is given back.
+            begun: true,
+            state: State::Failed,
+            delay: Duration::ZERO,
+            retries: 0,
+            expires_at: None,
+            outcome: AttemptOutcome::Permanent,
+            error: Some(LastError { class: "invalid".to_owned(), code: stray.code.to_owned(), detail }),
+            result: None,
+            started_at: chrono::DateTime::UNIX_EPOCH,
+            duration: Duration::ZERO,
+            node: self.ledger.node().clone(),
+            log: Log::Own,
+            delete: false,
+        }
+    }
+
+    async fn look_for_unserved(&self, lines: &mut Throttle) {
+        match self.store.unserved(MIN_AGE, UNSERVED).await {
+            Ok(found) => {
+                for row in &found {
+                    if let Some(held_back) = lines.pass(Instant::now()) {
+                        tracing::warn!(project = %row.project, message.source = %row.source, oldest_ms = u64::try_from(row.oldest.as_millis()).unwrap_or(u64::MAX),
+                            lines_held_back = held_back, "messages wait that no live node serves");
+                    }
+                }
+                *self.unserved.lock().unwrap_or_else(PoisonError::into_inner) = found;
+            }
+            Err(error) => self.health.failed("unserved", &error),
+        }
+    }
+
+    /// Samples the table-wide gauges. Counting a long table takes a while: the more it takes, the rarer it is.
+    async fn sample(&self, mut asked: mpsc::Receiver<()>) {
+        let mut known: BTreeMap<String, BTreeSet<State>> = BTreeMap::new();
+        while asked.recv().await.is_some() {
+            let began = Instant::now();
+            match self.store.counts(&self.project).await {
+                Ok(counts) => {
+                    let mut overdue: BTreeMap<&str, Duration> = BTreeMap::new();
+                    for count in &counts {
+                        let longest = overdue.entry(&count.source).or_default();
+                        *longest = (*longest).max(count.overdue);
+                    }
+                    for lane in self.lanes.names() {
+                        overdue.entry(self.lanes.get(&lane).map_or("", |lane| lane.name().as_ref())).or_default();
+                    }
+                    for (source, overdue) in &overdue {
+                        self.metrics.overdue(source, *overdue);
+                    }
+                    // What is gone is set to zero, rather than left at its last value.
+                    for (source, states) in &known {
+                        for state in states {
+                            self.metrics.waiting(source, state.as_str(), 0);
+                        }
+                    }
+                    for count in counts {
+                        self.metrics.waiting(&count.source, count.state.as_str(), count.messages);
+                        known.entry(count.source).or_default().insert(count.state);
+                    }
+                }
+                Err(error) => self.health.failed("counts", &error),
+            }
+            tokio::time::sleep(began.elapsed() * SAMPLE_SHARE).await;
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The error table of AMQP: what a reply, a return or a lost connection means to a message.
+
+use lapin::ErrorKind;
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+
+use crate::outcome::Outcome;
+
+/// An error that closes the channel and not the connection: it is about what was sent.
+pub(super) fn soft(error: &lapin::Error) -> Option<&AMQPSoftError> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => match error.kind() {
+            AMQPErrorKind::Soft(soft) => Some(soft),
+            AMQPErrorKind::Hard(_) => None,
+        },
+        _ => None,
+    }
+}
+
+/// What a send came to that was alone on its channel when the broker closed it, or that can't be told apart from those beside it.
+///
+/// Only what was alone may be refused for it: the broker closes the channel on everyone.
+pub(super) fn closed(error: &lapin::Error, alone: bool) -> Outcome {
+    let Some(soft) = soft(error) else { return Outcome::unreachable("amqp_connection_lost", error) };
+    if !alone {
+        return Outcome::unreachable("amqp_channel_closed", error);
+    }
+    match soft {
+        AMQPSoftError::NOTFOUND => Outcome::refused("amqp_not_found", error),
+        AMQPSoftError::ACCESSREFUSED => Outcome::refused("amqp_access_refused", error),
+        AMQPSoftError::RESOURCELOCKED => Outcome::refused("amqp_resource_locked", error),
+        AMQPSoftError::CONTENTTOOLARGE => Outcome::permanent("amqp_message_too_large", error),
+        // RabbitMQ says this of a message over its max_message_size.
+        AMQPSoftError::PRECONDITIONFAILED if error.to_string().contains("larger than") => Outcome::permanent("amqp_message_too_large", error),
+        AMQPSoftError::PRECONDITIONFAILED => Outcome::refused("amqp_precondition_failed", error),
+        AMQPSoftError::NOROUTE => Outcome::refused("amqp_unroutable", error),
+        AMQPSoftError::NOCONSUMERS => Outcome::refused("amqp_no_consumers", error),
+    }
+}
+
+/// A message that the broker gave back: no queue is bound for it.
+pub(super) fn returned(code: u16, text: &str, exchange: &str, routing_key: &str) -> Outcome {
+    Outcome::refused("amqp_unroutable", format_args!("{code} {text}: exchange `{exchange}`, routing key `{routing_key}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::{AMQPError, AMQPHardError};
+
+    use super::*;
+    use crate::outcome::Class;
+
+    fn error(kind: impl Into<AMQPErrorKind>, text: &str) -> lapin::Error {
+        ErrorKind::ProtocolError(AMQPError::new(kind.into(), text.into())).into()
+    }
+
+    #[test]
+    fn only_what_was_alone_is_refused_for_a_closed_channel() {
+        let missing = error(AMQPSoftError::NOTFOUND, "no exchange 'x' in vhost '/'");
+        assert_eq!(closed(&missing, true).code, "amqp_not_found");
+        assert_eq!(closed(&missing, true).class, Class::Refused);
+        assert_eq!((closed(&missing, false).class, closed(&missing, false).code.as_ref()), (Class::Unreachable, "amqp_channel_closed"));
+    }
+
+    #[test]
+    fn a_lost_connection_is_unreachable_even_to_one_alone() {
+        let forced = error(AMQPHardError::CONNECTIONFORCED, "broker forced connection closure");
+        assert_eq!((closed(&forced, true).class, closed(&forced, true).code.as_ref()), (Class::Unreachable, "amqp_connection_lost"));
+        assert_eq!(closed(&ErrorKind::MissingHeartbeatError.into(), true).class, Class::Unreachable);
+    }
+
+    #[test]
+    fn one_that_is_too_large_fails_for_good() {
+        let large = error(AMQPSoftError::PRECONDITIONFAILED, "message size 20 is larger than configured max size 10");
+        assert_eq!(closed(&large, true).class, Class::Permanent);
+        assert_eq!(closed(&error(AMQPSoftError::PRECONDITIONFAILED, "other"), true).class, Class::Refused);
+    }
+}

@@ -1,0 +1,162 @@
+//! One process, from its start to the end of its group.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{Child, ChildStdin};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::output::{self, Head, Tail};
+use super::table;
+use crate::outcome::Outcome;
+use crate::source::answer;
+
+/// Between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(1);
+/// How often a process that was told to end is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// After the process has ended, how long its output is waited for: a grandchild that goes on may hold the pipes open for ever.
+const LINGER: Duration = Duration::from_millis(200);
+
+/// What is run for each message.
+pub(super) struct Program {
+    /// The program and its arguments; never empty.
+    pub(super) argv: Vec<OsString>,
+    /// Its environment, but for the facts of the message.
+    pub(super) variables: Vec<(OsString, OsString)>,
+    /// Its working directory.
+    pub(super) directory: PathBuf,
+    /// How long it may run.
+    pub(super) timeout: Duration,
+    /// Whether its output is kept.
+    pub(super) keep_result: bool,
+}
+
+/// Runs the program once. When the sender of `unwanted` is dropped, nobody waits for the outcome, and the process group is ended.
+pub(super) async fn run(program: &Program, facts: Vec<(&'static str, String)>, payload: Bytes, unwanted: oneshot::Receiver<()>) -> Outcome {
+    let [name, arguments @ ..] = program.argv.as_slice() else {
+        return Outcome::refused("command_not_found", "no program is configured");
+    };
+    let mut command = tokio::process::Command::new(name);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(program.variables.iter().map(|(name, value)| (name, value)))
+        .envs(facts)
+        .current_dir(&program.directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    let child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return table::not_started(&error, name, &program.directory),
+    };
+    let mut group = Group::new(child);
+    let (stdin, stdout, stderr) = (group.child.stdin.take(), group.child.stdout.take(), group.child.stderr.take());
+    let (mut head, mut tail) = (Head::default(), Tail::default());
+    let status = {
+        let streams = async { tokio::join!(output::read(stdout, &mut head), output::read(stderr, &mut tail)) };
+        let feeding = feed(stdin, &payload);
+        tokio::pin!(streams, feeding);
+        let end = sleep(program.timeout);
+        tokio::pin!(end, unwanted);
+        let (mut streams_open, mut feeds) = (true, true);
+        let status = loop {
+            tokio::select! {
+                biased;
+                status = group.child.wait() => break Some(status),
+                () = &mut end => break None,
+                _ = &mut unwanted => break None,
+                _ = &mut streams, if streams_open => streams_open = false,
+                () = &mut feeding, if feeds => feeds = false,
+            }
+        };
+        if status.is_some() {
+            group.over();
+        } else {
+            group.end().await;
+        }
+        if streams_open {
+            let _ = timeout(LINGER, streams).await;
+        }
+        status
+    };
+    let said = tail.last_lines();
+    let (outcome, code) = match status {
+        Some(Ok(status)) => (table::ended(status, &said), status.code().unwrap_or(-1)),
+        Some(Err(error)) => (Outcome::unreachable("command_lost", format!("the process could not be waited for: {error}")), -1),
+        None => (Outcome::unreachable("command_timeout", late(program.timeout, &said)), -1),
+    };
+    if program.keep_result { outcome.with_result(answer::json("exit", code.into(), "output", head.bytes())) } else { outcome }
+}
+
+fn late(after: Duration, said: &str) -> String {
+    let what = format!("did not end within {after:?}; its process group was ended");
+    if said.is_empty() { what } else { format!("{what}: {said}") }
+}
+
+/// Gives the payload to the process. One that does not want it may close the pipe.
+async fn feed(stdin: Option<ChildStdin>, payload: &[u8]) {
+    if let Some(mut stdin) = stdin {
+        let _ = stdin.write_all(payload).await;
+        let _ = stdin.shutdown().await;
+    }
+}
+
+/// A process and the group that it leads. Dropped before its end, which happens when the runtime stops, it takes the group with it at once.
+struct Group {
+    child: Child,
+    /// The group's number while it may be used: until the leader has been waited for, the kernel gives it to no other.
+    id: Option<Pid>,
+}
+
+impl Group {
+    fn new(child: Child) -> Self {
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        Self { child, id }
+    }
+
+    /// The leader has ended by itself and been waited for. What it left running is its own affair.
+    fn over(&mut self) {
+        self.id = None;
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(id) = self.id {
+            // It fails when nobody is left, which is what is wanted.
+            let _ = kill_process_group(id, signal);
+        }
+    }
+
+    /// Ends the group: SIGTERM, then SIGKILL for what is left once the leader has ended or the grace is over.
+    async fn end(&mut self) {
+        self.signal(Signal::TERM);
+        let deadline = Instant::now() + GRACE;
+        while Instant::now() < deadline && !self.leader_has_ended() {
+            sleep(LOOK).await;
+        }
+        self.signal(Signal::KILL);
+        self.id = None;
+        // SIGKILL can't be refused, but a process that waits for a dead disk dies late: the runtime waits for that one later.
+        let _ = timeout(GRACE, self.child.wait()).await;
+    }
+
+    /// Whether the leader has ended; it stays to be waited for, so that the group keeps its number.
+    fn leader_has_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        self.id.is_none_or(|id| !matches!(waitid(WaitId::Pid(id), options), Ok(None)))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}

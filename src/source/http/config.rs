@@ -1,0 +1,309 @@
+//! `kind: http` in the configuration, and how it becomes a client.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use url::Url;
+
+use super::signature::Signer;
+use super::target::Target;
+use super::{Http, request, table};
+use crate::fault::Fault;
+use crate::source::options::Tls;
+use crate::source::{Context, Sender};
+use crate::units::Secret;
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Shorter than the five seconds after which common servers close an idle connection: a send on one that is just being closed is lost.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+const MOST_IDLE: usize = 64;
+/// The largest file that is read for a secret or a certificate.
+const MOST_FILE_BYTES: u64 = 1 << 20;
+
+/// `kind: http`: one request a message to an HTTP endpoint, or to a handler on this machine.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where to send: `https://host/path`. `{topic}` in the path or the query is replaced by the message's topic, percent-encoded. With `unix`
+    /// it says the path and the `Host`, and may be left out (`http://localhost/`).
+    pub url: Option<Secret>,
+    /// The path of a Unix socket to connect to instead of the URL's host.
+    pub unix: Option<PathBuf>,
+    /// The method of the request.
+    pub method: Method,
+    /// Headers of each request; a message can't override them, except for `Content-Type`.
+    pub headers: BTreeMap<String, Secret>,
+    /// Headers whose values are read from files: `{ X-Api-Key: /run/secrets/key }`.
+    pub headers_file: BTreeMap<String, PathBuf>,
+    /// A token, sent as `Authorization: Bearer …`.
+    pub bearer: Option<Secret>,
+    /// A file that holds the token instead.
+    pub bearer_file: Option<PathBuf>,
+    /// User and password, sent as `Authorization: Basic …`.
+    pub basic: Option<Basic>,
+    /// A proxy for all requests: `http://user:password@proxy:3128`. Variables such as `HTTP_PROXY` are not looked at.
+    pub proxy: Option<Secret>,
+    /// Signs each request as Standard Webhooks says: `whsec_` and base64; two secrets, separated by a space, while they are being changed.
+    pub webhook_secret: Option<Secret>,
+    /// A file that holds the secret (or one a line) instead.
+    pub webhook_secret_file: Option<PathBuf>,
+}
+
+/// The methods that carry a body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    /// `POST`
+    #[default]
+    Post,
+    /// `PUT`
+    Put,
+    /// `PATCH`
+    Patch,
+    /// `DELETE`
+    Delete,
+}
+
+/// User and password.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Basic {
+    /// The user.
+    pub username: String,
+    /// The password.
+    pub password: Option<Secret>,
+    /// A file that holds the password instead.
+    pub password_file: Option<PathBuf>,
+}
+
+impl crate::source::Config for Config {
+    fn build(self, cx: &Context) -> Result<Sender, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let target = self.target(&mut faults);
+        let timeout = cx.options.timeout.map_or(DEFAULT_TIMEOUT, Into::into);
+        let signer = secret("webhook_secret", self.webhook_secret.as_ref(), self.webhook_secret_file.as_deref(), cx, &mut faults)
+            .and_then(|secret| or_fault(Signer::try_new(secret.expose()), "webhook_secret", &mut faults));
+        let headers = self.headers(signer.is_some(), cx, &mut faults);
+        let client = self.client(target.as_ref(), timeout, cx, &mut faults);
+        let (Some(target), Some(client), true) = (target, client, faults.is_empty()) else {
+            return Err(faults);
+        };
+        let method = match self.method {
+            Method::Post => reqwest::Method::POST,
+            Method::Put => reqwest::Method::PUT,
+            Method::Patch => reqwest::Method::PATCH,
+            Method::Delete => reqwest::Method::DELETE,
+        };
+        Ok(Sender::each(Http { client, target, method, headers, signer, timeout, keep_result: cx.options.keep_result }))
+    }
+}
+
+impl Config {
+    fn target(&self, faults: &mut Vec<Fault>) -> Option<Target> {
+        let url = match (&self.url, &self.unix) {
+            (Some(url), _) => url.expose(),
+            (None, Some(_)) => "http://localhost/",
+            (None, None) => {
+                faults.push(Fault::new("url", "is missing; write where to send, such as https://host/path, or `unix` with the path of a socket"));
+                return None;
+            }
+        };
+        or_fault(Target::try_new(url), "url", faults)
+    }
+
+    /// What each request carries. Values are marked sensitive, so that no client library logs them.
+    fn headers(&self, signed: bool, cx: &Context, faults: &mut Vec<Fault>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("redrive/", env!("CARGO_PKG_VERSION"))));
+        let mut set = |path: String, name: &str, value: &str, faults: &mut Vec<Fault>| match header(name, value, signed) {
+            Ok((name, value)) => {
+                let twice = name != USER_AGENT && headers.insert(name.clone(), value.clone()).is_some();
+                if twice {
+                    faults.push(Fault::new(path, format!("`{name}` is set twice")));
+                } else {
+                    headers.insert(name, value);
+                }
+            }
+            Err(message) => faults.push(Fault::new(path, message)),
+        };
+        for (name, value) in &self.headers {
+            set(format!("headers.{name}"), name, value.expose(), faults);
+        }
+        for (name, file) in &self.headers_file {
+            let path = format!("headers_file.{name}");
+            if let Some(value) = or_fault(read_secret(file, cx), &path, faults) {
+                set(path, name, value.expose(), faults);
+            }
+        }
+        if let Some(token) = secret("bearer", self.bearer.as_ref(), self.bearer_file.as_deref(), cx, faults) {
+            set("bearer".into(), AUTHORIZATION.as_str(), &format!("Bearer {}", token.expose()), faults);
+        }
+        if let Some(basic) = &self.basic {
+            if basic.username.contains(':') {
+                faults.push(Fault::new("basic.username", "must not hold a colon"));
+            }
+            let password = secret("basic.password", basic.password.as_ref(), basic.password_file.as_deref(), cx, faults);
+            let pair = format!("{}:{}", basic.username, password.as_ref().map_or("", Secret::expose));
+            set("basic".into(), AUTHORIZATION.as_str(), &format!("Basic {}", STANDARD.encode(pair)), faults);
+        }
+        headers
+    }
+
+    fn client(&self, target: Option<&Target>, timeout: Duration, cx: &Context, faults: &mut Vec<Fault>) -> Option<reqwest::Client> {
+        let before = faults.len();
+        let idle = cx.options.in_flight.map_or(MOST_IDLE, |count| usize::try_from(count).unwrap_or(MOST_IDLE).min(1024));
+        let mut builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .no_proxy()
+            .tls_backend_native()
+            .tcp_keepalive(Duration::from_secs(15))
+            // A send that times out takes its HTTP/1 connection with it, but not an HTTP/2 one, which all share: a dead one is found by pings.
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .http2_keep_alive_timeout(Duration::from_secs(5))
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(idle)
+            .dns_resolver(Resolver);
+        // With a shorter timeout the send's own comes first, and says so.
+        if timeout > CONNECT_TIMEOUT {
+            builder = builder.connect_timeout(CONNECT_TIMEOUT);
+        }
+        if let Some(socket) = &self.unix {
+            builder = builder.unix_socket(cx.folder.join(socket));
+        }
+        if let Some(proxy) = &self.proxy {
+            if self.unix.is_some() {
+                faults.push(Fault::new("proxy", "can't be used with `unix`"));
+            }
+            if let Some(proxy) = or_fault(proxy_for(proxy), "proxy", faults) {
+                builder = builder.proxy(proxy);
+            }
+        }
+        if let Some(tls) = &cx.options.tls {
+            if target.is_some_and(|target| !target.is_https()) {
+                faults.push(Fault::new("tls", "has no use: the URL is not https"));
+            }
+            builder = with_tls(builder, tls, cx, faults);
+        }
+        if faults.len() > before {
+            return None;
+        }
+        or_fault(builder.build().map_err(|error| format!("no HTTP client can be made of it: {error}")), "", faults)
+    }
+}
+
+fn header(name: &str, value: &str, signed: bool) -> Result<(HeaderName, HeaderValue), String> {
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("`{name}` is no name of an HTTP header"))?;
+    if request::is_reserved(&name) || (signed && request::is_signature(&name)) {
+        return Err(format!("`{name}` is set by redrive itself"));
+    }
+    let mut value =
+        HeaderValue::from_bytes(value.as_bytes()).map_err(|_| format!("the value of `{name}` holds a character that HTTP does not allow"))?;
+    value.set_sensitive(true);
+    Ok((name, value))
+}
+
+fn proxy_for(proxy: &Secret) -> Result<reqwest::Proxy, String> {
+    let url = Url::parse(proxy.expose()).map_err(|error| format!("is not a URL ({error}); write http://proxy:3128"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("must begin with http:// or https://".into());
+    }
+    reqwest::Proxy::all(url).map_err(|error| error.without_url().to_string())
+}
+
+fn with_tls(mut builder: reqwest::ClientBuilder, tls: &Tls, cx: &Context, faults: &mut Vec<Fault>) -> reqwest::ClientBuilder {
+    if let Some(ca) = &tls.ca {
+        let certificates = read(ca, cx).and_then(|pem| match reqwest::Certificate::from_pem_bundle(&pem) {
+            Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+            Ok(_) => Err(format!("{} holds no certificate in PEM", ca.display())),
+            Err(error) => Err(format!("{} is not a bundle of certificates in PEM: {error}", ca.display())),
+        });
+        if let Some(certificates) = or_fault(certificates, "tls.ca", faults) {
+            builder = builder.tls_certs_merge(certificates);
+        }
+    }
+    match (&tls.cert, &tls.key) {
+        (Some(cert), Some(key)) => {
+            let cert = or_fault(read(cert, cx), "tls.cert", faults);
+            let key = or_fault(read(key, cx), "tls.key", faults);
+            if let (Some(cert), Some(key)) = (cert, key) {
+                let identity = reqwest::Identity::from_pkcs8_pem(&cert, &key).map_err(|error| {
+                    format!(
+                        "certificate and key can't be used ({error}); the key must be PKCS#8 (`openssl pkcs8 -topk8 -nodes`) and fit the certificate"
+                    )
+                });
+                if let Some(identity) = or_fault(identity, "tls.key", faults) {
+                    builder = builder.identity(identity);
+                }
+            }
+        }
+        (None, None) => {}
+        (Some(_), None) => faults.push(Fault::new("tls.key", "is missing: a certificate is of use with its key only")),
+        (None, Some(_)) => faults.push(Fault::new("tls.cert", "is missing: a key is of use with its certificate only")),
+    }
+    builder
+}
+
+/// A secret that may stand in the configuration or in a file.
+fn secret(key: &str, value: Option<&Secret>, file: Option<&Path>, cx: &Context, faults: &mut Vec<Fault>) -> Option<Secret> {
+    let file_key = format!("{key}_file");
+    let secret = match (value, file) {
+        (None, None) => return None,
+        (Some(_), Some(_)) => {
+            faults.push(Fault::new(file_key, format!("can't be used together with `{key}`")));
+            return None;
+        }
+        (Some(value), None) => value.clone(),
+        (None, Some(file)) => or_fault(read_secret(file, cx), &file_key, faults)?,
+    };
+    if secret.expose().is_empty() {
+        faults.push(Fault::new(if file.is_some() { &file_key } else { key }, "is empty"));
+        return None;
+    }
+    Some(secret)
+}
+
+/// A secret from a file, without the line break at its end.
+fn read_secret(file: &Path, cx: &Context) -> Result<Secret, String> {
+    let bytes = read(file, cx)?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", file.display()))?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+}
+
+fn read(file: &Path, cx: &Context) -> Result<Vec<u8>, String> {
+    use std::io::Read as _;
+
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(cx.folder.join(file));
+    let count = opened.and_then(|opened| opened.take(MOST_FILE_BYTES + 1).read_to_end(&mut bytes));
+    match count {
+        Ok(count) if count as u64 <= MOST_FILE_BYTES => Ok(bytes),
+        Ok(_) => Err(format!("{} is larger than 1 MiB", file.display())),
+        Err(error) => Err(format!("{} can't be read: {error}", file.display())),
+    }
+}
+
+fn or_fault<T>(result: Result<T, String>, path: &str, faults: &mut Vec<Fault>) -> Option<T> {
+    result.map_err(|message| faults.push(Fault::new(path, message))).ok()
+}
+
+/// The system's own look-up, with an error that can be told from others.
+struct Resolver;
+
+impl reqwest::dns::Resolve for Resolver {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        Box::pin(async move {
+            match tokio::net::lookup_host((name.as_str(), 0)).await {
+                Ok(addresses) => Ok(Box::new(addresses.collect::<Vec<_>>().into_iter()) as reqwest::dns::Addrs),
+                Err(error) => Err(table::LookUp(error).into()),
+            }
+        })
+    }
+}

@@ -1,0 +1,208 @@
+//! The producer of the client library, its thread, and what it tells us.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::{ClientConfig, ClientContext, Message as _};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::errors;
+use super::quiet::Quiet;
+use crate::message::{Key, Message};
+use crate::outcome::{Outcome, cut};
+use crate::source::Receipt;
+
+/// The thread looks this often whether it should end; events wake it at once.
+const POLL: Duration = Duration::from_millis(200);
+/// A wait for room in the client's queue looks again after this even if no one woke it.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// What the client said longer ago than this explains nothing.
+const STALE: Duration = Duration::from_secs(120);
+
+/// A receipt on its way through the client library, which wants it to be `Sync`. The lock is never waited for.
+pub(super) struct Ticket(Mutex<Receipt>);
+
+impl Ticket {
+    pub(super) fn new(receipt: Receipt) -> Self {
+        Self(Mutex::new(receipt))
+    }
+
+    /// Says what came of the message that the ticket is for.
+    pub(super) fn finish(self, outcome: Outcome) {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).finish(outcome);
+    }
+}
+
+/// What the client library tells us.
+pub(super) struct Events {
+    source: Arc<str>,
+    /// The producer can't be used any more: a fatal error.
+    broken: AtomicBool,
+    waiting: AtomicBool,
+    room: Notify,
+    quiet: Arc<Quiet>,
+    last: Mutex<Option<(Instant, String)>>,
+}
+
+impl Events {
+    pub(super) fn new(source: Arc<str>, quiet: Arc<Quiet>) -> Self {
+        Self { source, broken: AtomicBool::new(false), waiting: AtomicBool::new(false), room: Notify::new(), quiet, last: Mutex::new(None) }
+    }
+
+    fn failed(&self, code: Code, topic: &str) -> Outcome {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = last.as_ref().filter(|(when, _)| when.elapsed() < STALE).map(|(_, reason)| reason.as_str());
+        errors::outcome(code, topic, last)
+    }
+
+    fn warn(&self, code: Option<&str>, reason: &str) {
+        if let Some(suppressed) = self.quiet.admit(Instant::now()) {
+            tracing::warn!(source.name = %self.source, source.kind = "kafka", error.code = code, error.reason = reason, lines.suppressed = suppressed, "the Kafka client reports a problem");
+        }
+    }
+}
+
+impl ClientContext for Events {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+                self.warn(None, cut(message, 500));
+            }
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+                tracing::debug!(source.name = %self.source, source.kind = "kafka", client.facility = facility, client.line = message, "the Kafka client's log");
+            }
+        }
+    }
+
+    fn stats_raw(&self, _: &[u8]) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code();
+        if code == Some(Code::Fatal) {
+            self.broken.store(true, Ordering::Release);
+        }
+        // "All brokers are down" says less than the error before it, which named the cause.
+        if code != Some(Code::AllBrokersDown) {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), cut(reason, 400).to_owned()));
+        }
+        self.warn(code.map(|code| errors::classify(code).0).as_deref(), cut(reason, 500));
+    }
+}
+
+impl ProducerContext for Events {
+    type DeliveryOpaque = Box<Ticket>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+        let outcome = match result {
+            Ok(message) => Outcome::succeeded().with_result(format!(r#"{{"partition":{},"offset":{}}}"#, message.partition(), message.offset())),
+            Err((error, message)) => self.failed(error.rdkafka_error_code().unwrap_or(Code::Fail), message.topic()),
+        };
+        ticket.finish(outcome);
+        if self.waiting.load(Ordering::Relaxed) && self.waiting.swap(false, Ordering::AcqRel) {
+            self.room.notify_waiters();
+        }
+    }
+}
+
+/// Why the client did not take a message.
+pub(super) enum Refusal {
+    /// Its queue is full: try again when there is [room](Producer::room).
+    Full(Box<Ticket>),
+    /// It never will.
+    Failed(Box<Ticket>, Outcome),
+}
+
+/// A producer and the thread that serves its events.
+pub(super) struct Producer {
+    inner: BaseProducer<Events>,
+    stop: AtomicBool,
+}
+
+impl Producer {
+    /// Makes the client, which connects on its own, and starts its thread.
+    pub(super) fn start(settings: &ClientConfig, events: Events) -> Result<Arc<Self>, String> {
+        let name = format!("kafka-{}", cut(&events.source, 9));
+        let inner = BaseProducer::from_config_and_context(settings, events).map_err(|error| match error {
+            // The text would hold the value, which may be a secret.
+            KafkaError::ClientConfig(_, _, key, _) => format!("librdkafka does not take the value of {key}"),
+            other => other.to_string(),
+        })?;
+        let producer = Arc::new(Self { inner, stop: AtomicBool::new(false) });
+        let served = producer.clone();
+        std::thread::Builder::new().name(name).spawn(move || serve(&served)).map_err(|error| format!("no thread for the Kafka client: {error}"))?;
+        Ok(producer)
+    }
+
+    /// Whether it can't be used any more.
+    pub(super) fn broken(&self) -> bool {
+        self.inner.context().broken.load(Ordering::Acquire)
+    }
+
+    /// Hands a message to the client, which takes a copy of it. Never waits.
+    pub(super) fn push(&self, topic: &str, message: &Message, ticket: Box<Ticket>) -> Result<(), Refusal> {
+        let mut id = Uuid::encode_buffer();
+        let id: &str = message.id.hyphenated().encode_lower(&mut id);
+        let mut headers = OwnedHeaders::new_with_capacity(message.headers.iter().len() + 2);
+        for (name, value) in message.headers.iter() {
+            headers = headers.insert(Header { key: name, value: Some(value) });
+        }
+        headers = headers
+            .insert(Header { key: "redrive-id", value: Some(id) })
+            .insert(Header { key: "redrive-attempt", value: Some(&message.attempt.to_string()) });
+        let record: BaseRecord<'_, [u8], [u8], Box<Ticket>> = BaseRecord {
+            topic,
+            partition: None,
+            payload: message.payload.as_deref(),
+            key: message.key.as_ref().map(Key::as_bytes),
+            timestamp: None,
+            headers: Some(headers),
+            delivery_opaque: ticket,
+        };
+        self.inner.send(record).map_err(|(error, record)| {
+            let code = error.rdkafka_error_code().unwrap_or(Code::InvalidArgument);
+            match code {
+                Code::QueueFull => return Refusal::Full(record.delivery_opaque),
+                Code::Fatal => self.inner.context().broken.store(true, Ordering::Release),
+                _ => {}
+            }
+            Refusal::Failed(record.delivery_opaque, self.inner.context().failed(code, topic))
+        })
+    }
+
+    /// Waits until the queue may have room; `false` when the deadline has passed.
+    pub(super) async fn room(&self, deadline: Instant) -> bool {
+        let events = self.inner.context();
+        let freed = events.room.notified();
+        events.waiting.store(true, Ordering::Release);
+        let _ = tokio::time::timeout(LOOK_AGAIN, freed).await;
+        Instant::now() < deadline
+    }
+
+    /// Waits until everything was delivered or given up, for `within` at most; what is left then is given up at once. Blocks.
+    pub(super) fn drain(&self, within: Duration) {
+        if self.inner.flush(within).is_err() {
+            self.inner.purge(PurgeConfig::default().queue().inflight());
+            let _ = self.inner.flush(Duration::from_millis(500));
+        }
+    }
+
+    /// Lets the thread end, and the client with it, once no one else uses it.
+    pub(super) fn retire(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+/// Serves the client's events. It is the last to let go of the producer, since that blocks and must not happen on a worker of the runtime.
+fn serve(producer: &Arc<Producer>) {
+    while !producer.stop.load(Ordering::Acquire) || Arc::strong_count(producer) > 1 {
+        // A panic in what a receipt does must not end the thread: no delivery would be heard of again.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| producer.inner.poll(POLL)));
+    }
+}

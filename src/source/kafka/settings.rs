@@ -1,0 +1,453 @@
+//! From the configuration to the settings of the client library.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
+
+use super::Config;
+use crate::fault::Fault;
+use crate::source::Context;
+use crate::units::Secret;
+
+/// The longest message timeout that is derived; a longer one must be configured.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// How many messages may be under way unless `in_flight` says so.
+const IN_FLIGHT: u32 = 10_000;
+
+/// Properties that redrive's promises rest on, each with the reason that is told.
+const GUARDED: &[(&str, &str)] = &[
+    ("bootstrap.servers", "write `brokers` instead"),
+    ("metadata.broker.list", "write `brokers` instead"),
+    ("enable.idempotence", "is always on: without it a retry inside the client makes copies and changes the order"),
+    ("acks", "is always all: a message counts as delivered only when every in-sync replica has it"),
+    ("request.required.acks", "is always all: a message counts as delivered only when every in-sync replica has it"),
+    ("max.in.flight", "is set by the client for idempotence"),
+    ("max.in.flight.requests.per.connection", "is set by the client for idempotence"),
+    ("message.timeout.ms", "write `timeout` instead: it is checked against the lease"),
+    ("delivery.timeout.ms", "write `timeout` instead: it is checked against the lease"),
+    ("message.send.max.retries", "is bounded by `timeout` alone; idempotence needs the retries"),
+    ("retries", "is bounded by `timeout` alone; idempotence needs the retries"),
+    ("enable.gapless.guarantee", "would make one lost message end the producer"),
+    ("queuing.strategy", "must stay fifo for idempotence"),
+    ("msg_order_cmp", "must stay fifo for idempotence"),
+    ("partitioner", "is always murmur2_random, which places a key where every Java producer places it"),
+    ("partitioner_cb", "is always murmur2_random, which places a key where every Java producer places it"),
+    ("transactional.id", "redrive sends no transactions"),
+    ("transaction.timeout.ms", "redrive sends no transactions"),
+    ("delivery.report.only.error", "would hide that a message was delivered"),
+    ("dr_cb", "redrive needs the delivery reports itself"),
+    ("dr_msg_cb", "redrive needs the delivery reports itself"),
+    ("allow.auto.create.topics", "is always off: a topic that is missing must be seen, not made with default settings"),
+    ("reconnect.backoff.max.ms", "is derived from the lease: reports of failed messages come that much later"),
+    ("topic.metadata.propagation.max.ms", "is derived from the timeout, so that a missing topic is told from a silent broker"),
+    ("queue.buffering.max.messages", "follows `in_flight`"),
+    ("plugin.library.paths", "would load code into redrive"),
+    ("interceptors", "would load code into redrive"),
+    ("ssl.engine.location", "would load code into redrive"),
+    ("log.queue", "redrive reads the client's log itself"),
+    ("log_level", "redrive reads the client's log itself; set the level of redrive's log instead"),
+    ("enabled_events", "redrive reads the client's events itself"),
+    ("internal.termination.signal", "redrive handles signals itself"),
+];
+
+/// Second names of a property; both given at once would leave it to chance which one counts.
+const ALIASES: &[(&str, &str)] =
+    &[("sasl.mechanism", "sasl.mechanisms"), ("linger.ms", "queue.buffering.max.ms"), ("compression.type", "compression.codec")];
+
+/// Properties that are paths, taken against the folder of the configuration file.
+const PATHS: &[&str] = &[
+    "ssl.ca.location",
+    "https.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "ssl.keystore.location",
+    "ssl.crl.location",
+    "sasl.kerberos.keytab",
+    "sasl.oauthbearer.assertion.private.key.file",
+    "sasl.oauthbearer.assertion.file",
+    "sasl.oauthbearer.assertion.jwt.template.file",
+];
+
+/// The value of a librdkafka property: a string, a number or a boolean. Never printed, since any of them may be a secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Property(Secret);
+
+impl fmt::Debug for Property {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for Property {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Flag(bool),
+            Whole(i64),
+            Number(f64),
+            Text(String),
+        }
+        Ok(Self(Secret::new(
+            match Raw::deserialize(deserializer).map_err(|_| de::Error::custom("expected a string, a number or true or false"))? {
+                Raw::Flag(flag) => flag.to_string(),
+                Raw::Whole(number) => number.to_string(),
+                Raw::Number(number) => number.to_string(),
+                Raw::Text(text) => text,
+            },
+        )))
+    }
+}
+
+impl JsonSchema for Property {
+    fn schema_name() -> Cow<'static, str> {
+        "KafkaProperty".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"description": "The value of a librdkafka property.", "type": ["string", "number", "boolean"]})
+    }
+}
+
+/// What the producer is made with, ready to be used.
+pub(super) struct Settings {
+    /// The client library's own.
+    pub(super) client: ClientConfig,
+    /// After this long the client gives a message up.
+    pub(super) timeout: Duration,
+}
+
+/// The three times that share the lease: a report of a failed message comes up to `timeout` + `backoff` after the send, and `margin` is left to record it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Times {
+    timeout: Duration,
+    backoff: Duration,
+}
+
+impl Times {
+    fn of(lease: Duration, configured: Option<Duration>) -> Result<Self, Fault> {
+        let margin = (lease / 4).min(Duration::from_secs(2));
+        let backoff = (lease / 4).min(Duration::from_secs(1));
+        let most = lease.saturating_sub(backoff).saturating_sub(margin);
+        match configured {
+            Some(timeout) if timeout > most => Err(Fault::new(
+                "timeout",
+                format!(
+                    "{} does not fit the lease: the client goes on sending when a lease is lost, so with `poller.lease: {}` it must be at most {}",
+                    humantime::format_duration(timeout),
+                    humantime::format_duration(lease),
+                    humantime::format_duration(most)
+                ),
+            )),
+            Some(timeout) => Ok(Self { timeout, backoff }),
+            None => Ok(Self { timeout: most.min(LONGEST_TIMEOUT), backoff }),
+        }
+    }
+}
+
+/// Checks the configuration and turns it into settings.
+///
+/// # Errors
+/// Every fault.
+pub(super) fn settings(config: &Config, cx: &Context) -> Result<Settings, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let mut given = BTreeMap::new();
+
+    if config.brokers.is_empty() {
+        faults.push(Fault::new("brokers", "at least one is needed, such as [localhost:9092]"));
+    }
+    for (index, broker) in config.brokers.iter().enumerate() {
+        if broker.is_empty() || broker.contains(|c: char| c.is_whitespace() || c.is_control() || c == ',' || c == '@') {
+            faults.push(Fault::new(format!("brokers[{index}]"), "must be host:port"));
+        }
+    }
+    properties(&config.properties, cx, &mut given, &mut faults);
+    credentials(config, cx, &mut given, &mut faults);
+    let times = Times::of(cx.lease, cx.options.timeout.map(Duration::from)).unwrap_or_else(|fault| {
+        faults.push(fault);
+        Times { timeout: Duration::from_secs(1), backoff: Duration::from_secs(1) }
+    });
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+
+    let mut client = ClientConfig::new();
+    // What it says below a warning is of use only to one who set `debug`.
+    client.set_log_level(if given.contains_key("debug") { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
+    for (key, value) in defaults(cx, times, &given) {
+        client.set(key, value);
+    }
+    for (key, value) in given {
+        client.set(key, value);
+    }
+    for (key, value) in fixed(config, cx, times) {
+        client.set(key, value);
+    }
+    Ok(Settings { client, timeout: times.timeout })
+}
+
+/// What a property may override.
+fn defaults(cx: &Context, times: Times, given: &BTreeMap<String, String>) -> Vec<(&'static str, String)> {
+    let ms = |duration: Duration, least: u128, most: u128| duration.as_millis().clamp(least, most).to_string();
+    let largest = given.get("message.max.bytes").and_then(|value| value.parse::<u64>().ok()).unwrap_or_default();
+    vec![
+        ("client.id", format!("redrive-{}-{}", cx.project, cx.name)),
+        ("socket.keepalive.enable", "true".to_owned()),
+        // A broker that stands still must not hold a connection longer than a message may take.
+        ("socket.timeout.ms", ms(times.timeout, 10, 60_000)),
+        ("socket.connection.setup.timeout.ms", ms(times.timeout, 1_000, 10_000)),
+        ("reconnect.backoff.ms", ms(times.backoff / 10, 10, 100)),
+        ("queue.buffering.max.ms", "2".to_owned()),
+        // Twice the largest message, so that one such can't wait for ever for room.
+        ("queue.buffering.max.kbytes", (largest / 512).clamp(65_536, 2_097_151).to_string()),
+    ]
+}
+
+/// What no property may override; `GUARDED` says why.
+fn fixed(config: &Config, cx: &Context, times: Times) -> Vec<(&'static str, String)> {
+    let propagation = (times.timeout / 2).min(Duration::from_secs(2));
+    vec![
+        ("bootstrap.servers", config.brokers.join(",")),
+        ("enable.idempotence", "true".to_owned()),
+        ("acks", "all".to_owned()),
+        ("partitioner", "murmur2_random".to_owned()),
+        ("allow.auto.create.topics", "false".to_owned()),
+        ("message.timeout.ms", times.timeout.as_millis().max(1).to_string()),
+        ("reconnect.backoff.max.ms", times.backoff.as_millis().to_string()),
+        ("topic.metadata.propagation.max.ms", propagation.as_millis().to_string()),
+        ("queue.buffering.max.messages", cx.options.in_flight.unwrap_or(IN_FLIGHT).max(1_000).to_string()),
+    ]
+}
+
+fn properties(properties: &BTreeMap<String, Property>, cx: &Context, given: &mut BTreeMap<String, String>, faults: &mut Vec<Fault>) {
+    for (name, value) in properties {
+        let path = format!("properties.{name}");
+        if let Some((_, why)) = GUARDED.iter().find(|(guarded, _)| guarded == name) {
+            faults.push(Fault::new(path, why));
+            continue;
+        }
+        let key = ALIASES.iter().find(|(alias, _)| alias == name).map_or(name.as_str(), |(_, canonical)| canonical);
+        let mut value = value.0.expose().to_owned();
+        if PATHS.contains(&key) && value != "probe" && !value.is_empty() {
+            value = cx.path(Path::new(&value)).to_string_lossy().into_owned();
+        }
+        if let Some(fault) = judge(key, &value) {
+            faults.push(Fault::new(path, fault));
+        } else if given.insert(key.to_owned(), value).is_some() {
+            faults.push(Fault::new(path, format!("is another name of {key}; write one of them")));
+        }
+    }
+}
+
+/// What the client library has against a property.
+fn judge(key: &str, value: &str) -> Option<String> {
+    let secret = ["password", "secret", "passphrase", "pem", "key", "token", "oauthbearer"].iter().any(|word| key.contains(word));
+    match ClientConfig::new().set(key, value).create_native_config() {
+        Ok(_) => None,
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => Some("is no property of librdkafka".to_owned()),
+        Err(KafkaError::ClientConfig(_, why, ..)) if !secret => Some(why),
+        Err(_) => Some("is not a value that librdkafka takes".to_owned()),
+    }
+}
+
+fn credentials(config: &Config, cx: &Context, given: &mut BTreeMap<String, String>, faults: &mut Vec<Fault>) {
+    let mut set = |path: &str, key: &str, value: String, given: &mut BTreeMap<String, String>| {
+        if given.insert(key.to_owned(), value).is_some() {
+            faults.push(Fault::new(path, format!("is given twice: here and as properties.{key}")));
+        }
+    };
+    let tls = cx.options.tls.as_ref();
+    if let Some(tls) = tls {
+        for (path, key, file) in
+            [("tls.ca", "ssl.ca.location", &tls.ca), ("tls.cert", "ssl.certificate.location", &tls.cert), ("tls.key", "ssl.key.location", &tls.key)]
+        {
+            if let Some(file) = file {
+                set(path, key, cx.path(file).to_string_lossy().into_owned(), given);
+            }
+        }
+    }
+    if let Some(username) = &config.username {
+        set("username", "sasl.username", username.clone(), given);
+    }
+    let password = cx.secret("password", config.password.clone(), config.password_file.as_deref());
+    if let Ok(Some(password)) = &password {
+        set("password", "sasl.password", password.expose().to_owned(), given);
+    }
+    if let Err(fault) = password {
+        faults.push(fault);
+    }
+    if let Some(tls) = tls {
+        for (path, file) in [("tls.ca", &tls.ca), ("tls.cert", &tls.cert), ("tls.key", &tls.key)] {
+            if let Some(file) = file
+                && let Err(error) = std::fs::metadata(cx.path(file))
+            {
+                faults.push(Fault::new(path, format!("{} can't be read: {error}", cx.path(file).display())));
+            }
+        }
+        if tls.cert.is_some() != tls.key.is_some() {
+            faults.push(Fault::new("tls", "a client certificate needs both cert and key"));
+        }
+    }
+    let sasl = given.contains_key("sasl.username") || given.contains_key("sasl.password");
+    if config.username.is_some() != (config.password.is_some() || config.password_file.is_some()) && !given.contains_key("sasl.password") {
+        faults.push(Fault::new("username", "username and password (or password_file) belong together"));
+    }
+    if let Some(protocol) = given.get("security.protocol") {
+        if tls.is_some() && !protocol.to_ascii_lowercase().ends_with("ssl") {
+            faults.push(Fault::new("tls", "is given, but properties.security.protocol has no TLS"));
+        }
+        if sasl && !protocol.to_ascii_lowercase().starts_with("sasl") {
+            faults.push(Fault::new("username", "is given, but properties.security.protocol has no SASL"));
+        }
+    } else if tls.is_some() || sasl {
+        let protocol = match (sasl, tls.is_some()) {
+            (true, true) => "sasl_ssl",
+            (true, false) => "sasl_plaintext",
+            (false, _) => "ssl",
+        };
+        given.insert("security.protocol".to_owned(), protocol.to_owned());
+    }
+    if sasl && !given.contains_key("sasl.mechanisms") {
+        given.insert("sasl.mechanisms".to_owned(), "PLAIN".to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Options;
+    use crate::source::options::Tls;
+    use crate::units::Span;
+
+    fn context() -> Context {
+        Context {
+            project: "test".into(),
+            name: "events".into(),
+            options: Options::default(),
+            lease: Duration::from_secs(30),
+            folder: "/etc/redrive".into(),
+        }
+    }
+
+    fn config(json: &str) -> Config {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn faults(json: &str, cx: &Context) -> Vec<String> {
+        settings(&config(json), cx).err().unwrap_or_default().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_times_fit_the_lease_from_two_seconds_on() {
+        let secs = Duration::from_secs;
+        assert_eq!(Times::of(secs(30), None).unwrap(), Times { timeout: secs(20), backoff: secs(1) });
+        assert_eq!(Times::of(secs(10), None).unwrap(), Times { timeout: secs(7), backoff: secs(1) });
+        assert_eq!(Times::of(secs(2), None).unwrap(), Times { timeout: secs(1), backoff: Duration::from_millis(500) });
+        assert_eq!(Times::of(secs(30), Some(secs(27))).unwrap().timeout, secs(27));
+        assert!(Times::of(secs(30), Some(secs(27) + Duration::from_millis(1))).unwrap_err().message.contains("at most 27s"));
+        for lease in 2..3600 {
+            let times = Times::of(secs(lease), None).unwrap();
+            let margin = (secs(lease) / 4).min(secs(2));
+            assert!(!times.timeout.is_zero() && times.timeout + times.backoff + margin <= secs(lease), "{lease}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_that_does_not_fit_the_lease_is_a_fault() {
+        let mut cx = context();
+        cx.options.timeout = Some(Span::secs(29));
+        assert!(faults(r#"{"brokers":["a:1"]}"#, &cx)[0].starts_with("timeout: 29s does not fit the lease"));
+    }
+
+    #[test]
+    fn guarded_properties_are_refused_each_with_its_reason() {
+        for (name, _) in GUARDED {
+            let found = faults(&format!(r#"{{"brokers":["a:1"],"properties":{{"{name}":"1"}}}}"#), &context());
+            assert_eq!(found.len(), 1, "{name}: {found:?}");
+            assert!(found[0].starts_with(&format!("properties.{name}: ")), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_we_set_ourselves_is_guarded() {
+        let times = Times::of(Duration::from_secs(30), None).unwrap();
+        for (name, _) in fixed(&config(r#"{"brokers":["a:1"]}"#), &context(), times) {
+            assert!(GUARDED.iter().any(|(guarded, _)| *guarded == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_and_no_secret_with_it() {
+        let found = faults(
+            r#"{"brokers":[],"properties":{"linger.ms":"x","no.such":1,"acks":1,"sasl.password":"a\u0000b","enable.ssl.certificate.verification":"hunter2"}}"#,
+            &context(),
+        );
+        for start in ["brokers:", "properties.linger.ms:", "properties.no.such: is no property", "properties.acks:", "properties.sasl.password:"] {
+            assert!(found.iter().any(|fault| fault.starts_with(start)), "{start} {found:?}");
+        }
+        let debug = format!("{:?}", config(r#"{"brokers":["a:1"],"password":"hunter2","properties":{"ssl.key.password":"hunter3"}}"#));
+        assert!(!debug.contains("hunter"), "{debug}");
+    }
+
+    #[test]
+    fn values_may_be_numbers_and_booleans() {
+        let settings = settings(
+            &config(r#"{"brokers":["a:1","b:2"],"properties":{"linger.ms":7,"socket.keepalive.enable":false,"compression.type":"zstd"}}"#),
+            &context(),
+        )
+        .unwrap();
+        assert_eq!(settings.client.get("queue.buffering.max.ms"), Some("7"));
+        assert_eq!(settings.client.get("socket.keepalive.enable"), Some("false"));
+        assert_eq!(settings.client.get("compression.codec"), Some("zstd"));
+        assert_eq!(settings.client.get("bootstrap.servers"), Some("a:1,b:2"));
+        assert_eq!(settings.client.get("partitioner"), Some("murmur2_random"));
+        assert_eq!(settings.client.get("message.timeout.ms"), Some("20000"));
+        // Reports of failed messages come that much later than the timeout.
+        assert_eq!(settings.client.get("reconnect.backoff.max.ms"), Some("1000"));
+    }
+
+    #[test]
+    fn two_names_of_one_property_are_a_fault() {
+        let found = faults(r#"{"brokers":["a:1"],"properties":{"linger.ms":1,"queue.buffering.max.ms":2}}"#, &context());
+        assert!(found[0].contains("another name"), "{found:?}");
+    }
+
+    #[test]
+    fn the_protocol_follows_tls_and_credentials() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("ca.pem"), "x").unwrap();
+        std::fs::write(folder.path().join("secret"), "hunter2\n").unwrap();
+        let mut cx = Context { folder: folder.path().to_owned(), ..context() };
+        let plain = settings(&config(r#"{"brokers":["a:1"],"username":"u","password_file":"secret"}"#), &cx).unwrap();
+        assert_eq!(plain.client.get("security.protocol"), Some("sasl_plaintext"));
+        assert_eq!(plain.client.get("sasl.password"), Some("hunter2"));
+        assert_eq!(plain.client.get("sasl.mechanisms"), Some("PLAIN"));
+        cx.options.tls = Some(Tls { ca: Some("ca.pem".into()), ..Tls::default() });
+        let both =
+            settings(&config(r#"{"brokers":["a:1"],"username":"u","password":"p","properties":{"sasl.mechanism":"SCRAM-SHA-256"}}"#), &cx).unwrap();
+        assert_eq!(both.client.get("security.protocol"), Some("sasl_ssl"));
+        assert_eq!(both.client.get("sasl.mechanisms"), Some("SCRAM-SHA-256"));
+        assert_eq!(both.client.get("ssl.ca.location"), folder.path().join("ca.pem").to_str());
+        let tls = settings(&config(r#"{"brokers":["a:1"]}"#), &cx).unwrap();
+        assert_eq!(tls.client.get("security.protocol"), Some("ssl"));
+        assert!(faults(r#"{"brokers":["a:1"],"properties":{"security.protocol":"plaintext"}}"#, &cx)[0].contains("has no TLS"));
+        assert!(faults(r#"{"brokers":["a:1"],"username":"u"}"#, &cx)[0].contains("belong together"));
+        assert!(faults(r#"{"brokers":["a:1"],"username":"u","password":"p","password_file":"secret"}"#, &cx)[0].contains("not both"));
+        assert!(faults(r#"{"brokers":["a:1"],"username":"u","password_file":"missing"}"#, &cx)[0].contains("can't be read"));
+        cx.options.tls = Some(Tls { ca: Some("missing.pem".into()), cert: Some("ca.pem".into()), ..Tls::default() });
+        let found = faults(r#"{"brokers":["a:1"]}"#, &cx);
+        assert!(
+            found.iter().any(|fault| fault.starts_with("tls.ca: ")) && found.iter().any(|fault| fault.contains("both cert and key")),
+            "{found:?}"
+        );
+    }
+}

@@ -1,0 +1,267 @@
+//! The command line as a script sees it: output, exit codes, and nothing started when something is wrong.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with a configuration on SQLite.
+fn folder(yaml: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("redrive.yaml"), yaml).unwrap();
+    folder
+}
+
+const PLAIN: &str = "project: orders\nstore: { url: 'sqlite://t.db' }\nsources: { l: { kind: log, max_payload: 100, retry: { max_retries: 7 } } }\n";
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_redrive"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    for variable in ["REDRIVE_CONFIG", "REDRIVE_LOG", "RUST_LOG", "REDRIVE_HEALTH_URL", "RUST_BACKTRACE"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    command(folder, arguments).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("ended by a signal: {output:?}"))
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// What a command prints, which must do its work.
+fn done(folder: &Path, arguments: &[&str]) -> String {
+    let output = run(folder, arguments);
+    assert_eq!(code(&output), 0, "{arguments:?}: {}", err(&output));
+    out(&output)
+}
+
+fn json(folder: &Path, arguments: &[&str]) -> Value {
+    serde_json::from_str(&done(folder, arguments)).unwrap()
+}
+
+#[test]
+fn a_wrong_command_line_exits_2_and_help_exits_0() {
+    let folder = folder(PLAIN);
+    for arguments in
+        [&[][..], &["srve"], &["show"], &["show", "no-id"], &["retry"], &["cancel"], &["list", "--state", "lost"], &["list", "--payload"]]
+    {
+        let output = run(folder.path(), arguments);
+        assert_eq!((code(&output), out(&output).as_str()), (2, ""), "{arguments:?}");
+    }
+    let ids_and_filter = run(folder.path(), &["retry", "01890a5d-ac96-774b-bcce-b302099a8057", "--source", "l"]);
+    assert_eq!(code(&ids_and_filter), 2);
+    for command in ["serve", "run", "check", "schema", "migrate", "purge", "send", "list", "show", "retry", "cancel", "health", "demo"] {
+        let help = done(folder.path(), &[command, "--help"]);
+        assert!(help.contains("Example"), "{command}");
+    }
+    assert!(done(folder.path(), &["--help"]).contains("64  the configuration is wrong"));
+    assert!(done(folder.path(), &["--version"]).starts_with("redrive "));
+}
+
+#[test]
+fn a_wrong_configuration_exits_64_with_every_fault_whatever_the_command() {
+    let folder = folder("project: Orders!\nstore: { pol: 1 }\nsources: { l: { kind: lgo } }\n");
+    for arguments in [&["serve"][..], &["run"], &["check"], &["list"], &["migrate"], &["purge"], &["send", "l", "--payload", "x"]] {
+        let output = run(folder.path(), arguments);
+        let said = err(&output);
+        assert_eq!(code(&output), 64, "{arguments:?}: {said}");
+        for line in ["redrive.yaml:1: project:", "redrive.yaml:2: store.pol: unknown key; did you mean `pool`?", "redrive.yaml:3: sources.l.kind:"] {
+            assert!(said.contains(line), "{arguments:?}: {said}");
+        }
+        assert_eq!(out(&output), "");
+    }
+    let missing = run(folder.path(), &["check", "-c", "none.yaml"]);
+    assert_eq!(code(&missing), 64);
+    assert!(err(&missing).contains("none.yaml: can't be read"));
+    let verdict = run(folder.path(), &["check", "--json"]);
+    assert_eq!(code(&verdict), 64);
+    let verdict: Value = serde_json::from_str(&out(&verdict)).unwrap();
+    assert_eq!((verdict["ok"].as_bool(), verdict["faults"][1]["line"].as_u64()), (Some(false), Some(2)));
+}
+
+#[test]
+fn beyond_loopback_without_a_token_nothing_is_bound() {
+    // The port is taken here: had redrive tried to bind it, the fault would be another.
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let folder = folder(&format!(
+        "project: orders\nstore: {{ url: 'sqlite://t.db' }}\napi: {{ listen: '0.0.0.0:{port}' }}\nhealth: {{ listen: '127.0.0.1:0' }}\n"
+    ));
+    let output = run(folder.path(), &["serve"]);
+    assert_eq!(code(&output), 64);
+    assert!(err(&output).contains("redrive.yaml:3: api.listen:") && err(&output).contains("api.token"), "{}", err(&output));
+    assert!(!folder.path().join("t.db").exists(), "the store was touched");
+}
+
+#[test]
+fn the_configuration_is_found_by_flag_then_variable_then_name() {
+    let folder = folder(PLAIN);
+    std::fs::write(folder.path().join("other.yaml"), "project: others\n").unwrap();
+    let checked = |command: &mut Command| out(&command.output().unwrap());
+    assert!(checked(&mut command(folder.path(), &["check"])).contains("project orders"));
+    assert!(checked(command(folder.path(), &["check"]).env("REDRIVE_CONFIG", "other.yaml")).contains("project others"));
+    assert!(checked(command(folder.path(), &["check", "-c", "redrive.yaml"]).env("REDRIVE_CONFIG", "other.yaml")).contains("project orders"));
+}
+
+#[test]
+fn the_schema_is_json() {
+    let folder = folder(PLAIN);
+    assert_eq!(json(folder.path(), &["schema"])["properties"]["project"]["type"], "string");
+}
+
+#[test]
+fn a_message_goes_its_way_by_commands_alone() {
+    let folder = folder(PLAIN);
+    let folder = folder.path();
+    let early = run(folder, &["list"]);
+    assert_eq!(code(&early), 1);
+    assert!(err(&early).contains("redrive migrate"), "{}", err(&early));
+    assert!(done(folder, &["migrate"]).contains("applied"));
+    assert!(done(folder, &["migrate"]).contains("up to date"));
+    assert!(done(folder, &["list"]).contains("no messages of project orders"));
+
+    let mut child = command(folder, &["send", "l", "--topic", "t", "--key", "k", "--header", "a=b=c", "--priority", "3"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"\0hello").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let id = out(&output).trim().to_owned();
+    assert_eq!(id.len(), 36, "{id}");
+
+    let page = json(folder, &["list", "--json", "--state", "pending", "--source", "l", "--since", "1h"]);
+    let item = &page["items"][0];
+    assert_eq!((item["id"].as_str(), item["state"].as_str(), item["priority"].as_u64()), (Some(id.as_str()), Some("pending"), Some(3)));
+    assert_eq!((&item["headers"]["a"], &item["max_retries"]), (&Value::from("b=c"), &Value::from(7)), "max_retries is the source's");
+    assert!(page["next"].is_null() && item.get("payload_base64").is_none());
+    assert!(done(folder, &["list"]).contains(&id));
+
+    let whole = json(folder, &["show", &id, "--json", "--payload"]);
+    assert_eq!((whole["payload_base64"].as_str(), whole["attempt_log"].as_array().map(Vec::len)), (Some("AGhlbGxv"), Some(0)));
+    assert_eq!(done(folder, &["show", &id, "--payload"]), "\0hello");
+    assert!(done(folder, &["show", &id]).contains("no attempts on record"));
+
+    assert!(done(folder, &["cancel", &id]).contains("now cancelled"));
+    let again = run(folder, &["cancel", &id, "--json"]);
+    let verdict: Value = serde_json::from_str(&out(&again)).unwrap();
+    assert_eq!((code(&again), verdict["items"][0]["error"]["code"].as_str()), (1, Some("wrong_state")));
+    assert!(done(folder, &["retry", "--source", "l", "--state", "cancelled"]).contains("now pending"));
+    assert_eq!(json(folder, &["show", &id, "--json"])["epoch"], 2);
+    assert!(done(folder, &["retry", "--source", "l"]).contains("no message is failed"));
+
+    let nobody = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let missing = run(folder, &["retry", nobody]);
+    assert_eq!(code(&missing), 1);
+    assert!(out(&missing).contains("no such message"));
+    assert_eq!(code(&run(folder, &["show", nobody])), 1);
+    assert_eq!(json(folder, &["purge", "--json"])["rows"]["failed"], 0);
+    assert!(done(folder, &["purge"]).starts_with("deleted: 0 succeeded"));
+}
+
+#[test]
+fn what_can_not_be_sent_is_refused_before_it_is_kept() {
+    let folder = folder(PLAIN);
+    let folder = folder.path();
+    let refused = |arguments: &[&str], words: &str| {
+        let output = run(folder, arguments);
+        assert!(code(&output) != 0 && err(&output).contains(words), "{arguments:?}: {}", err(&output));
+        assert_eq!(out(&output), "");
+    };
+    refused(&["send", "m", "--payload", "x"], "there are l");
+    refused(&["send", "l", "--payload", &"x".repeat(101)], "max_payload");
+    refused(&["send", "l", "--payload", "x", "--topic", ""], "topic");
+    refused(&["send", "l", "--payload", "x", "--header", "a b=c"], "headers");
+    refused(&["send", "l", "--payload", "x", "--priority", "10"], "priority");
+    refused(&["send", "l", "--payload", "x", "--key-base64", "???"], "--key-base64");
+    refused(&["send", "l", "--file", "none"], "none");
+    refused(&["send", "l", "--payload", "x", "--delay", "5"], "unit");
+    let first = json(folder, &["send", "l", "--payload", "x", "--idempotency-key", "k", "--json"]);
+    let second = json(folder, &["send", "l", "--payload", "x", "--idempotency-key", "k", "--json"]);
+    assert_eq!((&first["id"], &second["duplicate"]), (&second["id"], &Value::from(true)));
+    refused(&["send", "l", "--payload", "y", "--idempotency-key", "k"], "other content");
+    assert_eq!(json(folder, &["list", "--json"])["items"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_list_is_paged_and_a_reader_that_goes_away_is_no_failure() {
+    let folder = folder(PLAIN);
+    let folder = folder.path();
+    for _ in 0..3 {
+        done(folder, &["send", "l", "--tombstone"]);
+    }
+    let first = json(folder, &["list", "--json", "--limit", "2"]);
+    let next = first["next"].as_str().unwrap();
+    let second = json(folder, &["list", "--json", "--limit", "2", "--after", next]);
+    assert_eq!((first["items"].as_array().unwrap().len(), second["items"].as_array().unwrap().len()), (2, 1));
+
+    // `redrive schema | head -c 1`: the output is larger than a pipe holds.
+    let mut child = command(folder, &["schema"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut byte = [0];
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut byte).unwrap();
+    drop(stdout);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((code(&output), err(&output).as_str()), (0, ""));
+}
+
+#[test]
+fn the_statements_are_printed_without_a_database() {
+    let folder = folder(PLAIN);
+    let sql = done(folder.path(), &["migrate", "--print-sql"]);
+    assert!(sql.contains("CREATE TABLE resend_log") && sql.contains("DEFAULT 'orders'"));
+    assert!(!folder.path().join("t.db").exists());
+}
+
+#[test]
+fn health_exits_by_the_answer() {
+    let folder = folder(PLAIN);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/readyz", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        for status in ["200 OK", "503 Service Unavailable"] {
+            let (mut stream, _): (TcpStream, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            let read = stream.read(&mut request).unwrap();
+            assert!(request[..read].starts_with(b"GET /readyz HTTP/1.1"));
+            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+        }
+    });
+    // A proxy in the environment is none of its business.
+    let ask = |url: &str| code(&command(folder.path(), &["health", "--url", url]).env("http_proxy", "http://127.0.0.1:1").output().unwrap());
+    assert_eq!([ask(&url), ask(&url)], [0, 1]);
+    server.join().unwrap();
+    assert_eq!(ask(&url), 1, "nobody answers");
+    assert_eq!(ask("nonsense"), 2);
+}
+
+#[test]
+fn a_store_that_can_not_be_reached_exits_69() {
+    // Nobody listens on port 1.
+    let folder = folder("project: orders\nstore: { url: 'postgres://redrive:hunter2@127.0.0.1:1/x', timeout: 1s }\n");
+    let output = run(folder.path(), &["list"]);
+    assert_eq!(code(&output), 69, "{}", err(&output));
+    assert!(!err(&output).contains("hunter2"));
+}
+
+#[test]
+fn a_log_level_that_is_none_is_told() {
+    let folder = folder(PLAIN);
+    let output = command(folder.path(), &["list"]).env("REDRIVE_LOG", "loud").output().unwrap();
+    assert_eq!(code(&output), 64);
+    assert!(err(&output).contains("REDRIVE_LOG"));
+}

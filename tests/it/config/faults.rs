@@ -1,0 +1,195 @@
+//! Every fault at once, each with its line; no input makes a panic.
+
+use super::{parse, places};
+
+#[test]
+fn a_file_with_many_faults_shows_them_all_with_their_lines() {
+    let text = "\
+project: Orders!
+store:
+  url: ${DATABASE_URL_THAT_IS_NOT_SET}
+  pol: 8
+  pool: many
+  timeout: 5
+api:
+  listen: 0.0.0.0:8087
+  max_body: 16MB
+poller: { lease: 1s, interval: 10ms, enabled: yes }
+polller: {}
+sources:
+  crm:
+    kind: htpp
+  a b:
+    kind: log
+    retry: { jitter: 3, max_retries: -1 }
+    brokers: x
+    in_flight: \"7\"
+    mode: writeahead
+  b: { kind: log, timeout: 10s, timeout: 5s }
+  c: *x
+  d: { timeout: 4s }
+  e: 7
+  f:
+    kind: log
+    outcomes: { http_409: fine }
+    topics: 5
+log: { level: verbose }
+health: { listen: 127.0.0.1:8087 }
+history: hello
+";
+    // An alias of nothing is a fault of syntax, after which nothing more is known.
+    let text = text.replace("  c: *x\n", "  c: &x { kind: log }\n");
+    let text = format!("{text}idempotency: {{ keep: 1ms }}\n");
+    let expected = [
+        "1 project",
+        "3 store.url",
+        "4 store.pol",
+        "5 store.pool",
+        "6 store.timeout",
+        "8 api.listen",
+        "9 api.max_body",
+        "10 poller.enabled",
+        "10 poller.lease",
+        "11 polller",
+        "14 sources.crm.kind",
+        "15 sources.a b",
+        "17 sources.a b.retry.max_retries",
+        "17 sources.a b.retry.jitter",
+        "18 sources.a b.brokers",
+        "19 sources.a b.in_flight",
+        "20 sources.a b.mode",
+        "21 sources.b.timeout",
+        "23 sources.d.kind",
+        "24 sources.e",
+        "27 sources.f.outcomes.http_409",
+        "28 sources.f.topics",
+        "29 log.level",
+        "30 health.listen",
+        "31 history",
+        "32 idempotency.keep",
+    ];
+    let mut found = places(&text);
+    found.sort_by_key(|place| place.split(' ').next().and_then(|line| line.parse::<usize>().ok()));
+    let mut expected = expected.map(str::to_owned).to_vec();
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn faults_come_in_order_of_lines_and_name_the_file() {
+    let faults = parse("project: orders\npolller: {}\nstore: { pol: 1 }\n").unwrap_err();
+    assert_eq!(
+        faults.to_string(),
+        "redrive.yaml:2: polller: unknown key; did you mean `poller`?\nredrive.yaml:3: store.pol: unknown key; did you mean `pool`?"
+    );
+}
+
+#[test]
+fn a_message_says_what_to_write_instead() {
+    let says = |text: &str, words: &str| {
+        let faults = parse(text).unwrap_err().to_string();
+        assert!(faults.contains(words), "`{faults}` should say `{words}`");
+    };
+    says("{}", "project: is missing");
+    says("project: orders\nstore: { url: ${NONE_SUCH} }", "NONE_SUCH is not set");
+    says("project: orders\nstore: { timeout: 5 }", "write a number with its unit");
+    says("project: orders\napi: { listen: 0.0.0.0:1 }", "set `api.token`");
+    says("project: orders\nsources: { a: { kind: kafak } }", "did you mean `kafka`?");
+    says("project: orders\nsources: { a: { kind: log, tiemout: 1s } }", "did you mean `timeout`?");
+    says("project: orders\n\tstore: {}", "tab");
+    says("project: orders\nstore: {}\nstore: {}", "given twice, first on line 2");
+    says("project: orders\nstore: &a {}\napi: *a", "aliases");
+    says("project: orders\n---\nproject: more", "second document");
+    says("project: orders\nstore: { url_file: none.txt, url: x }", "leave one of them out");
+    says("project: orders\nstore: { url_file: none.txt }", "none.txt can't be read");
+    says("project: orders\nsources: { a: { kind: http, url: 'http://localhost/', basic: { user: x } } }", "did you mean `username`?");
+    says("project: orders\nstore: { migrate: vrify }", "did you mean `verify`?");
+    says("project: orders\npoller: !yes {}\nnode: !secret x", "`!secret` means nothing here");
+}
+
+#[test]
+fn what_is_at_fault_is_reported_once() {
+    assert_eq!(places("project: ${NONE_SUCH}"), ["1 project"]);
+    assert_eq!(places("project: orders\napi: { listen: '0.0.0.0:1', token: '${NONE_SUCH}' }"), ["2 api.token"]);
+    assert_eq!(places("project: orders\napi: { listen: '0.0.0.0:1', token_file: none }"), ["2 api.token_file"]);
+    assert_eq!(places("project: orders\nsources:\n  a:\n    kind: kafka\n    brokers: ['${NONE_SUCH}']\n"), ["5 sources.a.brokers[0]"]);
+    assert_eq!(places("project: orders\nsources:\n  a:\n    kind: http\n    url: ${NONE_SUCH}\n"), ["5 sources.a.url"]);
+}
+
+#[test]
+fn a_kind_tells_all_its_faults_too() {
+    let text = "\
+project: orders
+sources:
+  a:
+    kind: http
+    url: nonsense
+    method: GRAB
+    headrs: {}
+    basic: { user: x }
+    bearer: [1]
+";
+    assert_eq!(places(text), ["5 sources.a.url", "6 sources.a.method", "7 sources.a.headrs", "8 sources.a.basic.user", "9 sources.a.bearer"]);
+}
+
+#[test]
+fn a_file_that_would_take_all_memory_is_refused() {
+    let says = |text: &str, words: &str| {
+        let faults = parse(text).unwrap_err().to_string();
+        assert!(faults.contains(words), "{} should say {words}", faults.chars().take(300).collect::<String>());
+    };
+    says(&"[".repeat(100_000), "deeper than");
+    says(&"{a: ".repeat(100_000), "deeper than");
+    says(&format!("project: {}", "x".repeat(2 << 20)), "larger than");
+    says(&format!("project: orders\nx: [{}]", "1,".repeat(30_000)), "more than");
+    let many = (0..5000).map(|index| format!("key{index}: 1")).collect::<Vec<_>>().join("\n");
+    let faults = parse(&many).unwrap_err();
+    assert!(faults.list().len() <= 201);
+    says(&many, "only the first");
+}
+
+/// Every prefix of a rich file, and thousands of damaged copies: each either loads or has faults.
+#[test]
+fn no_damage_makes_a_panic() {
+    let whole = super::documents::uncommented();
+    let bytes = whole.as_bytes();
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |below: usize| {
+        // xorshift: the same damage in every run.
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        usize::try_from(seed % below as u64).unwrap()
+    };
+    let alphabet = b"{}[]:,-#&*!|>'\"%@`$~ \n\t\\?\0\xff\xe2ab01";
+    for round in 0..600 {
+        let mut damaged = bytes.to_vec();
+        if round % 3 == 0 {
+            damaged.truncate(random(bytes.len()));
+        }
+        for _ in 0..=random(6) {
+            if damaged.is_empty() {
+                break;
+            }
+            let at = random(damaged.len());
+            match random(3) {
+                0 => damaged[at] = alphabet[random(alphabet.len())],
+                1 => damaged.insert(at, alphabet[random(alphabet.len())]),
+                _ => drop(damaged.drain(at..(at + random(40)).min(damaged.len()))),
+            }
+        }
+        let text = String::from_utf8_lossy(&damaged);
+        // What can't be built here is built often enough elsewhere; what matters is the reading.
+        let registry = redrive::source::Registry::default();
+        let parsed = redrive::config::Config::parse(&text, "x.yaml".as_ref(), &|_| None, &registry, redrive::config::Scope::Store);
+        if let Err(faults) = parsed {
+            assert!(!faults.to_string().is_empty());
+        }
+    }
+    for round in 0..1000 {
+        let noise: Vec<u8> = (0..random(80)).map(|_| alphabet[random(alphabet.len())]).collect();
+        let text = String::from_utf8_lossy(&noise);
+        let _ = parse(&format!("{}{text}", if round % 2 == 0 { "project: x\nsources: " } else { "" }));
+    }
+}

@@ -1,0 +1,76 @@
+//! What a variable or a secret's file holds is shown nowhere: not in faults, not in `Debug`.
+
+use super::parse_with;
+
+const SECRET: &str = "hunter2-5d-\"quoted\"";
+
+/// A variable in every place there is: where it fits, and where it makes a fault.
+#[test]
+fn what_a_variable_holds_is_in_no_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("secret"), SECRET).unwrap();
+    let schema = redrive::config::schema::schema(&redrive::source::Registry::default());
+    let mut texts = vec![
+        "project: ${S}".to_owned(),
+        "project: x\nnode: \"a b ${S}\"".to_owned(),
+        "project: x\nstore: ${S}".to_owned(),
+        "project: x\nsources: ${S}".to_owned(),
+        "project: x\nsources: { a: '${S}' }".to_owned(),
+        "project: x\nsources: { a: { kind: '${S}' } }".to_owned(),
+        "project: x\nsources: { a: { kind: log, outcomes: { x: '${S}' } } }".to_owned(),
+        "project: x\nsources: { a: { kind: log, timeout: '5${S}' } }".to_owned(),
+        "project: x\nsources: { a: { kind: command, argv: '${S}' } }".to_owned(),
+        "project: x\nsources: { a: { kind: http, url: 'http://u:${S}@[/' } }".to_owned(),
+        "project: x\nsources: { a: { kind: http, url: 'http://localhost/', headers: { x: \"a\\n${S}\" } } }".to_owned(),
+        "project: x\nsources: { a: { kind: kafka, brokers: ['${S}'], properties: { '${S}': '${S}', linger.ms: '${S}' } } }".to_owned(),
+        "project: x\nstore: { url_file: secret }\napi: { token_file: secret, listen: '0.0.0.0:1' }".to_owned(),
+        "project: x\nstore: { url: '${S}' }".to_owned(),
+        "project: x\napi: { token: '${S} with a space' }".to_owned(),
+    ];
+    for (name, section) in schema["properties"].as_object().unwrap() {
+        let section = redrive::config::schema::resolve(section, &schema["$defs"]);
+        for key in section["properties"].as_object().into_iter().flat_map(|keys| keys.keys()) {
+            texts.push(format!("project: x\n{name}: {{ {key}: '${{S}}' }}"));
+            texts.push(format!("project: x\n{name}: {{ {key}: ['${{S}}'] }}"));
+        }
+    }
+    for kind in schema["properties"]["sources"]["additionalProperties"]["oneOf"].as_array().unwrap() {
+        // What every source takes is read the same way for each; a log is built in no time.
+        let common = |key: &str| redrive::source::Options::KEYS.contains(&key) && kind["title"] != "log";
+        for key in kind["properties"].as_object().unwrap().keys().filter(|key| !common(key)) {
+            texts.push(format!("project: x\nsources: {{ a: {{ kind: {}, {key}: '${{S}}' }} }}", kind["title"].as_str().unwrap()));
+            texts.push(format!("project: x\nsources: {{ a: {{ kind: {}, {key}: ['${{S}}'] }} }}", kind["title"].as_str().unwrap()));
+            texts.push(format!("project: x\nsources: {{ a: {{ kind: {}, {key}: {{ x: '${{S}}' }} }} }}", kind["title"].as_str().unwrap()));
+        }
+    }
+    let mut refused = 0;
+    for text in texts {
+        let said = match parse_with(&text, &folder.path().join("x.yaml"), &[("S", SECRET)]) {
+            Ok(config) => format!("{:?} {:?}", config.store.url, config.api.token),
+            Err(faults) => {
+                refused += 1;
+                format!("{faults} {faults:?}")
+            }
+        };
+        assert!(!said.contains("hunter2"), "{text}\n{said}");
+        // Not even a part of it, as a unit that is not known.
+        assert!(!said.contains("\"d\"") && !said.contains("quoted\\\\\""), "{text}\n{said}");
+    }
+    assert!(refused > 50, "only {refused} texts were at fault");
+}
+
+#[test]
+fn a_fault_shows_the_variable_as_it_is_written() {
+    let faults = parse_with("project: x\nstore: { pool: '${POOL}', timeout: '${WAIT}' }", "x.yaml".as_ref(), &[("POOL", "lots"), ("WAIT", "ages")]);
+    let said = faults.unwrap_err().to_string();
+    assert!(said.contains("`${WAIT}` is not a duration"), "{said}");
+    assert!(!said.contains("lots") && !said.contains("ages"), "{said}");
+}
+
+#[test]
+fn text_in_the_wrong_place_is_not_quoted() {
+    // A URL one level too high, with its password.
+    let faults = parse_with("project: x\nstore: postgres://redrive:hunter2@db/orders\n", "x.yaml".as_ref(), &[]);
+    let said = faults.unwrap_err().to_string();
+    assert!(said.contains("store: expected a mapping") && !said.contains("hunter2"), "{said}");
+}

@@ -1,0 +1,56 @@
+//! What is wrong in a configuration is said at once and in full.
+
+use serde_json::json;
+
+use crate::support::endpoint::faults;
+
+#[test]
+fn every_fault_is_named_by_its_key() {
+    let section = json!({
+        "url": "ftp://host/",
+        "headers": { "bad name": "x", "Content-Length": "7", "X-Line": "hunter2\n" },
+        "headers_file": { "X-Key": "/absent/file" },
+        "bearer": "hunter2",
+        "basic": { "username": "a:b", "password": "hunter2", "password_file": "x" },
+        "proxy": "socks5://hunter2@host",
+        "webhook_secret": "whsec_hunter2",
+    });
+    let mut paths = faults("http", section, json!({}));
+    paths.sort();
+    let expected = [
+        "basic",
+        "basic.password_file",
+        "basic.username",
+        "headers.Content-Length",
+        "headers.X-Line",
+        "headers.bad name",
+        "headers_file.X-Key",
+        "proxy",
+        "url",
+        "webhook_secret",
+    ];
+    assert_eq!(paths, expected);
+}
+
+#[test]
+fn what_does_not_go_together_is_refused() {
+    let url = "http://localhost/";
+    assert_eq!(faults("http", json!({}), json!({})), ["url"]);
+    assert_eq!(faults("http", json!({ "url": url, "unix": "/s", "proxy": "http://p:1" }), json!({})), ["proxy"]);
+    assert_eq!(faults("http", json!({ "url": url, "bearer": "a", "bearer_file": "b" }), json!({})), ["bearer_file"]);
+    assert_eq!(faults("http", json!({ "url": url, "bearer": "" }), json!({})), ["bearer"]);
+    assert_eq!(faults("http", json!({ "url": url, "bearer": "a", "headers": { "authorization": "b" } }), json!({})), ["bearer"]);
+    assert_eq!(faults("http", json!({ "url": url }), json!({ "tls": {} })), ["tls"]);
+    let half = json!({ "tls": { "cert": "/absent" } });
+    assert_eq!(faults("http", json!({ "url": "https://localhost/" }), half), ["tls.key"]);
+    let signed = json!({ "url": url, "webhook_secret": "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "headers": { "Webhook-Id": "x" } });
+    assert_eq!(faults("http", signed, json!({})), ["headers.Webhook-Id"]);
+}
+
+#[test]
+fn unknown_keys_and_methods_without_a_body_are_refused() {
+    let url = "http://localhost/";
+    assert_eq!(faults("http", json!({ "url": url, "methode": "POST" }), json!({})).len(), 1);
+    assert_eq!(faults("http", json!({ "url": url, "method": "GET" }), json!({})), ["method"]);
+    assert!(faults("http", json!({ "url": url, "method": "PUT" }), json!({})).is_empty());
+}

@@ -1,0 +1,104 @@
+//! The whole application in this process: a real configuration, a real store, ports of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redrive::app::App;
+use redrive::config::{Config, Scope};
+use redrive::message::Message;
+use redrive::outcome::Outcome;
+use redrive::source::{Registry, Sender, Source};
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A running application, and the folder in which it lives.
+pub(crate) struct Running {
+    pub(crate) api: SocketAddr,
+    pub(crate) health: SocketAddr,
+    pub(crate) stop: CancellationToken,
+    /// Each permit lets one send of a topic `hold` go.
+    pub(crate) hold: Arc<Semaphore>,
+    folder: TempDir,
+    task: JoinHandle<Result<(), redrive::app::Error>>,
+}
+
+/// A source of kind `scripted` does what the topic of a message says: `refuse`, `forbid`, `away`, `hold`; anything else succeeds.
+struct Scripted {
+    hold: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl Source for Scripted {
+    async fn send(&self, message: &Message) -> Outcome {
+        match message.topic.as_deref() {
+            Some("refuse") => Outcome::refused("scripted_no", "not this time"),
+            Some("forbid") => Outcome::permanent("scripted_never", "never"),
+            Some("away") => Outcome::unreachable("scripted_away", "nobody there"),
+            Some("hold") => {
+                if let Ok(permit) = self.hold.acquire().await {
+                    permit.forget();
+                }
+                Outcome::succeeded()
+            }
+            _ => Outcome::succeeded().with_result(r#"{"took":"it"}"#),
+        }
+    }
+
+    fn check(&self, topic: Option<&str>) -> Result<(), String> {
+        if topic == Some("no such") { Err("must not hold spaces".to_owned()) } else { Ok(()) }
+    }
+}
+
+/// Starts an application on SQLite, or on the store that `yaml` names. `yaml` adds to a configuration with a project, a store and ports.
+pub(crate) async fn start(yaml: &str) -> Running {
+    start_in(tempfile::tempdir().expect("a folder"), yaml).await
+}
+
+/// The same in a folder where one may have run before.
+pub(crate) async fn start_in(folder: TempDir, yaml: &str) -> Running {
+    let mut text = yaml.to_owned();
+    for (section, default) in [
+        ("project:", "project: test".to_owned()),
+        ("store:", format!("store: {{ url: \"sqlite://{}\" }}", folder.path().join("redrive.db").display())),
+        ("api:", "api: { listen: \"127.0.0.1:0\" }".to_owned()),
+        ("health:", "health: { listen: \"127.0.0.1:0\" }".to_owned()),
+        // A producer that stops late has its own test; the others need not wait for it.
+        ("shutdown:", "shutdown: { accept_for: 0s, grace: 10s }".to_owned()),
+        ("sources:", "sources: { main: { kind: scripted } }".to_owned()),
+    ] {
+        if !text.lines().any(|line| line.starts_with(section)) {
+            text = format!("{text}\n{default}");
+        }
+    }
+    let hold = Arc::new(Semaphore::new(0));
+    let mut registry = Registry::default();
+    let gate = hold.clone();
+    registry.register_with("scripted", move |_, _| Ok(Sender::each(Scripted { hold: gate.clone() })));
+    let file = folder.path().join("redrive.yaml");
+    let config = Config::parse(&text, &file, &|_| None, &registry, Scope::Whole).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
+    let app = App::build(config).await.unwrap_or_else(|error| panic!("{error}"));
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let (api, health) = (app.address().unwrap_or(nowhere), app.health_address().unwrap_or(nowhere));
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(app.run(stop.clone()));
+    Running { api, health, stop, hold, folder, task }
+}
+
+impl Running {
+    /// The address of a path of the API.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.api)
+    }
+
+    /// Stops it and hands back its folder.
+    pub(crate) async fn end(self) -> TempDir {
+        self.stop.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(30), self.task).await;
+        ended.expect("ends in time").expect("no panic").expect("no error");
+        self.folder
+    }
+}

@@ -1,0 +1,133 @@
+//! Who may import whom (ARCHITECTURE.md): downward only, never sideways. Reads `src/` and fails on a forbidden import.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where a module stands, and what it may not know.
+struct Rule {
+    /// Files below `src/` that begin with this.
+    place: &'static str,
+    /// What must not occur in them.
+    forbidden: &'static [&'static str],
+}
+
+const RULES: &[Rule] = &[
+    Rule {
+        place: "message",
+        forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config", "sqlx", "tokio::fs", "tokio::net"],
+    },
+    Rule { place: "retry.rs", forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config", "tokio"] },
+    Rule { place: "outcome.rs", forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config", "tokio"] },
+    Rule { place: "clock.rs", forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config", "sqlx"] },
+    Rule { place: "units.rs", forbidden: &["crate::"] },
+    Rule { place: "fault.rs", forbidden: &["crate::"] },
+    Rule { place: "source", forbidden: &["crate::store", "crate::engine", "crate::api", "crate::config", "crate::app", "crate::cli"] },
+    Rule { place: "store", forbidden: &["crate::source", "crate::engine", "crate::api", "crate::config", "crate::app", "crate::cli"] },
+    Rule { place: "engine", forbidden: &["crate::api", "crate::config", "crate::app", "crate::cli", "store::sql", "source::kafka", "source::amqp"] },
+    Rule { place: "api", forbidden: &["crate::config", "crate::app", "crate::cli", "store::sql"] },
+    Rule { place: "telemetry", forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config", "crate::app"] },
+    Rule { place: "config", forbidden: &["crate::app", "crate::cli"] },
+];
+
+/// Crates that only some places may use. `demo` and `bench` play producer and consumer and may use all.
+const CRATES: &[(&str, &[&str])] =
+    &[("sqlx", &["store/sql"]), ("rdkafka", &["source/kafka"]), ("lapin", &["source/amqp"]), ("axum", &["api", "dashboard"])];
+
+/// Sources know nothing of each other.
+const SOURCES: &[&str] = &["kafka", "amqp", "http", "command", "log"];
+
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The code of each file: its path below `src/`, its number of lines, and the lines that are neither comments nor tests.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    files(&root, &mut paths);
+    assert!(paths.len() > 20, "the sources were not found");
+    let code = |path: &PathBuf| {
+        let text = fs::read_to_string(path).unwrap();
+        let end = text.find("#[cfg(test)]\n").unwrap_or(text.len());
+        text[..end].lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    };
+    paths.iter().map(|path| (path.strip_prefix(&root).unwrap().to_string_lossy().into_owned(), code(path))).collect()
+}
+
+fn is_in(file: &str, place: &str) -> bool {
+    file == place || file.strip_prefix(place).is_some_and(|rest| rest.starts_with('/') || rest == ".rs")
+}
+
+#[test]
+fn modules_import_downward_only() {
+    let mut broken = Vec::new();
+    for (file, code) in sources() {
+        for rule in RULES.iter().filter(|rule| is_in(&file, rule.place)) {
+            broken.extend(rule.forbidden.iter().filter(|word| code.contains(**word)).map(|word| format!("src/{file} uses {word}")));
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn each_client_library_is_used_in_one_place() {
+    let mut broken = Vec::new();
+    for (file, code) in sources() {
+        if is_in(&file, "demo") || is_in(&file, "bench") {
+            continue;
+        }
+        for (name, places) in CRATES {
+            let uses = code.contains(&format!("use {name}::")) || code.contains(&format!("{name}::")) && !code.contains(&format!("source::{name}::"));
+            if uses && !places.iter().any(|place| is_in(&file, place)) {
+                broken.push(format!("src/{file} uses {name}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn a_source_does_not_know_its_siblings() {
+    let mut broken = Vec::new();
+    for (file, code) in sources() {
+        let Some(own) = SOURCES.iter().find(|name| is_in(&file, &format!("source/{name}"))) else { continue };
+        for other in SOURCES.iter().filter(|name| *name != own) {
+            if code.contains(&format!("source::{other}")) || code.contains(&format!("super::{other}::")) {
+                broken.push(format!("src/{file} knows {other}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn the_chart_of_states_is_that_of_the_code() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/state-machine.md")).unwrap();
+    let (mut chart, mut table) = (Vec::new(), Vec::new());
+    for line in text.lines() {
+        if let Some((from, rest)) = line.trim().split_once(" --> ")
+            && let Some((to, event)) = rest.split_once(" : ")
+            && from != "[*]"
+        {
+            chart.push((from.to_owned(), event.to_owned(), to.to_owned()));
+        }
+        let cells: Vec<&str> = line.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        if let [from, event, to] = cells[..]
+            && from.parse::<redrive::message::State>().is_ok()
+            && to.parse::<redrive::message::State>().is_ok()
+        {
+            table.push((from.to_owned(), event.to_owned(), to.to_owned()));
+        }
+    }
+    let code: Vec<_> =
+        redrive::message::TRANSITIONS.iter().map(|(from, event, to)| (from.to_string(), format!("{event:?}"), to.to_string())).collect();
+    assert_eq!(table, code, "the table of docs/state-machine.md");
+    assert_eq!(chart, code, "the chart of docs/state-machine.md");
+}
