@@ -189,7 +189,7 @@ async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Res
                 error_class, error_code, error_detail, result)
              SELECT b_id, b_epoch, b_number, l.project, 1, b_node, b_started, b_ms, b_outcome, b_class, b_code, b_detail, b_result
              FROM {{table b b_id:id b_epoch:int b_number:int b_node:text b_started:time b_ms:int b_outcome:text b_class:text b_code:text b_detail:text
-                 b_result:text}} {{join}} {{log}} l ON l.id = b_id WHERE 1 = 1 {}",
+                 b_result:text}} {{join}} {{log}} l {{by-key}} ON l.id = b_id WHERE 1 = 1 {}",
             D::AS_OLD,
             D::upsert("message_id, epoch, number", &assignments)
         )
@@ -224,7 +224,7 @@ pub(super) async fn forget_attempts<D: Dialect>(session: &mut Session<D>, messag
         if D::RETURNING {
             "DELETE FROM {attempt} WHERE message_id {in SELECT b_id FROM {table b b_id:id}}".to_owned()
         } else {
-            "DELETE a FROM {table b b_id:id} STRAIGHT_JOIN {attempt} a ON a.message_id = b.b_id".to_owned()
+            "DELETE a FROM {table b b_id:id} STRAIGHT_JOIN {attempt} a FORCE INDEX (PRIMARY) ON a.message_id = b.b_id".to_owned()
         }
     });
     session.execute(sql, &[Value::Batch(&Batch::ids(messages))]).await?;

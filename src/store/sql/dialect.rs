@@ -74,6 +74,8 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     fn table(alias: &str, columns: &[(&str, Kind)]) -> String;
     /// How a batch is joined to a table, the batch leading.
     const JOIN: &'static str = "JOIN";
+    /// Has a joined table read by its key.
+    const BY_KEY: &'static str = "";
     /// Whether DELETE takes USING. Where not, there is one writer, so that a subquery sees what is deleted.
     const DELETE_USING: bool = false;
     /// Whether a batch may hold binary columns.

@@ -90,6 +90,7 @@ impl Dialect for Mysql {
     const FAR: &'static str = "'9999-12-31 00:00:00'";
     const CLAIM_INDEX: &'static str = "FORCE INDEX ({p}resend_log_claim)";
     const JOIN: &'static str = "STRAIGHT_JOIN";
+    const BY_KEY: &'static str = "FORCE INDEX (PRIMARY)";
     const AS_OLD: &'static str = "";
     const SCHEMA_SETTINGS: Option<&'static str> = Some("SET SESSION lock_wait_timeout = 60 /*M!100600 , SESSION max_statement_time = 0 */");
     const VERSION: &'static str = "SELECT CONCAT(CASE WHEN VERSION() LIKE '%MariaDB%' THEN 'MariaDB ' ELSE 'MySQL ' END, VERSION())";

@@ -109,6 +109,7 @@ fn phrase<D: Dialect>(names: &Names, inside: &str) -> String {
         "bytes" => D::select_bytes(&rest),
         "plus" => D::plus(two().0, two().1),
         "later" => D::later(two().0, two().1),
+        "by-key" => D::BY_KEY.to_owned(),
         "join" => D::JOIN.to_owned(),
         "in" => D::within(&rest),
         "table" => table::<D>(&rest),
