@@ -10,7 +10,7 @@ use super::decode;
 use super::dialect::{Batch, Column, Dialect, Id, Row, Value};
 use super::insert::{clock, micros, now};
 use super::pool::{Fail, Session};
-use super::shape::{Matched, Parameters, Picked};
+use super::shape::{HELD, Matched, Parameters, Picked};
 use crate::store::{Claim, Claimed, Held, Lapsed, NextDue, Outlook, TakeOver, Unusable, Upcoming};
 
 /// The queues of a source.
@@ -139,8 +139,8 @@ pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Up
         let lapsed = format!("{} OR {}", lapsed("lease_until <= {now}"), lapsed("lease_until IS NULL"));
         format!(
             "SELECT b_source, n_level,
-                {{time (SELECT due_at FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND due_at IS NOT NULL
-                        ORDER BY due_at LIMIT 1)}},
+                {{time (SELECT due_at FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND {{dated}}
+                        ORDER BY project, source, level, due_at LIMIT 1)}},
                 {{time {{now}}}}, CASE WHEN {lapsed} THEN 1 ELSE 0 END
              FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
         )
@@ -174,7 +174,7 @@ pub(super) async fn renew<D: Dialect>(session: &mut Session<D>, held: &[Held], t
         names: ["renew", "renew_lock"],
         columns: "b_id:id b_token:int",
         set: "lease_until = {plus {now}|?}, updated_at = {now}",
-        condition: "lease_token = b_token AND state = 'sending'",
+        condition: HELD,
     };
     let mut lost = Vec::new();
     for round in rounds(held.iter().copied(), |held| held.id) {
@@ -191,7 +191,7 @@ pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held])
         columns: "b_id:id b_token:int",
         set: "attempts = CASE WHEN attempt_started_at IS NOT NULL AND attempts > 0 THEN attempts - 1 ELSE attempts END,
             state = 'pending', lease_token = 0, lease_until = NULL, attempt_started_at = NULL, updated_at = {now}",
-        condition: "lease_token = b_token AND state = 'sending'",
+        condition: HELD,
     };
     let mut released = 0;
     for round in rounds(held.iter().copied(), |held| held.id) {

@@ -8,7 +8,7 @@ use super::claim::rounds;
 use super::dialect::{Batch, Column, Dialect, Value};
 use super::insert::micros;
 use super::pool::{Fail, Session, Work};
-use super::shape::Matched;
+use super::shape::{HELD, Matched};
 use crate::message::State;
 use crate::message::judge::Log;
 use crate::store::Completion;
@@ -38,7 +38,7 @@ const SUCCESS: Matched = Matched {
     columns: "b_id:id b_token:int b_started:time b_ms:int b_result:text",
     set: "state = 'succeeded', finished_at = {now}, updated_at = {now}, lease_token = 0, lease_until = NULL, attempt_started_at = b_started,
         attempt_ms = b_ms, result = b_result, error_class = NULL, error_code = NULL, error_detail = NULL",
-    condition: "lease_token = b_token AND state = 'sending'",
+    condition: HELD,
 };
 
 /// Anything else. `attempts` goes first: MySQL reads what it has just written.
@@ -55,7 +55,7 @@ const OUTCOME: Matched = Matched {
         state = b_state, retries = b_retries, expires_at = b_expires, updated_at = {now}, lease_token = 0, lease_until = NULL,
         lease_node = b_node, attempt_started_at = CASE WHEN b_begun = 1 THEN b_started END, attempt_ms = CASE WHEN b_begun = 1 THEN b_ms END,
         error_class = b_class, error_code = b_code, error_detail = b_detail, result = b_result",
-    condition: "lease_token = b_token AND state = 'sending'",
+    condition: HELD,
 };
 
 pub(super) async fn complete<D: Dialect>(session: &mut Session<D>, completions: &[Completion]) -> Result<Vec<bool>, Fail> {
@@ -199,8 +199,7 @@ async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Res
 }
 
 /// A message whose history is not kept.
-const DELETE: Matched =
-    Matched { names: ["delete", "delete_lock"], columns: "b_id:id b_token:int", set: "", condition: "lease_token = b_token AND state = 'sending'" };
+const DELETE: Matched = Matched { names: ["delete", "delete_lock"], columns: "b_id:id b_token:int", set: "", condition: HELD };
 
 /// Deletes messages whose history is not kept, with their attempts.
 async fn delete<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<Vec<Uuid>, Fail> {

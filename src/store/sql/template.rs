@@ -102,6 +102,7 @@ fn phrase<D: Dialect>(names: &Names, inside: &str) -> String {
         "skip" => D::SKIP.to_owned(),
         "waiting" => D::WAITING.to_owned(),
         "sourceless" => D::SOURCELESS.to_owned(),
+        "dated" => D::DATED.to_owned(),
         "far" => D::FAR.to_owned(),
         "claim-index" => expand::<D>(names, D::CLAIM_INDEX),
         "time" => D::select_time(&rest),
