@@ -61,9 +61,15 @@ impl Database {
                 url = format!("sqlite://{}", dir.path().join("redrive.db").display()).parse().unwrap();
                 folder = Some(dir);
             }
-            Kind::Postgres => drop(Session::open(&url).await.run(&format!("CREATE SCHEMA {name}")).await),
+            Kind::Postgres => {
+                let mut session = Session::open(&url).await;
+                sweep(kind, &mut session).await;
+                session.run(&format!("CREATE SCHEMA {name}")).await;
+            }
             Kind::Mariadb => {
-                Session::open(&url).await.run(&format!("CREATE DATABASE {name}")).await;
+                let mut session = Session::open(&url).await;
+                sweep(kind, &mut session).await;
+                session.run(&format!("CREATE DATABASE {name}")).await;
                 url.set_path(&name);
             }
         }
@@ -156,13 +162,32 @@ pub(crate) fn new_ids(count: usize) -> Vec<Uuid> {
     (0..count).map(|_| Uuid::now_v7()).collect()
 }
 
+/// Removes what killed runs left behind more than an hour ago.
+async fn sweep(kind: Kind, session: &mut Session) {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    for row in session.rows("SELECT schema_name FROM information_schema.schemata WHERE schema_name LIKE 'rdo!_db!_%' ESCAPE '!'").await {
+        let name = row[0].clone().unwrap();
+        let made = name.split('_').nth(2).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        if made.is_some_and(|made| Duration::from_secs(made + 3600) < now) {
+            let _ = session.try_run(&drop_statement(kind, &name)).await;
+        }
+    }
+}
+
+fn drop_statement(kind: Kind, name: &str) -> String {
+    match kind {
+        Kind::Sqlite => String::new(),
+        Kind::Postgres => format!("SET lock_timeout = '5s'; DROP SCHEMA IF EXISTS {name} CASCADE"),
+        Kind::Mariadb => format!("DROP DATABASE IF EXISTS {name}"),
+    }
+}
+
 impl Drop for Database {
     fn drop(&mut self) {
-        let statement = match self.kind {
-            Kind::Sqlite => return,
-            Kind::Postgres => format!("SET lock_timeout = '5s'; DROP SCHEMA IF EXISTS {} CASCADE", self.name),
-            Kind::Mariadb => format!("DROP DATABASE IF EXISTS {}", self.name),
-        };
+        if self.kind == Kind::Sqlite {
+            return;
+        }
+        let statement = drop_statement(self.kind, &self.name);
         let url = self.kind.server();
         // A thread of its own: the test's runtime is the one that drops this, and may be unwinding.
         let gone = std::thread::spawn(move || {
