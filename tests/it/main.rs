@@ -10,6 +10,7 @@
 )]
 
 mod api;
+mod bench;
 mod cli;
 mod command_source;
 mod config;

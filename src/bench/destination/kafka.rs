@@ -1,7 +1,7 @@
 //! A Kafka topic.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -23,6 +23,8 @@ use crate::source::kafka::Config;
 
 /// How long the broker may take over a request.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to make or delete a topic.
+const ADMIN: Duration = Duration::from_secs(5);
 
 /// A topic, and one more for producing alone.
 pub(in crate::bench) struct Kafka {
@@ -30,6 +32,8 @@ pub(in crate::bench) struct Kafka {
     topic: String,
     beside: String,
     made: bool,
+    /// The broker did not answer the request for topics, and made them when they were asked for.
+    asked_in_vain: AtomicBool,
 }
 
 impl Kafka {
@@ -38,12 +42,8 @@ impl Kafka {
         let mut client =
             config.client(&subject.context).map_err(|faults| Error::Usage(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         client.set_log_level(RDKafkaLogLevel::Emerg);
-        let kafka = Self {
-            client,
-            topic: topic.to_owned(),
-            beside: format!("redrive-bench-alone-{}", topic.trim_start_matches("redrive-bench-")),
-            made: !existing,
-        };
+        let beside = format!("redrive-bench-alone-{}", topic.trim_start_matches("redrive-bench-"));
+        let kafka = Self { client, topic: topic.to_owned(), beside, made: !existing, asked_in_vain: AtomicBool::new(false) };
         let topics: Vec<&str> = if existing { vec![&kafka.beside] } else { vec![&kafka.topic, &kafka.beside] };
         if let Err(error) = kafka.create(&topics, partitions).await {
             let _ = kafka.remove().await;
@@ -58,8 +58,11 @@ impl Kafka {
         let admin: AdminClient<DefaultClientContext> = self.client.create()?;
         let results = match admin.create_topics(&new, &options()).await {
             Ok(results) => results,
-            // A broker that makes topics by itself may have no request for it.
-            Err(KafkaError::AdminOp(RDKafkaErrorCode::UnsupportedFeature)) => Vec::new(),
+            // A broker that makes topics by itself may have no request for it, and no controller to take one.
+            Err(KafkaError::AdminOp(RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::OperationTimedOut)) => {
+                self.asked_in_vain.store(true, Ordering::Relaxed);
+                Vec::new()
+            }
             Err(error) => return Err(Error::Unreachable(format!("the broker makes no topic: {error}"))),
         };
         for result in results {
@@ -92,7 +95,7 @@ impl Kafka {
                 }
                 Ok(())
             }
-            Err(KafkaError::AdminOp(code)) if gone.contains(&code) => Ok(()),
+            Err(KafkaError::AdminOp(code)) if gone.contains(&code) || self.asked_in_vain.load(Ordering::Relaxed) => Ok(()),
             Err(error) => Err(Error::Failed(format!("the topics {} can't be deleted: {error}; delete them yourself", topics.join(", ")))),
         }
     }
@@ -195,7 +198,7 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
 }
 
 fn options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
+    AdminOptions::new().request_timeout(Some(ADMIN)).operation_timeout(Some(ADMIN))
 }
 
 fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>, KafkaError> {

@@ -66,7 +66,8 @@ async fn change<D: Dialect>(session: &mut Session<D>, project: &str, ids: &[Uuid
         if D::RETURNING {
             "SELECT id, {text state} FROM {log} WHERE id {in SELECT b_id FROM {table b b_id:id}} AND project = ? ORDER BY id {lock}".to_owned()
         } else {
-            "SELECT id, {text state} FROM {table b b_id:id} STRAIGHT_JOIN {log} l ON l.id = b.b_id WHERE project = ? {lock}".to_owned()
+            "SELECT id, {text state} FROM {table b b_id:id} STRAIGHT_JOIN {log} l FORCE INDEX (PRIMARY) ON l.id = b.b_id WHERE project = ? {lock}"
+                .to_owned()
         }
     });
     let batch = Batch::ids(sorted);

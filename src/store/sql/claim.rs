@@ -10,7 +10,7 @@ use super::decode;
 use super::dialect::{Batch, Column, Dialect, Id, Row, Value};
 use super::insert::{clock, micros, now};
 use super::pool::{Fail, Session};
-use super::shape::{Matched, Parameters, Picked};
+use super::shape::{HELD, Matched, Parameters, Picked};
 use crate::store::{Claim, Claimed, Held, Lapsed, NextDue, Outlook, TakeOver, Unusable, Upcoming};
 
 /// The queues of a source.
@@ -95,10 +95,6 @@ async fn rename<D: Dialect>(session: &mut Session<D>, new: Uuid, old: Value<'_>)
     Ok(())
 }
 
-/// Where all that are sending are looked for, those that nobody holds included: an application may insert one.
-const RUN_OUT: &str = "state = 'sending' AND (lease_until <= {now} OR lease_until IS NULL)
-    AND source IN (SELECT s_source FROM {table s s_source:text})";
-
 pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeOver) -> Result<Vec<Lapsed>, Fail> {
     // The node stays as it is: it is the one that lost the attempt.
     const TAKE_OVER: Picked = Picked {
@@ -133,17 +129,24 @@ pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Up
         return Ok(Outlook { now: now(session).await?, due: Vec::new(), lapsed: false });
     }
     let sources = Batch::texts(upcoming.sources.iter().map(|source| &**source));
+    // Two questions, each of them one look into the index: leases that ran out, and rows that an application made up as being sent.
+    let lapsed = |lease: &str| {
+        format!(
+            "EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND state = 'sending' AND {lease} AND source IN (SELECT s_source FROM {{table s s_source:text}}))"
+        )
+    };
     let sql = session.sql("upcoming", || {
+        let lapsed = format!("{} OR {}", lapsed("lease_until <= {now}"), lapsed("lease_until IS NULL"));
         format!(
             "SELECT b_source, n_level,
-                {{time (SELECT due_at FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND due_at IS NOT NULL
-                        ORDER BY due_at LIMIT 1)}},
-                {{time {{now}}}}, CASE WHEN EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND {RUN_OUT}) THEN 1 ELSE 0 END
+                {{time (SELECT due_at FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND {{dated}}
+                        ORDER BY project, source, level, due_at LIMIT 1)}},
+                {{time {{now}}}}, CASE WHEN {lapsed} THEN 1 ELSE 0 END
              FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
         )
     });
-    let project = Value::Text(&upcoming.project);
-    let rows = session.rows(sql, &[project, project, Value::Batch(&sources), Value::Batch(&sources)]).await?;
+    let (project, sources) = (Value::Text(&upcoming.project), Value::Batch(&sources));
+    let rows = session.rows(sql, &[project, project, sources, project, sources, sources]).await?;
     let now = match rows.first() {
         Some(row) => clock::<D>(row, 3)?,
         None => now(session).await?,
@@ -171,7 +174,7 @@ pub(super) async fn renew<D: Dialect>(session: &mut Session<D>, held: &[Held], t
         names: ["renew", "renew_lock"],
         columns: "b_id:id b_token:int",
         set: "lease_until = {plus {now}|?}, updated_at = {now}",
-        condition: "lease_token = b_token AND state = 'sending'",
+        condition: HELD,
     };
     let mut lost = Vec::new();
     for round in rounds(held.iter().copied(), |held| held.id) {
@@ -188,7 +191,7 @@ pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held])
         columns: "b_id:id b_token:int",
         set: "attempts = CASE WHEN attempt_started_at IS NOT NULL AND attempts > 0 THEN attempts - 1 ELSE attempts END,
             state = 'pending', lease_token = 0, lease_until = NULL, attempt_started_at = NULL, updated_at = {now}",
-        condition: "lease_token = b_token AND state = 'sending'",
+        condition: HELD,
     };
     let mut released = 0;
     for round in rounds(held.iter().copied(), |held| held.id) {

@@ -8,7 +8,7 @@ use super::claim::rounds;
 use super::dialect::{Batch, Column, Dialect, Value};
 use super::insert::micros;
 use super::pool::{Fail, Session, Work};
-use super::shape::Matched;
+use super::shape::{HELD, Matched};
 use crate::message::State;
 use crate::message::judge::Log;
 use crate::store::Completion;
@@ -38,7 +38,7 @@ const SUCCESS: Matched = Matched {
     columns: "b_id:id b_token:int b_started:time b_ms:int b_result:text",
     set: "state = 'succeeded', finished_at = {now}, updated_at = {now}, lease_token = 0, lease_until = NULL, attempt_started_at = b_started,
         attempt_ms = b_ms, result = b_result, error_class = NULL, error_code = NULL, error_detail = NULL",
-    condition: "lease_token = b_token AND state = 'sending'",
+    condition: HELD,
 };
 
 /// Anything else. `attempts` goes first: MySQL reads what it has just written.
@@ -55,7 +55,7 @@ const OUTCOME: Matched = Matched {
         state = b_state, retries = b_retries, expires_at = b_expires, updated_at = {now}, lease_token = 0, lease_until = NULL,
         lease_node = b_node, attempt_started_at = CASE WHEN b_begun = 1 THEN b_started END, attempt_ms = CASE WHEN b_begun = 1 THEN b_ms END,
         error_class = b_class, error_code = b_code, error_detail = b_detail, result = b_result",
-    condition: "lease_token = b_token AND state = 'sending'",
+    condition: HELD,
 };
 
 pub(super) async fn complete<D: Dialect>(session: &mut Session<D>, completions: &[Completion]) -> Result<Vec<bool>, Fail> {
@@ -189,7 +189,7 @@ async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Res
                 error_class, error_code, error_detail, result)
              SELECT b_id, b_epoch, b_number, l.project, 1, b_node, b_started, b_ms, b_outcome, b_class, b_code, b_detail, b_result
              FROM {{table b b_id:id b_epoch:int b_number:int b_node:text b_started:time b_ms:int b_outcome:text b_class:text b_code:text b_detail:text
-                 b_result:text}} {{join}} {{log}} l ON l.id = b_id WHERE 1 = 1 {}",
+                 b_result:text}} {{join}} {{log}} l {{by-key}} ON l.id = b_id WHERE 1 = 1 {}",
             D::AS_OLD,
             D::upsert("message_id, epoch, number", &assignments)
         )
@@ -199,8 +199,7 @@ async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Res
 }
 
 /// A message whose history is not kept.
-const DELETE: Matched =
-    Matched { names: ["delete", "delete_lock"], columns: "b_id:id b_token:int", set: "", condition: "lease_token = b_token AND state = 'sending'" };
+const DELETE: Matched = Matched { names: ["delete", "delete_lock"], columns: "b_id:id b_token:int", set: "", condition: HELD };
 
 /// Deletes messages whose history is not kept, with their attempts.
 async fn delete<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<Vec<Uuid>, Fail> {
@@ -224,7 +223,7 @@ pub(super) async fn forget_attempts<D: Dialect>(session: &mut Session<D>, messag
         if D::RETURNING {
             "DELETE FROM {attempt} WHERE message_id {in SELECT b_id FROM {table b b_id:id}}".to_owned()
         } else {
-            "DELETE a FROM {table b b_id:id} STRAIGHT_JOIN {attempt} a ON a.message_id = b.b_id".to_owned()
+            "DELETE a FROM {table b b_id:id} STRAIGHT_JOIN {attempt} a FORCE INDEX (PRIMARY) ON a.message_id = b.b_id".to_owned()
         }
     });
     session.execute(sql, &[Value::Batch(&Batch::ids(messages))]).await?;

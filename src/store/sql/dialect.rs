@@ -43,6 +43,10 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     const RETURNING: bool = true;
     /// True of the rows that wait, where the claim's index holds those alone.
     const WAITING: &'static str = "AND level IS NOT NULL";
+    /// True of a row that has a due time, said so that a queue is read from one end and not looked through.
+    const DATED: &'static str = "due_at IS NOT NULL";
+    /// Whether a recursive query leaps through an index from one name to the next. Where not, each leap is a statement.
+    const LEAPS: bool = true;
     /// True of a source that is no text.
     const SOURCELESS: &'static str = "source IS NULL";
     /// A time after which nothing is ever due: text that is no time, infinity, or a year that nobody sees.
@@ -74,6 +78,8 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     fn table(alias: &str, columns: &[(&str, Kind)]) -> String;
     /// How a batch is joined to a table, the batch leading.
     const JOIN: &'static str = "JOIN";
+    /// Has a joined table read by its key.
+    const BY_KEY: &'static str = "";
     /// Whether DELETE takes USING. Where not, there is one writer, so that a subquery sees what is deleted.
     const DELETE_USING: bool = false;
     /// Whether a batch may hold binary columns.

@@ -101,7 +101,7 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
     );
     let sql = session.sql("keys_read", || {
         "SELECT {text k.source}, {text k.idem_key}, {text k.digest}, message_id, taken_by FROM {table b b_source:text b_key:text}
-         {join} {key} k ON k.project = ? AND k.source = b_source AND k.idem_key = b_key"
+         {join} {key} k {by-key} ON k.project = ? AND k.source = b_source AND k.idem_key = b_key"
             .to_owned()
     });
     let mut known: HashMap<(String, String), (String, Uuid, bool)> = HashMap::new();

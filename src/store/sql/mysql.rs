@@ -85,11 +85,14 @@ impl Dialect for Mysql {
     const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
     const BEGIN: &'static str = "START TRANSACTION";
     const RETURNING: bool = false;
-    // Finished rows stand in the claim's index too; leaping over sources is cheap, looking for one that waits is not.
+    // Finished rows stand in the claim's index too: leaping from source to source is cheap, looking for one that waits is not.
     const WAITING: &'static str = "";
+    const DATED: &'static str = "(due_at IS NOT NULL) = TRUE";
+    const LEAPS: bool = false;
     const FAR: &'static str = "'9999-12-31 00:00:00'";
     const CLAIM_INDEX: &'static str = "FORCE INDEX ({p}resend_log_claim)";
     const JOIN: &'static str = "STRAIGHT_JOIN";
+    const BY_KEY: &'static str = "FORCE INDEX (PRIMARY)";
     const AS_OLD: &'static str = "";
     const SCHEMA_SETTINGS: Option<&'static str> = Some("SET SESSION lock_wait_timeout = 60 /*M!100600 , SESSION max_statement_time = 0 */");
     const VERSION: &'static str = "SELECT CONCAT(CASE WHEN VERSION() LIKE '%MariaDB%' THEN 'MariaDB ' ELSE 'MySQL ' END, VERSION())";

@@ -1,6 +1,7 @@
 //! Who lives, what nobody serves.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -53,8 +54,27 @@ fn texts<D: Dialect>(rows: &[Row<D>]) -> Vec<String> {
     rows.iter().filter_map(|row| decode::maybe_text::<D>(row, 0)).collect()
 }
 
+/// The names in an index, each leap a statement.
+async fn leap<D: Dialect>(session: &mut Session<D>, first: Arc<str>, next: Arc<str>, lead: &[Value<'_>]) -> Result<Vec<String>, Fail> {
+    let mut names: Vec<String> = Vec::new();
+    for _ in 0..MOST_KINDS {
+        let (sql, last) = names.last().map_or((&first, ""), |last| (&next, last.as_str()));
+        let values: Vec<_> = lead.iter().copied().chain([Value::Text(last)]).collect();
+        let rows = session.rows(sql.clone(), &values).await?;
+        let Some(name) = rows.first().and_then(|row| decode::maybe_text::<D>(row, 0)) else { break };
+        names.push(name);
+    }
+    Ok(names)
+}
+
 /// The sources for which rows of a project wait, found by leaps through the index rather than by reading it.
 async fn kinds<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<Vec<String>, Fail> {
+    if !D::LEAPS {
+        let from = "FROM {log} {claim-index} WHERE project = ? AND source";
+        let first = session.sql("kinds_first", || format!("SELECT {{text source}} {from} >= ? ORDER BY project, source LIMIT 1"));
+        let next = session.sql("kinds_next", || format!("SELECT {{text source}} {from} > ? ORDER BY project, source LIMIT 1"));
+        return leap(session, first, next, &[Value::Text(project)]).await;
+    }
     let sql = session.sql("kinds", || {
         format!(
             "WITH RECURSIVE kinds (source, n) AS (
@@ -71,6 +91,12 @@ async fn kinds<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<Ve
 
 /// The projects of which rows wait.
 async fn projects<D: Dialect>(session: &mut Session<D>) -> Result<Vec<String>, Fail> {
+    if !D::LEAPS {
+        let from = "FROM {log} {claim-index} WHERE project";
+        let first = session.sql("projects_first", || format!("SELECT {{text project}} {from} >= ? ORDER BY project LIMIT 1"));
+        let next = session.sql("projects_next", || format!("SELECT {{text project}} {from} > ? ORDER BY project LIMIT 1"));
+        return leap(session, first, next, &[]).await;
+    }
     let sql = session.sql("projects", || {
         format!(
             "WITH RECURSIVE kinds (project, n) AS (
@@ -96,7 +122,7 @@ pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, min_age: Dura
         let sql = session.sql("oldest", || {
             format!(
                 "SELECT b_source, {{time (SELECT due_at FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level
-                    AND due_at IS NOT NULL ORDER BY due_at LIMIT 1)}}, {{time {{now}}}} FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
+                    AND {{dated}} ORDER BY project, source, level, due_at LIMIT 1)}}, {{time {{now}}}} FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
             )
         });
         let batch = Batch::texts(kinds.iter().map(String::as_str));
@@ -233,8 +259,8 @@ async fn oddities<'a, D: Dialect>(
     let sql = session.sql("oddities", || {
         format!(
             "SELECT b_source, n_level,
-                CASE WHEN (SELECT due_at FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND due_at IS NOT NULL
-                           ORDER BY due_at DESC LIMIT 1) > {{far}} THEN 1 ELSE 0 END,
+                CASE WHEN (SELECT due_at FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND {{dated}}
+                           ORDER BY project DESC, source DESC, level DESC, due_at DESC LIMIT 1) > {{far}} THEN 1 ELSE 0 END,
                 CASE WHEN EXISTS (SELECT 1 FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND due_at IS NULL)
                      THEN 1 ELSE 0 END
              FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"

@@ -104,6 +104,13 @@ fn only(config: &Config, postgres: bool, sqlite: bool) -> Vec<Fault> {
     if sqlite && config.tls.is_some() {
         faults.push(Fault::new("tls", "makes no sense with a file"));
     }
+    let files = config.tls.iter().flat_map(|tls| [("tls.ca", &tls.ca), ("tls.cert", &tls.cert), ("tls.key", &tls.key)]);
+    for (path, file) in files.filter_map(|(path, file)| Some((path, file.as_ref()?))) {
+        // A driver that finds no file says so as if the server were away.
+        if let Err(error) = std::fs::File::open(file) {
+            faults.push(Fault::new(path, format!("{} can't be read: {error}", file.display())));
+        }
+    }
     faults
 }
 

@@ -229,11 +229,18 @@ impl Dialect for Postgres {
             // invalid_catalog_name
             "3D000" => Error::Config(text),
             code if code.starts_with("28") => Error::Config(text),
-            // Connection exceptions; PgBouncer's own words come as 08P01.
+            // Connection exceptions. PgBouncer says everything as 08P01, a wrong password too.
+            "08P01" if is_misconfigured(&text) => Error::Config(text),
             code if code.starts_with("08") => Error::Unavailable(text),
             _ => Error::Refused(text),
         }
     }
+}
+
+/// Whether PgBouncer's words mean that who or where is wrong.
+fn is_misconfigured(text: &str) -> bool {
+    ["authentication failed", "no such user", "no such database"].iter().any(|words| text.contains(words))
+        || (text.starts_with("database ") && text.ends_with("does not exist"))
 }
 
 fn full(schema: Option<&str>, table: &str) -> String {

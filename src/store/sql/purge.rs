@@ -165,7 +165,7 @@ async fn keys<D: Dialect>(session: &mut Session<D>, purge: &Purge) -> Result<u64
                 (SELECT b_source, b_key FROM {table b b_source:text b_key:text})"
                 .to_owned()
         } else {
-            "DELETE k FROM {table b b_source:text b_key:text} STRAIGHT_JOIN {key} k ON k.project = ? AND k.source = b.b_source AND k.idem_key = b.b_key
+            "DELETE k FROM {table b b_source:text b_key:text} STRAIGHT_JOIN {key} k FORCE INDEX (PRIMARY) ON k.project = ? AND k.source = b.b_source AND k.idem_key = b.b_key
              WHERE k.expires_at <= {now}"
                 .to_owned()
         }
