@@ -7,6 +7,8 @@
 //! The destination here is a mailbox in memory that is full at first: the message is refused, waits, and is sent again.
 //! A program that wants the whole command line instead calls `redrive::cli::main(&registry)` and nothing else.
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::error::Error;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

@@ -21,6 +21,7 @@ use crate::message::{AttemptOutcome, Headers, Key, Message, Standing, State};
 use crate::retry;
 
 pub use config::Config;
+pub use sql::Guard;
 
 /// The resend log of one database. All methods may be called at once from many tasks, and dropping the future of one leaves
 /// the database either untouched or with the whole of it done, never with a transaction left open.
@@ -662,15 +663,14 @@ pub fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<crate:
 /// # Errors
 /// As [`open`].
 pub fn open_observed(config: &Config, project: &str, observer: Observer) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
-    let _ = observer;
-    sql::open(config, project)
+    sql::open(config, project, observer)
 }
 
-/// Held for as long as a store that serves one process at a time is used.
-#[derive(Debug)]
-pub struct Guard;
-
-/// Locks a store that serves one process at a time.
-pub fn guard(_config: &Config) -> Result<Option<Guard>, Error> {
-    Ok(None)
+/// Keeps other nodes off the store for as long as the guard lives, where it serves one at a time: SQLite. The kernel lets go of it when
+/// the process dies. Commands that look and act beside a running node don't take it.
+///
+/// # Errors
+/// [`Error::InUse`] while another process has it; [`Error::Config`] where the file can't be locked.
+pub fn guard(config: &Config) -> Result<Option<Guard>, Error> {
+    sql::guard(config)
 }

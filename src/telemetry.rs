@@ -97,7 +97,9 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
         return Err(SHAPE.to_owned());
     }
     let level: Vec<&str> = level.split(',').map(str::trim).collect();
-    EnvFilter::builder().parse(level.join(",")).map_err(|_| SHAPE.to_owned())
+    // lapin writes a line for each thing that the source reports itself, and a message that comes back whole, payload and all.
+    let level = format!("lapin=off,{},lapin::returned_messages=off", level.join(","));
+    EnvFilter::builder().parse(level).map_err(|_| SHAPE.to_owned())
 }
 
 #[cfg(test)]
@@ -111,6 +113,16 @@ mod tests {
         }
         for level in ["", "verbose", "info,=,", "loud,redrive=debug", "redrive=shout"] {
             assert!(filter(level).is_err(), "{level}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_a_broker_returns_is_never_logged() {
+        for level in ["trace", "lapin=trace", "lapin::returned_messages=trace"] {
+            let lines = tracing_subscriber::fmt().with_env_filter(filter(level).unwrap()).finish();
+            tracing::subscriber::with_default(lines, || {
+                assert!(!tracing::enabled!(target: "lapin::returned_messages", tracing::Level::ERROR), "{level}");
+            });
         }
     }
 }

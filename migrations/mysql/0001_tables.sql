@@ -1,17 +1,18 @@
 -- Times are UTC. Defaults run in the application's session, whose time zone may be any: UTC_TIMESTAMP(6), never CURRENT_TIMESTAMP.
 -- RANDOM_BYTES is unknown to MariaDB 10.6: the random part of an id is taken from the hash of UUID(), which is never the same twice.
+-- Texts are compared byte by byte, blanks at the end included; the collation that does so has another name in each (the comments are read by them).
 -- DDL commits by itself here: IF NOT EXISTS, so that a migration that was cut off can be repeated.
 CREATE TABLE IF NOT EXISTS {migrations} (
     version    varchar(64) NOT NULL PRIMARY KEY,
     checksum   varchar(64) NOT NULL,
     applied_at datetime(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6))
-) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */;
 
 CREATE TABLE IF NOT EXISTS {log} (
     -- What applications may write.
     id            char(36) NOT NULL PRIMARY KEY DEFAULT (LOWER(INSERT(INSERT(INSERT(INSERT(
                       CONCAT(LPAD(HEX(TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6)) DIV 1000), 12, '0'),
-                             '7', SUBSTRING(MD5(UUID()), 1, 3), SUBSTRING('89ab', 1 + FLOOR(RAND() * 4), 1), SUBSTRING(MD5(UUID()), 4, 15)),
+                             '7', SUBSTRING(SHA2(UUID(), 256), 1, 3), SUBSTRING('89ab', 1 + FLOOR(RAND() * 4), 1), SUBSTRING(SHA2(UUID(), 256), 4, 15)),
                       9, 0, '-'), 14, 0, '-'), 19, 0, '-'), 24, 0, '-'))),
     project       varchar(255) DEFAULT {project},
     source        varchar(255),
@@ -64,7 +65,7 @@ CREATE TABLE IF NOT EXISTS {log} (
     INDEX {p}resend_log_state (project, state, id),
     INDEX {p}resend_log_finished (project, state, finished_at),
     INDEX {p}resend_log_idempotency (project, idempotency_key)
-) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */;
 
 CREATE TABLE IF NOT EXISTS {attempt} (
     message_id   char(36) NOT NULL,
@@ -82,20 +83,19 @@ CREATE TABLE IF NOT EXISTS {attempt} (
     error_detail text,
     result       text,
     PRIMARY KEY (message_id, epoch, number)
-) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */;
 
--- Binary keys: texts compare equal whatever blanks they end with.
 CREATE TABLE IF NOT EXISTS {key} (
     project    varchar(255)   NOT NULL,
     source     varchar(255)   NOT NULL,
-    idem_key   varbinary(255) NOT NULL,
+    idem_key   varchar(255)   NOT NULL,
     digest     varchar(64)    NOT NULL,
     message_id char(36)       NOT NULL,
     taken_by   bigint         NOT NULL,
     expires_at datetime(6)    NOT NULL,
     PRIMARY KEY (project, source, idem_key),
     INDEX {p}resend_key_expires (project, expires_at)
-) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */;
 
 CREATE TABLE IF NOT EXISTS {node} (
     project    varchar(255) NOT NULL,
@@ -104,4 +104,4 @@ CREATE TABLE IF NOT EXISTS {node} (
     seen_at    datetime(6)  NOT NULL,
     expires_at datetime(6)  NOT NULL,
     PRIMARY KEY (project, node)
-) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */;

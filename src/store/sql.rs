@@ -5,7 +5,9 @@ mod claim;
 mod complete;
 mod decode;
 mod dialect;
+mod guard;
 mod insert;
+mod listen;
 mod look;
 mod migrate;
 mod mysql;
@@ -27,18 +29,28 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
-    Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Insert, Inserted, Lapsed, List, Outlook, Page, Prepared,
-    Purge, Purged, Record, Store, Stray, Strays, TakeOver, Unserved, Upcoming,
+    Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Insert, Inserted, Lapsed, List, Observer, Outlook, Page,
+    Prepared, Purge, Purged, Record, Store, Stray, Strays, TakeOver, Unserved, Upcoming,
 };
 use crate::fault::Fault;
 use dialect::Dialect;
 use pool::{Core, Work};
 
+pub use guard::Guard;
 pub use open::print_sql;
 
 /// Builds the store that a configuration names.
-pub(super) fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<Fault>> {
-    open::open(config, project)
+pub(super) fn open(config: &Config, project: &str, observer: Observer) -> Result<Arc<dyn Store>, Vec<Fault>> {
+    open::open(config, project, observer)
+}
+
+/// Keeps other nodes off a store that serves one at a time.
+pub(super) fn guard(config: &Config) -> Result<Option<Guard>, Error> {
+    match open::target(config) {
+        Ok(open::Target::Sqlite(file)) => Guard::take(&file).map(Some),
+        Ok(_) => Ok(None),
+        Err(faults) => Err(Error::Config(faults.iter().map(|fault| fault.clone().within("store").to_string()).collect::<Vec<_>>().join("; "))),
+    }
 }
 
 /// The resend log in one database.
@@ -52,6 +64,7 @@ struct SqlStore<D: Dialect> {
 impl<D: Dialect> Store for SqlStore<D> {
     async fn prepare(&self) -> Result<Prepared, Error> {
         let applied = migrate::prepare(&self.core, self.migrate).await?;
+        D::settle(&self.core, self.migrate).await?;
         self.core
             .run_within(Work::Transaction, self.core.timeout.max(migrate::PATIENCE), move |session| {
                 Box::pin(async move {
@@ -65,20 +78,20 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn ping(&self) -> Result<(), Error> {
-        self.core.run(Work::Read, |session| Box::pin(async move { insert::now(session).await.map(drop) })).await
+        self.core.observed("ping", Work::Read, |session| Box::pin(async move { insert::now(session).await.map(drop) })).await
     }
 
     async fn insert(&self, insert: Insert) -> Result<Inserted, Error> {
         let work = if insert::is_single::<D>(&insert) { Work::Write } else { Work::Transaction };
-        self.core.run(work, move |session| Box::pin(async move { insert::insert(session, &insert).await })).await
+        self.core.observed("insert", work, move |session| Box::pin(async move { insert::insert(session, &insert).await })).await
     }
 
     async fn upcoming(&self, upcoming: Upcoming) -> Result<Outlook, Error> {
-        self.core.run(Work::Read, move |session| Box::pin(async move { claim::upcoming(session, &upcoming).await })).await
+        self.core.observed("upcoming", Work::Read, move |session| Box::pin(async move { claim::upcoming(session, &upcoming).await })).await
     }
 
     async fn claim(&self, claim: Claim) -> Result<Claimed, Error> {
-        self.core.run(Work::Write, move |session| Box::pin(async move { claim::claim(session, &claim).await })).await
+        self.core.observed("claim", Work::Write, move |session| Box::pin(async move { claim::claim(session, &claim).await })).await
     }
 
     async fn complete(&self, completions: Arc<Vec<Completion>>) -> Result<Vec<bool>, Error> {
@@ -86,79 +99,84 @@ impl<D: Dialect> Store for SqlStore<D> {
             return Ok(Vec::new());
         }
         let work = complete::work(&completions);
-        self.core.run(work, move |session| Box::pin(async move { complete::complete(session, &completions).await })).await
+        self.core.observed("complete", work, move |session| Box::pin(async move { complete::complete(session, &completions).await })).await
     }
 
     async fn renew(&self, held: Vec<Held>, ttl: Duration) -> Result<Vec<Uuid>, Error> {
-        self.core.run(Work::Write, move |session| Box::pin(async move { claim::renew(session, &held, ttl).await })).await
+        self.core.observed("renew", Work::Write, move |session| Box::pin(async move { claim::renew(session, &held, ttl).await })).await
     }
 
     async fn release(&self, held: Vec<Held>) -> Result<u64, Error> {
-        self.core.run(Work::Write, move |session| Box::pin(async move { claim::release(session, &held).await })).await
+        self.core.observed("release", Work::Write, move |session| Box::pin(async move { claim::release(session, &held).await })).await
     }
 
     async fn take_over(&self, take: TakeOver) -> Result<Vec<Lapsed>, Error> {
-        self.core.run(Work::Write, move |session| Box::pin(async move { claim::take_over(session, &take).await })).await
+        self.core.observed("take_over", Work::Write, move |session| Box::pin(async move { claim::take_over(session, &take).await })).await
     }
 
     async fn take_strays(&self, strays: Strays) -> Result<Vec<Stray>, Error> {
-        self.core.run(Work::Transaction, move |session| Box::pin(async move { nodes::take_strays(session, &strays).await })).await
+        self.core.observed("take_strays", Work::Transaction, move |session| Box::pin(async move { nodes::take_strays(session, &strays).await })).await
     }
 
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error> {
-        self.core.run(Work::Write, move |session| Box::pin(async move { nodes::heartbeat(session, &beat).await })).await
+        self.core.observed("heartbeat", Work::Write, move |session| Box::pin(async move { nodes::heartbeat(session, &beat).await })).await
     }
 
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error> {
         let (project, node) = (project.to_owned(), node.to_owned());
-        self.core.run(Work::Write, move |session| Box::pin(async move { nodes::sign_off(session, &project, &node).await })).await
+        self.core.observed("sign_off", Work::Write, move |session| Box::pin(async move { nodes::sign_off(session, &project, &node).await })).await
     }
 
     async fn unserved(&self, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Error> {
-        self.core.run(Work::Read, move |session| Box::pin(async move { nodes::unserved(session, min_age, limit).await })).await
+        self.core.observed("unserved", Work::Read, move |session| Box::pin(async move { nodes::unserved(session, min_age, limit).await })).await
     }
 
     async fn counts(&self, project: &str) -> Result<Vec<Count>, Error> {
         let project = project.to_owned();
-        self.core.run(Work::Read, move |session| Box::pin(async move { look::counts(session, &project).await })).await
+        self.core.observed("counts", Work::Read, move |session| Box::pin(async move { look::counts(session, &project).await })).await
     }
 
     async fn get(&self, project: &str, id: Uuid, payload: bool) -> Result<Option<Record>, Error> {
         let project = project.to_owned();
-        self.core.run(Work::Read, move |session| Box::pin(async move { look::get(session, &project, id, payload).await })).await
+        self.core.observed("get", Work::Read, move |session| Box::pin(async move { look::get(session, &project, id, payload).await })).await
     }
 
     async fn list(&self, list: List) -> Result<Page, Error> {
-        self.core.run(Work::Read, move |session| Box::pin(async move { look::list(session, &list).await })).await
+        self.core.observed("list", Work::Read, move |session| Box::pin(async move { look::list(session, &list).await })).await
     }
 
     async fn attempts(&self, project: &str, id: Uuid) -> Result<Option<Vec<Attempt>>, Error> {
         let project = project.to_owned();
-        self.core.run(Work::Read, move |session| Box::pin(async move { look::attempts(session, &project, id).await })).await
+        self.core.observed("attempts", Work::Read, move |session| Box::pin(async move { look::attempts(session, &project, id).await })).await
     }
 
     async fn retry(&self, project: &str, ids: Vec<Uuid>) -> Result<Vec<Changed>, Error> {
         let project = project.to_owned();
-        self.core.run(Work::Transaction, move |session| Box::pin(async move { act::retry(session, &project, &ids).await })).await
+        self.core.observed("retry", Work::Transaction, move |session| Box::pin(async move { act::retry(session, &project, &ids).await })).await
     }
 
     async fn cancel(&self, project: &str, ids: Vec<Uuid>) -> Result<Vec<Changed>, Error> {
         let project = project.to_owned();
-        self.core.run(Work::Transaction, move |session| Box::pin(async move { act::cancel(session, &project, &ids).await })).await
+        self.core.observed("cancel", Work::Transaction, move |session| Box::pin(async move { act::cancel(session, &project, &ids).await })).await
     }
 
     async fn replace_payload(&self, project: &str, id: Uuid, payload: Bytes) -> Result<Changed, Error> {
         let project = project.to_owned();
-        self.core.run(Work::Transaction, move |session| Box::pin(async move { act::replace_payload(session, &project, id, &payload).await })).await
+        self.core
+            .observed("replace_payload", Work::Transaction, move |session| {
+                Box::pin(async move { act::replace_payload(session, &project, id, &payload).await })
+            })
+            .await
     }
 
     async fn purge(&self, purge: Purge) -> Result<Purged, Error> {
-        self.core.run(Work::Transaction, move |session| Box::pin(async move { purge::purge(session, &purge).await })).await
+        self.core.observed("purge", Work::Transaction, move |session| Box::pin(async move { purge::purge(session, &purge).await })).await
     }
 
     async fn listen(&self, project: &str, wake: Arc<Notify>) {
-        let _ = (project, wake);
-        std::future::pending::<()>().await;
+        // Rows of other projects wake too: a hint may come too often.
+        let _ = project;
+        D::listen(self.core.clone(), wake).await;
     }
 
     async fn close(&self) {

@@ -53,7 +53,7 @@ impl Answer {
 
 /// An application that takes messages, with this added to its configuration.
 pub(crate) async fn client(yaml: &str) -> Client {
-    let client = Client { app: start(yaml), http: reqwest::Client::new() };
+    let client = Client { app: start(yaml).await, http: reqwest::Client::new() };
     client.until_ready().await;
     client
 }

@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod app;
 mod backend;
 pub(crate) mod endpoint;
 mod proxy;

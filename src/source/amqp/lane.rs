@@ -76,18 +76,9 @@ impl Lane {
     pub(super) async fn run(mut self, rows: Arc<Mutex<mpsc::Receiver<Row>>>) {
         let mut batch = Vec::with_capacity(BATCH);
         while rows.lock().await.recv_many(&mut batch, BATCH).await > 0 {
-            let mut part = Vec::new();
-            let mut bytes = 0_usize;
-            for row in batch.drain(..) {
-                let size = row.message.payload.as_ref().map_or(0, Bytes::len);
-                if !part.is_empty() && bytes.saturating_add(size) > BATCH_BYTES {
-                    self.send(std::mem::take(&mut part)).await;
-                    bytes = 0;
-                }
-                bytes = bytes.saturating_add(size);
-                part.push(row);
+            for part in parts(batch.drain(..)) {
+                self.send(part).await;
             }
-            self.send(part).await;
         }
     }
 
@@ -188,6 +179,24 @@ impl Lane {
         }
         (lost, cause)
     }
+}
+
+/// Cuts a batch so that no part is over [`BATCH_BYTES`], but for one large message alone.
+fn parts(rows: impl Iterator<Item = Row>) -> Vec<Vec<Row>> {
+    let mut parts: Vec<Vec<Row>> = Vec::new();
+    let mut bytes = 0_usize;
+    for row in rows {
+        let size = row.message.payload.as_ref().map_or(0, Bytes::len);
+        bytes = bytes.saturating_add(size);
+        match parts.last_mut() {
+            Some(part) if bytes <= BATCH_BYTES => part.push(row),
+            _ => {
+                bytes = size;
+                parts.push(vec![row]);
+            }
+        }
+    }
+    parts
 }
 
 fn returned_message(confirmation: &Confirmation) -> Option<&BasicReturnMessage> {
@@ -309,4 +318,24 @@ async fn open(link: &Link, exchange: &ShortString) -> lapin::Result<Channel> {
         channel.exchange_declare(exchange.clone(), ExchangeKind::Direct, passive, FieldTable::default()).await?;
     }
     Ok(channel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Delivery;
+
+    #[test]
+    fn a_large_message_goes_alone_and_the_order_stays() {
+        let row = |size: usize| {
+            let (message, receipt) = Delivery::new(crate::source::log::tests::message(&"x".repeat(size)), |_| ()).split();
+            Row { message, receipt, since: Instant::now() }
+        };
+        let sizes = [10, 20, BATCH_BYTES + 1, 30, BATCH_BYTES - 30, 1];
+        let parts: Vec<Vec<usize>> = parts(sizes.into_iter().map(row))
+            .into_iter()
+            .map(|part| part.iter().map(|row| row.message.payload.as_ref().unwrap().len()).collect())
+            .collect();
+        assert_eq!(parts, [vec![10, 20], vec![BATCH_BYTES + 1], vec![30, BATCH_BYTES - 30], vec![1]]);
+    }
 }

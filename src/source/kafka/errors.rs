@@ -119,6 +119,15 @@ mod tests {
     }
 
     #[test]
+    fn every_code_is_in_the_docs_under_its_class() {
+        let docs = include_str!("../../../docs/sources-brokers.md");
+        for (_, name, class) in TABLE {
+            let line = docs.lines().find(|line| line.contains(&format!("`{name}`"))).unwrap_or_else(|| panic!("{name}"));
+            assert!(line.contains(&format!("| {class} |")), "{name}: {line}");
+        }
+    }
+
+    #[test]
     fn a_code_in_no_table_is_refused_under_its_own_name() {
         assert_eq!(classify(Code::InvalidRequiredAcks), ("kafka_invalid_required_acks".into(), Class::Refused));
         assert_eq!(classify(Code::SecurityDisabled).0, "kafka_security_disabled");

@@ -411,6 +411,8 @@ mod tests {
         assert_eq!(settings.client.get("bootstrap.servers"), Some("a:1,b:2"));
         assert_eq!(settings.client.get("partitioner"), Some("murmur2_random"));
         assert_eq!(settings.client.get("message.timeout.ms"), Some("20000"));
+        // Reports of failed messages come that much later than the timeout.
+        assert_eq!(settings.client.get("reconnect.backoff.max.ms"), Some("1000"));
     }
 
     #[test]

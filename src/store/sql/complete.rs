@@ -172,10 +172,10 @@ async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Res
         texts(batch, |it| it.result.as_deref()),
     ];
     let sql = session.sql("log", || {
-        let new = |column: &'static str| (column, D::new(column));
+        let new = |column: &'static str| (column, D::proposed(column));
         let assignments = [
-            ("attempts", format!("{} + 1", D::old("attempt", "attempts"))),
-            ("last_at", D::new("started_at")),
+            ("attempts", format!("{} + 1", D::present("attempt", "attempts"))),
+            ("last_at", D::proposed("started_at")),
             new("node"),
             new("duration_ms"),
             new("outcome"),

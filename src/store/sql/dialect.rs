@@ -8,9 +8,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::Database;
 use sqlx::error::BoxDynError;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::pool::Core;
 use crate::store::Error;
+use crate::store::config::Migrate;
 
 /// A connection of a dialect.
 pub(super) type Connection<D> = <<D as Dialect>::Db as Database>::Connection;
@@ -75,7 +78,7 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     const DELETE_USING: bool = false;
     /// Whether a batch may hold binary columns.
     const ARRAYS: bool = false;
-    /// What follows the table's name in an upsert, so that [`Self::old`] can name the old row.
+    /// What follows the table's name in an upsert, so that [`Self::present`] can name the old row.
     const AS_OLD: &'static str = "AS o";
     /// The answer of an INSERT to a key that is there.
     fn upsert(key: &str, assignments: &[(&str, String)]) -> String {
@@ -83,12 +86,12 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
         format!("ON CONFLICT ({key}) DO UPDATE SET {}", assignments.join(", "))
     }
     /// The present value of a column in an upsert into `{table}`.
-    fn old(table: &str, column: &str) -> String {
+    fn present(table: &str, column: &str) -> String {
         let _ = table;
         format!("o.{column}")
     }
     /// The new value of a column in an upsert.
-    fn new(column: &str) -> String {
+    fn proposed(column: &str) -> String {
         format!("excluded.{column}")
     }
     /// Whether a table exists: a query that answers a number.
@@ -148,6 +151,17 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     const SCHEMA_SETTINGS: Option<&'static str> = None;
     /// Asks the server what it is: a query that answers a text.
     const VERSION: &'static str;
+
+    /// What is left to do once the tables are as they should be.
+    fn settle(core: &Arc<Core<Self>>, mode: Migrate) -> impl Future<Output = Result<(), Error>> + Send {
+        let _ = (core, mode);
+        std::future::ready(Ok(()))
+    }
+    /// Wakes whenever rows are committed by others. Where that can't be told, never returns.
+    fn listen(core: Arc<Core<Self>>, wake: Arc<Notify>) -> impl Future<Output = ()> + Send {
+        let _ = (core, wake);
+        std::future::pending()
+    }
 
     /// What an answer of the server means.
     fn judge(error: &dyn sqlx::error::DatabaseError, timeout: Duration) -> Error;

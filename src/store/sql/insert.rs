@@ -80,8 +80,8 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
     // What this call writes carries a number that no other call's does: a message that is submitted again has the same id.
     let taker = rand::random::<i64>();
     let sql = session.sql("keys_take", || {
-        let stale = format!("{} <= {{now}}", D::old("key", "expires_at"));
-        let take = |column: &'static str| (column, format!("CASE WHEN {stale} THEN {} ELSE {} END", D::new(column), D::old("key", column)));
+        let stale = format!("{} <= {{now}}", D::present("key", "expires_at"));
+        let take = |column: &'static str| (column, format!("CASE WHEN {stale} THEN {} ELSE {} END", D::proposed(column), D::present("key", column)));
         // The column that says whether the old row is stale goes last: MySQL reads what it has just written.
         format!(
             "INSERT INTO {{key}} {} (project, source, idem_key, digest, message_id, taken_by, expires_at)
@@ -109,15 +109,15 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
         if let (Some(source), Some(key), Some(digest), Ok(Id::Known(id))) =
             (decode::maybe_text::<D>(&row, 0), decode::maybe_text::<D>(&row, 1), decode::maybe_text::<D>(&row, 2), D::id(&row, 3))
         {
-            let taken = D::int(&row, 4).ok().flatten() == Some(taker);
-            known.insert((source, key), (digest, id, taken));
+            let ours = D::int(&row, 4).ok().flatten() == Some(taker);
+            known.insert((source, key), (digest, id, ours));
         }
     }
     for ((source, key), items) in keys {
-        let Some((digest, first, taken)) = known.get(&(source.to_owned(), key.to_owned())) else { continue };
+        let Some((digest, first, ours)) = known.get(&(source.to_owned(), key.to_owned())) else { continue };
         for (place, item) in items.into_iter().enumerate() {
             let (Some(own), Some(verdict)) = (digests.get(item), verdicts.get_mut(item)) else { continue };
-            *verdict = match (*taken && place == 0, own == digest) {
+            *verdict = match (*ours && place == 0, own == digest) {
                 (true, _) => Verdict::New,
                 (false, true) => Verdict::Duplicate(*first),
                 (false, false) => Verdict::Conflict(*first),

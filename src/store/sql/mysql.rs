@@ -13,6 +13,9 @@ use super::sqlite::canonical;
 use crate::fault::Fault;
 use crate::store::{Config, Error};
 
+/// The tables' collation, byte by byte, which has another name in each; the comments are read by them.
+const COLLATION: &str = "CHARACTER SET utf8mb4 /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */";
+
 /// MySQL or MariaDB.
 #[derive(Clone, Debug)]
 pub(super) struct Mysql {
@@ -77,7 +80,8 @@ impl Dialect for Mysql {
 
     const MIGRATIONS: &'static [(&'static str, &'static str)] = &[("0001_tables", include_str!("../../../migrations/mysql/0001_tables.sql"))];
     const NOW: &'static str = "UTC_TIMESTAMP(6)";
-    const LOCK: &'static str = "FOR UPDATE";
+    // Of the table alone, which is `l` wherever a batch leads: MySQL would lock the batch too, and refuses to. MariaDB knows no OF.
+    const LOCK: &'static str = "FOR UPDATE /*!80000 OF l */";
     const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
     const BEGIN: &'static str = "START TRANSACTION";
     const RETURNING: bool = false;
@@ -109,10 +113,10 @@ impl Dialect for Mysql {
             .enumerate()
             .map(|(index, (name, kind))| {
                 let kind = match kind {
-                    Kind::Id => "char(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
-                    Kind::Int => "bigint",
-                    Kind::Time => "datetime(6)",
-                    Kind::Text | Kind::Bytes => "varchar(4000) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+                    Kind::Id => format!("char(36) {COLLATION}"),
+                    Kind::Int => "bigint".to_owned(),
+                    Kind::Time => "datetime(6)".to_owned(),
+                    Kind::Text | Kind::Bytes => format!("varchar(4000) {COLLATION}"),
                 };
                 format!("{name} {kind} PATH '$[{index}]'")
             })
@@ -125,11 +129,11 @@ impl Dialect for Mysql {
         format!("ON DUPLICATE KEY UPDATE {}", assignments.join(", "))
     }
 
-    fn old(table: &str, column: &str) -> String {
+    fn present(table: &str, column: &str) -> String {
         format!("{{{table}}}.{column}")
     }
 
-    fn new(column: &str) -> String {
+    fn proposed(column: &str) -> String {
         format!("VALUES({column})")
     }
 
@@ -193,11 +197,11 @@ impl Dialect for Mysql {
     driver!();
 
     fn lock_schema(prefix: &str) -> Option<String> {
-        Some(format!("SELECT GET_LOCK(MD5(CONCAT('redrive', DATABASE(), '{prefix}')), 60)"))
+        Some(format!("SELECT GET_LOCK(SUBSTRING(SHA2(CONCAT('redrive', DATABASE(), '{prefix}'), 256), 1, 32), 60)"))
     }
 
     fn unlock_schema(prefix: &str) -> Option<String> {
-        Some(format!("SELECT RELEASE_LOCK(MD5(CONCAT('redrive', DATABASE(), '{prefix}')))"))
+        Some(format!("SELECT RELEASE_LOCK(SUBSTRING(SHA2(CONCAT('redrive', DATABASE(), '{prefix}'), 256), 1, 32))"))
     }
 
     fn judge(error: &dyn DatabaseError, timeout: Duration) -> Error {

@@ -19,7 +19,7 @@ const MOST_KINDS: i64 = 200;
 pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heartbeat) -> Result<(), Fail> {
     let sources = serde_json::to_string(&beat.sources.iter().map(|source| &**source).collect::<Vec<_>>()).unwrap_or_default();
     let sql = session.sql("heartbeat", || {
-        let new = |column: &'static str| (column, D::new(column));
+        let new = |column: &'static str| (column, D::proposed(column));
         format!(
             "INSERT INTO {{node}} {} (project, node, sources, seen_at, expires_at) VALUES (?, ?, ?, {{now}}, {{plus {{now}}|?}}) {}",
             D::AS_OLD,

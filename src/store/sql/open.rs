@@ -8,6 +8,7 @@ use url::Url;
 
 use super::SqlStore;
 use super::dialect::Dialect;
+use super::listen;
 use super::migrate;
 use super::mysql::Mysql;
 use super::pool::Core;
@@ -15,7 +16,7 @@ use super::postgres::Postgres;
 use super::sqlite::Sqlite;
 use super::template::Names;
 use crate::fault::Fault;
-use crate::store::{Config, Store};
+use crate::store::{Config, Observer, Store};
 
 /// The longest table prefix: names of indexes must fit PostgreSQL's 63 bytes.
 const MOST_PREFIX: usize = 30;
@@ -106,7 +107,7 @@ fn only(config: &Config, postgres: bool, sqlite: bool) -> Vec<Fault> {
     faults
 }
 
-pub(super) fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<Fault>> {
+pub(super) fn open(config: &Config, project: &str, observer: Observer) -> Result<Arc<dyn Store>, Vec<Fault>> {
     let (target, names) = match (target(config), names(config, project)) {
         (Ok(target), Ok(names)) => (target, names),
         (target, names) => return Err(target.err().into_iter().flatten().chain(names.err().into_iter().flatten()).collect()),
@@ -118,15 +119,15 @@ pub(super) fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec
     match target {
         Target::Sqlite(file) => {
             let busy = config.timeout.get().mul_f32(0.9);
-            Ok(store(config, names, Sqlite { file, busy, cache: config.statement_cache as usize }, true, true))
+            Ok(store(config, names, Sqlite { file, busy, cache: config.statement_cache as usize }, true, true, observer))
         }
-        Target::Postgres(url) => Ok(store(config, names, Postgres::try_new(&url, config)?, config.statement_cache > 0, false)),
-        Target::Mysql(url) => Ok(store(config, names, Mysql::try_new(&url, config)?, config.statement_cache > 0, false)),
+        Target::Postgres(url) => Ok(store(config, names, Postgres::try_new(&url, config)?, config.statement_cache > 0, false, observer)),
+        Target::Mysql(url) => Ok(store(config, names, Mysql::try_new(&url, config)?, config.statement_cache > 0, false, observer)),
     }
 }
 
-fn store<D: Dialect>(config: &Config, names: Names, dialect: D, keep: bool, one_writer: bool) -> Arc<dyn Store> {
-    let core = Core::new(dialect, names, config.timeout.get(), keep, config.pool, one_writer);
+fn store<D: Dialect>(config: &Config, names: Names, dialect: D, keep: bool, one_writer: bool, observer: Observer) -> Arc<dyn Store> {
+    let core = Core::new(dialect, names, config.timeout.get(), keep, config.pool, one_writer, observer);
     Arc::new(SqlStore { core: Arc::new(core), migrate: config.migrate })
 }
 
@@ -138,7 +139,15 @@ pub fn print_sql(config: &Config, project: &str) -> Result<String, Vec<Fault>> {
     let names = names(config, project)?;
     match target(config)? {
         Target::Sqlite(_) => Ok(migrate::print::<Sqlite>(&names)),
-        Target::Postgres(_) => Ok(migrate::print::<Postgres>(&names)),
+        Target::Postgres(_) => {
+            let mut sql = migrate::print::<Postgres>(&names);
+            if config.notify {
+                sql.push_str("-- store.notify\n");
+                sql.push_str(&listen::create(&names));
+                sql.push('\n');
+            }
+            Ok(sql)
+        }
         Target::Mysql(_) => Ok(migrate::print::<Mysql>(&names)),
     }
 }

@@ -11,10 +11,11 @@ use futures::future::BoxFuture;
 use sqlx::Connection as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
 
 use super::dialect::{Arguments, Connection, Dialect, Role, Row, Value};
 use super::template::{Names, render};
-use crate::store::Error;
+use crate::store::{Error, Observer};
 
 /// A connection that was not used for so long is closed when another comes back.
 const IDLE: Duration = Duration::from_secs(10);
@@ -61,11 +62,23 @@ pub(super) struct Core<D: Dialect> {
     pub(super) dialect: D,
     pub(super) names: Names,
     pub(super) timeout: Duration,
+    /// Cancelled once the store is closed.
+    pub(super) closed: CancellationToken,
     /// Whether statements stay prepared on their connection.
     keep: bool,
     statements: RwLock<HashMap<&'static str, Arc<str>>>,
     write: Pool<D>,
     read: Option<Pool<D>>,
+    observer: Observed,
+}
+
+/// Whoever wants to know how long units take.
+struct Observed(Observer);
+
+impl std::fmt::Debug for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observed")
+    }
 }
 
 #[derive(Debug)]
@@ -147,9 +160,19 @@ pub(super) struct Session<D: Dialect> {
 }
 
 impl<D: Dialect> Core<D> {
-    pub(super) fn new(dialect: D, names: Names, timeout: Duration, keep: bool, pool: u32, one_writer: bool) -> Self {
+    pub(super) fn new(dialect: D, names: Names, timeout: Duration, keep: bool, pool: u32, one_writer: bool, observer: Observer) -> Self {
         let (write, read) = if one_writer { (1, Some(Pool::new(pool, Role::Read))) } else { (pool, None) };
-        Self { dialect, names, timeout, keep, statements: RwLock::default(), write: Pool::new(write, Role::Write), read }
+        Self {
+            dialect,
+            names,
+            timeout,
+            closed: CancellationToken::new(),
+            keep,
+            statements: RwLock::default(),
+            write: Pool::new(write, Role::Write),
+            read,
+            observer: Observed(observer),
+        }
     }
 
     /// The SQL of a statement, rendered once.
@@ -170,6 +193,19 @@ impl<D: Dialect> Core<D> {
         unit: impl for<'c> FnOnce(&'c mut Session<D>) -> BoxFuture<'c, Result<T, Fail>> + Send + 'static,
     ) -> Result<T, Error> {
         self.run_within(work, self.timeout, unit).await
+    }
+
+    /// As [`Self::run`]; the observer is told how long it took, the wait for a connection included.
+    pub(super) async fn observed<T: Send + 'static>(
+        self: &Arc<Self>,
+        name: &'static str,
+        work: Work,
+        unit: impl for<'c> FnOnce(&'c mut Session<D>) -> BoxFuture<'c, Result<T, Fail>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let began = Instant::now();
+        let result = self.run(work, unit).await;
+        (self.observer.0)(name, began.elapsed());
+        result
     }
 
     /// As [`Self::run`], with another limit: changing the tables may take long.
@@ -263,6 +299,7 @@ impl<D: Dialect> Core<D> {
     }
 
     pub(super) async fn close(&self) {
+        self.closed.cancel();
         self.write.close().await;
         if let Some(read) = &self.read {
             read.close().await;

@@ -1,15 +1,20 @@
 //! PostgreSQL 13 and later: each verb one statement, arrays as parameters, LISTEN and NOTIFY.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow, PgSslMode, PgValueFormat, Postgres as Driver};
 use sqlx::{Arguments as _, ConnectOptions as _, Connection as _, Row as _, ValueRef as _};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::dialect::{Bad, Batch, Column, Dialect, Id, Kind, Role, Value, driver};
+use super::listen;
+use super::pool::Core;
 use crate::fault::Fault;
+use crate::store::config::Migrate;
 use crate::store::{Config, Error};
 
 /// Microseconds from 1970 to 2000, where PostgreSQL counts from.
@@ -21,6 +26,8 @@ pub(super) struct Postgres {
     pub(super) options: PgConnectOptions,
     /// For sessions behind PgBouncer in transaction mode, where nothing that is set lasts: the settings, for each transaction.
     pub(super) session: Option<String>,
+    /// Whether a trigger tells of new rows.
+    pub(super) notify: bool,
 }
 
 impl Postgres {
@@ -60,7 +67,7 @@ impl Postgres {
             options = options.options(settings.into_iter().chain(alive));
             None
         };
-        Ok(Self { options, session })
+        Ok(Self { options, session, notify: config.notify })
     }
 }
 
@@ -192,6 +199,19 @@ impl Dialect for Postgres {
     fn lock_schema(prefix: &str) -> Option<String> {
         // Held until the transaction ends, so that it works through PgBouncer too.
         Some(format!("SELECT 1 FROM (SELECT pg_advisory_xact_lock(hashtext('redrive'), hashtext('{prefix}'))) AS l"))
+    }
+
+    async fn settle(core: &Arc<Core<Self>>, mode: Migrate) -> Result<(), Error> {
+        listen::settle(core, mode).await
+    }
+
+    async fn listen(core: Arc<Core<Self>>, wake: Arc<Notify>) {
+        // PgBouncer in transaction mode passes no notifications on.
+        if core.dialect.notify && core.dialect.session.is_none() {
+            listen::listen(core, wake).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
     }
 
     fn judge(error: &dyn DatabaseError, timeout: Duration) -> Error {

@@ -31,11 +31,11 @@ impl Matched {
             });
             // The parameters of SET come first.
             let values: Vec<_> = lead.iter().copied().chain([Value::Batch(batch)]).collect();
-            return known::<D>(&session.rows(sql, &values).await?);
+            return Ok(known::<D>(&session.rows(sql, &values).await?));
         }
         let lock = session
             .sql(names[1], || format!("SELECT id FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id WHERE {condition} {{lock}}"));
-        let ids = known::<D>(&session.rows(lock, &[Value::Batch(batch)]).await?)?;
+        let ids = known::<D>(&session.rows(lock, &[Value::Batch(batch)]).await?);
         if !ids.is_empty() {
             let sql = session
                 .sql(names[0], || format!("UPDATE {{table b {columns}}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id SET {set} WHERE {condition}"));
@@ -61,11 +61,11 @@ impl Matched {
                     )
                 }
             });
-            return known::<D>(&session.rows(sql, &[Value::Batch(batch)]).await?);
+            return Ok(known::<D>(&session.rows(sql, &[Value::Batch(batch)]).await?));
         }
         let lock = session
             .sql(names[1], || format!("SELECT id FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id WHERE {condition} {{lock}}"));
-        let ids = known::<D>(&session.rows(lock, &[Value::Batch(batch)]).await?)?;
+        let ids = known::<D>(&session.rows(lock, &[Value::Batch(batch)]).await?);
         if !ids.is_empty() {
             let sql =
                 session.sql(names[0], || format!("DELETE l FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l ON l.id = b.b_id WHERE {condition}"));
@@ -76,14 +76,13 @@ impl Matched {
 }
 
 /// The ids of rows whose first column is one. Odd ones can't have been named by a batch.
-fn known<D: Dialect>(rows: &[Row<D>]) -> Result<Vec<Uuid>, Fail> {
-    let mut ids = Vec::with_capacity(rows.len());
-    for row in rows {
-        if let Ok(Id::Known(id)) = D::id(row, 0) {
-            ids.push(id);
-        }
-    }
-    Ok(ids)
+fn known<D: Dialect>(rows: &[Row<D>]) -> Vec<Uuid> {
+    rows.iter()
+        .filter_map(|row| match D::id(row, 0) {
+            Ok(Id::Known(id)) => Some(id),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Changes the rows that a query picks, and reads what they hold then.
@@ -131,7 +130,7 @@ impl Picked {
         }
         let lock = session.sql(names[1], || format!("{pick} {{skip}}"));
         let locked = session.rows(lock, parameters.pick).await?;
-        let ids = self.kept::<D>(&locked, parameters.most)?;
+        let ids = self.kept::<D>(&locked, parameters.most);
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -146,7 +145,7 @@ impl Picked {
     }
 
     /// The picked rows up to where they would weigh too much, the first in any case.
-    fn kept<D: Dialect>(&self, rows: &[Row<D>], most: i64) -> Result<Vec<String>, Fail> {
+    fn kept<D: Dialect>(&self, rows: &[Row<D>], most: i64) -> Vec<String> {
         let mut ids = Vec::with_capacity(rows.len());
         let mut total = 0_i64;
         for row in rows {
@@ -162,6 +161,6 @@ impl Picked {
                 Ok(Id::Bytes(_)) | Err(_) => {}
             }
         }
-        Ok(ids)
+        ids
     }
 }

@@ -134,3 +134,51 @@ fn table<D: Dialect>(rest: &str) -> String {
         .collect();
     D::table(alias, &columns)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::mysql::Mysql;
+    use super::super::postgres::Postgres;
+    use super::super::sqlite::Sqlite;
+    use super::*;
+
+    fn names(schema: Option<&str>) -> Names {
+        Names { schema: schema.map(str::to_owned), prefix: "rd_".to_owned(), project: "orders".to_owned() }
+    }
+
+    #[test]
+    fn parameters_are_numbered_where_they_have_to_be() {
+        let template = "SELECT {time {now}} FROM {log} WHERE a = ? AND b IN (SELECT x FROM {table t x:id y:int}) AND c = ?";
+        let postgres = render::<Postgres>(&names(Some("s")), template);
+        assert_eq!(
+            postgres,
+            "SELECT statement_timestamp() FROM \"s\".rd_resend_log WHERE a = $1 AND b IN (SELECT x FROM unnest($2, $3) AS t (x, y)) AND c = $4"
+        );
+        let sqlite = render::<Sqlite>(&names(None), template);
+        assert!(sqlite.contains("json_extract(value, '$[0]') AS x") && sqlite.ends_with("c = ?"), "{sqlite}");
+        let mysql = render::<Mysql>(&names(None), template);
+        assert!(mysql.contains("TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6)) FROM rd_resend_log"), "{mysql}");
+    }
+
+    #[test]
+    fn every_migration_is_expanded_whole() {
+        fn check<D: Dialect>() {
+            for (version, text) in D::MIGRATIONS {
+                let sql = expand::<D>(&names(None), text);
+                assert!(!sql.contains(['{', '}']), "{version}");
+                assert!(sql.contains("rd_resend_log_claim") && sql.contains("DEFAULT 'orders'"), "{version}");
+            }
+        }
+        check::<Postgres>();
+        check::<Mysql>();
+        check::<Sqlite>();
+        let of = |migrations: &[(&'static str, &'static str)]| migrations.iter().map(|(version, _)| *version).collect::<Vec<_>>();
+        assert_eq!(of(Postgres::MIGRATIONS), of(Mysql::MIGRATIONS));
+        assert_eq!(of(Postgres::MIGRATIONS), of(Sqlite::MIGRATIONS));
+    }
+
+    #[test]
+    fn what_is_no_phrase_is_left_as_it_is() {
+        assert_eq!(render::<Sqlite>(&names(None), "SELECT '{\"a\"}' {nothing"), "SELECT '{\"a\"}' {nothing");
+    }
+}

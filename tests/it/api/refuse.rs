@@ -78,7 +78,7 @@ async fn a_query_that_is_not_read_is_422() {
 async fn while_the_store_is_away_it_lives_and_says_so() {
     // A port on which nothing answers.
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let app = start(&format!("store: {{ url: \"postgres://nobody:hunter2@{closed}/none\" }}"));
+    let app = start(&format!("store: {{ url: \"postgres://nobody:hunter2@{closed}/none\" }}")).await;
     let client = Client { app, http: reqwest::Client::new() };
     assert_eq!(client.get("/healthz").await.status, 200);
     let ready = client.get("/readyz").await;
@@ -113,7 +113,7 @@ async fn while_it_drains_it_is_not_ready_and_still_takes_messages() {
     let ready = client.get("/readyz").await;
     assert_eq!((ready.status, ready.json()["draining"].as_bool()), (503, Some(true)));
     let folder = client.app.end().await;
-    let after = Client { app: crate::support::app::start_in(folder, ""), http: reqwest::Client::new() };
+    let after = Client { app: crate::support::app::start_in(folder, "").await, http: reqwest::Client::new() };
     after.until_ready().await;
     after.until(&answer.id(), "succeeded").await;
     after.app.end().await;
@@ -123,7 +123,7 @@ async fn while_it_drains_it_is_not_ready_and_still_takes_messages() {
 async fn the_same_is_served_on_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("redrive.sock");
-    let app = start(&format!("api: {{ listen: null, unix: \"{}\" }}", path.display()));
+    let app = start(&format!("api: {{ listen: null, unix: \"{}\" }}", path.display())).await;
     let ask = async |request: &str| {
         let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();

@@ -21,18 +21,15 @@ fn shown() -> String {
 
 /// `config/redrive.yaml` with the keys that are off turned on: `#key:` begins at the key, or two spaces and more after the sign; prose after one.
 pub(super) fn uncommented() -> String {
-    shown()
-        .lines()
-        .map(|line| {
-            let trimmed = line.trim_start();
-            let is_key = trimmed.strip_prefix('#').is_some_and(|rest| {
-                let spaces = rest.len() - rest.trim_start().len();
-                let name = rest.trim_start().split(':').next().unwrap_or_default();
-                spaces != 1 && rest.contains(':') && !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
-            });
-            format!("{}\n", if is_key { line.replacen('#', "", 1) } else { line.to_owned() })
-        })
-        .collect()
+    let line = |line: &str| {
+        let is_key = line.trim_start().strip_prefix('#').is_some_and(|rest| {
+            let spaces = rest.len() - rest.trim_start().len();
+            let name = rest.trim_start().split(':').next().unwrap_or_default();
+            spaces != 1 && rest.contains(':') && !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+        });
+        if is_key { line.replacen('#', "", 1) } else { line.to_owned() }
+    };
+    shown().lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -211,10 +208,9 @@ fn rows<'a>(text: &mut String, properties: impl Iterator<Item = (&'a String, &'a
     for (path, property) in properties {
         let takes = takes(property, definitions);
         let default = match &property["default"] {
-            Value::Null => String::new(),
             Value::String(word) if word.is_empty() => "`\"\"`".to_owned(),
             Value::String(word) => format!("`{word}`"),
-            Value::Object(_) => String::new(),
+            Value::Null | Value::Object(_) => String::new(),
             other => format!("`{other}`"),
         };
         let meaning = property["description"].as_str().unwrap_or_default().replace('\n', " ").replace('|', "\\|");

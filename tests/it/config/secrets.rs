@@ -43,12 +43,12 @@ fn what_a_variable_holds_is_in_no_fault() {
             texts.push(format!("project: x\nsources: {{ a: {{ kind: {}, {key}: {{ x: '${{S}}' }} }} }}", kind["title"].as_str().unwrap()));
         }
     }
-    let mut faulty = 0;
+    let mut refused = 0;
     for text in texts {
         let said = match parse_with(&text, &folder.path().join("x.yaml"), &[("S", SECRET)]) {
             Ok(config) => format!("{:?} {:?}", config.store.url, config.api.token),
             Err(faults) => {
-                faulty += 1;
+                refused += 1;
                 format!("{faults} {faults:?}")
             }
         };
@@ -56,7 +56,7 @@ fn what_a_variable_holds_is_in_no_fault() {
         // Not even a part of it, as a unit that is not known.
         assert!(!said.contains("\"d\"") && !said.contains("quoted\\\\\""), "{text}\n{said}");
     }
-    assert!(faulty > 50, "only {faulty} texts were at fault");
+    assert!(refused > 50, "only {refused} texts were at fault");
 }
 
 #[test]

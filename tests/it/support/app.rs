@@ -1,7 +1,6 @@
 //! The whole application in this process: a real configuration, a real store, ports of its own.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ pub(crate) struct Running {
     pub(crate) stop: CancellationToken,
     /// Each permit lets one send of a topic `hold` go.
     pub(crate) hold: Arc<Semaphore>,
-    pub(crate) folder: TempDir,
+    folder: TempDir,
     task: JoinHandle<Result<(), redrive::app::Error>>,
 }
 
@@ -55,18 +54,20 @@ impl Source for Scripted {
 }
 
 /// Starts an application on SQLite, or on the store that `yaml` names. `yaml` adds to a configuration with a project, a store and ports.
-pub(crate) fn start(yaml: &str) -> Running {
-    start_in(tempfile::tempdir().expect("a folder"), yaml)
+pub(crate) async fn start(yaml: &str) -> Running {
+    start_in(tempfile::tempdir().expect("a folder"), yaml).await
 }
 
 /// The same in a folder where one may have run before.
-pub(crate) fn start_in(folder: TempDir, yaml: &str) -> Running {
+pub(crate) async fn start_in(folder: TempDir, yaml: &str) -> Running {
     let mut text = yaml.to_owned();
     for (section, default) in [
         ("project:", "project: test".to_owned()),
         ("store:", format!("store: {{ url: \"sqlite://{}\" }}", folder.path().join("redrive.db").display())),
         ("api:", "api: { listen: \"127.0.0.1:0\" }".to_owned()),
         ("health:", "health: { listen: \"127.0.0.1:0\" }".to_owned()),
+        // A producer that stops late has its own test; the others need not wait for it.
+        ("shutdown:", "shutdown: { accept_for: 0s, grace: 10s }".to_owned()),
         ("sources:", "sources: { main: { kind: scripted } }".to_owned()),
     ] {
         if !text.lines().any(|line| line.starts_with(section)) {
@@ -75,11 +76,11 @@ pub(crate) fn start_in(folder: TempDir, yaml: &str) -> Running {
     }
     let hold = Arc::new(Semaphore::new(0));
     let mut registry = Registry::default();
-    let held = hold.clone();
-    registry.register_with("scripted", move |_, _| Ok(Sender::each(Scripted { hold: held.clone() })));
+    let gate = hold.clone();
+    registry.register_with("scripted", move |_, _| Ok(Sender::each(Scripted { hold: gate.clone() })));
     let file = folder.path().join("redrive.yaml");
     let config = Config::parse(&text, &file, &|_| None, &registry, Scope::Whole).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
-    let app = App::build(config).unwrap_or_else(|error| panic!("{error}"));
+    let app = App::build(config).await.unwrap_or_else(|error| panic!("{error}"));
     let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
     let (api, health) = (app.address().unwrap_or(nowhere), app.health_address().unwrap_or(nowhere));
     let stop = CancellationToken::new();
@@ -91,11 +92,6 @@ impl Running {
     /// The address of a path of the API.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.api)
-    }
-
-    /// The path of a file beside the store.
-    pub(crate) fn path(&self) -> &Path {
-        self.folder.path()
     }
 
     /// Stops it and hands back its folder.

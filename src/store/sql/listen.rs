@@ -1,0 +1,136 @@
+//! PostgreSQL's LISTEN: a hint that rows were committed. Polling is the truth.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use tokio::sync::Notify;
+
+use super::dialect::Dialect;
+use super::pool::{Core, Work};
+use super::postgres::Postgres;
+use super::template::{Names, expand};
+use crate::store::Error;
+use crate::store::config::Migrate;
+
+/// The first wait before the listener is built again.
+const FIRST: Duration = Duration::from_millis(200);
+/// The longest.
+const LONGEST: Duration = Duration::from_secs(30);
+/// A connection that hears nothing for so long is asked whether it lives.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// Wakes whenever rows are committed, until the store is closed.
+pub(super) async fn listen(core: Arc<Core<Postgres>>, wake: Arc<Notify>) {
+    let core = &core;
+    let mut wait = FIRST;
+    while !core.closed.is_cancelled() {
+        // sqlx's listener does not find its way back from every error: it is built anew after any.
+        let outcome = hear(core, &wake, &mut wait).await;
+        if core.closed.is_cancelled() {
+            return;
+        }
+        if let Err(error) = outcome {
+            tracing::debug!(error.message = %error, retry_ms = wait.as_millis(), "the database's wake-ups are not heard; polling goes on");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = core.closed.cancelled() => return,
+        }
+        wait = (wait * 2).min(LONGEST);
+    }
+}
+
+async fn hear(core: &Core<Postgres>, wake: &Notify, wait: &mut Duration) -> Result<(), sqlx::Error> {
+    let connecting = tokio::time::timeout(core.timeout, connect(core)).await;
+    let (mut listener, channel) = connecting.map_err(|_| sqlx::Error::PoolTimedOut)??;
+    *wait = FIRST;
+    // What was committed while nobody listened.
+    wake.notify_one();
+    loop {
+        tokio::select! {
+            heard = listener.try_recv() => match heard? {
+                Some(_) => wake.notify_one(),
+                None => return Ok(()),
+            },
+            () = tokio::time::sleep(QUIET) => {
+                // A server that is gone without a word would never be noticed otherwise.
+                tokio::time::timeout(core.timeout, listener.listen(&channel)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            }
+            () = core.closed.cancelled() => return Ok(()),
+        }
+    }
+}
+
+async fn connect(core: &Core<Postgres>) -> Result<(PgListener, String), sqlx::Error> {
+    let options: PgConnectOptions = core.dialect.options.clone();
+    let pool = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None).connect_with(options).await?;
+    let channel: String = sqlx::query_scalar(AssertSqlSafe(expand::<Postgres>(&core.names, CHANNEL))).fetch_one(&pool).await?;
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.ignore_pool_close_event(true);
+    listener.eager_reconnect(false);
+    listener.listen(&channel).await?;
+    Ok((listener, channel))
+}
+
+/// The channel of a table: whoever names it by the search path finds the same.
+const CHANNEL: &str = "SELECT 'redrive_' || md5(n.nspname || '.' || c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = to_regclass('{log}')";
+
+/// Tells of committed rows: once a statement, and once a transaction, since what is told is always the same.
+const CREATE: &str = "CREATE OR REPLACE FUNCTION {schema}{p}resend_log_notify() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('redrive_' || md5(TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME), '');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER {p}resend_log_notify AFTER INSERT ON {log} FOR EACH STATEMENT EXECUTE FUNCTION {schema}{p}resend_log_notify();";
+
+const DROP: &str = "DROP TRIGGER IF EXISTS {p}resend_log_notify ON {log}; DROP FUNCTION IF EXISTS {schema}{p}resend_log_notify();";
+
+const THERE: &str = "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass('{log}') AND tgname = '{p}resend_log_notify'";
+
+/// The SQL of the trigger, for those who print it.
+pub(super) fn create(names: &Names) -> String {
+    expand::<Postgres>(names, CREATE)
+}
+
+/// Creates the trigger, or drops it, as the configuration says; where tables may not be changed, only says what is amiss.
+pub(super) async fn settle(core: &Arc<Core<Postgres>>, mode: Migrate) -> Result<(), Error> {
+    let wanted = core.dialect.notify;
+    let there = core.run(Work::Loose, |session| {
+        Box::pin(
+            async move { Ok(session.rows_once(THERE, &[]).await?.first().and_then(|row| Postgres::int(row, 0).ok().flatten()).unwrap_or(0) > 0) },
+        )
+    });
+    if there.await? == wanted {
+        return Ok(());
+    }
+    let change = async {
+        if mode == Migrate::Verify {
+            return Err(Error::Schema("`store.migrate: verify` changes nothing".to_owned()));
+        }
+        core.run(Work::Transaction, move |session| {
+            Box::pin(async move {
+                let names = session.core.names.clone();
+                if let Some(lock) = Postgres::lock_schema(&names.prefix) {
+                    session.rows_once(&lock, &[]).await?;
+                }
+                let rows = session.rows_once(THERE, &[]).await?;
+                let there = rows.first().and_then(|row| Postgres::int(row, 0).ok().flatten()).unwrap_or(0) > 0;
+                if there != wanted {
+                    session.script(expand::<Postgres>(&names, if wanted { CREATE } else { DROP })).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    };
+    match change.await {
+        Ok(()) => {}
+        Err(error) if error.is_transient() => return Err(error),
+        // It is a hint: the store works without.
+        Err(error) => tracing::warn!(error.message = %error, store.notify = wanted, "the trigger that tells of new rows could not be changed"),
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Rows in which applications wrote nonsense: each ends as `failed` with its reason, and its neighbours go on.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::support::database::{insert_statement, new_ids};
+use crate::support::{Database, Kind, Node, Sink, Yaml, eventually};
+
+/// What must become of a row.
+#[derive(Clone, Copy, Debug)]
+enum Ends {
+    /// It fails with this code.
+    Failed(&'static str),
+    /// It can be sent for all that, or fails with a reason; what it can't do is stay.
+    Over,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_nonsense_fails_with_its_reason_and_its_neighbours_go_on() {
+    for kind in Kind::ALL {
+        judge(kind).await;
+    }
+}
+
+/// Columns, values and what becomes of them; `crm` is the source unless they say otherwise.
+fn rows(kind: Kind) -> Vec<(&'static str, String, Ends)> {
+    let row = |columns, values: &str, ends| (columns, values.to_owned(), ends);
+    let mut rows = vec![
+        row("source, payload", "NULL, 'x'", Ends::Failed("no_source")),
+        row("source, payload", "'nobody', 'x'", Ends::Failed("unknown_source")),
+        row("source, payload", "'', 'x'", Ends::Over),
+        row("source, payload, headers", "'crm', 'x', '[]'", Ends::Failed("invalid_headers")),
+        row("source, payload, headers", "'crm', 'x', '{'", Ends::Failed("invalid_headers")),
+        row("source, payload, headers", "'crm', 'x', '{\"a\":{\"b\":1}}'", Ends::Failed("invalid_headers")),
+        row("source, payload, priority", "'crm', 'x', -5", Ends::Over),
+        row("source, payload, priority", "'crm', 'x', 32767", Ends::Over),
+        row("source, payload, max_retries", "'crm', 'x', -1", Ends::Over),
+        row("source, payload, max_retries", "'crm', 'x', 2147483647", Ends::Over),
+        row("source, payload, attempts", "'crm', 'x', 2147483647", Ends::Over),
+        row("source, payload, attempts", "'crm', 'x', -1", Ends::Over),
+        row("source, payload, retries", "'crm', 'x', 2147483647", Ends::Over),
+        row("source, payload, epoch", "'crm', 'x', -7", Ends::Over),
+        row("source, payload, state", "'crm', 'x', 'nonsense'", Ends::Over),
+        row("source, payload, order_key", "'crm', 'x', 'o'", Ends::Over),
+        row("source, payload, topic", &format!("'crm', 'x', '{}'", "t".repeat(2000)), Ends::Over),
+        row("source, payload, msg_key", "'crm', NULL, NULL", Ends::Over),
+    ];
+    let megabytes = 100 << 20;
+    match kind {
+        Kind::Postgres => {
+            rows.push(row("source, payload", &format!("'crm', convert_to(repeat('x', {megabytes}), 'UTF8')"), Ends::Failed("payload_too_large")));
+            rows.push(row("source, payload, due_at", "'crm', 'x', 'infinity'", Ends::Failed("invalid_due_at")));
+            rows.push(row("source, payload, due_at", "'crm', 'x', '-infinity'", Ends::Over));
+            rows.push(row("source, payload, expires_at", "'crm', 'x', 'infinity'", Ends::Over));
+        }
+        Kind::Mariadb => {
+            rows.push(row("source, payload", &format!("'crm', repeat('x', {megabytes})"), Ends::Failed("payload_too_large")));
+            rows.push(row("source, payload, due_at", "'crm', 'x', '0000-00-00 00:00:00'", Ends::Over));
+            rows.push(row("source, payload, due_at", "'crm', 'x', '9999-12-31 23:59:59.999999'", Ends::Failed("invalid_due_at")));
+        }
+        Kind::Sqlite => {
+            rows.push(row("source, payload", &format!("'crm', zeroblob({megabytes})"), Ends::Failed("payload_too_large")));
+            rows.push(row("source, payload, due_at", "'crm', 'x', 9223372036854775807", Ends::Failed("invalid_due_at")));
+            rows.push(row("source, payload, due_at", "'crm', 'x', 'tomorrow'", Ends::Failed("invalid_due_at")));
+            rows.push(row("source, payload, due_at", "'crm', 'x', 1e999", Ends::Over));
+            rows.push(row("source, payload, priority", "'crm', 'x', 'high'", Ends::Over));
+        }
+    }
+    rows
+}
+
+async fn judge(kind: Kind) {
+    let sink = Sink::start().await;
+    let database = Database::fresh(kind).await;
+    let node = Node::start(&Yaml::on(&database).source("crm", &sink.source(""))).await;
+    let mut session = database.session().await;
+    if kind == Kind::Mariadb {
+        session.run("SET SESSION sql_mode = ''").await;
+    }
+    let (mut bad, mut neighbours) = (Vec::new(), Vec::new());
+    let (good, inserted) = (new_ids(200), rows(kind).len());
+    for (index, (columns, values, ends)) in rows(kind).into_iter().enumerate() {
+        let id = Uuid::now_v7();
+        // Where a column takes no such value there is nothing to fear.
+        if let Err(error) = session.try_run(&format!("INSERT INTO resend_log (id, {columns}) VALUES ('{id}', {values})")).await {
+            assert!(matches!(ends, Ends::Over), "{kind:?}: {columns}: {error}");
+            continue;
+        }
+        let what = format!("{kind:?}: {columns} = {}", &values[..values.len().min(60)]);
+        bad.push((id.to_string(), what, ends));
+        // A neighbour beside each, and the rest after them.
+        session.run(&insert_statement("crm", &good[index..=index])).await;
+        neighbours.push(good[index]);
+    }
+    session.run(&insert_statement("crm", &good[inserted..])).await;
+    let neighbours: Vec<_> = neighbours.iter().chain(&good[inserted..]).map(ToString::to_string).collect();
+    // Neighbours are sent while the nonsense is looked at, not after.
+    eventually(format!("neighbours are sent, on {kind:?}"), Duration::from_secs(20), async || {
+        let copies = sink.copies();
+        let left = neighbours.iter().filter(|id| !copies.contains_key(*id)).count();
+        if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
+    })
+    .await;
+    eventually(format!("all is over, on {kind:?}"), Duration::from_secs(40), async || {
+        let records = database.session().await.rows("SELECT id, state FROM resend_log").await;
+        let left: Vec<_> = records.into_iter().filter(|row| !["succeeded", "failed"].contains(&row[1].as_deref().unwrap_or_default())).collect();
+        let what = |id: &Option<String>| bad.iter().find(|bad| Some(&bad.0) == id.as_ref()).map(|bad| bad.1.clone());
+        if left.is_empty() { Ok(()) } else { Err(format!("{:?}", left.iter().map(|row| (what(&row[0]), &row[1])).collect::<Vec<_>>())) }
+    })
+    .await;
+
+    for (id, what, ends) in &bad {
+        let shown = node.get(&format!("/v1/messages/{id}")).await;
+        assert!(shown.status.is_success(), "{what}: a person can look at it: {shown:?}");
+        let (state, code) = (shown.body["state"].as_str().unwrap(), shown.body["last_error"]["code"].as_str());
+        match ends {
+            Ends::Failed(expected) => assert_eq!((state, code), ("failed", Some(*expected)), "{what}: {}", shown.body),
+            Ends::Over if state == "failed" => assert!(code.is_some_and(|code| !code.is_empty()), "{what}: a reason: {}", shown.body),
+            Ends::Over => assert_eq!(state, "succeeded", "{what}"),
+        }
+    }
+    assert!(!node.log().contains("panicked"), "{kind:?}: {}", node.log());
+}

@@ -1,0 +1,68 @@
+//! Without the usual loop: `redrive run` for cron, and a node that only accepts.
+
+use std::collections::HashSet;
+use std::process::Stdio;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+
+use crate::support::database::new_ids;
+use crate::support::node::{QUICK, redrive};
+use crate::support::{Database, Kind, Node, Sink, Yaml, free_port};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_only_accepts_leaves_the_sending_to_a_run() {
+    for kind in Kind::ALL {
+        let sink = Sink::start().await;
+        let database = Database::fresh(kind).await;
+        let yaml = Yaml::on(&database).source("crm", &sink.source(""));
+        let mut node = Node::start(&yaml.clone().poller("enabled: false, lease: 4s, interval: 100ms")).await;
+        let mut sent = HashSet::new();
+        for number in 0..50 {
+            let accepted = node.publish("crm", format!("{number}")).await;
+            assert_eq!((accepted.status, &accepted.body["state"]), (StatusCode::ACCEPTED, &"pending".into()), "{kind:?}: {accepted:?}");
+            sent.insert(accepted.id().to_owned());
+        }
+        let later = node.publish("crm?delay=1h", "later").await;
+        let inserted = new_ids(700);
+        database.insert("crm", &inserted).await;
+        sent.extend(inserted.iter().map(ToString::to_string));
+        // Ten polls' time.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(sink.distinct(), 0, "{kind:?}: it sends nothing");
+        if kind == Kind::Sqlite {
+            // One at a time that sends from a file; a run is one.
+            node.signal(rustix::process::Signal::TERM);
+            assert_eq!(node.exit(Duration::from_secs(30)).await.code(), Some(0));
+        }
+
+        run(&Node::new(&yaml)).await;
+        assert_eq!(sink.copies().into_keys().collect::<HashSet<_>>(), sent, "{kind:?}: all that is due is sent");
+        assert!(sink.copies().values().all(|count| *count == 1), "{kind:?}: once");
+        let records = database.records().await;
+        assert!(records.iter().all(|(id, record)| record.state == if id == later.id() { "pending" } else { "succeeded" }), "{kind:?}: {records:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_although_a_destination_is_away() {
+    let sink = Sink::start().await;
+    let database = Database::fresh(Kind::Postgres).await;
+    let dead = format!("{{ kind: http, url: \"http://127.0.0.1:{}/\", {QUICK} }}", free_port());
+    let yaml = Yaml::on(&database).source("crm", &sink.source("")).source("dead", &dead);
+    let node = Node::start(&yaml.clone().poller("enabled: false, lease: 4s")).await;
+    let (good, waiting) = (new_ids(100), new_ids(100));
+    database.insert("dead", &waiting).await;
+    database.insert("crm", &good).await;
+    run(&Node::new(&yaml)).await;
+    assert_eq!(sink.distinct(), 100);
+    let records = database.records().await;
+    assert!(waiting.iter().all(|id| ["pending", "retrying"].contains(&records[&id.to_string()].state.as_str())), "{records:?}");
+    drop(node);
+}
+
+async fn run(node: &Node) {
+    let run = redrive(&["run"], &node.config()).stdout(Stdio::null()).stderr(Stdio::piped()).output();
+    let output = tokio::time::timeout(Duration::from_secs(40), run).await.expect("a run ends").unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}

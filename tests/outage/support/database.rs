@@ -1,0 +1,177 @@
+//! The resend log of one test: a schema, a database or a file of its own, gone when the test is.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use url::Url;
+use uuid::Uuid;
+
+use super::session::Session;
+use super::{States, eventually, service, unique};
+
+/// The databases on which each promise is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Sqlite,
+    Postgres,
+    Mariadb,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Sqlite, Self::Postgres, Self::Mariadb];
+    /// Those that several nodes may share.
+    pub(crate) const SHARED: [Self; 2] = [Self::Postgres, Self::Mariadb];
+
+    fn server(self) -> Url {
+        let name = match self {
+            Self::Sqlite => return "sqlite:".parse().unwrap(),
+            Self::Postgres => "REDRIVE_TEST_POSTGRES_URL",
+            Self::Mariadb => "REDRIVE_TEST_MARIADB_URL",
+        };
+        service(name).parse().unwrap()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Database {
+    pub(crate) kind: Kind,
+    name: String,
+    url: Url,
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// What a row says of its message.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) state: String,
+    pub(crate) attempts: u32,
+    pub(crate) error_code: Option<String>,
+    pub(crate) error_detail: Option<String>,
+}
+
+impl Database {
+    /// An empty one: no tables yet.
+    pub(crate) async fn fresh(kind: Kind) -> Self {
+        let name = unique("db");
+        let mut url = kind.server();
+        let mut folder = None;
+        match kind {
+            Kind::Sqlite => {
+                let dir = tempfile::tempdir().unwrap();
+                url = format!("sqlite://{}", dir.path().join("redrive.db").display()).parse().unwrap();
+                folder = Some(dir);
+            }
+            Kind::Postgres => drop(Session::open(&url).await.run(&format!("CREATE SCHEMA {name}")).await),
+            Kind::Mariadb => {
+                Session::open(&url).await.run(&format!("CREATE DATABASE {name}")).await;
+                url.set_path(&name);
+            }
+        }
+        Self { kind, name, url, _folder: folder }
+    }
+
+    /// What stands under `store:` in the configuration.
+    pub(crate) fn store(&self) -> String {
+        self.store_at(&self.url)
+    }
+
+    /// The same with the server reached at another port of this machine.
+    pub(crate) fn store_behind(&self, port: u16) -> String {
+        let mut url = self.url.clone();
+        url.set_port(Some(port)).unwrap();
+        self.store_at(&url)
+    }
+
+    fn store_at(&self, url: &Url) -> String {
+        let schema = if self.kind == Kind::Postgres { format!(", schema: {}", self.name) } else { String::new() };
+        format!("url: \"{url}\"{schema}")
+    }
+
+    /// `host:port` of the server.
+    pub(crate) fn server(&self) -> String {
+        format!("{}:{}", self.url.host_str().unwrap(), self.url.port().unwrap())
+    }
+
+    /// A session as an application has it: `resend_log` means this one's table.
+    pub(crate) async fn session(&self) -> Session {
+        let mut session = Session::open(&self.url).await;
+        if self.kind == Kind::Postgres {
+            session.run(&format!("SET search_path = {}", self.name)).await;
+        }
+        session
+    }
+
+    /// How many messages there are, by state.
+    pub(crate) async fn states(&self) -> States {
+        let rows = self.session().await.rows("SELECT state, count(*) FROM resend_log GROUP BY state").await;
+        rows.into_iter().map(|row| (row[0].clone().unwrap(), row[1].as_deref().unwrap().parse().unwrap())).collect()
+    }
+
+    /// All messages by id.
+    pub(crate) async fn records(&self) -> HashMap<String, Record> {
+        let rows = self.session().await.rows("SELECT id, state, attempts, error_code, error_detail FROM resend_log").await;
+        let record = |row: Vec<Option<String>>| {
+            let [id, state, attempts, error_code, error_detail] = row.try_into().unwrap();
+            let record = Record { state: state.unwrap(), attempts: attempts.unwrap().parse().unwrap(), error_code, error_detail };
+            (id.unwrap(), record)
+        };
+        rows.into_iter().map(record).collect()
+    }
+
+    /// Every column of every row of both tables, to see whether anything has changed.
+    pub(crate) async fn snapshot(&self) -> Vec<Vec<Option<String>>> {
+        let mut session = self.session().await;
+        let mut all = session.rows("SELECT * FROM resend_log ORDER BY id").await;
+        all.extend(session.rows("SELECT * FROM attempt_log ORDER BY 1, 2, 3, 4").await);
+        all
+    }
+
+    /// Waits until every message is over.
+    pub(crate) async fn finished(&self, within: Duration) {
+        let what = format!("every message is over, on {:?}", self.kind);
+        eventually(what, within, async || {
+            let states = self.states().await;
+            let over = |state: &str| ["succeeded", "failed", "cancelled"].contains(&state);
+            if states.keys().all(|state| over(state)) { Ok(()) } else { Err(format!("{states:?}")) }
+        })
+        .await;
+    }
+
+    /// Inserts messages as an application does that chooses ids itself; a thousand a statement.
+    pub(crate) async fn insert(&self, source: &str, ids: &[Uuid]) {
+        let mut session = self.session().await;
+        for ids in ids.chunks(1000) {
+            session.run(&insert_statement(source, ids)).await;
+        }
+    }
+}
+
+/// One INSERT of messages whose payload is their id.
+pub(crate) fn insert_statement(source: &str, ids: &[Uuid]) -> String {
+    let values: Vec<_> = ids.iter().map(|id| format!("('{id}','{source}','k','{id}')")).collect();
+    format!("INSERT INTO resend_log (id, source, msg_key, payload) VALUES {}", values.join(","))
+}
+
+pub(crate) fn new_ids(count: usize) -> Vec<Uuid> {
+    (0..count).map(|_| Uuid::now_v7()).collect()
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let statement = match self.kind {
+            Kind::Sqlite => return,
+            Kind::Postgres => format!("SET lock_timeout = '5s'; DROP SCHEMA IF EXISTS {} CASCADE", self.name),
+            Kind::Mariadb => format!("DROP DATABASE IF EXISTS {}", self.name),
+        };
+        let url = self.kind.server();
+        // A thread of its own: the test's runtime is the one that drops this, and may be unwinding.
+        let gone = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { Session::open(&url).await.try_run(&statement).await })
+        });
+        match gone.join() {
+            Ok(Ok(_)) => {}
+            other => eprintln!("{} stays behind: {other:?}", self.name),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! 100,000 messages waiting for a dead broker are a load on nobody.
+
+use std::time::{Duration, Instant};
+
+use reqwest::StatusCode;
+
+use crate::support::database::new_ids;
+use crate::support::node::QUICK;
+use crate::support::{Database, Kind, Node, Producer, Sink, Yaml, eventually, free_port};
+
+const WAITING: usize = 100_000;
+const PROBE: Duration = Duration::from_millis(500);
+const WATCHED: Duration = Duration::from_secs(8);
+const BRISK: usize = 2000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn for_a_dead_kafka_on_postgres() {
+    let source = format!("{{ kind: kafka, brokers: [\"127.0.0.1:{}\"], topic: nowhere, {QUICK} }}", free_port());
+    wait_for_a_dead_broker(Kind::Postgres, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn for_a_dead_rabbitmq_on_sqlite() {
+    let source = format!("{{ kind: amqp, url: \"amqp://127.0.0.1:{}\", routing_key: nowhere, {QUICK} }}", free_port());
+    wait_for_a_dead_broker(Kind::Sqlite, &source).await;
+}
+
+async fn wait_for_a_dead_broker(kind: Kind, dead: &str) {
+    let sink = Sink::start().await;
+    let database = Database::fresh(kind).await;
+    let node = Node::start(&Yaml::on(&database).source("dead", dead).source("brisk", &sink.source(""))).await;
+    let alone = time_of(&node, &sink, BRISK).await;
+
+    database.insert("dead", &new_ids(WAITING)).await;
+    eventually("the breaker opens", Duration::from_secs(30), async || {
+        let open = node.metrics().await.sum("redrive_breaker_state", &[("source", "dead")]);
+        if open > 0.0 { Ok(()) } else { Err(String::new()) }
+    })
+    .await;
+    // What was under way when it opened comes to its end first.
+    eventually("the burst before it opened is over", Duration::from_secs(30), async || {
+        let under_way = node.metrics().await.sum("redrive_in_flight", &[("source", "dead")]);
+        if under_way <= 1.0 { Ok(()) } else { Err(format!("{under_way} are under way")) }
+    })
+    .await;
+
+    let tried = async || node.metrics().await.sum("redrive_attempts_total", &[("source", "dead")]);
+    let (before, began) = (tried().await, Instant::now());
+    let beside = time_of(&node, &sink, BRISK).await;
+    tokio::time::sleep(WATCHED.saturating_sub(began.elapsed())).await;
+    let (tries, probes) = (tried().await - before, began.elapsed().as_secs_f64() / PROBE.as_secs_f64());
+    eprintln!(
+        "{kind:?}: {BRISK} messages of another source took {alone:?} alone, {beside:?} beside {WAITING} waiting; {tries} tries in {probes:.1} probes"
+    );
+    assert!(tries >= 1.0, "it goes on trying");
+    assert!(tries <= probes + 2.0, "{tries} tries in {probes} probes");
+    assert!(beside < alone * 3 + Duration::from_secs(1), "alone {alone:?}, beside the dead one {beside:?}");
+
+    let mut session = database.session().await;
+    let attempts = session.number("SELECT count(*) FROM attempt_log").await;
+    let rows = session.number("SELECT count(*) FROM resend_log WHERE source = 'dead' AND state IN ('pending', 'retrying', 'sending')").await;
+    assert_eq!(rows, WAITING as u64, "none of them failed");
+    eprintln!("{kind:?}: {attempts} rows in attempt_log, {} lines in the log", node.log().lines().count());
+    // A burst of at most one claim was under way when the breaker opened; the rest are probes.
+    assert!(attempts < 3000, "{attempts} rows in attempt_log");
+    assert!(node.log().lines().count() < 100, "{}", node.log());
+    assert_eq!(node.get("/readyz").await.status, StatusCode::OK);
+}
+
+/// How long it takes from the first submission of so many messages until all were sent.
+async fn time_of(node: &Node, sink: &Sink, count: usize) -> Duration {
+    let (already, began) = (sink.distinct(), Instant::now());
+    let producer = Producer::of(node, "brisk", 16);
+    producer.up_to(count);
+    producer.accepted(count, Duration::from_secs(60)).await;
+    eventually("all are sent", Duration::from_secs(60), async || match sink.distinct() - already {
+        sent if sent >= count => Ok(()),
+        sent => Err(format!("{sent} are sent")),
+    })
+    .await;
+    began.elapsed()
+}
