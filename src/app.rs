@@ -66,6 +66,7 @@ impl App {
     ///
     /// # Errors
     /// What is wrong with the configuration, a port that is taken, a store that is in use.
+    #[allow(clippy::unused_async, reason = "it needs a runtime, and says so by its type")]
     pub async fn build(config: Config) -> Result<Self, Error> {
         let bound = api::Server::bind(&config.api, &config.health).map_err(Error::Bind)?;
         let guard = store::guard(&config.store)?;

@@ -4,7 +4,7 @@ use super::Error;
 use super::arena::{Arena, rate};
 use super::limit;
 use super::load::Load;
-use super::options::{Accept, When};
+use super::options::{Accept, Body, When};
 use super::place::Filling;
 use super::plain::Plain;
 use super::report::Report;
@@ -62,7 +62,8 @@ pub(super) async fn run(options: &Accept, arena: &Arena) -> Result<Report, Error
 
 /// Producing alone through an HTTP server, where that can be done.
 async fn through_plain_server(options: &Accept, arena: &Arena, messages: u64) -> Result<Option<f64>, Error> {
-    let Some(topic) = arena.destination.beside() else { return Ok(None) };
+    // It knows nothing of batches.
+    let Some(topic) = arena.destination.beside().filter(|_| options.body != Body::Ndjson) else { return Ok(None) };
     let plain = Plain { source: arena.source().to_owned(), topic: topic.to_owned() };
     let listener = Listener::start("plain", &options.common.config, &plain).await?;
     let phase = arena.screen.phase("limit: producing alone through an HTTP server", messages);

@@ -90,9 +90,9 @@ impl Database {
                 let mut options = PgConnectOptions::from_str(&url).map_err(wrong)?.application_name("redrive-bench");
                 if let Some(tls) = &config.tls {
                     options = options.ssl_mode(if tls.ca.is_some() { PgSslMode::VerifyFull } else { PgSslMode::Require });
-                    options = tls.ca.iter().fold(options, |options, file| options.ssl_root_cert(file));
-                    options = tls.cert.iter().fold(options, |options, file| options.ssl_client_cert(file));
-                    options = tls.key.iter().fold(options, |options, file| options.ssl_client_key(file));
+                    options = tls.ca.iter().fold(options, PgConnectOptions::ssl_root_cert);
+                    options = tls.cert.iter().fold(options, PgConnectOptions::ssl_client_cert);
+                    options = tls.key.iter().fold(options, PgConnectOptions::ssl_client_key);
                 }
                 Target::Postgres(Box::new(options.statement_cache_capacity(config.statement_cache as usize)))
             }
@@ -100,9 +100,9 @@ impl Database {
                 let mut options = MySqlConnectOptions::from_str(&url.replacen("mariadb:", "mysql:", 1)).map_err(wrong)?;
                 if let Some(tls) = &config.tls {
                     options = options.ssl_mode(if tls.ca.is_some() { MySqlSslMode::VerifyIdentity } else { MySqlSslMode::Required });
-                    options = tls.ca.iter().fold(options, |options, file| options.ssl_ca(file));
-                    options = tls.cert.iter().fold(options, |options, file| options.ssl_client_cert(file));
-                    options = tls.key.iter().fold(options, |options, file| options.ssl_client_key(file));
+                    options = tls.ca.iter().fold(options, MySqlConnectOptions::ssl_ca);
+                    options = tls.cert.iter().fold(options, MySqlConnectOptions::ssl_client_cert);
+                    options = tls.key.iter().fold(options, MySqlConnectOptions::ssl_client_key);
                 }
                 Target::Mysql(Box::new(options))
             }
@@ -153,7 +153,9 @@ impl Database {
         match self.kind() {
             Kind::Sqlite => None,
             Kind::Postgres => Some("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint"),
-            Kind::Mysql => Some("SELECT CAST(variable_value AS SIGNED) FROM {status} WHERE variable_name = 'Innodb_os_log_written'"),
+            Kind::Mysql => {
+                Some("SELECT CAST(variable_value AS SIGNED) FROM {status} WHERE variable_name IN ('Innodb_os_log_written', 'Innodb_lsn_current')")
+            }
         }
     }
 
@@ -172,8 +174,9 @@ impl Database {
         let mut connection = self.connect().await.ok()?;
         // MySQL and MariaDB keep the same table in different places.
         for place in ["performance_schema.global_status", "information_schema.global_status"] {
-            if let Ok(numbers) = connection.numbers(&meter.replace("{status}", place)).await {
-                return numbers.first().copied();
+            // Where it is switched off, one of them is there and empty.
+            if let Ok([number, ..]) = connection.numbers(&meter.replace("{status}", place)).await.as_deref() {
+                return Some(*number);
             }
         }
         None

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Error;
-use super::arena::Arena;
+use super::arena::{Arena, rate};
 use super::options::Idle;
 use super::place::Filling;
 use super::process;
@@ -21,14 +21,14 @@ pub(super) async fn run(options: &Idle, arena: &Arena) -> Result<Report, Error> 
         let phase = arena.screen.phase("filling the table", waiting);
         arena.place.fill(waiting, Filling::Waiting, &arena.payloads, &phase).await?;
     }
-    let sidecars = [arena.sidecar(&arena.overrides()).await?];
-    let [sidecar] = &sidecars;
-    report.ready_ms = Some(sidecar.ready_after.as_secs_f64() * 1000.0);
+    let mut sidecars = [arena.sidecar(&arena.overrides()).await?];
+    report.ready_ms = Some(sidecars[0].ready_after.as_secs_f64() * 1000.0);
     let database = &arena.place.database;
     let span = Duration::from_secs(options.seconds);
     let phase = arena.screen.phase("doing nothing", options.seconds);
     tokio::time::sleep(SETTLE + METERS).await;
     let statements = database.read(database.statement_meter()).await;
+    let operations = sidecars[0].operations().await?;
     let before = arena.meters(&sidecars).await;
     let begun = tokio::time::Instant::now();
     for second in 0..options.seconds {
@@ -37,6 +37,9 @@ pub(super) async fn run(options: &Idle, arena: &Arena) -> Result<Report, Error> 
     }
     let after = arena.meters(&sidecars).await;
     let took = begun.elapsed();
+    let [sidecar] = &mut sidecars;
+    let operations = sidecar.operations().await?.saturating_sub(operations);
+    report.operations_per_s = rate(operations, took);
     report.connections = database.port().map(|port| process::connections(sidecar.pid(), port));
     if statements.is_some() {
         tokio::time::sleep(METERS).await;

@@ -66,13 +66,11 @@ async fn as_many(arena: &Arena, wanted: usize) -> Result<Vec<Box<dyn Connection>
     const OTHERS: usize = 4;
     let mut connections = connections(arena, 1).await?;
     while connections.len() < wanted {
-        match arena.place.database.connect().await {
-            Ok(connection) => connections.push(connection),
-            Err(_) => {
-                connections.truncate(connections.len().saturating_sub(OTHERS).max(1));
-                break;
-            }
-        }
+        let Ok(connection) = arena.place.database.connect().await else {
+            connections.truncate(connections.len().saturating_sub(OTHERS).max(1));
+            break;
+        };
+        connections.push(connection);
     }
     Ok(connections)
 }

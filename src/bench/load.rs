@@ -68,6 +68,13 @@ struct Shared {
     step: Option<u64>,
 }
 
+impl Shared {
+    /// When a message should be sent: by the schedule, or now.
+    fn due(&self, number: u64) -> Instant {
+        self.step.map_or_else(Instant::now, |step| self.begun + Duration::from_nanos(step.saturating_mul(number)))
+    }
+}
+
 impl Load {
     /// Runs it to its end; `phase` shows how far it is.
     pub(super) async fn run(self, phase: &Phase) -> Result<Loaded, Error> {
@@ -108,8 +115,8 @@ impl Load {
         let Self { source, topic, .. } = self;
         let payload = String::from_utf8(self.payloads.of(0)).unwrap_or_default();
         let object = || {
-            let extra: String = self.extra.iter().map(|(key, value)| format!(r#","{key}":"{value}""#)).collect();
-            format!(r#"{{"source":"{source}","topic":"{topic}"{extra},"payload":{payload}}}"#)
+            let extra: Vec<_> = self.extra.iter().map(|(key, value)| format!(r#""{key}":"{value}","#)).collect();
+            format!(r#"{{"source":"{source}","topic":"{topic}",{}"payload":{payload}}}"#, extra.concat())
         };
         let (path, content_type, body) = match self.body {
             Body::Raw => {
@@ -147,12 +154,11 @@ async fn work(address: SocketAddr, mut template: Template, shared: Arc<Shared>) 
     loop {
         // Numbers are taken only if their messages will be submitted, so that all below the last one were.
         let first = shared.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
-            (next < shared.most && shared.end.is_none_or(|end| Instant::now() < end)).then_some(next + count)
+            (next < shared.most && shared.end.is_none_or(|end| shared.due(next) < end)).then_some(next + count)
         });
         let Ok(first) = first else { return Ok(latencies) };
-        let mut due = Instant::now();
-        if let Some(step) = shared.step {
-            due = shared.begun + Duration::from_nanos(step.saturating_mul(first));
+        let due = shared.due(first);
+        if shared.step.is_some() {
             tokio::time::sleep_until(due).await;
         }
         for (number, at) in (first..).zip(&template.numbers) {

@@ -26,7 +26,7 @@ pub(super) struct Payloads {
 impl Payloads {
     /// `tag` is cut or filled to [`TAG`] characters.
     pub(super) fn new(tag: &str, size: usize) -> Self {
-        Self { tag: format!("{:0<TAG$.TAG$}", tag), size: size.max(SMALLEST) }
+        Self { tag: format!("{tag:0<TAG$.TAG$}"), size: size.max(SMALLEST) }
     }
 
     /// What stands before and after the number.
@@ -98,7 +98,7 @@ impl Tally {
         let copies = self.times.iter().map(|times| u64::from(times.saturating_sub(1))).sum();
         let missing = |number: &u64| usize::try_from(*number).ok().and_then(|index| self.times.get(index)).is_some_and(|times| *times == 0);
         let excused = refused.iter().filter(|number| missing(number)).count() as u64;
-        let absent = self.times.iter().filter(|times| **times == 0).count() as u64;
+        let absent: u64 = self.times.iter().map(|times| u64::from(*times == 0)).sum();
         Verdict { copies, lost: absent.saturating_sub(excused) }
     }
 }

@@ -64,6 +64,9 @@ pub struct Report {
     /// Statements a second at the database.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub statements_per_s: Option<f64>,
+    /// Units of work a second that redrive had the database do, by its own count; each is a statement or a transaction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operations_per_s: Option<f64>,
     /// Connections to the database.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<u64>,
@@ -95,12 +98,15 @@ impl Report {
         for figure in [&mut self.cpu_s_per_million, &mut self.db_cpu_s_per_million, &mut self.broker_cpu_s_per_million, &mut self.cpu_percent] {
             *figure = figure.map(|figure| round(figure, 2));
         }
-        (self.statements_per_s, self.ready_ms) = (self.statements_per_s.map(|it| round(it, 2)), self.ready_ms.map(|it| round(it, 1)));
+        for figure in [&mut self.statements_per_s, &mut self.operations_per_s, &mut self.ready_ms] {
+            *figure = figure.map(|figure| round(figure, 2));
+        }
         self
     }
 
     /// The report as a table.
     #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "counts and bytes for people")]
     pub fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(UTF8_FULL_CONDENSED).set_header([self.case, ""]);
@@ -132,7 +138,8 @@ impl Report {
         let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / 1_048_576.0);
         row("memory, at most", self.rss_peak_bytes.map(mib));
         row("written to the database's log", self.wal_bytes.map(mib));
-        row("statements", self.statements_per_s.map(|rate| format!("{rate:.1}/s")));
+        row("statements at the database, of all who use it", self.statements_per_s.map(|rate| format!("{rate:.1}/s")));
+        row("units of work in the database", self.operations_per_s.map(|rate| format!("{rate:.1}/s")));
         row("connections to the database", self.connections.map(count));
         row("start to ready", self.ready_ms.map(ms));
         row("purged", self.purged.map(count));

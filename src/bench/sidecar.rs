@@ -64,6 +64,20 @@ impl Listener {
     }
 }
 
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // What is removed next must not be in use any more. A killed process is gone at once.
+        if self.child.id().is_some() && self.child.start_kill().is_ok() {
+            for _ in 0..100 {
+                if !matches!(self.child.try_wait(), Ok(None)) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
 /// A running sidecar.
 pub(super) struct Sidecar {
     listener: Listener,
@@ -105,6 +119,11 @@ impl Sidecar {
         let sum: f64 = samples.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a counter; `as` saturates")]
         Ok(sum as u64)
+    }
+
+    /// How many units of work it had the database do, since the process began.
+    pub(super) async fn operations(&mut self) -> Result<u64, Error> {
+        self.metric("redrive_store_seconds_count", "op=").await
     }
 
     /// How many messages were delivered, since the process began.

@@ -10,6 +10,7 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientContext, producer::NoCustomPartitioner};
@@ -204,7 +205,7 @@ fn options() -> AdminOptions {
 fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>, KafkaError> {
     let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
     let found = metadata.topics().iter().filter(|found| found.name() == topic && found.error().is_none());
-    Ok(found.flat_map(|found| found.partitions().iter().filter(|partition| partition.leader() >= 0).map(|partition| partition.id())).collect())
+    Ok(found.flat_map(|found| found.partitions().iter().filter(|partition| partition.leader() >= 0).map(MetadataPartition::id)).collect())
 }
 
 /// Waits until a topic can be produced to.
