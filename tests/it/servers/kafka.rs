@@ -80,6 +80,7 @@ fn source_with(mut section: Value, cx: &Context) -> Sender {
     build("kafka", section, cx)
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "as the option takes it")]
 fn certificate(name: &str) -> Option<PathBuf> {
     Some(PathBuf::from(service("REDRIVE_TEST_CERTS")).join(name))
 }
