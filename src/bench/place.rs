@@ -173,8 +173,16 @@ impl Place {
         Ok(())
     }
 
-    /// Empties the table.
+    /// Whether all that is in the table is the benchmark's.
+    pub(super) const fn is_own(&self) -> bool {
+        !matches!(self.made, Made::Nothing)
+    }
+
+    /// Empties the table, which must be the benchmark's own.
     pub(super) async fn empty(&self) -> Result<(), Error> {
+        if !self.is_own() {
+            return Err(Error::Failed("a table that is not the benchmark's own is not emptied".to_owned()));
+        }
         let log = &self.table.log;
         let sql = if self.database.kind() == Kind::Sqlite { format!("DELETE FROM {log}") } else { format!("TRUNCATE TABLE {log}") };
         let mut connection = self.database.connect().await?;
