@@ -46,7 +46,7 @@ pub(super) enum Filling {
 
 impl Place {
     /// Makes the tables, in a place of their own or in the one that `into` names.
-    pub(super) async fn make(config: &Config, project: &str, source: &str, name: &str, into: Option<&str>) -> Result<Self, Error> {
+    pub(super) async fn make(config: &Config, project: &str, source: &str, name: &str, topic: &str, into: Option<&str>) -> Result<Self, Error> {
         let mut config = config.clone();
         let database = Database::of(&config)?;
         let text = url(&config)?;
@@ -86,7 +86,7 @@ impl Place {
             log: format!("{schema}{}resend_log", config.table_prefix),
             project: project.to_owned(),
             source: source.to_owned(),
-            topic: name.to_owned(),
+            topic: topic.to_owned(),
         };
         let place = Self { config, database, table, made: if into.is_some() { Made::Nothing } else { made } };
         if let Err(error) = place.prepare(project).await {
