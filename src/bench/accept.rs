@@ -20,7 +20,7 @@ pub(super) async fn run(options: &Accept, arena: &Arena) -> Result<Report, Error
         When::WriteAhead => {
             report.limit = limit::batched_insert(arena, messages).await?;
             let (one_row, connections) = limit::one_row(arena, options.common.connections).await?;
-            (report.one_row_rate, report.one_row_connections) = (one_row, Some(connections));
+            (report.one_row_rate, report.one_row_connections) = (one_row, one_row.map(|_| connections));
         }
         When::OnFailure => report.limit = through_plain_server(options, arena, messages).await?,
     }

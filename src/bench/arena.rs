@@ -33,6 +33,7 @@ pub(super) struct Arena {
     pub(super) screen: Screen,
     file: PathBuf,
     name: String,
+    topic: String,
     tag: String,
     database_server: Option<Server>,
 }
@@ -57,9 +58,11 @@ impl Arena {
         if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte)) {
             return Err(Error::Usage("--into takes letters, digits, `-`, `_`, `.` and, for a file, `/`".to_owned()));
         }
-        let place = Place::make(&config.store, &config.project, &subject.context.name, &name, into).await?;
+        // A file's name, without its folder, is the topic too.
+        let topic = name.rsplit('/').next().unwrap_or_default().to_owned();
+        let place = Place::make(&config.store, &config.project, &subject.context.name, &name, &topic, into).await?;
         let destination =
-            if case.sends() { Destination::make(&subject, &name, common.partitions, into.is_some()).await } else { Ok(Destination::Other) };
+            if case.sends() { Destination::make(&subject, &topic, common.partitions, into.is_some()).await } else { Ok(Destination::Other) };
         let destination = match destination {
             Ok(destination) => destination,
             Err(error) => {
@@ -70,7 +73,7 @@ impl Arena {
         let database_server = place.database.server().await;
         let payloads = Payloads::new(&tag, common.size as usize);
         let (file, screen) = (common.config.clone(), Screen::new(common.json));
-        Ok(Self { common, config, subject, place, destination, payloads, screen, file, name, tag, database_server })
+        Ok(Self { common, config, subject, place, destination, payloads, screen, file, name, topic, tag, database_server })
     }
 
     /// Removes what was made, all of it even if some can't be.
@@ -82,7 +85,7 @@ impl Arena {
 
     /// The topic, or routing key.
     pub(super) fn topic(&self) -> &str {
-        &self.name
+        &self.topic
     }
 
     pub(super) fn source(&self) -> &str {

@@ -61,7 +61,7 @@ pub(super) async fn run(options: &Drain, arena: &Arena) -> Result<Report, Error>
     for sidecar in sidecars {
         sidecar.stop().await;
     }
-    let left = arena.place.count("state <> 'succeeded'").await?;
+    let left = if arena.place.is_own() { arena.place.count("state <> 'succeeded'").await? } else { 0 };
     if left > 0 {
         return Err(Error::Failed(format!("{left} messages are not delivered although {messages} were reported delivered")));
     }

@@ -23,6 +23,9 @@ const ROWS: u32 = 50;
 
 pub(super) async fn run(options: &Growth, arena: &Arena) -> Result<Report, Error> {
     let messages = options.common.messages.unwrap_or(MESSAGES);
+    if !arena.place.is_own() {
+        return Err(Error::Usage("--into: this case claims and sends nothing, and does that only in a table of its own".to_owned()));
+    }
     let mut report = Report::new("growth");
     {
         let phase = arena.screen.phase("filling the small table", SMALL.min(messages));

@@ -33,7 +33,7 @@ pub struct Common {
     pub partitions: u16,
     /// Use this schema (PostgreSQL), table prefix (MySQL, MariaDB) or file (SQLite), and this topic or queue; nothing is removed
     ///
-    /// What is there is used and what waits there is sent. Messages of the benchmark stay where they are put.
+    /// What is there is used and what waits there is sent. Messages of the benchmark stay where they are put. The database's limits are not measured.
     #[arg(long, value_name = "NAME", requires = "yes")]
     pub into: Option<String>,
     /// Yes, write into what --into names

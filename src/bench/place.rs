@@ -46,7 +46,7 @@ pub(super) enum Filling {
 
 impl Place {
     /// Makes the tables, in a place of their own or in the one that `into` names.
-    pub(super) async fn make(config: &Config, project: &str, source: &str, name: &str, into: Option<&str>) -> Result<Self, Error> {
+    pub(super) async fn make(config: &Config, project: &str, source: &str, name: &str, topic: &str, into: Option<&str>) -> Result<Self, Error> {
         let mut config = config.clone();
         let database = Database::of(&config)?;
         let text = url(&config)?;
@@ -86,7 +86,7 @@ impl Place {
             log: format!("{schema}{}resend_log", config.table_prefix),
             project: project.to_owned(),
             source: source.to_owned(),
-            topic: name.to_owned(),
+            topic: topic.to_owned(),
         };
         let place = Self { config, database, table, made: if into.is_some() { Made::Nothing } else { made } };
         if let Err(error) = place.prepare(project).await {
@@ -173,8 +173,16 @@ impl Place {
         Ok(())
     }
 
-    /// Empties the table.
+    /// Whether all that is in the table is the benchmark's.
+    pub(super) const fn is_own(&self) -> bool {
+        !matches!(self.made, Made::Nothing)
+    }
+
+    /// Empties the table, which must be the benchmark's own.
     pub(super) async fn empty(&self) -> Result<(), Error> {
+        if !self.is_own() {
+            return Err(Error::Failed("a table that is not the benchmark's own is not emptied".to_owned()));
+        }
         let log = &self.table.log;
         let sql = if self.database.kind() == Kind::Sqlite { format!("DELETE FROM {log}") } else { format!("TRUNCATE TABLE {log}") };
         let mut connection = self.database.connect().await?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::mocking::MockCluster;
 use serde_json::Value;
+use sqlx::{Connection as _, SqliteConnection};
 
 const PROMISED: &str = "case, rate, limit, ratio, p50_ms, p95_ms, p99_ms, p999_ms, cpu_s_per_million, db_cpu_s_per_million, cpu_percent, rss_peak_bytes, rows, wal_bytes, copies, lost";
 
@@ -181,13 +182,22 @@ fn what_can_not_be_measured_is_a_usage_error_and_makes_nothing() {
     assert_eq!(setup.command(&["idle"]).output().unwrap().status.code(), Some(64));
 }
 
-#[test]
-fn into_names_a_place_that_stays() {
+#[tokio::test]
+async fn into_names_a_place_where_everything_stays() {
     let setup = Setup::new("{ kind: log }");
     let place: PathBuf = setup.folder.path().join("kept.db");
-    let output = setup.command(&["idle", "--seconds", "1", "--json", "--yes", "--into"]).arg(&place).output().unwrap();
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert!(place.exists());
+    for rows in [200_i64, 400] {
+        let arguments = ["accept", "--messages", "200", "--connections", "2", "--json", "--yes", "--into"];
+        let output = setup.command(&arguments).arg(&place).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(report["limit"].is_null() && report["rate"].is_number(), "{report}");
+        let mut connection = SqliteConnection::connect(&format!("sqlite://{}", place.display())).await.unwrap();
+        let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM resend_log").fetch_one(&mut connection).await.unwrap();
+        assert_eq!(kept, rows, "what was there before is still there");
+    }
+    let output = setup.command(&["growth", "--yes", "--into"]).arg(&place).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tests against real servers; `scripts/services up` starts them and `scripts/services env` says where they are.
 
 mod amqp;
+mod bench;
 mod kafka;
 mod store;
