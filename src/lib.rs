@@ -1,4 +1,4 @@
-//! Redrive makes sure that a message is delivered.
+#![doc = include_str!("../README.md")]
 
 pub mod api;
 pub mod app;

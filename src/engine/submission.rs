@@ -47,7 +47,7 @@ pub struct Submission {
     pub expires_after: Option<Limit>,
     /// What it overrides of its source's retry policy.
     pub retry: retry::Config,
-    /// Its idempotency key and the digest of its content, see [`Submission::digest`].
+    /// Its idempotency key.
     pub idempotency_key: Option<String>,
     /// How it is to be taken, if not as its source says.
     pub mode: Option<Mode>,

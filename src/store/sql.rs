@@ -1,4 +1,4 @@
-//! The resend log in an SQL database: all behaviour once, over what a [`Dialect`] says of its database.
+//! The resend log in an SQL database: all behaviour once, over what a `Dialect` says of its database.
 
 mod act;
 mod claim;
