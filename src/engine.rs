@@ -14,6 +14,7 @@ mod lease;
 mod poller;
 pub mod purge;
 pub mod submission;
+mod unbroken;
 mod upkeep;
 
 use std::collections::BTreeMap;

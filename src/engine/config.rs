@@ -40,7 +40,7 @@ pub struct Poller {
 
 impl Default for Poller {
     fn default() -> Self {
-        Self { enabled: true, batch: 500, interval: Span::secs(1), lease: Span::secs(30) }
+        Self { enabled: true, batch: 1000, interval: Span::secs(1), lease: Span::secs(30) }
     }
 }
 

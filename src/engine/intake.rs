@@ -17,6 +17,7 @@ use super::health::StoreHealth;
 use super::lane::{Lane, Place};
 use super::lease::Ledger;
 use super::submission::{Accepted, Refusal, Submission};
+use super::unbroken::Unbroken;
 use super::{Lanes, RETRY_AFTER};
 use crate::clock::StoreClock;
 use crate::message::{Message, Standing, State};
@@ -125,14 +126,8 @@ impl Intake {
         if mode == Mode::OnFailure
             && let Some(place) = self.may_try(&submission, &lane)
         {
-            let intake = self.clone();
-            let (reply, answer) = oneshot::channel();
-            // A task of its own: whoever asked may go away, the send and what follows must not.
-            self.tracker.spawn(async move {
-                let verdict = intake.try_first(submission, lane, place).await;
-                let _ = reply.send(verdict);
-            });
-            return answer.await.unwrap_or(Err(Refusal::Draining));
+            // Whoever asked may go away, the send and what follows must not.
+            return Unbroken::new(self.clone().try_first(submission, lane, place), self.tracker.clone()).await;
         }
         let message = new_message(submission, &lane);
         kept(self.commit(message, lane, false)?.await)

@@ -159,9 +159,14 @@ impl Lane {
         self.places.clone().acquire_many_owned(count.min(self.capacity)).await.ok()
     }
 
-    /// How many bytes a claim may bring: half of what is free, so that lanes that claim at once stay within the bound together.
-    pub(super) fn claim_bytes(&self) -> usize {
-        self.memory.free() / 2
+    /// How many bytes a claim may bring: half of what is free over all claims, so that lanes that claim at once stay within the bound together.
+    pub(super) fn claim_bytes(&self, claims: usize) -> usize {
+        self.memory.free() / 2 / claims
+    }
+
+    /// Whether messages go out as usual: the destination has answered, and nothing holds them back.
+    pub(super) fn is_flowing(&self) -> bool {
+        self.proven.load(Ordering::Relaxed) && !self.is_open() && self.spec.sender.blocked().is_none()
     }
 
     /// Takes a reserved place.

@@ -1,11 +1,11 @@
 //! Finds what is due and claims it: one scout asks what is due for all lanes, one claimer a lane takes it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rand::RngExt;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,9 @@ const SCOUT_GAP: Duration = Duration::from_millis(5);
 const TAKE_OVER: u32 = 500;
 /// How long a claimer waits before it looks again whether its destination still holds back publishers.
 const BLOCKED_WAIT: Duration = Duration::from_millis(250);
+/// While a lane is drained so many claims are under way: the database answers one while the rows of another go out. More only get in each
+/// other's way (docs/performance.md).
+const CLAIMERS: usize = 2;
 /// A drain skips what it has just claimed (dead index entries) and looks from the start this often, for what was committed late.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -123,15 +126,16 @@ impl Poller {
 
     /// Claims what is due on one lane, the highest level first, as fast as the lane takes it.
     pub(super) async fn claim(self: Arc<Self>, lane: Arc<Lane>) {
+        let drain = Drain::default();
         tokio::select! {
-            () = self.claim_on(&lane) => {}
+            () = self.claim_due(&lane, &drain) => {}
+            _ = futures::future::join_all((1..CLAIMERS).map(|_| self.help(&lane, &drain))) => {}
             () = self.stopping.cancelled() => {}
         }
     }
 
-    async fn claim_on(&self, lane: &Arc<Lane>) {
-        let mut walk = Walk::default();
-        let mut ordered = Throttle::new(1, Duration::from_secs(60));
+    /// The claimer that watches the breaker and what is due.
+    async fn claim_due(&self, lane: &Arc<Lane>, drain: &Drain) {
         loop {
             let Some(level) = lane.highest_due() else {
                 lane.wake.notified().await;
@@ -160,57 +164,77 @@ impl Poller {
                 let _ = tokio::time::timeout(BLOCKED_WAIT, lane.wake.notified()).await;
                 continue;
             }
-            let Some(mut permits) = lane.reserve(count).await else { return };
+            let Some(permits) = lane.reserve(count).await else { return };
             // Cleared before the claim: what becomes due meanwhile sets it again.
             lane.exhausted(level);
-            let max_bytes = lane.claim_bytes();
-            let lease = self.ledger.lease();
-            let token = lease.token;
-            let asked = Instant::now();
-            let claim = Claim {
-                project: self.project.clone(),
-                source: lane.name().clone(),
-                level,
-                limit: count,
-                max_bytes: max_bytes as u64,
-                max_payload: lane.spec.options.max_payload.bytes() as u64,
-                floor: walk.floor(level, asked),
-                lease,
-            };
-            let swept = claim.floor.is_none();
-            let claimed = match self.store.claim(claim).await {
-                Ok(claimed) => claimed,
-                Err(error) => {
-                    self.health.failed("claim", &error);
-                    lane.due(1 << level);
-                    if probe {
-                        lane.probe_unused();
-                    }
-                    tokio::time::sleep(BLOCKED_WAIT).await;
-                    continue;
-                }
-            };
-            self.health.answered();
-            self.clock.read(claimed.now);
-            let term = self.ledger.hold(token, asked, claimed.rows.iter().map(id_of));
-            let bytes: usize = claimed.rows.iter().map(weight_of).sum();
-            let full = claimed.rows.len() >= count as usize || bytes >= max_bytes / 2;
-            walk.note(level, &claimed, full);
-            if full || !swept {
-                lane.due(1 << level);
-            }
-            if probe && claimed.rows.is_empty() {
+            let claimed = self.claim_once(lane, drain, level, count, permits).await;
+            if probe && claimed == 0 {
                 lane.probe_unused();
-            }
-            for row in claimed.rows {
-                let Some(permit) = permits.split(1) else { break };
-                self.take(lane, row, token, &term, permit, &mut ordered);
             }
         }
     }
 
+    /// One more claimer, while a drain lasts and nothing stands against it.
+    async fn help(&self, lane: &Arc<Lane>, drain: &Drain) {
+        loop {
+            let begun = drain.begun.notified();
+            let Some(level) = drain.level().filter(|level| lane.highest_due().is_none_or(|due| due <= *level) && lane.is_flowing()) else {
+                begun.await;
+                continue;
+            };
+            let count = lane.claim_count(self.options.batch);
+            let Some(permits) = lane.reserve(count).await else { return };
+            self.claim_once(lane, drain, level, count, permits).await;
+        }
+    }
+
+    /// One claim; answers how many rows it brought.
+    async fn claim_once(&self, lane: &Arc<Lane>, drain: &Drain, level: u8, count: u32, mut permits: OwnedSemaphorePermit) -> usize {
+        let (lease, asked) = (self.ledger.lease(), Instant::now());
+        let (token, floor, max_bytes) = (lease.token, drain.walk().floor(level, asked), lane.claim_bytes(CLAIMERS));
+        let swept = floor.is_none();
+        let claim = Claim {
+            project: self.project.clone(),
+            source: lane.name().clone(),
+            level,
+            limit: count,
+            max_bytes: max_bytes as u64,
+            max_payload: lane.spec.options.max_payload.bytes() as u64,
+            floor,
+            lease,
+        };
+        let claimed = match self.store.claim(claim).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                self.health.failed("claim", &error);
+                drain.walk().end(level);
+                lane.due(1 << level);
+                tokio::time::sleep(BLOCKED_WAIT).await;
+                return 0;
+            }
+        };
+        self.health.answered();
+        self.clock.read(claimed.now);
+        let term = self.ledger.hold(token, asked, claimed.rows.iter().map(id_of));
+        let bytes: usize = claimed.rows.iter().map(weight_of).sum();
+        let full = claimed.rows.len() >= count as usize || bytes >= max_bytes / 2;
+        drain.walk().note(level, &claimed, full);
+        if full {
+            drain.begun.notify_waiters();
+        }
+        if full || !swept {
+            lane.due(1 << level);
+        }
+        let rows = claimed.rows.len();
+        for row in claimed.rows {
+            let Some(permit) = permits.split(1) else { break };
+            self.take(lane, row, token, &term, permit, drain);
+        }
+        rows
+    }
+
     /// Sends a claimed row on its way.
-    fn take(&self, lane: &Arc<Lane>, row: Row, token: i64, term: &Arc<Term>, permit: tokio::sync::OwnedSemaphorePermit, ordered: &mut Throttle) {
+    fn take(&self, lane: &Arc<Lane>, row: Row, token: i64, term: &Arc<Term>, permit: OwnedSemaphorePermit, drain: &Drain) {
         let row = match row {
             Row::Ready(ready) => *ready,
             Row::Unusable(row) => {
@@ -223,7 +247,7 @@ impl Poller {
             }
         };
         if row.ordered
-            && let Some(held_back) = ordered.pass(Instant::now())
+            && let Some(held_back) = drain.ordered().pass(Instant::now())
         {
             tracing::warn!(message.id = %row.message.id, message.source = %lane.name(), lines_held_back = held_back,
                 "a row carries an order_key; ordering is not built, it is sent like any other");
@@ -296,6 +320,36 @@ fn weight_of(row: &Row) -> usize {
     }
 }
 
+/// What the claimers of a lane share.
+#[derive(Debug)]
+struct Drain {
+    walk: Mutex<Walk>,
+    /// Woken when a claim was full: more can be claimed at the same time.
+    begun: Notify,
+    ordered: Mutex<Throttle>,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { walk: Mutex::default(), begun: Notify::new(), ordered: Mutex::new(Throttle::new(1, Duration::from_secs(60))) }
+    }
+}
+
+impl Drain {
+    fn walk(&self) -> MutexGuard<'_, Walk> {
+        self.walk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ordered(&self) -> MutexGuard<'_, Throttle> {
+        self.ordered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The highest level that was last seen to hold more than a claim.
+    fn level(&self) -> Option<u8> {
+        self.walk().levels.iter().rposition(Option::is_some).and_then(|level| u8::try_from(level).ok())
+    }
+}
+
 /// Where a drain stands on each level, so that it need not walk again over what it has just claimed.
 #[derive(Debug, Default)]
 struct Walk {
@@ -316,6 +370,13 @@ impl Walk {
             *step = None;
         }
         step.as_ref().map(|step| step.floor)
+    }
+
+    /// The next claim looks from the very start.
+    fn end(&mut self, level: u8) {
+        if let Some(step) = self.levels.get_mut(usize::from(level)) {
+            *step = None;
+        }
     }
 
     fn note(&mut self, level: u8, claimed: &Claimed, full: bool) {

@@ -11,6 +11,7 @@ mod listen;
 mod look;
 mod migrate;
 mod mysql;
+pub(crate) mod nodelay;
 mod nodes;
 mod open;
 mod pool;

@@ -6,11 +6,12 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::{CLAIM, Connection, Due, Table};
+use crate::store::sql::nodelay;
 
 pub(super) struct Mysql(MySqlConnection);
 
 pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<Mysql, sqlx::Error> {
-    let mut connection = MySqlConnection::connect_with(options).await?;
+    let mut connection = nodelay::connect(options.get_port(), MySqlConnection::connect_with(options)).await?;
     // At the default level, claims stop the inserts of others.
     sqlx::raw_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").execute(&mut connection).await?;
     Ok(Mysql(connection))

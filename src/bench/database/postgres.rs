@@ -6,11 +6,12 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::{CLAIM, Connection, Due, Table};
+use crate::store::sql::nodelay;
 
 pub(super) struct Postgres(PgConnection);
 
 pub(super) async fn connect(options: &PgConnectOptions) -> Result<Postgres, sqlx::Error> {
-    Ok(Postgres(PgConnection::connect_with(options).await?))
+    Ok(Postgres(nodelay::connect(options.get_port(), PgConnection::connect_with(options)).await?))
 }
 
 #[async_trait]

@@ -20,7 +20,7 @@ use crate::outcome::{Outcome, cut};
 use crate::source::Receipt;
 
 /// The thread looks this often whether it should end; events wake it at once.
-const POLL: Duration = Duration::from_millis(200);
+const POLL: Duration = Duration::from_secs(1);
 /// A wait for room in the client's queue looks again after this even if no one woke it.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// What the client said longer ago than this explains nothing.

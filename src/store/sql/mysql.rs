@@ -9,6 +9,7 @@ use sqlx::mysql::{MySql as Driver, MySqlArguments, MySqlConnectOptions, MySqlCon
 use sqlx::{Arguments as _, ConnectOptions as _, Connection as _, Row as _};
 
 use super::dialect::{Bad, Batch, Dialect, Id, Kind, Role, Value, driver};
+use super::nodelay;
 use super::sqlite::canonical;
 use crate::fault::Fault;
 use crate::store::{Config, Error};
@@ -192,7 +193,7 @@ impl Dialect for Mysql {
     }
 
     async fn connect(&self, _: Role) -> Result<MySqlConnection, sqlx::Error> {
-        let mut connection = MySqlConnection::connect_with(&self.options).await?;
+        let mut connection = nodelay::connect(self.options.get_port(), MySqlConnection::connect_with(&self.options)).await?;
         Self::script(&mut connection, self.session.clone()).await?;
         Ok(connection)
     }

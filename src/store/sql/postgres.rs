@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::dialect::{Bad, Batch, Column, Dialect, Id, Kind, Role, Value, driver};
 use super::listen;
+use super::nodelay;
 use super::pool::Core;
 use crate::fault::Fault;
 use crate::store::config::Migrate;
@@ -187,7 +188,7 @@ impl Dialect for Postgres {
     }
 
     async fn connect(&self, _: Role) -> Result<PgConnection, sqlx::Error> {
-        PgConnection::connect_with(&self.options).await
+        nodelay::connect(self.options.get_port(), PgConnection::connect_with(&self.options)).await
     }
 
     driver!();

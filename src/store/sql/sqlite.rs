@@ -7,10 +7,14 @@ use chrono::{DateTime, Utc};
 use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::sqlite::{Sqlite as Driver, SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous};
 use sqlx::{Arguments as _, ConnectOptions as _, Connection as _, Row as _, TypeInfo as _, ValueRef as _};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::dialect::{Bad, Batch, Dialect, Id, Kind, Role, Value, driver};
 use crate::store::Error;
+
+/// The wait before a file that another is switching to WAL is opened again.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// SQLite.
 #[derive(Clone, Debug)]
@@ -133,7 +137,16 @@ impl Dialect for Sqlite {
             .foreign_keys(false)
             .statement_cache_capacity(self.cache.max(16))
             .disable_statement_logging();
-        SqliteConnection::connect_with(&options).await
+        let deadline = Instant::now() + self.busy;
+        loop {
+            match SqliteConnection::connect_with(&options).await {
+                // SQLite does not wait for another who switches the file to WAL (https://sqlite.org/c3ref/busy_handler.html).
+                Err(sqlx::Error::Database(error)) if matches!(Self::judge(error.as_ref(), self.busy), Error::Contended(_)) && Instant::now() < deadline => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                connection => return connection,
+            }
+        }
     }
 
     driver!();
