@@ -73,7 +73,7 @@ def install(peers: list[Peer]) -> str:
             say("installing: " + " ".join(Path(word).name if word.startswith("/") else word for word in words))
             if subprocess.run(words, cwd=PEERS, stdout=sys.stderr).returncode:
                 raise Failed("cannot install: " + shlex.join(words))
-    return redrive()
+    return redrive() if any(peer.name == "redrive" for peer in peers) else ""
 
 
 def redrive() -> str:
