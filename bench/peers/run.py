@@ -14,6 +14,7 @@ from harness.database import Failed, Server
 from harness.peer import BUILD, PEERS, REPOSITORY, Peer, load
 from harness.process import listener
 from harness.say import say
+from harness.topic import PARTITIONS
 
 POSTGRES, KAFKA = "REDRIVE_TEST_POSTGRES_URL", "REDRIVE_TEST_KAFKA"
 
@@ -23,12 +24,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     peers = load(options.only)
     try:
-        versions = install(peers)
+        version = install(peers)
         if options.install_only:
             return
         with ExitStack() as stack:
-            results = compare(peers, options, stack)
-            about = {"servers": servers(results), "machine": report.machine(), "redrive": versions}
+            shared = find_servers()
+            second = second_server(peers, shared, stack)
+            results = compare(peers, options, shared, second)
+            about = {"servers": servers(shared, second), "machine": report.machine(), "redrive": version}
     except Failed as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
@@ -85,11 +88,14 @@ def redrive() -> str:
     return subprocess.run([binary, "--version"], text=True, capture_output=True, check=True).stdout.split()[-1]
 
 
-def compare(peers: list[Peer], options: argparse.Namespace, stack: ExitStack) -> list[report.Result]:
-    shared = find_servers()
-    second = shared
-    if any(peer.logical for peer in peers) and not shared.postgres.logical():
-        second = measure.Servers(stack.enter_context(logical.server()), shared.brokers, shared.broker_pid)
+def second_server(peers: list[Peer], shared: measure.Servers, stack: ExitStack) -> measure.Servers:
+    """For those that read the database's log; the shared one if it can be read."""
+    if shared.postgres.logical() or not any(peer.logical for peer in peers):
+        return shared
+    return measure.Servers(stack.enter_context(logical.server()), shared.brokers, shared.broker_pid)
+
+
+def compare(peers: list[Peer], options: argparse.Namespace, shared: measure.Servers, second: measure.Servers) -> list[report.Result]:
     results = [report.Result(peer) for peer in peers]
     parts = [(f"run {run + 1} of {options.runs}", measure.drain) for run in range(options.runs)]
     parts += [] if options.no_kill else [("kill -9 at half way", measure.kill)]
@@ -112,7 +118,8 @@ def record(result: report.Result, outcome) -> None:
             f"{outcome.copies} copies, {outcome.lost} lost")
     else:
         result.recovered = outcome
-        say("    " + ", ".join(report.recovery(outcome)) + " copies, lost")
+        when, _ = report.recovery(outcome)
+        say(f"    {when}, {outcome.copies} copies, {outcome.lost} lost")
 
 
 def find_servers() -> measure.Servers:
@@ -123,11 +130,9 @@ def find_servers() -> measure.Servers:
     return measure.Servers(Server(os.environ[POSTGRES]), brokers, listener(int(brokers.split(",")[0].rpartition(":")[2])))
 
 
-def servers(results: list[report.Result]) -> str:
-    text = f"PostgreSQL {Server(os.environ[POSTGRES]).version()} and Kafka, topics of 4 partitions, payloads of 512 bytes"
-    if any(result.peer.logical for result in results):
-        text += "; " + logical.NOTE
-    return text
+def servers(shared: measure.Servers, second: measure.Servers) -> str:
+    text = f"PostgreSQL {shared.postgres.version()} and Kafka, topics of {PARTITIONS} partitions, payloads of 512 bytes"
+    return text if second is shared else f"{text}; {logical.NOTE}"
 
 
 if __name__ == "__main__":

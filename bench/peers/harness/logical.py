@@ -14,7 +14,7 @@ from .database import Failed, Server
 from .process import Process, wait_until
 from .say import say
 
-NOTE = "Debezium on a second one of the same build and with the same settings, but `wal_level = logical`, if the first has not got it"
+NOTE = "Debezium on a second PostgreSQL of the same build and settings but for `wal_level = logical`"
 # As scripts/services has them: what is compared must not be a setting. Durability stays as it comes.
 SETTINGS = {"max_connections": "300", "shared_buffers": "64MB", "timezone": "UTC", "wal_level": "logical", "listen_addresses": "127.0.0.1"}
 

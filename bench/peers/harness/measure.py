@@ -20,6 +20,8 @@ STUCK_S = 60
 MOST_S = 1800
 # The JVM takes its time.
 FIRST_MESSAGE_S = 120
+# So long without a message is the end, for one that marks nothing.
+QUIET_S = 1
 # How long a peer may take to be whole again after a kill -9.
 WHOLE_AGAIN_S = 120
 
@@ -158,22 +160,28 @@ def kill(peer: Peer, servers: Servers, wanted: int, name: str) -> Recovered:
         process.kill()
         begun = time.monotonic()
         process = turn.serve()
-        seconds = None
-        while seconds is None and time.monotonic() < begun + WHOLE_AGAIN_S:
+        whole = None
+        while whole is None and time.monotonic() < begun + WHOLE_AGAIN_S:
             turn.check(process)
             time.sleep(0.1)
-            # The topic first: it costs nothing to ask.
-            if turn.watch.total >= turn.messages and turn.progress.done() and whole(turn):
-                seconds = time.monotonic() - begun
+            whole = whole_since(turn)
         process.stop()
         counted = turn.topic.count(turn.messages)
-        left = turn.progress.left() if peer.unfinished else counted["lost"]
-        return Recovered(turn.messages, seconds, 0 if seconds else left, counted["copies"], 0 if left else counted["lost"])
+        if whole is not None:
+            return Recovered(turn.messages, whole - begun, 0, counted["copies"], counted["lost"])
+        # What has not been sent yet may still be.
+        return Recovered(turn.messages, None, turn.progress.left() if peer.unfinished else counted["lost"], counted["copies"], 0)
 
 
-def whole(turn: Turn) -> bool:
-    """Copies fill the topic as well as messages do: one that marks nothing is done when none is missing."""
-    return bool(turn.peer.unfinished) or turn.topic.count(turn.messages)["lost"] == 0
+def whole_since(turn: Turn) -> float | None:
+    """The topic first: it costs nothing to ask."""
+    if turn.watch.total < turn.messages:
+        return None
+    if turn.peer.unfinished:
+        return time.monotonic() if turn.progress.done() else None
+    # Copies fill the topic as well as messages do: one that marks nothing is done when it is quiet and none is missing.
+    quiet = time.monotonic() > turn.watch.changed + QUIET_S
+    return turn.watch.changed if quiet and turn.topic.count(turn.messages)["lost"] == 0 else None
 
 
 def attempt(what: str, run, *arguments):

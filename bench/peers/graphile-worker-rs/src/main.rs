@@ -57,11 +57,10 @@ impl TaskHandler for Message {
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     tracing_subscriber::fmt().with_env_filter(EnvFilter::new("warn")).with_writer(std::io::stderr).init();
-    let setting = |name: &str, otherwise: usize| env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise);
     let worker = WorkerOptions::default()
         .database_url(&env::var("DATABASE_URL")?)
-        .concurrency(setting("CONCURRENCY", 1000))
-        .local_queue(LocalQueueConfig::default().with_size(setting("LOCAL_QUEUE", 1000)))
+        .concurrency(1000)
+        .local_queue(LocalQueueConfig::default().with_size(5000))
         .complete_job_batch_delay(Duration::from_millis(5))
         .fail_job_batch_delay(Duration::from_millis(5))
         .add_extension(Kafka::connect()?)
