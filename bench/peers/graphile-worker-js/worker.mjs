@@ -3,7 +3,6 @@ import { Logger, run, runMigrations } from 'graphile-worker'
 import { Grouped, connect, message } from '../kafka/kafka.mjs'
 
 const connectionString = process.env.DATABASE_URL
-const setting = (name, otherwise) => Number(process.env[name] ?? otherwise)
 const logger = new Logger(() => (level, text) => level === 'error' && console.error(text))
 
 if (process.argv[2] === 'migrate') {
@@ -15,10 +14,10 @@ if (process.argv[2] === 'migrate') {
       worker: {
         connectionString,
         logger,
-        concurrentJobs: setting('CONCURRENCY', 1000),
+        concurrentJobs: 1000,
         maxPoolSize: 10,
-        localQueue: { size: setting('LOCAL_QUEUE', 2000) },
-        completeJobBatchDelay: setting('BATCH_DELAY', 0),
+        localQueue: { size: 2000 },
+        completeJobBatchDelay: 0,
         failJobBatchDelay: 0,
       },
     },

@@ -61,7 +61,7 @@ def variants(name: str) -> list[Peer]:
 
 
 def version_of(where: str) -> str:
-    """What the lock file or the manifest says: `go:module`, `npm:package`, `cargo:folder:crate`, `pom:folder`, or the version itself."""
+    """What the lock file or the manifest says: `go:module`, `npm:package`, `cargo:folder:crate`, or the version itself."""
     kind, _, what = where.partition(":")
     if kind == "go":
         return found(rf"^\s*{re.escape(what)} v(\S+)", PEERS / "go.mod")
@@ -70,8 +70,6 @@ def version_of(where: str) -> str:
     if kind == "cargo":
         folder, _, crate = what.partition(":")
         return found(rf'^name = "{re.escape(crate)}"\nversion = "([^"]+)"', PEERS / folder / "Cargo.lock")
-    if kind == "pom":
-        return found(r"<debezium.version>([^<]+)<", PEERS / what / "pom.xml")
     return where
 
 

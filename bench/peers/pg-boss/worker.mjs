@@ -3,7 +3,7 @@ import PgBoss from 'pg-boss'
 import { connect, message, send } from '../kafka/kafka.mjs'
 
 const QUEUE = 'message'
-const LOOPS = Number(process.env.LOOPS ?? 2)
+const LOOPS = 2
 
 const boss = new PgBoss({ connectionString: process.env.DATABASE_URL })
 boss.on('error', console.error)
