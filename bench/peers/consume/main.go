@@ -1,7 +1,7 @@
 // consume makes, watches, counts and removes the topic of a run. It stands outside: no peer's own count is believed.
 //
 //	consume create TOPIC PARTITIONS
-//	consume watch  TOPIC              "TOTAL" on a line each time that more has arrived
+//	consume watch  TOPIC MS           "TOTAL" on a line each time that more has arrived; looks every so many milliseconds
 //	consume count  TOPIC MESSAGES     {"messages":…,"distinct":…,"copies":…,"lost":…}
 //	consume delete TOPIC
 package main
@@ -22,9 +22,8 @@ import (
 )
 
 const (
-	// Until the first message, because the clock starts with it; then seldom, because asking costs the broker.
+	// Until the first message, because the clock starts with it; then as told, because asking costs the broker.
 	untilFirst = 10 * time.Millisecond
-	afterwards = 50 * time.Millisecond
 	// Reading gives up when nothing came for so long.
 	silence = 30 * time.Second
 )
@@ -66,7 +65,7 @@ func run(ctx context.Context, args []string) error {
 		_, err := admin.DeleteTopic(ctx, topic)
 		return err
 	case "watch":
-		return watch(ctx, admin, topic)
+		return watch(ctx, admin, topic, time.Duration(number)*time.Millisecond)
 	case "count":
 		return count(ctx, admin, topic, number)
 	}
@@ -87,7 +86,7 @@ func total(ctx context.Context, admin *kadm.Client, topic string) (int64, error)
 	return sum, nil
 }
 
-func watch(ctx context.Context, admin *kadm.Client, topic string) error {
+func watch(ctx context.Context, admin *kadm.Client, topic string, every time.Duration) error {
 	last := int64(-1)
 	for ctx.Err() == nil {
 		sum, err := total(ctx, admin, topic)
@@ -101,7 +100,7 @@ func watch(ctx context.Context, admin *kadm.Client, topic string) error {
 		if sum == 0 {
 			time.Sleep(untilFirst)
 		} else {
-			time.Sleep(afterwards)
+			time.Sleep(every)
 		}
 	}
 	return nil

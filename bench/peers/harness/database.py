@@ -63,7 +63,9 @@ class Database:
         for slot in self.server.psql(f"SELECT slot_name FROM pg_replication_slots WHERE database = '{self.name}'").split():
             with closing(Session(self.url)) as session:
                 session.ask(f"SELECT pg_drop_replication_slot('{slot}')")
-        self.server.psql(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)")
+        # Not FORCE, which stumbles over autovacuum; without it that is sent away, and only our own sessions are in the way.
+        self.server.psql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self.name}' AND usename = current_user")
+        self.server.psql(f"DROP DATABASE IF EXISTS {self.name}")
 
     def fill(self, script: Path, messages: int, topic: str) -> None:
         run_script(self.url, PAYLOAD + script.read_text(), messages=messages, topic=topic)

@@ -14,6 +14,8 @@ from .process import Process, cpu_s, peak_rss_bytes
 from .say import say
 from .topic import Topic
 
+# How often the topic is looked at: asking costs the broker. Closely for the moment of a kill.
+LOOK_MS, LOOK_CLOSELY_MS = 50, 5
 # Nothing moved for so long: given up.
 STUCK_S = 60
 # A drain takes no longer.
@@ -61,9 +63,9 @@ class Servers:
 class Turn(ExitStack):
     """A database, a topic and a filled table; everything ends with the `with`."""
 
-    def __init__(self, peer: Peer, servers: Servers, wanted: int, name: str):
+    def __init__(self, peer: Peer, servers: Servers, wanted: int, name: str, look_ms: int):
         super().__init__()
-        self.peer, self.servers, self.messages, self.name = peer, servers, peer.messages(wanted), name
+        self.peer, self.servers, self.messages, self.name, self.look_ms = peer, servers, peer.messages(wanted), name, look_ms
 
     def __enter__(self):
         super().__enter__()
@@ -84,7 +86,7 @@ class Turn(ExitStack):
         for command in self.peer.prepare:
             self.prepare(command)
         self.database.fill(self.peer.fill, self.messages, self.name)
-        self.watch = self.enter_context(self.topic.watch())
+        self.watch = self.enter_context(self.topic.watch(self.look_ms))
         self.progress = Progress(self.database.url, self.peer.unfinished)
         self.callback(self.progress.close)
 
@@ -116,7 +118,7 @@ class Turn(ExitStack):
             self.check(process)
             if time.monotonic() > min(deadline, self.watch.changed + STUCK_S):
                 raise Failed(f"{self.watch.total} of {total} messages, and then nothing more:\n{process.last_words()}")
-            time.sleep(0.02)
+            time.sleep(0.002)
 
     def check(self, process: Process) -> None:
         if process.ended() is not None:
@@ -128,7 +130,7 @@ class Turn(ExitStack):
 
 def drain(peer: Peer, servers: Servers, wanted: int, name: str) -> Drained:
     """From the first message in the topic until all rows are marked: that an interpreter or a JVM starts slowly counts for nobody."""
-    with Turn(peer, servers, wanted, name) as turn:
+    with Turn(peer, servers, wanted, name, LOOK_MS) as turn:
         process = turn.serve()
         turn.await_first(process)
         begun, before = time.monotonic(), turn.cpu(process)
@@ -152,11 +154,15 @@ def await_done(turn: Turn, process: Process) -> None:
 
 
 def kill(peer: Peer, servers: Servers, wanted: int, name: str) -> Recovered:
-    """kill -9 when half of the messages are in the topic, start at once, touch nothing."""
-    with Turn(peer, servers, wanted, name) as turn:
+    """kill -9 when half of the messages are in the topic, start at once, touch nothing.
+
+    In the midst of a batch: one that has just sent all that it claimed would look as if it never repeated or held on to anything.
+    """
+    with Turn(peer, servers, wanted, name, LOOK_CLOSELY_MS) as turn:
         process = turn.serve()
         turn.await_first(process)
         turn.await_total(process, turn.messages // 2)
+        turn.await_total(process, turn.watch.total + 1)
         process.kill()
         begun = time.monotonic()
         process = turn.serve()

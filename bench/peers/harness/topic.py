@@ -38,18 +38,19 @@ class Topic:
     def count(self, messages: int) -> dict[str, int]:
         return json.loads(self.tool("count", str(messages)))
 
-    def watch(self) -> "Watch":
-        return Watch(self)
+    def watch(self, every_ms: int) -> "Watch":
+        return Watch(self, every_ms)
 
 
 class Watch:
     """How many messages the topic holds; None until the first answer."""
 
-    def __init__(self, topic: Topic):
+    def __init__(self, topic: Topic, every_ms: int):
         self.total: int | None = None
         self.changed = time.monotonic()
         self.first = threading.Event()
-        self.process = Process([str(CONSUME), "watch", topic.name], topic.env(), topic.work, topic.work / "watch.log", stdout=subprocess.PIPE)
+        words = [str(CONSUME), "watch", topic.name, str(every_ms)]
+        self.process = Process(words, topic.env(), topic.work, topic.work / "watch.log", stdout=subprocess.PIPE)
         self.reader = threading.Thread(target=self.read, daemon=True)
 
     def __enter__(self):
