@@ -16,6 +16,9 @@ use crate::store::{Due, Error, Insert, Inserted, NewMessage, Verdict};
 /// What a statement of several rows may weigh: servers bound their packets.
 const MOST_BYTES: usize = 4 << 20;
 
+/// The sizes of statements, each prepared once: few for a batch of any size. SQLite takes 32766 parameters, which is 1560 rows.
+const SIZES: [(usize, &str); 5] = [(256, "insert_256"), (64, "insert_64"), (16, "insert_16"), (4, "insert_4"), (1, "insert_1")];
+
 /// A span in microseconds.
 pub(super) fn micros(span: Duration) -> i64 {
     i64::try_from(span.as_micros()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
@@ -232,10 +235,8 @@ async fn values<D: Dialect>(session: &mut Session<D>, insert: &Insert, fresh: &[
     let after = |from: DateTime<Utc>, span: Duration| from + TimeDelta::microseconds(micros(span).min(micros(crate::units::LONGEST)));
     let mut rest = fresh;
     while !rest.is_empty() {
-        let (size, name) = [(64, "insert_64"), (8, "insert_8"), (1, "insert_1")]
-            .into_iter()
-            .find(|(size, _)| *size == 1 || rest.get(..*size).is_some_and(|rows| weight(rows) <= MOST_BYTES))
-            .unwrap_or((1, "insert_1"));
+        let (size, name) =
+            SIZES.into_iter().find(|(size, _)| rest.get(..*size).is_some_and(|rows| weight(rows) <= MOST_BYTES)).unwrap_or((1, "insert_1"));
         let (rows, others) = rest.split_at(size.min(rest.len()));
         rest = others;
         let sql = session.sql(name, || {

@@ -141,7 +141,9 @@ impl Dialect for Sqlite {
         loop {
             match SqliteConnection::connect_with(&options).await {
                 // SQLite does not wait for another who switches the file to WAL (https://sqlite.org/c3ref/busy_handler.html).
-                Err(sqlx::Error::Database(error)) if matches!(Self::judge(error.as_ref(), self.busy), Error::Contended(_)) && Instant::now() < deadline => {
+                Err(sqlx::Error::Database(error))
+                    if matches!(Self::judge(error.as_ref(), self.busy), Error::Contended(_)) && Instant::now() < deadline =>
+                {
                     tokio::time::sleep(PAUSE).await;
                 }
                 connection => return connection,

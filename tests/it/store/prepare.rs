@@ -1,5 +1,7 @@
 //! Tables: made once, verified, printed, beside an application's own.
 
+use std::time::Duration;
+
 use redrive::store::config::Migrate;
 use redrive::store::{self, Error, Insert, List, Store};
 
@@ -21,6 +23,18 @@ pub(crate) async fn once_by_several_nodes_at_once(cx: Fixture) {
     }
     assert!(stores[0].prepare().await.unwrap().applied.is_empty(), "and never again");
     assert_eq!(cx.put("billing", 1).await.len(), 1);
+}
+
+/// SQLite alone: its busy timeout does not cover the switch to WAL while another writes, be it a node that switches too.
+pub(crate) async fn a_writer_is_waited_for(cx: Fixture) {
+    let mut writer = cx.test.raw().await;
+    writer.run("BEGIN IMMEDIATE").await;
+    writer.run("CREATE TABLE theirs (id INTEGER)").await;
+    let store = cx.test.open();
+    let mut preparing = tokio::spawn(async move { store.prepare().await });
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut preparing).await.is_err(), "neither refused nor through");
+    writer.run("COMMIT").await;
+    assert!(!preparing.await.unwrap().unwrap().applied.is_empty());
 }
 
 pub(crate) async fn a_later_start_with_another_project_leaves_the_default(cx: Fixture) {
