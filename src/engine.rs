@@ -4,6 +4,7 @@
 
 mod alarm;
 mod breaker;
+mod committer;
 mod completer;
 pub mod config;
 mod dispatcher;
@@ -39,6 +40,7 @@ use crate::store::{self, Changed, Store};
 use crate::telemetry::metrics::Metrics;
 
 use alarm::Alarm;
+use committer::{Backlog, Committer};
 use completer::Completer;
 use dispatcher::Dispatcher;
 use health::StoreHealth;
@@ -178,21 +180,24 @@ impl Engine {
         }
         let lanes = Arc::new(Lanes(lanes));
         let sends = config.poller.enabled;
-        let intake = Intake::new(intake::Parts {
+        let committer = Arc::new(Committer {
             project: project.clone(),
             store: store.clone(),
             clock: clock.clone(),
             health: health.clone(),
             ledger: ledger.clone(),
-            lanes: lanes.clone(),
             alarm: alarm.clone(),
-            reports: reports.clone(),
-            tracker: tracker.clone(),
             keep_keys: config.idempotency.keep.get(),
             sends,
             stopping: stopping.clone(),
+            backlog: Backlog::new(config.limits.intake.bytes()),
+        });
+        let intake = Arc::new(Intake {
+            committer: committer.clone(),
+            lanes: lanes.clone(),
+            reports: reports.clone(),
+            tracker: tracker.clone(),
             closed: closed.clone(),
-            max_bytes: config.limits.intake.bytes(),
         });
         let completer = Arc::new(Completer {
             store: store.clone(),
@@ -232,7 +237,7 @@ impl Engine {
             store: store.clone(),
             health: health.clone(),
             lanes: lanes.clone(),
-            intake: intake.clone(),
+            intake,
             upkeep: upkeep.clone(),
             alarm: alarm.clone(),
             stopping,
@@ -245,7 +250,7 @@ impl Engine {
             tracker.spawn(until(abandon.clone(), dispatcher.run(jobs)));
         }
         for _ in 0..COMMITTERS {
-            tracker.spawn(until(abandon.clone(), intake.clone().run()));
+            tracker.spawn(until(abandon.clone(), committer.clone().run()));
         }
         for _ in 0..WRITERS {
             tracker.spawn(until(abandon.clone(), completer.clone().run(StdRng::from_rng(&mut rand::rng()))));
@@ -278,7 +283,7 @@ impl Engine {
     /// Whether nothing is held under a lease and nothing waits to be committed.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.ledger.len() == 0 && !self.handle.inner.intake.is_busy() && self.handle.in_flight() == 0
+        self.ledger.len() == 0 && !self.handle.inner.intake.committer.is_busy() && self.handle.in_flight() == 0
     }
 
     /// Stops claims and first sends; what comes in is committed and left pending.

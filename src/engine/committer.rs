@@ -1,0 +1,284 @@
+//! Commits messages. Whatever waits while a commit is under way goes into the next one (group commit, without any linger).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::RETRY_AFTER;
+use super::alarm::Alarm;
+use super::dispatcher::{Fate, Job, Ticket};
+use super::health::StoreHealth;
+use super::lane::{Lane, Place};
+use super::lease::{Ledger, Term};
+use super::submission::Refusal;
+use crate::clock::{self, StoreClock};
+use crate::message::{Message, Standing, State};
+use crate::store::{Due, Error, Held, Insert, NewMessage, Store, Verdict};
+
+/// At most so many messages, or so many bytes, a commit.
+const BATCH: usize = 500;
+const BATCH_BYTES: usize = 4 << 20;
+/// A commit that the database asks to try again is tried so often.
+const TRIES: u32 = 5;
+/// What a message weighs besides its payload and headers while it waits, in bytes.
+const OVERHEAD: usize = 512;
+
+/// A message on its way to a commit.
+#[derive(Debug)]
+struct Entry {
+    message: NewMessage,
+    lane: Arc<Lane>,
+    weight: usize,
+    /// Committed under this node's lease although it has no place: its first send is already under way.
+    sent_already: bool,
+    reply: oneshot::Sender<Result<Committed, Refusal>>,
+}
+
+/// A message that is committed.
+#[derive(Debug)]
+pub(super) enum Committed {
+    New { id: Uuid, state: State, lease: Option<(i64, Arc<Term>)> },
+    Duplicate { id: Uuid },
+}
+
+/// Commits what comes in, in batches; several workers may run.
+#[derive(Debug)]
+pub(super) struct Committer {
+    pub(super) project: Arc<str>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Arc<StoreClock>,
+    pub(super) health: Arc<StoreHealth>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) alarm: Arc<Alarm>,
+    pub(super) keep_keys: Duration,
+    /// Whether this node sends at all.
+    pub(super) sends: bool,
+    /// Cancelled when nothing more may be sent first.
+    pub(super) stopping: CancellationToken,
+    pub(super) backlog: Backlog,
+}
+
+/// What waits to be committed.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    /// In bytes.
+    most: usize,
+    bytes: AtomicUsize,
+    entries: mpsc::UnboundedSender<Entry>,
+    queue: Mutex<mpsc::UnboundedReceiver<Entry>>,
+}
+
+impl Backlog {
+    /// At most so many bytes.
+    pub(super) fn new(most: usize) -> Self {
+        let (entries, queue) = mpsc::unbounded_channel();
+        Self { most, bytes: AtomicUsize::new(0), entries, queue: Mutex::new(queue) }
+    }
+}
+
+impl Committer {
+    /// Queues a message for the next commit. The answer comes once it is durable, whether or not anyone still waits for it.
+    pub(super) fn commit(
+        &self,
+        message: NewMessage,
+        lane: Arc<Lane>,
+        sent_already: bool,
+    ) -> Result<oneshot::Receiver<Result<Committed, Refusal>>, Refusal> {
+        let weight = weigh(message.payload.as_ref());
+        let before = self.backlog.bytes.fetch_add(weight, Ordering::Relaxed);
+        if before + weight > self.backlog.most && before > 0 {
+            self.backlog.bytes.fetch_sub(weight, Ordering::Relaxed);
+            return Err(Refusal::Overloaded { after: RETRY_AFTER });
+        }
+        let (reply, answer) = oneshot::channel();
+        let entry = Entry { message, lane, weight, sent_already, reply };
+        if self.backlog.entries.send(entry).is_err() {
+            return Err(Refusal::Draining);
+        }
+        Ok(answer)
+    }
+
+    /// Whether a message may be sent from memory.
+    pub(super) fn may_send(&self) -> bool {
+        self.sends && !self.stopping.is_cancelled()
+    }
+
+    /// Whether anything waits to be committed.
+    pub(super) fn is_busy(&self) -> bool {
+        self.backlog.bytes.load(Ordering::Relaxed) > 0
+    }
+
+    /// One committer; several may run, each with a batch of its own.
+    pub(super) async fn run(self: Arc<Self>) {
+        let mut entries = Vec::with_capacity(BATCH);
+        loop {
+            if self.backlog.queue.lock().await.recv_many(&mut entries, BATCH).await == 0 {
+                return;
+            }
+            let mut batch = Vec::with_capacity(entries.len());
+            let mut bytes = 0;
+            for entry in entries.drain(..) {
+                if bytes + entry.weight > BATCH_BYTES && !batch.is_empty() {
+                    self.insert(std::mem::take(&mut batch)).await;
+                    bytes = 0;
+                }
+                bytes += entry.weight;
+                batch.push(entry);
+            }
+            self.insert(batch).await;
+        }
+    }
+
+    /// Commits a batch and answers each of its producers.
+    async fn insert(&self, entries: Vec<Entry>) {
+        let mut waiting = Vec::with_capacity(entries.len());
+        let mut messages = Vec::with_capacity(entries.len());
+        for mut entry in entries {
+            let place = self.place(&entry);
+            entry.message.leased = place.is_some() || entry.sent_already;
+            waiting.push(Answer { lane: entry.lane, weight: entry.weight, place, sent_already: entry.sent_already, reply: entry.reply });
+            messages.push(entry.message);
+        }
+        let mut messages = Arc::new(messages);
+        let mut tries = 0;
+        loop {
+            let lease = self.ledger.lease();
+            let (token, asked) = (lease.token, Instant::now());
+            let insert = Insert { project: self.project.clone(), messages: messages.clone(), lease, keep_keys: self.keep_keys };
+            tries += 1;
+            match self.store.insert(insert).await {
+                Ok(inserted) => {
+                    self.health.answered();
+                    self.clock.read(inserted.now);
+                    let messages = Arc::try_unwrap(messages).unwrap_or_else(|shared| shared.as_ref().clone());
+                    let leased = messages.iter().zip(&inserted.verdicts).filter(|(message, verdict)| message.leased && **verdict == Verdict::New);
+                    let term = self.ledger.hold(token, asked, leased.map(|(message, _)| message.id));
+                    for ((message, verdict), answer) in messages.into_iter().zip(inserted.verdicts).zip(waiting) {
+                        self.answer(answer, message, verdict, token, &term);
+                    }
+                    return;
+                }
+                Err(Error::Contended(why)) if tries < TRIES => {
+                    tracing::debug!(error = %why, "a commit is tried again");
+                    tokio::time::sleep(Duration::from_millis(5) * tries).await;
+                }
+                // One message that the database won't have must not take its neighbours along.
+                Err(Error::Refused(why)) if waiting.len() > 1 => {
+                    tracing::warn!(error = %why, batch = waiting.len(), "a commit was refused; its messages are committed one by one");
+                    let owned = std::mem::take(Arc::make_mut(&mut messages));
+                    for (message, answer) in owned.into_iter().zip(waiting) {
+                        let Answer { lane, weight, sent_already, reply, .. } = answer;
+                        Box::pin(self.insert(vec![Entry { message, lane, weight, sent_already, reply }])).await;
+                    }
+                    return;
+                }
+                Err(error) => {
+                    self.health.failed("insert", &error);
+                    for answer in waiting {
+                        self.backlog.bytes.fetch_sub(answer.weight, Ordering::Relaxed);
+                        let _ = answer.reply.send(Err(Refusal::Unavailable { detail: error.to_string() }));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A place for the first send, straight from memory, where nothing stands against it.
+    fn place(&self, entry: &Entry) -> Option<Place> {
+        if entry.sent_already || entry.message.due != Due::Now || !self.may_send() {
+            return None;
+        }
+        entry.lane.try_enter(entry.weight)
+    }
+
+    fn answer(&self, answer: Answer, message: NewMessage, verdict: Verdict, token: i64, term: &Arc<Term>) {
+        let Answer { lane, weight, place, sent_already, reply } = answer;
+        self.backlog.bytes.fetch_sub(weight, Ordering::Relaxed);
+        let id = message.id;
+        let committed = match verdict {
+            Verdict::Duplicate(id) => Ok(Committed::Duplicate { id }),
+            Verdict::Conflict(id) => Err(Refusal::Conflict { id }),
+            Verdict::New => {
+                if sent_already {
+                    lane.metrics.accepted_on_failure.inc()
+                } else {
+                    lane.metrics.accepted_write_ahead.inc()
+                };
+                let state = if message.leased { State::Sending } else { State::Pending };
+                let lease = sent_already.then(|| (token, term.clone()));
+                Ok(Committed::New { id, state, lease })
+            }
+        };
+        // The producer first: what follows is not its concern.
+        let _ = reply.send(committed);
+        if verdict != Verdict::New {
+            return;
+        }
+        if let Some(place) = place {
+            self.first_send(&lane, message, place, Held { id, token }, term.clone());
+        } else if !message.leased {
+            match message.due {
+                Due::Now => lane.due(1 << message.priority.min(9)),
+                Due::After(delay) => self.alarm.ring_by(Instant::now() + delay),
+                Due::At(at) => self.alarm.ring_by(Instant::now() + clock::between(self.clock.now(), at)),
+            }
+        }
+    }
+
+    fn first_send(&self, lane: &Arc<Lane>, new: NewMessage, place: Place, held: Held, term: Arc<Term>) {
+        let now = self.clock.now();
+        let message = self.message(&new);
+        let retry = new.retry;
+        let standing = Standing { expires_at: new.expires_after.map(|age| clock::after(now, age)), ..Standing::default() };
+        let ticket = Ticket {
+            lane: lane.clone(),
+            held,
+            term,
+            epoch: 1,
+            attempt: 1,
+            standing,
+            retry,
+            due_at: now,
+            started_at: now,
+            began: Instant::now(),
+            place: Some(place),
+            waiter: None,
+        };
+        lane.dispatch(Job { message, fate: Fate::Held(Box::new(ticket)) });
+    }
+
+    /// What is sent of a message that comes in now.
+    pub(super) fn message(&self, new: &NewMessage) -> Message {
+        Message {
+            id: new.id,
+            project: self.project.clone(),
+            source: new.source.clone(),
+            topic: new.topic.clone(),
+            key: new.key.clone(),
+            payload: new.payload.clone(),
+            headers: new.headers.clone(),
+            epoch: 1,
+            attempt: 1,
+        }
+    }
+}
+
+/// Whom to answer when a commit is through.
+struct Answer {
+    lane: Arc<Lane>,
+    weight: usize,
+    place: Option<Place>,
+    sent_already: bool,
+    reply: oneshot::Sender<Result<Committed, Refusal>>,
+}
+
+/// What a message with this payload weighs while it waits.
+pub(super) fn weigh(payload: Option<&bytes::Bytes>) -> usize {
+    OVERHEAD + payload.map_or(0, bytes::Bytes::len)
+}

@@ -1,0 +1,170 @@
+//! What the verbs of people take and answer: counted, shown, listed, put back, purged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::work::LastError;
+use crate::message::{AttemptOutcome, Key, State};
+use crate::retry;
+
+/// How many messages of a source wait in a state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// The source.
+    pub source: String,
+    /// The state: pending, sending, retrying or blocked.
+    pub state: State,
+    /// How many.
+    pub messages: u64,
+    /// How long the longest due of them is overdue; zero if none is due.
+    pub overdue: Duration,
+}
+
+/// A message as it is shown.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// As in [`Message`].
+    pub id: Uuid,
+    /// As in [`Message`].
+    pub project: String,
+    /// As in [`Message`]; empty if the row has none.
+    pub source: String,
+    /// As in [`Message`].
+    pub topic: Option<String>,
+    /// As in [`Message`].
+    pub key: Option<Key>,
+    /// The payload, if it was asked for.
+    pub payload: Option<Bytes>,
+    /// Its headers as the JSON text that the row holds, valid or not.
+    pub headers: Option<String>,
+    /// Its state.
+    pub state: State,
+    /// 0 to 9.
+    pub priority: u8,
+    /// As in [`Message`].
+    pub epoch: u32,
+    /// Attempts of this epoch.
+    pub attempts: u32,
+    /// Refused attempts of this epoch.
+    pub retries: u32,
+    /// What it overrides of its source's policy.
+    pub retry: retry::Config,
+    /// When it is or was due; `None` where the row holds no time.
+    pub due_at: Option<DateTime<Utc>>,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+    /// When it was over.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// When it is too old.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// The idempotency key with which it came.
+    pub idempotency_key: Option<String>,
+    /// Why its last attempt failed.
+    pub last_error: Option<LastError>,
+    /// What the destination answered to its last attempt.
+    pub result: Option<String>,
+}
+
+/// Asks for messages. What is `None` does not narrow.
+#[derive(Clone, Debug, Default)]
+pub struct List {
+    /// The project.
+    pub project: String,
+    /// Only this state.
+    pub state: Option<State>,
+    /// Only this source.
+    pub source: Option<String>,
+    /// Only this topic.
+    pub topic: Option<String>,
+    /// Only this (text) key.
+    pub key: Option<String>,
+    /// Only the message of this idempotency key.
+    pub idempotency_key: Option<String>,
+    /// Only those whose last error has this code.
+    pub error_code: Option<String>,
+    /// Created at this time or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Created before this time.
+    pub until: Option<DateTime<Utc>>,
+    /// At most so many.
+    pub limit: u32,
+    /// Those that follow this id.
+    pub after: Option<Uuid>,
+    /// With payloads.
+    pub payload: bool,
+}
+
+/// A page of messages.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The messages.
+    pub items: Vec<Record>,
+    /// Where the next page starts; `None` at the end.
+    pub next: Option<Uuid>,
+}
+
+/// An entry of the attempt log.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The epoch.
+    pub epoch: u32,
+    /// The number, or that of the first of the attempts that it stands for.
+    pub number: u32,
+    /// How many attempts it stands for.
+    pub count: u32,
+    /// The node.
+    pub node: String,
+    /// When it (the first) began.
+    pub started_at: DateTime<Utc>,
+    /// When the last of them began, where it stands for several.
+    pub last_at: Option<DateTime<Utc>>,
+    /// How long the last of them took.
+    pub duration: Duration,
+    /// What it came to.
+    pub outcome: AttemptOutcome,
+    /// What went wrong.
+    pub error: Option<LastError>,
+    /// What the destination answered.
+    pub result: Option<String>,
+}
+
+/// What became of a person's wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Done; the message is now in this state.
+    Done(State),
+    /// There is no such message.
+    NotFound,
+    /// Its state does not allow it.
+    Wrong(State),
+}
+
+/// What is to be deleted.
+#[derive(Clone, Debug)]
+pub struct Purge {
+    /// The project.
+    pub project: Arc<str>,
+    /// For each finished state, the age past which its rows go; `None` for never.
+    pub keep: Vec<(State, Option<Duration>)>,
+    /// At most so many finished rows stay, the oldest go first.
+    pub max_rows: u64,
+    /// At most so many rows a state are deleted by one call.
+    pub batch: u32,
+}
+
+/// What was deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Rows by state.
+    pub rows: Vec<(State, u64)>,
+    /// Idempotency keys past their time.
+    pub keys: u64,
+    /// Whether there may be more.
+    pub more: bool,
+}
