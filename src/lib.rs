@@ -16,5 +16,6 @@ pub mod shutdown;
 pub mod source;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod units;
 pub mod view;

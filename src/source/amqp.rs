@@ -271,7 +271,8 @@ impl Pipeline for Amqp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::options::{Options, Tls};
+    use crate::source::options::Options;
+    use crate::tls::Tls;
 
     fn context() -> Context {
         Context { project: "test".into(), name: "queue".into(), options: Options::default(), lease: Duration::from_secs(30), folder: "/".into() }

@@ -1,7 +1,6 @@
 //! What every source takes, whatever its kind.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::Fault;
 use crate::outcome::Class;
 use crate::retry;
+use crate::tls::Tls;
 use crate::units::{Size, Span};
 
 /// How a message comes to its first send.
@@ -147,21 +147,6 @@ impl Breaker {
         }
         faults
     }
-}
-
-/// Certificates in PEM files.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Tls {
-    /// The authority to trust besides the system's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca: Option<PathBuf>,
-    /// The client's certificate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cert: Option<PathBuf>,
-    /// The client's key, PKCS#8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::tls::Tls;
 use crate::units::{Secret, Span};
 
 /// Where the resend log lives.
@@ -62,19 +63,4 @@ pub enum Migrate {
     Auto,
     /// Only check them.
     Verify,
-}
-
-/// Certificates in PEM files.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Tls {
-    /// The authority to trust.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca: Option<PathBuf>,
-    /// The client's certificate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cert: Option<PathBuf>,
-    /// The client's key, PKCS#8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<PathBuf>,
 }

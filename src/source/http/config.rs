@@ -15,8 +15,8 @@ use super::signature::Signer;
 use super::target::Target;
 use super::{Http, request, table};
 use crate::fault::Fault;
-use crate::source::options::Tls;
 use crate::source::{Context, Sender};
+use crate::tls::Tls;
 use crate::units::Secret;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);

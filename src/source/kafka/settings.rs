@@ -325,7 +325,7 @@ fn credentials(config: &Config, cx: &Context, given: &mut BTreeMap<String, Strin
 mod tests {
     use super::*;
     use crate::source::Options;
-    use crate::source::options::Tls;
+    use crate::tls::Tls;
     use crate::units::Span;
 
     fn context() -> Context {

@@ -11,8 +11,8 @@ use rdkafka::message::{Headers as _, Message as _, OwnedMessage};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use redrive::message::Key;
 use redrive::outcome::Class;
-use redrive::source::options::Tls;
 use redrive::source::{Context, Sender};
+use redrive::tls::Tls;
 use serde_json::{Value, json};
 use uuid::Uuid;
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use redrive::store::config::Tls;
 use redrive::store::{self, Config, Error};
+use redrive::tls::Tls;
 use redrive::units::{Secret, Span};
 
 use crate::support::service;
