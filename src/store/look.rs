@@ -27,15 +27,15 @@ pub struct Count {
 /// A message as it is shown.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// As in [`Message`].
+    /// As in [`crate::message::Message`].
     pub id: Uuid,
-    /// As in [`Message`].
+    /// As in [`crate::message::Message`].
     pub project: String,
-    /// As in [`Message`]; empty if the row has none.
+    /// As in [`crate::message::Message`]; empty if the row has none.
     pub source: String,
-    /// As in [`Message`].
+    /// As in [`crate::message::Message`].
     pub topic: Option<String>,
-    /// As in [`Message`].
+    /// As in [`crate::message::Message`].
     pub key: Option<Key>,
     /// The payload, if it was asked for.
     pub payload: Option<Bytes>,
@@ -45,7 +45,7 @@ pub struct Record {
     pub state: State,
     /// 0 to 9.
     pub priority: u8,
-    /// As in [`Message`].
+    /// As in [`crate::message::Message`].
     pub epoch: u32,
     /// Attempts of this epoch.
     pub attempts: u32,
