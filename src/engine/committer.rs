@@ -236,20 +236,7 @@ impl Committer {
         let message = self.message(&new);
         let retry = new.retry;
         let standing = Standing { expires_at: new.expires_after.map(|age| clock::after(now, age)), ..Standing::default() };
-        let ticket = Ticket {
-            lane: lane.clone(),
-            held,
-            term,
-            epoch: 1,
-            attempt: 1,
-            standing,
-            retry,
-            due_at: now,
-            started_at: now,
-            began: Instant::now(),
-            place: Some(place),
-            waiter: None,
-        };
+        let ticket = Ticket { standing, retry, place: Some(place), ..Ticket::new(lane.clone(), held, term, now) };
         lane.dispatch(Job { message, fate: Fate::Held(Box::new(ticket)) });
     }
 

@@ -49,6 +49,26 @@ pub(super) struct Ticket {
     pub(super) waiter: Option<oneshot::Sender<State>>,
 }
 
+impl Ticket {
+    /// The ticket of a first attempt that begins now; what is known better replaces it.
+    pub(super) fn new(lane: Arc<Lane>, held: Held, term: Arc<Term>, now: DateTime<Utc>) -> Self {
+        Self {
+            lane,
+            held,
+            term,
+            epoch: 1,
+            attempt: 1,
+            standing: Standing::default(),
+            retry: retry::Config::default(),
+            due_at: now,
+            started_at: now,
+            began: Instant::now(),
+            place: None,
+            waiter: None,
+        }
+    }
+}
+
 /// A message to be sent, and its ticket.
 #[derive(Debug)]
 pub(super) struct Job {

@@ -128,21 +128,7 @@ impl Intake {
         let now = self.committer.clock.now();
         let standing = Standing { expires_at: age_limit(now, now, &lane.policy_for(&retry)), ..Standing::default() };
         let (waiter, written) = oneshot::channel();
-        let held = Held { id, token };
-        let ticket = Box::new(Ticket {
-            lane,
-            held,
-            term,
-            epoch: 1,
-            attempt: 1,
-            standing,
-            retry,
-            due_at: started_at,
-            started_at,
-            began,
-            place: None,
-            waiter: Some(waiter),
-        });
+        let ticket = Box::new(Ticket { standing, retry, began, waiter: Some(waiter), ..Ticket::new(lane, Held { id, token }, term, started_at) });
         let reports = self.reports.clone();
         let report = move |outcome, took| drop(reports.send(Report { ticket, ending: Ending::Sent { outcome, took } }));
         if let Some(outcome) = settled {

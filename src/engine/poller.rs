@@ -238,9 +238,8 @@ impl Poller {
         let row = match row {
             Row::Ready(ready) => *ready,
             Row::Unusable(row) => {
-                let mut ticket = self.ticket(lane.clone(), Held { id: row.id, token }, term.clone());
-                ticket.epoch = row.epoch;
-                ticket.attempt = row.attempt;
+                let held = Held { id: row.id, token };
+                let ticket = Ticket { epoch: row.epoch, attempt: row.attempt, ..Ticket::new(lane.clone(), held, term.clone(), self.clock.now()) };
                 let ending = Ending::Invalid { code: row.code, detail: row.detail };
                 let _ = self.reports.send(Report { ticket: Box::new(ticket), ending });
                 return;
@@ -256,32 +255,16 @@ impl Poller {
         if standing.expires_at.is_none() && message.attempt == 1 {
             standing.expires_at = age_limit(created_at, due_at, &lane.policy_for(&retry));
         }
-        let mut ticket = self.ticket(lane.clone(), Held { id: message.id, token }, term.clone());
-        ticket.epoch = message.epoch;
-        ticket.attempt = message.attempt;
-        ticket.standing = standing;
-        ticket.retry = retry;
-        ticket.due_at = due_at;
-        ticket.place = Some(lane.enter(permit, message.weight()));
+        let ticket = Ticket {
+            epoch: message.epoch,
+            attempt: message.attempt,
+            standing,
+            retry,
+            due_at,
+            place: Some(lane.enter(permit, message.weight())),
+            ..Ticket::new(lane.clone(), Held { id: message.id, token }, term.clone(), self.clock.now())
+        };
         lane.dispatch(Job { message, fate: Fate::Held(Box::new(ticket)) });
-    }
-
-    fn ticket(&self, lane: Arc<Lane>, held: Held, term: Arc<Term>) -> Ticket {
-        let now = self.clock.now();
-        Ticket {
-            lane,
-            held,
-            term,
-            epoch: 1,
-            attempt: 1,
-            standing: Standing::default(),
-            retry: crate::retry::Config::default(),
-            due_at: now,
-            started_at: now,
-            began: Instant::now(),
-            place: None,
-            waiter: None,
-        }
     }
 }
 
@@ -291,18 +274,12 @@ fn lost_ticket(lane: Arc<Lane>, token: i64, term: Arc<Term>, row: Lapsed) -> Tic
         standing.expires_at = age_limit(row.created_at, row.due_at, &lane.policy_for(&row.retry));
     }
     Ticket {
-        lane,
-        held: Held { id: row.id, token },
-        term,
         epoch: row.epoch,
         attempt: row.attempt,
         standing,
         retry: row.retry,
         due_at: row.due_at,
-        started_at: row.started_at,
-        began: Instant::now(),
-        place: None,
-        waiter: None,
+        ..Ticket::new(lane, Held { id: row.id, token }, term, row.started_at)
     }
 }
 
