@@ -92,7 +92,7 @@ def second_server(peers: list[Peer], shared: measure.Servers, stack: ExitStack) 
     """For those that read the database's log; the shared one if it can be read."""
     if shared.postgres.logical() or not any(peer.logical for peer in peers):
         return shared
-    return measure.Servers(stack.enter_context(logical.server()), shared.brokers, shared.broker_pid)
+    return measure.Servers(stack.enter_context(logical.server(shared.postgres)), shared.brokers, shared.broker_pid)
 
 
 def compare(peers: list[Peer], options: argparse.Namespace, shared: measure.Servers, second: measure.Servers) -> list[report.Result]:

@@ -1,4 +1,4 @@
-//! Finds what is due and claims it: one scout asks what is due for all lanes, one claimer a lane takes it.
+//! Finds what is due and claims it: one scout asks what is due for all lanes, one claimer a lane takes it, with a helper while it is drained.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,6 @@ use super::lane::Lane;
 use super::lease::{Ledger, Term};
 use super::{Lanes, config};
 use crate::clock::{self, StoreClock};
-use crate::message::Standing;
 use crate::store::{Claim, Claimed, Held, Lapsed, Ready, Row, Store, TakeOver, Upcoming};
 use crate::telemetry::throttle::Throttle;
 
@@ -28,8 +27,8 @@ const SCOUT_GAP: Duration = Duration::from_millis(5);
 const TAKE_OVER: u32 = 500;
 /// How long a claimer waits before it looks again whether its destination still holds back publishers.
 const BLOCKED_WAIT: Duration = Duration::from_millis(250);
-/// While a lane is drained so many claims are under way: the database answers one while the rows of another go out. More only get in each
-/// other's way (docs/performance.md).
+/// While a lane is drained so many claims are under way, its claimer's and its helper's: the database answers one while the rows of the
+/// other go out. More only get in each other's way (docs/performance.md).
 const CLAIMERS: usize = 2;
 /// A drain skips what it has just claimed (dead index entries) and looks from the start this often, for what was committed late.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -129,7 +128,7 @@ impl Poller {
         let drain = Drain::default();
         tokio::select! {
             () = self.claim_due(&lane, &drain) => {}
-            _ = futures::future::join_all((1..CLAIMERS).map(|_| self.help(&lane, &drain))) => {}
+            () = self.help(&lane, &drain) => {}
             () = self.stopping.cancelled() => {}
         }
     }
@@ -177,9 +176,8 @@ impl Poller {
     /// One more claimer, while a drain lasts and nothing stands against it.
     async fn help(&self, lane: &Arc<Lane>, drain: &Drain) {
         loop {
-            let begun = drain.begun.notified();
             let Some(level) = drain.level().filter(|level| lane.highest_due().is_none_or(|due| due <= *level) && lane.is_flowing()) else {
-                begun.await;
+                drain.begun.notified().await;
                 continue;
             };
             let count = lane.claim_count(self.options.batch);
@@ -220,7 +218,7 @@ impl Poller {
         let full = claimed.rows.len() >= count as usize || bytes >= max_bytes / 2;
         drain.walk().note(level, &claimed, full);
         if full {
-            drain.begun.notify_waiters();
+            drain.begun.notify_one();
         }
         if full || !swept {
             lane.due(1 << level);
@@ -301,7 +299,7 @@ fn weight_of(row: &Row) -> usize {
 #[derive(Debug)]
 struct Drain {
     walk: Mutex<Walk>,
-    /// Woken when a claim was full: more can be claimed at the same time.
+    /// Wakes the helper when a claim was full: more can be claimed at the same time.
     begun: Notify,
     ordered: Mutex<Throttle>,
 }

@@ -15,12 +15,13 @@ from .process import Process, wait_until
 from .say import say
 
 NOTE = "Debezium on a second PostgreSQL of the same build and settings but for `wal_level = logical`"
-# As scripts/services has them: what is compared must not be a setting. Durability stays as it comes.
-SETTINGS = {"max_connections": "300", "shared_buffers": "64MB", "timezone": "UTC", "wal_level": "logical", "listen_addresses": "127.0.0.1"}
+# Taken from the shared server: what is compared must not be a setting. Durability stays as it comes.
+SHARED = ("max_connections", "max_wal_size", "shared_buffers")
+OWN = {"timezone": "UTC", "wal_level": "logical", "listen_addresses": "127.0.0.1"}
 
 
 @contextmanager
-def server():
+def server(shared: Server):
     """Started for this run, in a temporary folder; it is gone afterwards."""
     user = unprivileged()
     folder = Path(tempfile.mkdtemp(prefix="redrive-peers-postgres-"))
@@ -33,7 +34,7 @@ def server():
         (log := folder / "server.log").touch()
         create(programs, folder, user)
         words = [str(programs / "postgres"), "-D", str(folder / "data"), "-p", str(port), "-k", str(folder)]
-        words += [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        words += [word for name, value in settings(shared).items() for word in ("-c", f"{name}={value}")]
         with Process(words, dict(os.environ, LC_ALL="C.UTF-8"), folder, log, **as_user(user)) as process:
             ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
             wait_until("PostgreSQL", lambda: subprocess.run(ready, check=False).returncode == 0, 30)
@@ -43,6 +44,10 @@ def server():
             process.child.wait(30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def settings(shared: Server) -> dict[str, str]:
+    return {**{name: shared.psql(f"SHOW {name}") for name in SHARED}, **OWN}
 
 
 def create(programs: Path, folder: Path, user: str) -> None:

@@ -194,8 +194,7 @@ def attempt(what: str, run, *arguments):
     """A peer that fails leaves a line in the table, not a run without one."""
     say(what)
     try:
-        result = run(*arguments)
+        return run(*arguments)
     except (Failed, OSError, TimeoutError) as error:
         say(f"{what}: FAILED: {error}")
         return None
-    return result

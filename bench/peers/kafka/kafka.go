@@ -19,8 +19,6 @@ func Dial() (*Producer, error) {
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		// As everywhere here: payloads travel as they are.
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
-		// franz-go's default is 10000, which would hold back 10000 workers.
-		kgo.MaxBufferedRecords(50_000),
 	)
 	if err != nil {
 		return nil, err

@@ -101,7 +101,8 @@ pub(crate) async fn a_lock_of_another_session_ends_in_time(cx: Fixture) {
     }
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     raw.run(if cx.backend.is_mysql() { "UNLOCK TABLES" } else { "ROLLBACK" }).await;
-    eventually(SOON, async || store.insert(cx.insertion(vec![message("billing")])).await.ok()).await;
+    let inserted = eventually(SOON, async || store.insert(cx.insertion(vec![message("billing")])).await.ok()).await;
+    assert_eq!(inserted.verdicts, [Verdict::New]);
     store.close().await;
 }
 
