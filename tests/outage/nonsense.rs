@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use uuid::Uuid;
 
 use crate::support::database::{insert_statement, new_ids};
@@ -18,9 +19,7 @@ enum Ends {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_of_nonsense_fails_with_its_reason_and_its_neighbours_go_on() {
-    for kind in Kind::ALL {
-        judge(kind).await;
-    }
+    join_all(Kind::ALL.map(judge)).await;
 }
 
 /// Columns, values and what becomes of them; `crm` is the source unless they say otherwise.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use reqwest::StatusCode;
 
 use crate::support::kafka::Topic;
@@ -11,7 +12,7 @@ use crate::support::{Database, Kind, Node, Sink, Yaml, eventually, free_port};
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_broker_up_no_row_is_left_and_with_it_down_the_message_is_kept() {
     let topic = Topic::fresh().await;
-    for kind in Kind::ALL {
+    join_all(Kind::ALL.map(async |kind| {
         let database = Database::fresh(kind).await;
         let dead = format!("{{ kind: kafka, brokers: [\"127.0.0.1:{}\"], topic: nowhere, mode: on_failure, {QUICK} }}", free_port());
         let node = Node::start(&Yaml::on(&database).source("events", &topic.source()).source("dead", &dead)).await;
@@ -38,13 +39,14 @@ async fn with_the_broker_up_no_row_is_left_and_with_it_down_the_message_is_kept(
         let began = Instant::now();
         assert_eq!(node.publish("dead", "now").await.status, StatusCode::ACCEPTED);
         assert!(began.elapsed() < Duration::from_millis(900), "{kind:?}: committed at once with the breaker open, not after {:?}", began.elapsed());
-    }
+    }))
+    .await;
     topic.delete().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_send_that_takes_too_long_is_committed_as_sending_and_decides_it() {
-    for kind in Kind::ALL {
+    join_all(Kind::ALL.map(async |kind| {
         let sink = Sink::start().await;
         sink.hold();
         let database = Database::fresh(kind).await;
@@ -63,5 +65,6 @@ async fn a_send_that_takes_too_long_is_committed_as_sending_and_decides_it() {
         })
         .await;
         assert_eq!(sink.copies()[kept.id()], 1, "{kind:?}: it was sent once");
-    }
+    }))
+    .await;
 }
