@@ -1,7 +1,7 @@
-//! `redrive bench lag`: how long a message takes from when it is due until its delivery is on record, at a steady rate.
+//! `redrive bench lag`: how long a message takes from when it is due until its destination has acknowledged it, at a steady rate.
 //!
-//! Both times are the database's own: when the row was due, and when the outcome was written to it. The broker's acknowledgement came
-//! before that, so what is told is an upper bound of it.
+//! A row tells when it was due, when its attempt began and how many whole milliseconds that took: one more is an upper bound. Both times are
+//! the database's clock, the second as the sidecar keeps it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -101,13 +101,17 @@ async fn insert(options: &Lag, arena: &Arena) -> Result<Loaded, Error> {
     Ok(Loaded { submitted: most, took: begun.elapsed(), ..Loaded::default() })
 }
 
-/// From due to on record, of all that were delivered.
+/// From due to acknowledged, of all that were delivered.
 async fn latencies(arena: &Arena) -> Result<Histogram, Error> {
     let log = &arena.place.table.log;
     let micros = match arena.place.database.kind() {
-        Kind::Sqlite => "(finished_at - due_at) * 1000",
-        Kind::Postgres => "(extract(epoch FROM finished_at - due_at) * 1000000)::bigint",
-        Kind::Mysql => "timestampdiff(MICROSECOND, due_at, finished_at)",
+        Kind::Sqlite => "(min(finished_at, attempt_started_at + attempt_ms + 1) - due_at) * 1000",
+        Kind::Postgres => {
+            "(extract(epoch FROM least(finished_at, attempt_started_at + (attempt_ms + 1) * interval '1 millisecond') - due_at) * 1000000)::bigint"
+        }
+        Kind::Mysql => {
+            "least(timestampdiff(MICROSECOND, due_at, finished_at), timestampdiff(MICROSECOND, due_at, attempt_started_at) + (attempt_ms + 1) * 1000)"
+        }
     };
     let mut connection = arena.place.database.connect().await?;
     let all = connection.numbers(&format!("SELECT {micros} FROM {log} WHERE state = 'succeeded'")).await?;

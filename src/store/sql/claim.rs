@@ -19,22 +19,21 @@ pub(super) const LEVELS: &str = "(SELECT 0 AS n_level UNION ALL SELECT 1 UNION A
 
 const CLAIM: Picked = Picked {
     names: ["claim", "claim_pick", "claim_read"],
-    pick: "SELECT id, due_at, coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0) AS size
-        FROM {log} {claim-index} WHERE project = ? AND source = ? AND level = ? AND due_at <= {now} ORDER BY due_at LIMIT ?",
-    cut: true,
+    cut: CLAIM_CUT,
+    from: "FROM {log} {claim-index} WHERE project = ? AND source = ? AND level = ? AND due_at <= {now} ORDER BY due_at LIMIT ?",
     set: CLAIM_SET,
     columns: decode::CLAIMED,
 };
 const CLAIM_FLOOR: Picked = Picked {
     names: ["claim_floor", "claim_floor_pick", "claim_read"],
-    pick: "SELECT id, due_at, coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0) AS size
-        FROM {log} {claim-index} WHERE project = ? AND source = ? AND level = ? AND due_at <= {now} AND due_at >= ? ORDER BY due_at LIMIT ?",
-    cut: true,
+    cut: CLAIM_CUT,
+    from: "FROM {log} {claim-index} WHERE project = ? AND source = ? AND level = ? AND due_at <= {now} AND due_at >= ? ORDER BY due_at LIMIT ?",
     set: CLAIM_SET,
     columns: decode::CLAIMED,
 };
-/// A number of attempts that is nonsense stays as it is: the row is found unusable, and no sum runs over.
-const CLAIM_SET: &str = "state = 'sending', attempts = CASE WHEN attempts BETWEEN 0 AND 2147483646 THEN attempts + 1 ELSE attempts END,
+/// The parameter is the largest payload that is read.
+const CLAIM_CUT: Option<(&str, &str)> = Some(("due_at", "coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0)"));
+const CLAIM_SET: &str = "state = 'sending', attempts = {raised},
     lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = {now}, updated_at = {now}";
 
 pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Claimed, Fail> {
@@ -45,7 +44,7 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
     let plain = [payload, project, source, level, limit];
     let floor = [payload, project, source, level, Value::Time(claim.floor), limit];
     let (shape, pick): (_, &[Value<'_>]) = if claim.floor.is_some() { (&CLAIM_FLOOR, &floor) } else { (&CLAIM, &plain) };
-    let mut rows = shape.run(session, &Parameters { pick, set: &set, most: most(claim.max_bytes), columns: &[payload] }).await?;
+    let mut rows = shape.run(session, &Parameters { pick, set: &set, most: most(claim.max_bytes), payload: Some(most(claim.max_payload)) }).await?;
     let Some(first) = rows.first() else { return Ok(Claimed { now: now(session).await?, rows: Vec::new() }) };
     let now = clock::<D>(first, decode::CLAIMED_NOW)?;
     rows.sort_by_key(|row| D::time(row, decode::CLAIMED_DUE).ok().flatten());
@@ -99,9 +98,9 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
     // The node stays as it is: it is the one that lost the attempt.
     const TAKE_OVER: Picked = Picked {
         names: ["take_over", "take_over_pick", "take_over_read"],
-        pick: "SELECT id, lease_until AS due_at, 0 AS size FROM {log} WHERE project = ? AND state = 'sending'
+        cut: None,
+        from: "FROM {log} WHERE project = ? AND state = 'sending'
             AND (lease_until <= {now} OR lease_until IS NULL) AND source IN (SELECT s_source FROM {table s s_source:text}) ORDER BY lease_until LIMIT ?",
-        cut: false,
         set: "lease_token = ?, lease_until = {plus {now}|?}, updated_at = {now}",
         columns: decode::LAPSED,
     };
@@ -113,7 +112,7 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
         pick: &[Value::Text(&take.project), Value::Batch(&sources), Value::Int(i64::from(take.limit))],
         set: &[Value::Int(take.lease.token), Value::Int(micros(take.lease.ttl))],
         most: 0,
-        columns: &[],
+        payload: None,
     };
     let rows = TAKE_OVER.run(session, &parameters).await?;
     let mut taken = Vec::with_capacity(rows.len());

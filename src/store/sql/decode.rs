@@ -11,7 +11,7 @@ use crate::store::{Attempt, LastError, Ready, Record, Unusable};
 
 /// What a claim reads. Its one parameter is the largest payload.
 pub(super) const CLAIMED: &str = "id, {text topic}, {text msg_key}, {bytes msg_key_bytes},
-    {bytes CASE WHEN octet_length(payload) <= ? THEN payload END}, octet_length(payload), {text headers}, epoch, attempts, retries,
+    {bytes CASE WHEN octet_length(payload) <= ? THEN payload END}, octet_length(payload), {text headers}, epoch, {raised}, retries,
     {time expires_at}, log_count, log_tail, {text log_tail_outcome}, {text retry}, max_retries, {time created_at}, {time due_at},
     CASE WHEN order_key IS NULL THEN 0 ELSE 1 END, {time {now}}";
 /// The clock in [`CLAIMED`].

@@ -239,6 +239,14 @@ impl<'a> Batch<'a> {
         Self { rows: texts.len(), columns: vec![Column::Texts(texts)] }
     }
 
+    /// The ids that it names, if its first column is one of ids.
+    pub(super) fn named(&self) -> Vec<Uuid> {
+        match self.columns.first() {
+            Some(Column::Ids(ids)) => ids.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The batch as a JSON array of arrays, for databases without array parameters.
     pub(super) fn to_json(&self, time: impl Fn(DateTime<Utc>) -> serde_json::Value) -> String {
         use serde_json::Value as Json;

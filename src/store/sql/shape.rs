@@ -1,13 +1,11 @@
 //! The two shapes in which rows are changed: those that a batch names, and those that a query picks.
 //!
-//! Where UPDATE answers its rows, each is one statement; on MySQL the rows are locked, changed and read in one transaction. There the key
-//! is forced: MariaDB would read, and so lock, the whole of a small table.
+//! Where UPDATE answers its rows, each is one statement; on MySQL it is two of one transaction. There the key is forced: MariaDB would read, and so lock, the whole of a small table.
 
-use std::sync::Arc;
-
+use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::dialect::{Batch, Column, Dialect, Id, Row, Value};
+use super::dialect::{Batch, Dialect, Id, Row, Value};
 use super::pool::{Fail, Session};
 
 /// What must hold of a message that is held, in a batch with `b_token`. Written so that no planner takes it for a way to find the rows: by
@@ -38,22 +36,13 @@ impl Matched {
             let values: Vec<_> = lead.iter().copied().chain([Value::Batch(batch)]).collect();
             return Ok(known::<D>(&session.rows(sql, &values).await?));
         }
-        let lock = session.sql(names[1], || {
-            format!("SELECT id FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id WHERE {condition} {{lock}}")
-        });
-        let ids = known::<D>(&session.rows(lock, &[Value::Batch(batch)]).await?);
-        if !ids.is_empty() {
-            let sql = session.sql(names[0], || {
-                format!("UPDATE {{table b {columns}}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id SET {set} WHERE {condition}")
-            });
-            let values: Vec<_> = [Value::Batch(batch)].into_iter().chain(lead.iter().copied()).collect();
-            session.execute(sql, &values).await?;
-        }
-        Ok(ids)
+        let values: Vec<_> = [Value::Batch(batch)].into_iter().chain(lead.iter().copied()).collect();
+        self.step_by_step(session, batch, &values, || {
+            format!("UPDATE {{table b {columns}}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id SET {set} WHERE {condition}")
+        })
+        .await
     }
-}
 
-impl Matched {
     /// Deletes the rows instead; answers the ids of those that went.
     pub(super) async fn run_delete<D: Dialect>(&self, session: &mut Session<D>, batch: &Batch<'_>) -> Result<Vec<Uuid>, Fail> {
         let Self { names, columns, condition, .. } = self;
@@ -70,15 +59,34 @@ impl Matched {
             });
             return Ok(known::<D>(&session.rows(sql, &[Value::Batch(batch)]).await?));
         }
+        self.step_by_step(session, batch, &[Value::Batch(batch)], || {
+            format!("DELETE l FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id WHERE {condition}")
+        })
+        .await
+    }
+
+    /// Where UPDATE answers no rows. Nearly always all that a batch names are changed, which their number tells; only if not, the change is
+    /// taken back and made once more on rows that were looked at and locked.
+    async fn step_by_step<D: Dialect>(
+        &self,
+        session: &mut Session<D>,
+        batch: &Batch<'_>,
+        values: &[Value<'_>],
+        change: impl FnOnce() -> String,
+    ) -> Result<Vec<Uuid>, Fail> {
+        let Self { names, columns, condition, .. } = self;
+        let change = session.sql(names[0], change);
+        session.script("SAVEPOINT untouched".to_owned()).await?;
+        if session.execute(change.clone(), values).await? == batch.rows as u64 {
+            return Ok(batch.named());
+        }
+        session.script("ROLLBACK TO SAVEPOINT untouched".to_owned()).await?;
         let lock = session.sql(names[1], || {
             format!("SELECT id FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id WHERE {condition} {{lock}}")
         });
         let ids = known::<D>(&session.rows(lock, &[Value::Batch(batch)]).await?);
         if !ids.is_empty() {
-            let sql = session.sql(names[0], || {
-                format!("DELETE l FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id WHERE {condition}")
-            });
-            session.execute(sql, &[Value::Batch(batch)]).await?;
+            session.execute(change, values).await?;
         }
         Ok(ids)
     }
@@ -94,84 +102,110 @@ fn known<D: Dialect>(rows: &[Row<D>]) -> Vec<Uuid> {
         .collect()
 }
 
-/// Changes the rows that a query picks, and reads what they hold then.
+/// Changes the rows that a query picks, and reads what they hold. What is read is nothing that SET changes, but for `{raised}`.
 pub(super) struct Picked {
     /// The names of the statement, the locking query and the reading one.
     pub(super) names: [&'static str; 3],
-    /// The query, up to its lock: `id`, the order in which a cut is made (`due_at`), and `size`.
-    pub(super) pick: &'static str,
-    /// Whether rows are cut off where their sizes add up to too much.
-    pub(super) cut: bool,
+    /// The order in which rows are cut off where their sizes add up to too much, and what a row weighs then.
+    pub(super) cut: Option<(&'static str, &'static str)>,
+    /// The query from FROM on, up to its lock.
+    pub(super) from: &'static str,
     /// What SET says.
     pub(super) set: &'static str,
-    /// What is read of each row.
+    /// What is read of each row, `id` first. Where payloads are read, its one parameter is the largest.
     pub(super) columns: &'static str,
 }
 
 /// The parameters of a [`Picked`].
 pub(super) struct Parameters<'a> {
+    /// Those of what a row weighs, then those of the query.
     pub(super) pick: &'a [Value<'a>],
     pub(super) set: &'a [Value<'a>],
     /// Where to cut, in bytes.
     pub(super) most: i64,
-    pub(super) columns: &'a [Value<'a>],
+    /// The largest payload that is read, where payloads are read.
+    pub(super) payload: Option<i64>,
 }
+
+/// The number of attempts once a claim has raised it. One that is nonsense stays as it is: the row is found unusable, and no sum runs over.
+pub(super) const RAISED: &str = "CASE WHEN attempts BETWEEN 0 AND 2147483646 THEN attempts + 1 ELSE attempts END";
+/// Where UPDATE answers no rows, payloads up to so many bytes come with the lock; larger ones are read once the cut is made, to bound memory.
+const WITH_LOCK: i64 = 16 << 10;
 
 impl Picked {
     pub(super) async fn run<D: Dialect>(&self, session: &mut Session<D>, parameters: &Parameters<'_>) -> Result<Vec<Row<D>>, Fail> {
-        let Self { names, pick, cut, set, columns } = self;
-        if D::RETURNING {
-            let sql = session.sql(names[0], || {
-                if *cut {
-                    format!(
-                        "WITH picked AS ({pick} {{skip}}),
-                        cut AS (SELECT id, row_number() OVER w AS n, sum(size) OVER w AS total FROM picked WINDOW w AS (ORDER BY due_at, id))
-                        UPDATE {{log}} SET {set} WHERE id {{in SELECT id FROM cut WHERE n = 1 OR total <= ?}} RETURNING {columns}"
-                    )
-                } else {
-                    format!("WITH picked AS ({pick} {{skip}}) UPDATE {{log}} SET {set} WHERE id {{in SELECT id FROM picked}} RETURNING {columns}")
-                }
-            });
-            let most = [Value::Int(parameters.most)];
-            let most: &[Value<'_>] = if *cut { &most } else { &[] };
-            let values: Vec<_> = [parameters.pick, parameters.set, most, parameters.columns].concat();
-            return Ok(session.rows(sql, &values).await?);
-        }
-        let lock = session.sql(names[1], || format!("{pick} {{skip}}"));
-        let locked = session.rows(lock, parameters.pick).await?;
-        let ids = self.kept::<D>(&locked, parameters.most);
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let texts: Vec<_> = ids.iter().map(|id| Some(id.as_str())).collect();
-        let batch = Batch::new(texts.len(), vec![Column::Texts(texts)]);
-        let change: Arc<str> =
-            session.sql(names[0], || format!("UPDATE {{table b b_id:id}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id SET {set}"));
-        let values: Vec<_> = [Value::Batch(&batch)].into_iter().chain(parameters.set.iter().copied()).collect();
-        session.execute(change, &values).await?;
-        let read = session
-            .sql(names[2], || format!("SELECT {columns} FROM {{table b b_id:id}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id"));
-        let values: Vec<_> = parameters.columns.iter().copied().chain([Value::Batch(&batch)]).collect();
-        Ok(session.rows(read, &values).await?)
+        if D::RETURNING { self.at_once(session, parameters).await } else { self.step_by_step(session, parameters).await }
     }
 
-    /// The picked rows up to where they would weigh too much, the first in any case.
-    fn kept<D: Dialect>(&self, rows: &[Row<D>], most: i64) -> Vec<String> {
-        let mut ids = Vec::with_capacity(rows.len());
-        let mut total = 0_i64;
-        for row in rows {
-            if self.cut {
-                total = total.saturating_add(D::int(row, 2).ok().flatten().unwrap_or(0));
-                if total > most && !ids.is_empty() {
-                    break;
+    async fn at_once<D: Dialect>(&self, session: &mut Session<D>, parameters: &Parameters<'_>) -> Result<Vec<Row<D>>, Fail> {
+        let Self { names, cut, from, set, columns } = self;
+        let sql = session.sql(names[0], || {
+            // What it was raised to.
+            let columns = columns.replace("{raised}", "attempts");
+            match cut {
+                Some((order, size)) => format!(
+                    "WITH picked AS (SELECT id, {order} AS place, {size} AS size {from} {{skip}}),
+                    cut AS (SELECT id, row_number() OVER w AS n, sum(size) OVER w AS total FROM picked WINDOW w AS (ORDER BY place, id))
+                    UPDATE {{log}} SET {set} WHERE id {{in SELECT id FROM cut WHERE n = 1 OR total <= ?}} RETURNING {columns}"
+                ),
+                None => {
+                    format!("WITH picked AS (SELECT id {from} {{skip}}) UPDATE {{log}} SET {set} WHERE id {{in SELECT id FROM picked}} RETURNING {columns}")
                 }
             }
-            match D::id(row, 0) {
-                Ok(Id::Known(id)) => ids.push(id.to_string()),
-                Ok(Id::Text(text)) => ids.push(text),
-                Ok(Id::Bytes(_)) | Err(_) => {}
+        });
+        let most = cut.map(|_| Value::Int(parameters.most));
+        let values: Vec<_> = [parameters.pick, parameters.set].concat().into_iter().chain(most).chain(parameters.payload.map(Value::Int)).collect();
+        Ok(session.rows(sql, &values).await?)
+    }
+
+    async fn step_by_step<D: Dialect>(&self, session: &mut Session<D>, parameters: &Parameters<'_>) -> Result<Vec<Row<D>>, Fail> {
+        let Self { names, cut, from, set, columns } = self;
+        let size = cut.map_or("0", |(_, size)| size);
+        let lock = session.sql(names[1], || format!("SELECT {columns}, {size} {from} {{skip}}"));
+        let small = parameters.payload.map(|payload| Value::Int(payload.min(WITH_LOCK)));
+        let values: Vec<_> = small.into_iter().chain(parameters.pick.iter().copied()).collect();
+        let locked = session.rows(lock, &values).await?;
+        let (mut rows, mut ids, mut large, mut total) = (Vec::with_capacity(locked.len()), Vec::with_capacity(locked.len()), Vec::new(), 0_i64);
+        for row in locked {
+            let size = D::int(&row, row.len() - 1).ok().flatten().unwrap_or(0);
+            total = total.saturating_add(size);
+            if cut.is_some() && total > parameters.most && !ids.is_empty() {
+                break;
             }
+            let Some(id) = written::<D>(&row) else { continue };
+            if size > WITH_LOCK {
+                large.push(id.clone());
+            } else {
+                rows.push(row);
+            }
+            ids.push(id);
         }
-        ids
+        if ids.is_empty() {
+            return Ok(rows);
+        }
+        let change =
+            session.sql(names[0], || format!("UPDATE {{table b b_id:id}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id SET {set}"));
+        let named = Batch::texts(ids.iter().map(String::as_str));
+        let values: Vec<_> = [Value::Batch(&named)].into_iter().chain(parameters.set.iter().copied()).collect();
+        session.execute(change, &values).await?;
+        if !large.is_empty() {
+            let read = session.sql(names[2], || {
+                let columns = columns.replace("{raised}", "attempts");
+                format!("SELECT {columns} FROM {{table b b_id:id}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id")
+            });
+            let named = Batch::texts(large.iter().map(String::as_str));
+            let values: Vec<_> = parameters.payload.map(Value::Int).into_iter().chain([Value::Batch(&named)]).collect();
+            rows.extend(session.rows(read, &values).await?);
+        }
+        Ok(rows)
+    }
+}
+
+/// The id of a row as it is written there, where a batch can name it so.
+fn written<D: Dialect>(row: &Row<D>) -> Option<String> {
+    match D::id(row, 0) {
+        Ok(Id::Known(id)) => Some(id.to_string()),
+        Ok(Id::Text(text)) => Some(text),
+        Ok(Id::Bytes(_)) | Err(_) => None,
     }
 }

@@ -3,6 +3,7 @@
 //! `{log}` and its like are table names; `{now}`, `{plus time|micros}`, `{time column}` and their like are phrases of the dialect; `?` is a parameter.
 
 use super::dialect::{Dialect, Kind};
+use super::shape;
 
 /// The names of the tables.
 #[derive(Clone, Debug)]
@@ -104,6 +105,7 @@ fn phrase<D: Dialect>(names: &Names, inside: &str) -> String {
         "sourceless" => D::SOURCELESS.to_owned(),
         "dated" => D::DATED.to_owned(),
         "far" => D::FAR.to_owned(),
+        "raised" => shape::RAISED.to_owned(),
         "claim-index" => expand::<D>(names, D::CLAIM_INDEX),
         "time" => D::select_time(&rest),
         "text" => D::select_text(&rest),
