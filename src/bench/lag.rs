@@ -20,6 +20,8 @@ use super::report::Report;
 
 /// Connections that rows are inserted on, one row a commit.
 const INSERTERS: u32 = 16;
+/// A fifth of the time, and at the most so long, is not in the percentiles.
+const LONGEST_WARM_UP_MS: u64 = 2000;
 
 pub(super) async fn run(options: &Lag, arena: &Arena) -> Result<Report, Error> {
     let mut report = Report::new("lag");
@@ -39,7 +41,7 @@ pub(super) async fn run(options: &Lag, arena: &Arena) -> Result<Report, Error> {
     let after = arena.meters(&sidecars).await;
     before.used(after, loaded.accepted(), loaded.took, &mut report);
     (report.rate, report.rows) = (rate(loaded.accepted(), loaded.took), Some(loaded.accepted()));
-    report.latencies(&latencies(arena).await?);
+    report.latencies(&latencies(options, arena).await?);
     report.refused = Some(loaded.refused.len() as u64);
     report.rss_peak_bytes = sidecars[0].rss_peak();
     let [sidecar] = sidecars;
@@ -101,8 +103,8 @@ async fn insert(options: &Lag, arena: &Arena) -> Result<Loaded, Error> {
     Ok(Loaded { submitted: most, took: begun.elapsed(), ..Loaded::default() })
 }
 
-/// From due to acknowledged, of all that were delivered.
-async fn latencies(arena: &Arena) -> Result<Histogram, Error> {
+/// From due to acknowledged, of all that were delivered once things had warmed up.
+async fn latencies(options: &Lag, arena: &Arena) -> Result<Histogram, Error> {
     let log = &arena.place.table.log;
     let micros = match arena.place.database.kind() {
         Kind::Sqlite => "(min(finished_at, attempt_started_at + attempt_ms + 1) - due_at) * 1000",
@@ -113,8 +115,15 @@ async fn latencies(arena: &Arena) -> Result<Histogram, Error> {
             "least(timestampdiff(MICROSECOND, due_at, finished_at), timestampdiff(MICROSECOND, due_at, attempt_started_at) + (attempt_ms + 1) * 1000)"
         }
     };
+    // The first messages meet a destination that has just been connected, and caches that are cold.
+    let warm = (options.seconds * 1000 / 5).min(LONGEST_WARM_UP_MS);
+    let steady = match arena.place.database.kind() {
+        Kind::Sqlite => format!("(SELECT min(due_at) FROM {log}) + {warm}"),
+        Kind::Postgres => format!("(SELECT min(due_at) FROM {log}) + {warm} * interval '1 millisecond'"),
+        Kind::Mysql => format!("(SELECT min(due_at) FROM {log}) + INTERVAL {warm}000 MICROSECOND"),
+    };
     let mut connection = arena.place.database.connect().await?;
-    let all = connection.numbers(&format!("SELECT {micros} FROM {log} WHERE state = 'succeeded'")).await?;
+    let all = connection.numbers(&format!("SELECT {micros} FROM {log} WHERE state = 'succeeded' AND due_at >= {steady}")).await?;
     let mut histogram = Histogram::default();
     for micros in all {
         histogram.record_micros(u64::try_from(micros).unwrap_or(0));
