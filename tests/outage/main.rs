@@ -1,19 +1,17 @@
 //! What must be shown of the whole thing: the real binary against real databases and brokers that are killed under it.
 //!
-//! It kills brokers, so nothing else may use them meanwhile and the tests run one after another:
-//! `cargo test --test outage -- --test-threads=1`.
+//! Some of it kills brokers, which nothing else may use meanwhile: `cargo test --test outage -- --test-threads=1 brokers::`. The rest bears
+//! company: `cargo test --test outage -- --test-threads=2 --skip brokers::`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
 
-mod broker_outage;
+mod brokers;
 mod cancel_storm;
 mod crash;
 mod nodes;
 mod nonsense;
 mod on_failure;
 mod one_shot;
-mod outbox;
 mod process;
 mod shutdown;
-mod starts;
 mod support;
 mod waiting;

@@ -1,0 +1,5 @@
+//! What kills brokers: nothing else may use them meanwhile, so these run one after another.
+
+mod killed;
+mod outbox;
+mod starts;
