@@ -106,24 +106,22 @@ async fn insert(options: &Lag, arena: &Arena) -> Result<Loaded, Error> {
 /// From due to acknowledged, of all that were delivered once things had warmed up.
 async fn latencies(options: &Lag, arena: &Arena) -> Result<Histogram, Error> {
     let log = &arena.place.table.log;
-    let micros = match arena.place.database.kind() {
-        Kind::Sqlite => "(min(finished_at, attempt_started_at + attempt_ms + 1) - due_at) * 1000",
-        Kind::Postgres => {
-            "(extract(epoch FROM least(finished_at, attempt_started_at + (attempt_ms + 1) * interval '1 millisecond') - due_at) * 1000000)::bigint"
-        }
-        Kind::Mysql => {
-            "least(timestampdiff(MICROSECOND, due_at, finished_at), timestampdiff(MICROSECOND, due_at, attempt_started_at) + (attempt_ms + 1) * 1000)"
-        }
-    };
     // The first messages meet a destination that has just been connected, and caches that are cold.
     let warm = (options.seconds * 1000 / 5).min(LONGEST_WARM_UP_MS);
-    let steady = match arena.place.database.kind() {
-        Kind::Sqlite => format!("(SELECT min(due_at) FROM {log}) + {warm}"),
-        Kind::Postgres => format!("(SELECT min(due_at) FROM {log}) + {warm} * interval '1 millisecond'"),
-        Kind::Mysql => format!("(SELECT min(due_at) FROM {log}) + INTERVAL {warm}000 MICROSECOND"),
+    let (micros, warm) = match arena.place.database.kind() {
+        Kind::Sqlite => ("(min(finished_at, attempt_started_at + attempt_ms + 1) - due_at) * 1000", format!("{warm}")),
+        Kind::Postgres => (
+            "(extract(epoch FROM least(finished_at, attempt_started_at + (attempt_ms + 1) * interval '1 millisecond') - due_at) * 1000000)::bigint",
+            format!("{warm} * interval '1 millisecond'"),
+        ),
+        Kind::Mysql => (
+            "least(timestampdiff(MICROSECOND, due_at, finished_at), timestampdiff(MICROSECOND, due_at, attempt_started_at) + (attempt_ms + 1) * 1000)",
+            format!("INTERVAL {warm}000 MICROSECOND"),
+        ),
     };
+    let steady = format!("due_at >= (SELECT min(due_at) FROM {log}) + {warm}");
     let mut connection = arena.place.database.connect().await?;
-    let all = connection.numbers(&format!("SELECT {micros} FROM {log} WHERE state = 'succeeded' AND due_at >= {steady}")).await?;
+    let all = connection.numbers(&format!("SELECT {micros} FROM {log} WHERE state = 'succeeded' AND {steady}")).await?;
     let mut histogram = Histogram::default();
     for micros in all {
         histogram.record_micros(u64::try_from(micros).unwrap_or(0));

@@ -9,7 +9,7 @@ use rand::RngExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Database, Kind, Node, Producer, Sink, Yaml, eventually};
+use crate::support::{Database, Kind, Node, Producer, Sink, Yaml};
 
 const REQUESTS: usize = 10_200;
 const AT_ONCE: usize = 64;
@@ -60,12 +60,7 @@ async fn storm(kind: Kind) {
     assert!(records.len() > patient.len() + answered.len(), "{kind:?}: some were under way when their producer hung up");
     let missing = answered.iter().chain(&patient).filter(|id| !records.contains_key(*id)).count();
     assert_eq!(missing, 0, "{kind:?}: messages that were accepted are not in the table");
-    eventually(format!("all are sent, on {kind:?}"), Duration::from_secs(60), async || {
-        let copies = sink.copies();
-        let left = patient.iter().filter(|id| !copies.contains_key(*id)).count();
-        if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
-    })
-    .await;
+    sink.received(&patient, format!("all are sent, on {kind:?}"), Duration::from_secs(60)).await;
     // It is as well as before, and nothing stays under way; what waits for an hour doesn't count.
     assert!(node.publish("crm", "after").await.status.is_success());
     database.session().await.run("DELETE FROM resend_log WHERE state = 'pending'").await;

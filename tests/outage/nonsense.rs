@@ -95,12 +95,7 @@ async fn judge(kind: Kind) {
     session.run(&insert_statement("crm", &good[inserted..])).await;
     let neighbours: Vec<_> = neighbours.iter().chain(&good[inserted..]).map(ToString::to_string).collect();
     // Neighbours are sent while the nonsense is looked at, not after.
-    eventually(format!("neighbours are sent, on {kind:?}"), Duration::from_secs(20), async || {
-        let copies = sink.copies();
-        let left = neighbours.iter().filter(|id| !copies.contains_key(*id)).count();
-        if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
-    })
-    .await;
+    sink.received(&neighbours, format!("neighbours are sent, on {kind:?}"), Duration::from_secs(20)).await;
     eventually(format!("all is over, on {kind:?}"), Duration::from_secs(40), async || {
         let records = database.session().await.rows("SELECT id, state FROM resend_log").await;
         let left: Vec<_> = records.into_iter().filter(|row| !["succeeded", "failed"].contains(&row[1].as_deref().unwrap_or_default())).collect();

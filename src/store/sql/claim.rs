@@ -10,7 +10,7 @@ use super::decode;
 use super::dialect::{Batch, Column, Dialect, Id, Row, Value};
 use super::insert::{clock, micros, now};
 use super::pool::{Fail, Session};
-use super::shape::{HELD, Matched, Parameters, Picked};
+use super::shape::{Cut, HELD, Matched, Parameters, Picked};
 use crate::store::{Claim, Claimed, Held, Lapsed, NextDue, Outlook, TakeOver, Unusable, Upcoming};
 
 /// The queues of a source.
@@ -19,32 +19,29 @@ pub(super) const LEVELS: &str = "(SELECT 0 AS n_level UNION ALL SELECT 1 UNION A
 
 const CLAIM: Picked = Picked {
     names: ["claim", "claim_pick", "claim_read"],
-    cut: CLAIM_CUT,
     from: "FROM {log} {claim-index} WHERE project = ? AND source = ? AND level = ? AND due_at <= {now} ORDER BY due_at LIMIT ?",
     set: CLAIM_SET,
     columns: decode::CLAIMED,
 };
 const CLAIM_FLOOR: Picked = Picked {
     names: ["claim_floor", "claim_floor_pick", "claim_read"],
-    cut: CLAIM_CUT,
     from: "FROM {log} {claim-index} WHERE project = ? AND source = ? AND level = ? AND due_at <= {now} AND due_at >= ? ORDER BY due_at LIMIT ?",
     set: CLAIM_SET,
     columns: decode::CLAIMED,
 };
-/// The parameter is the largest payload that is read.
-const CLAIM_CUT: Option<(&str, &str)> = Some(("due_at", "coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0)"));
 const CLAIM_SET: &str = "state = 'sending', attempts = {raised},
     lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = {now}, updated_at = {now}";
 
 pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Claimed, Fail> {
     let most = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let (project, source, level) = (Value::Text(&claim.project), Value::Text(&claim.source), Value::Int(i64::from(claim.level)));
-    let (payload, limit) = (Value::Int(most(claim.max_payload)), Value::Int(i64::from(claim.limit)));
+    let limit = Value::Int(i64::from(claim.limit));
     let set = [Value::Int(claim.lease.token), Value::Int(micros(claim.lease.ttl)), Value::Text(&claim.lease.node)];
-    let plain = [payload, project, source, level, limit];
-    let floor = [payload, project, source, level, Value::Time(claim.floor), limit];
+    let plain = [project, source, level, limit];
+    let floor = [project, source, level, Value::Time(claim.floor), limit];
     let (shape, pick): (_, &[Value<'_>]) = if claim.floor.is_some() { (&CLAIM_FLOOR, &floor) } else { (&CLAIM, &plain) };
-    let mut rows = shape.run(session, &Parameters { pick, set: &set, most: most(claim.max_bytes), payload: Some(most(claim.max_payload)) }).await?;
+    let cut = Cut { payload: most(claim.max_payload), most: most(claim.max_bytes) };
+    let mut rows = shape.run(session, &Parameters { pick, set: &set, cut: Some(cut) }).await?;
     let Some(first) = rows.first() else { return Ok(Claimed { now: now(session).await?, rows: Vec::new() }) };
     let now = clock::<D>(first, decode::CLAIMED_NOW)?;
     rows.sort_by_key(|row| D::time(row, decode::CLAIMED_DUE).ok().flatten());
@@ -98,7 +95,6 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
     // The node stays as it is: it is the one that lost the attempt.
     const TAKE_OVER: Picked = Picked {
         names: ["take_over", "take_over_pick", "take_over_read"],
-        cut: None,
         from: "FROM {log} WHERE project = ? AND state = 'sending'
             AND (lease_until <= {now} OR lease_until IS NULL) AND source IN (SELECT s_source FROM {table s s_source:text}) ORDER BY lease_until LIMIT ?",
         set: "lease_token = ?, lease_until = {plus {now}|?}, updated_at = {now}",
@@ -111,8 +107,7 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
     let parameters = Parameters {
         pick: &[Value::Text(&take.project), Value::Batch(&sources), Value::Int(i64::from(take.limit))],
         set: &[Value::Int(take.lease.token), Value::Int(micros(take.lease.ttl))],
-        most: 0,
-        payload: None,
+        cut: None,
     };
     let rows = TAKE_OVER.run(session, &parameters).await?;
     let mut taken = Vec::with_capacity(rows.len());

@@ -151,7 +151,6 @@ const STRAY: &str = "id, {text source}, epoch, attempts";
 pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<Vec<Stray>, Fail> {
     const UNKNOWN: Picked = Picked {
         names: ["strays_unknown", "strays_unknown_pick", "strays_read"],
-        cut: None,
         from: "FROM {log} WHERE project = ? AND source = ? AND level IS NOT NULL
             AND created_at <= {plus {now}|?} LIMIT ?",
         set: STRAY_SET,
@@ -159,7 +158,6 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
     };
     const SOURCELESS: Picked = Picked {
         names: ["strays_sourceless", "strays_sourceless_pick", "strays_read"],
-        cut: None,
         from: "FROM {log} WHERE project = ? AND {sourceless} AND level IS NOT NULL
             AND created_at <= {plus {now}|?} LIMIT ?",
         set: STRAY_SET,
@@ -167,7 +165,6 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
     };
     const TIMELESS: Picked = Picked {
         names: ["strays_timeless", "strays_timeless_pick", "strays_read"],
-        cut: None,
         from: "FROM {log} WHERE project = ? AND source = ? AND level = ? AND due_at > {far}
             AND created_at <= {plus {now}|?} LIMIT ?",
         set: STRAY_SET,
@@ -175,7 +172,6 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
     };
     const HOMELESS: Picked = Picked {
         names: ["adopt_homeless", "adopt_homeless_pick", "adopt_read"],
-        cut: None,
         from: "FROM {log} WHERE project IS NULL AND level IS NOT NULL
             AND created_at <= {plus {now}|?} LIMIT ?",
         set: "project = ?, due_at = coalesce(due_at, {now}), updated_at = {now}",
@@ -183,7 +179,6 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
     };
     const UNDATED: Picked = Picked {
         names: ["adopt_undated", "adopt_undated_pick", "adopt_read"],
-        cut: None,
         from: "FROM {log} WHERE project = ? AND source = ? AND level = ? AND due_at IS NULL
             AND created_at <= {plus {now}|?} LIMIT ?",
         set: "due_at = {now}, updated_at = {now}",
@@ -192,13 +187,13 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
     let project = Value::Text(&strays.project);
     let age = Value::Int(-micros(strays.min_age));
     let limit = Value::Int(i64::from(strays.limit));
-    HOMELESS.run(session, &Parameters { pick: &[age, limit], set: &[project], most: 0, payload: None }).await?;
+    HOMELESS.run(session, &Parameters { pick: &[age, limit], set: &[project], cut: None }).await?;
     let set = [Value::Int(strays.lease.token), Value::Int(micros(strays.lease.ttl)), Value::Text(&strays.lease.node)];
     let mut taken: Vec<Stray> = Vec::new();
     let left = |taken: &Vec<Stray>| i64::from(strays.limit).saturating_sub(i64::try_from(taken.len()).unwrap_or(i64::MAX));
 
     let pick = [project, age, Value::Int(left(&taken))];
-    let rows = SOURCELESS.run(session, &Parameters { pick: &pick, set: &set, most: 0, payload: None }).await?;
+    let rows = SOURCELESS.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
     gather(session, &rows, "no_source", &mut taken).await?;
 
     let kinds = kinds(session, &strays.project).await?;
@@ -210,20 +205,20 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
             return Ok(taken);
         }
         let pick = [project, Value::Text(source), age, Value::Int(left(&taken))];
-        let rows = UNKNOWN.run(session, &Parameters { pick: &pick, set: &set, most: 0, payload: None }).await?;
+        let rows = UNKNOWN.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
         gather(session, &rows, "unknown_source", &mut taken).await?;
     }
     for (source, level, odd) in oddities(session, &strays.project, kinds.iter().filter(|source| is_served(source))).await? {
         if odd.undated {
             let pick = [project, Value::Text(&source), Value::Int(level), age, limit];
-            UNDATED.run(session, &Parameters { pick: &pick, set: &[], most: 0, payload: None }).await?;
+            UNDATED.run(session, &Parameters { pick: &pick, set: &[], cut: None }).await?;
         }
         if odd.timeless {
             if left(&taken) <= 0 {
                 return Ok(taken);
             }
             let pick = [project, Value::Text(&source), Value::Int(level), age, Value::Int(left(&taken))];
-            let rows = TIMELESS.run(session, &Parameters { pick: &pick, set: &set, most: 0, payload: None }).await?;
+            let rows = TIMELESS.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
             gather(session, &rows, "invalid_due_at", &mut taken).await?;
         }
     }

@@ -1,6 +1,6 @@
 //! The two shapes in which rows are changed: those that a batch names, and those that a query picks.
 //!
-//! Where UPDATE answers its rows, each is one statement; on MySQL it is two of one transaction. There the key is forced: MariaDB would read, and so lock, the whole of a small table.
+//! Where UPDATE answers its rows, each is one statement; on MySQL it is two of one transaction.
 
 use sqlx::Row as _;
 use uuid::Uuid;
@@ -11,6 +11,11 @@ use super::pool::{Fail, Session};
 /// What must hold of a message that is held, in a batch with `b_token`. Written so that no planner takes it for a way to find the rows: by
 /// statistics of a quiet hour it would read all that are being sent, for each row of the batch.
 pub(super) const HELD: &str = "CASE WHEN state = 'sending' THEN lease_token END = b_token";
+
+/// On MySQL, a batch and the rows that it names. The key is forced: MariaDB would read, and so lock, the whole of a small table.
+pub(super) fn by_key(columns: &str) -> String {
+    format!("{{table b {columns}}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id")
+}
 
 /// Changes the rows that a batch names. The batch's first column is `b_id`.
 pub(super) struct Matched {
@@ -37,10 +42,7 @@ impl Matched {
             return Ok(known::<D>(&session.rows(sql, &values).await?));
         }
         let values: Vec<_> = [Value::Batch(batch)].into_iter().chain(lead.iter().copied()).collect();
-        self.step_by_step(session, batch, &values, || {
-            format!("UPDATE {{table b {columns}}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id SET {set} WHERE {condition}")
-        })
-        .await
+        self.step_by_step(session, batch, &values, || format!("UPDATE {} SET {set} WHERE {condition}", by_key(columns))).await
     }
 
     /// Deletes the rows instead; answers the ids of those that went.
@@ -59,10 +61,7 @@ impl Matched {
             });
             return Ok(known::<D>(&session.rows(sql, &[Value::Batch(batch)]).await?));
         }
-        self.step_by_step(session, batch, &[Value::Batch(batch)], || {
-            format!("DELETE l FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id WHERE {condition}")
-        })
-        .await
+        self.step_by_step(session, batch, &[Value::Batch(batch)], || format!("DELETE l FROM {} WHERE {condition}", by_key(columns))).await
     }
 
     /// Where UPDATE answers no rows. Nearly always all that a batch names are changed, which their number tells; only if not, the change is
@@ -81,9 +80,7 @@ impl Matched {
             return Ok(batch.named());
         }
         session.script("ROLLBACK TO SAVEPOINT untouched".to_owned()).await?;
-        let lock = session.sql(names[1], || {
-            format!("SELECT id FROM {{table b {columns}}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id WHERE {condition} {{lock}}")
-        });
+        let lock = session.sql(names[1], || format!("SELECT id FROM {} WHERE {condition} {{lock}}", by_key(columns)));
         let ids = known::<D>(&session.rows(lock, &[Value::Batch(batch)]).await?);
         if !ids.is_empty() {
             session.execute(change, values).await?;
@@ -106,8 +103,6 @@ fn known<D: Dialect>(rows: &[Row<D>]) -> Vec<Uuid> {
 pub(super) struct Picked {
     /// The names of the statement, the locking query and the reading one.
     pub(super) names: [&'static str; 3],
-    /// The order in which rows are cut off where their sizes add up to too much, and what a row weighs then.
-    pub(super) cut: Option<(&'static str, &'static str)>,
     /// The query from FROM on, up to its lock.
     pub(super) from: &'static str,
     /// What SET says.
@@ -118,15 +113,24 @@ pub(super) struct Picked {
 
 /// The parameters of a [`Picked`].
 pub(super) struct Parameters<'a> {
-    /// Those of what a row weighs, then those of the query.
+    /// Those of the query.
     pub(super) pick: &'a [Value<'a>],
     pub(super) set: &'a [Value<'a>],
-    /// Where to cut, in bytes.
-    pub(super) most: i64,
-    /// The largest payload that is read, where payloads are read.
-    pub(super) payload: Option<i64>,
+    /// Where payloads are read.
+    pub(super) cut: Option<Cut>,
 }
 
+/// The bounds on what a [`Picked`] reads, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Cut {
+    /// The largest payload that is read.
+    pub(super) payload: i64,
+    /// Rows are cut off, the latest due first, where their payloads add up to more.
+    pub(super) most: i64,
+}
+
+/// What a row weighs at a cut. The parameter is the largest payload that is read.
+const WEIGHT: &str = "coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0)";
 /// The number of attempts once a claim has raised it. One that is nonsense stays as it is: the row is found unusable, and no sum runs over.
 pub(super) const RAISED: &str = "CASE WHEN attempts BETWEEN 0 AND 2147483646 THEN attempts + 1 ELSE attempts END";
 /// Where UPDATE answers no rows, payloads up to so many bytes come with the lock; larger ones are read once the cut is made, to bound memory.
@@ -138,38 +142,43 @@ impl Picked {
     }
 
     async fn at_once<D: Dialect>(&self, session: &mut Session<D>, parameters: &Parameters<'_>) -> Result<Vec<Row<D>>, Fail> {
-        let Self { names, cut, from, set, columns } = self;
+        let Self { names, from, set, columns } = self;
+        let Parameters { pick, set: set_values, cut } = *parameters;
         let sql = session.sql(names[0], || {
             // What it was raised to.
             let columns = columns.replace("{raised}", "attempts");
-            match cut {
-                Some((order, size)) => format!(
-                    "WITH picked AS (SELECT id, {order} AS place, {size} AS size {from} {{skip}}),
-                    cut AS (SELECT id, row_number() OVER w AS n, sum(size) OVER w AS total FROM picked WINDOW w AS (ORDER BY place, id))
+            if cut.is_some() {
+                format!(
+                    "WITH picked AS (SELECT id, due_at, {WEIGHT} AS size {from} {{skip}}),
+                    cut AS (SELECT id, row_number() OVER w AS n, sum(size) OVER w AS total FROM picked WINDOW w AS (ORDER BY due_at, id))
                     UPDATE {{log}} SET {set} WHERE id {{in SELECT id FROM cut WHERE n = 1 OR total <= ?}} RETURNING {columns}"
-                ),
-                None => {
-                    format!("WITH picked AS (SELECT id {from} {{skip}}) UPDATE {{log}} SET {set} WHERE id {{in SELECT id FROM picked}} RETURNING {columns}")
-                }
+                )
+            } else {
+                format!(
+                    "WITH picked AS (SELECT id {from} {{skip}}) UPDATE {{log}} SET {set} WHERE id {{in SELECT id FROM picked}} RETURNING {columns}"
+                )
             }
         });
-        let most = cut.map(|_| Value::Int(parameters.most));
-        let values: Vec<_> = [parameters.pick, parameters.set].concat().into_iter().chain(most).chain(parameters.payload.map(Value::Int)).collect();
+        let payload = cut.map(|cut| Value::Int(cut.payload));
+        let most = cut.map(|cut| Value::Int(cut.most));
+        let values: Vec<_> = payload.into_iter().chain([pick, set_values].concat()).chain(most).chain(payload).collect();
         Ok(session.rows(sql, &values).await?)
     }
 
     async fn step_by_step<D: Dialect>(&self, session: &mut Session<D>, parameters: &Parameters<'_>) -> Result<Vec<Row<D>>, Fail> {
-        let Self { names, cut, from, set, columns } = self;
-        let size = cut.map_or("0", |(_, size)| size);
+        let Self { names, from, set, columns } = self;
+        let Parameters { pick, set: set_values, cut } = *parameters;
+        let size = if cut.is_some() { WEIGHT } else { "0" };
         let lock = session.sql(names[1], || format!("SELECT {columns}, {size} {from} {{skip}}"));
-        let small = parameters.payload.map(|payload| Value::Int(payload.min(WITH_LOCK)));
-        let values: Vec<_> = small.into_iter().chain(parameters.pick.iter().copied()).collect();
+        // What is read with the lock, and what a row weighs.
+        let payloads = cut.map(|cut| [Value::Int(cut.payload.min(WITH_LOCK)), Value::Int(cut.payload)]);
+        let values: Vec<_> = payloads.into_iter().flatten().chain(pick.iter().copied()).collect();
         let locked = session.rows(lock, &values).await?;
         let (mut rows, mut ids, mut large, mut total) = (Vec::with_capacity(locked.len()), Vec::with_capacity(locked.len()), Vec::new(), 0_i64);
         for row in locked {
             let size = D::int(&row, row.len() - 1).ok().flatten().unwrap_or(0);
             total = total.saturating_add(size);
-            if cut.is_some() && total > parameters.most && !ids.is_empty() {
+            if cut.is_some_and(|cut| total > cut.most) && !ids.is_empty() {
                 break;
             }
             let Some(id) = written::<D>(&row) else { continue };
@@ -183,18 +192,17 @@ impl Picked {
         if ids.is_empty() {
             return Ok(rows);
         }
-        let change =
-            session.sql(names[0], || format!("UPDATE {{table b b_id:id}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id SET {set}"));
+        let change = session.sql(names[0], || format!("UPDATE {} SET {set}", by_key("b_id:id")));
         let named = Batch::texts(ids.iter().map(String::as_str));
-        let values: Vec<_> = [Value::Batch(&named)].into_iter().chain(parameters.set.iter().copied()).collect();
+        let values: Vec<_> = [Value::Batch(&named)].into_iter().chain(set_values.iter().copied()).collect();
         session.execute(change, &values).await?;
         if !large.is_empty() {
             let read = session.sql(names[2], || {
                 let columns = columns.replace("{raised}", "attempts");
-                format!("SELECT {columns} FROM {{table b b_id:id}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id")
+                format!("SELECT {columns} FROM {}", by_key("b_id:id"))
             });
             let named = Batch::texts(large.iter().map(String::as_str));
-            let values: Vec<_> = parameters.payload.map(Value::Int).into_iter().chain([Value::Batch(&named)]).collect();
+            let values: Vec<_> = cut.map(|cut| Value::Int(cut.payload)).into_iter().chain([Value::Batch(&named)]).collect();
             rows.extend(session.rows(read, &values).await?);
         }
         Ok(rows)

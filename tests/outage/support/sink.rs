@@ -11,7 +11,7 @@ use axum::routing::post;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::Copies;
+use super::{Copies, eventually};
 
 #[derive(Debug)]
 pub(crate) struct Sink {
@@ -60,6 +60,16 @@ impl Sink {
     /// The ids that arrived, and how often each.
     pub(crate) fn copies(&self) -> Copies {
         self.inner.copies.lock().unwrap().clone()
+    }
+
+    /// Waits until each of these has arrived.
+    pub(crate) async fn received(&self, ids: &[String], what: String, within: Duration) {
+        eventually(what, within, async || {
+            let copies = self.copies();
+            let left = ids.iter().filter(|id| !copies.contains_key(*id)).count();
+            if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
+        })
+        .await;
     }
 
     /// How many messages arrived, copies not counted.
