@@ -24,17 +24,22 @@ impl Default for StoreClock {
 impl StoreClock {
     /// Takes a reading that came with an answer of the database; the journey of the answer makes it a little late.
     pub fn read(&self, now: DateTime<Utc>) {
-        self.origin.store(now.timestamp_micros().saturating_sub(self.elapsed()), Ordering::Relaxed);
+        self.origin.store(now.timestamp_micros().saturating_sub(self.since_start(Instant::now())), Ordering::Relaxed);
     }
 
     /// The database's time now.
     pub fn now(&self) -> DateTime<Utc> {
-        let micros = self.origin.load(Ordering::Relaxed).saturating_add(self.elapsed());
+        self.at(Instant::now())
+    }
+
+    /// The database's time at a moment of the machine's monotonic clock.
+    pub fn at(&self, moment: Instant) -> DateTime<Utc> {
+        let micros = self.origin.load(Ordering::Relaxed).saturating_add(self.since_start(moment));
         DateTime::from_timestamp_micros(micros).unwrap_or_default()
     }
 
-    fn elapsed(&self) -> i64 {
-        i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX)
+    fn since_start(&self, moment: Instant) -> i64 {
+        i64::try_from(moment.duration_since(self.start).as_micros()).unwrap_or(i64::MAX)
     }
 }
 

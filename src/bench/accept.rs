@@ -28,9 +28,8 @@ pub(super) async fn run(options: &Accept, arena: &Arena) -> Result<Report, Error
         let phase = arena.screen.phase("filling the table with finished messages", options.purge);
         arena.place.fill(options.purge, Filling::Old, &arena.payloads, &phase).await?;
     }
-    let mut overrides = arena.overrides();
-    overrides.purge_every = (options.purge > 0).then(|| "100ms".to_owned());
-    let mut sidecars = [arena.sidecar(&overrides).await?];
+    // A node purges as it starts.
+    let mut sidecars = [arena.sidecar(&arena.overrides()).await?];
     let before = arena.meters(&sidecars).await;
     let loaded = {
         let phase = arena.screen.phase("accept", messages);

@@ -101,7 +101,6 @@ impl Arena {
             source: self.source().to_owned(),
             connections: self.common.connections,
             keep: self.common.keep.map(|keep| keep.to_string()),
-            purge_every: None,
             poll: None,
             node: format!("redrive-bench-{}", self.tag),
         }

@@ -31,7 +31,6 @@ pub(super) struct Overrides {
     /// How many connections will be opened.
     pub(super) connections: u32,
     pub(super) keep: Option<String>,
-    pub(super) purge_every: Option<String>,
     pub(super) poll: Option<String>,
     pub(super) node: String,
 }
@@ -118,9 +117,6 @@ fn replace(config: &mut Config, overrides: Overrides) -> Result<(), Error> {
     let span = |text: String| text.parse::<Span>().map_err(Error::Usage);
     if let Some(keep) = overrides.keep {
         config.engine.history.keep.succeeded = keep.parse::<Limit>().map_err(Error::Usage)?;
-    }
-    if let Some(every) = overrides.purge_every {
-        config.engine.history.every = span(every)?;
     }
     if let Some(interval) = overrides.poll {
         config.engine.poller.interval = span(interval)?;

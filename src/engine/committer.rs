@@ -232,11 +232,12 @@ impl Committer {
     }
 
     fn first_send(&self, lane: &Arc<Lane>, new: NewMessage, place: Place, held: Held, term: Arc<Term>) {
-        let now = self.clock.now();
+        let began = Instant::now();
+        let now = self.clock.at(began);
         let message = self.message(&new);
         let retry = new.retry;
         let standing = Standing { expires_at: new.expires_after.map(|age| clock::after(now, age)), ..Standing::default() };
-        let ticket = Ticket { standing, retry, place: Some(place), ..Ticket::new(lane.clone(), held, term, now) };
+        let ticket = Ticket { standing, retry, place: Some(place), ..Ticket::new(lane.clone(), held, term, (now, began)) };
         lane.dispatch(Job { message, fate: Fate::Held(Box::new(ticket)) });
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use rand::rngs::StdRng;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
@@ -77,14 +78,15 @@ impl Completer {
                 self.hand_back(&back).await;
             }
             if !made.is_empty() {
-                let completions: Vec<_> = made.iter().map(|report| self.completion(report, &mut rng)).collect();
+                let now = self.clock.now();
+                let completions: Vec<_> = made.iter().map(|report| self.completion(report, now, &mut rng)).collect();
                 self.write(made, completions, &mut failures).await;
             }
         }
     }
 
     /// What is written of an attempt.
-    fn completion(&self, report: &Report, rng: &mut StdRng) -> Completion {
+    fn completion(&self, report: &Report, now: DateTime<Utc>, rng: &mut StdRng) -> Completion {
         let ticket = &report.ticket;
         let mut completion = Completion {
             held: ticket.held,
@@ -119,7 +121,7 @@ impl Completer {
             Ending::HandBack => return unsent(completion, "invalid", "bug", "handed back", &self.keep),
         };
         let policy = ticket.lane.policy_for(&ticket.retry);
-        let verdict = judge(outcome, is_lost, ticket.attempt, &ticket.standing, &policy, self.clock.now(), rng);
+        let verdict = judge(outcome, is_lost, ticket.attempt, &ticket.standing, &policy, now, rng);
         completion.state = verdict.state;
         completion.delay = verdict.delay;
         completion.retries = verdict.retries;
@@ -234,10 +236,6 @@ fn written(report: Report, completion: &Completion, ours: bool, failures: &mut T
 }
 
 /// The age limit of a message at its first attempt in an epoch, where the row does not say one.
-pub(super) fn age_limit(
-    created_at: chrono::DateTime<chrono::Utc>,
-    due_at: chrono::DateTime<chrono::Utc>,
-    policy: &crate::retry::Policy,
-) -> Option<chrono::DateTime<chrono::Utc>> {
+pub(super) fn age_limit(created_at: DateTime<Utc>, due_at: DateTime<Utc>, policy: &crate::retry::Policy) -> Option<DateTime<Utc>> {
     policy.expires_after().map(|age| clock::after(created_at.max(due_at), age))
 }

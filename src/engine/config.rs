@@ -60,7 +60,7 @@ pub struct History {
 
 impl Default for History {
     fn default() -> Self {
-        Self { keep: Keep::default(), max_rows: 5_000_000, every: Span::secs(600), batch: 1000 }
+        Self { keep: Keep::default(), max_rows: 5_000_000, every: Span::secs(600), batch: 200 }
     }
 }
 

@@ -50,8 +50,8 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// The ticket of a first attempt that begins now; what is known better replaces it.
-    pub(super) fn new(lane: Arc<Lane>, held: Held, term: Arc<Term>, now: DateTime<Utc>) -> Self {
+    /// The ticket of a first attempt that begins now, on both clocks; what is known better replaces it.
+    pub(super) fn new(lane: Arc<Lane>, held: Held, term: Arc<Term>, now: (DateTime<Utc>, Instant)) -> Self {
         Self {
             lane,
             held,
@@ -60,9 +60,9 @@ impl Ticket {
             attempt: 1,
             standing: Standing::default(),
             retry: retry::Config::default(),
-            due_at: now,
-            started_at: now,
-            began: Instant::now(),
+            due_at: now.0,
+            started_at: now.0,
+            began: now.1,
             place: None,
             waiter: None,
         }
@@ -123,7 +123,7 @@ impl Dispatcher {
                 let began = Instant::now();
                 Some(Delivery::new(job.message, move |outcome| {
                     let outcome = lane.reclassify(outcome);
-                    lane.note(&outcome, began);
+                    lane.note(&outcome, began, Instant::now());
                     place.release_memory();
                     // Whoever waits has the place until the outcome is dealt with, so it goes first.
                     drop(place);
@@ -135,12 +135,12 @@ impl Dispatcher {
 
     fn prepare_held(&self, message: Message, mut ticket: Box<Ticket>) -> Option<Delivery> {
         // A lease that ran out while the message waited here may be another node's by now; and a node that stops hands back.
-        if ticket.term.left().is_zero() || self.stopping.is_cancelled() {
+        let now = Instant::now();
+        if ticket.term.left(now).is_zero() || self.stopping.is_cancelled() {
             self.report(ticket, Ending::HandBack);
             return None;
         }
-        ticket.started_at = self.clock.now();
-        ticket.began = Instant::now();
+        (ticket.started_at, ticket.began) = (self.clock.at(now), now);
         if ticket.standing.expires_at.is_some_and(|end| end <= ticket.started_at) {
             self.report(ticket, Ending::Expired);
             return None;
@@ -149,11 +149,12 @@ impl Dispatcher {
         let reports = self.reports.clone();
         Some(Delivery::new(message, move |outcome| {
             let outcome = ticket.lane.reclassify(outcome);
-            ticket.lane.note(&outcome, ticket.began);
+            let ended = Instant::now();
+            ticket.lane.note(&outcome, ticket.began, ended);
             if let Some(place) = &mut ticket.place {
                 place.release_memory();
             }
-            let took = ticket.began.elapsed();
+            let took = ended.duration_since(ticket.began);
             let _ = reports.send(Report { ticket, ending: Ending::Sent { outcome, took } });
         }))
     }

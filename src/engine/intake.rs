@@ -108,7 +108,7 @@ impl Intake {
     async fn try_first(self: Arc<Self>, submission: Submission, lane: Arc<Lane>, place: Place) -> Result<Accepted, Refusal> {
         let new = new_message(submission, &lane);
         let limit = lane.spec.options.on_failure.timeout.get();
-        let (began, started_at) = (Instant::now(), self.committer.clock.now());
+        let began = Instant::now();
         let (waiter, mut outcome) = oneshot::channel();
         lane.dispatch(Job { message: self.committer.message(&new), fate: Fate::Tried(place, waiter) });
         let first = tokio::time::timeout(limit, &mut outcome).await;
@@ -128,7 +128,12 @@ impl Intake {
         let now = self.committer.clock.now();
         let standing = Standing { expires_at: age_limit(now, now, &lane.policy_for(&retry)), ..Standing::default() };
         let (waiter, written) = oneshot::channel();
-        let ticket = Box::new(Ticket { standing, retry, began, waiter: Some(waiter), ..Ticket::new(lane, Held { id, token }, term, started_at) });
+        let ticket = Box::new(Ticket {
+            standing,
+            retry,
+            waiter: Some(waiter),
+            ..Ticket::new(lane, Held { id, token }, term, (self.committer.clock.at(began), began))
+        });
         let reports = self.reports.clone();
         let report = move |outcome, took| drop(reports.send(Report { ticket, ending: Ending::Sent { outcome, took } }));
         if let Some(outcome) = settled {

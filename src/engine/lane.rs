@@ -220,9 +220,8 @@ impl Lane {
         outcome
     }
 
-    /// Notes what a send that began at `began` came to, for the breaker and the counters.
-    pub(super) fn note(&self, outcome: &Outcome, began: Instant) {
-        let now = Instant::now();
+    /// Notes what a send that began at `began` came to by `now`, for the breaker and the counters.
+    pub(super) fn note(&self, outcome: &Outcome, began: Instant, now: Instant) {
         let counter = match outcome.class {
             Class::Succeeded => &self.metrics.succeeded,
             Class::Permanent => &self.metrics.permanent,

@@ -29,9 +29,9 @@ impl Term {
         Self { start: asked, ends_ms: AtomicU64::new(millis(ttl)) }
     }
 
-    /// How long it still holds.
-    pub(super) fn left(&self) -> Duration {
-        Duration::from_millis(self.ends_ms.load(Ordering::Relaxed)).saturating_sub(self.start.elapsed())
+    /// How long it holds from `now` on.
+    pub(super) fn left(&self, now: Instant) -> Duration {
+        Duration::from_millis(self.ends_ms.load(Ordering::Relaxed)).saturating_sub(now.duration_since(self.start))
     }
 
     fn prolong(&self, asked: Instant, ttl: Duration) {
@@ -117,8 +117,8 @@ impl Ledger {
     }
 
     fn aging(&self, left: Duration) -> Vec<Held> {
-        let groups = self.lock();
-        let aging = groups.iter().filter(|(_, group)| group.term.left() <= left);
+        let (groups, now) = (self.lock(), Instant::now());
+        let aging = groups.iter().filter(|(_, group)| group.term.left(now) <= left);
         aging.flat_map(|(token, group)| group.ids.iter().map(|id| Held { id: *id, token: *token })).collect()
     }
 

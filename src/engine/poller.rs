@@ -8,6 +8,7 @@ use rand::RngExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::alarm::Alarm;
 use super::breaker::Allows;
@@ -223,28 +224,28 @@ impl Poller {
         if full || !swept {
             lane.due(1 << level);
         }
-        let rows = claimed.rows.len();
+        let (rows, now) = (claimed.rows.len(), Instant::now());
+        let taken = Taken { token, term, now: (self.clock.at(now), now) };
         for row in claimed.rows {
             let Some(permit) = permits.split(1) else { break };
-            self.take(lane, row, token, &term, permit, drain);
+            self.take(lane, row, &taken, permit, drain);
         }
         rows
     }
 
     /// Sends a claimed row on its way.
-    fn take(&self, lane: &Arc<Lane>, row: Row, token: i64, term: &Arc<Term>, permit: OwnedSemaphorePermit, drain: &Drain) {
+    fn take(&self, lane: &Arc<Lane>, row: Row, taken: &Taken, permit: OwnedSemaphorePermit, drain: &Drain) {
         let row = match row {
             Row::Ready(ready) => *ready,
             Row::Unusable(row) => {
-                let held = Held { id: row.id, token };
-                let ticket = Ticket { epoch: row.epoch, attempt: row.attempt, ..Ticket::new(lane.clone(), held, term.clone(), self.clock.now()) };
+                let ticket = Ticket { epoch: row.epoch, attempt: row.attempt, ..taken.ticket(lane, row.id) };
                 let ending = Ending::Invalid { code: row.code, detail: row.detail };
                 let _ = self.reports.send(Report { ticket: Box::new(ticket), ending });
                 return;
             }
         };
         if row.ordered
-            && let Some(held_back) = drain.ordered().pass(Instant::now())
+            && let Some(held_back) = drain.ordered().pass(taken.now.1)
         {
             tracing::warn!(message.id = %row.message.id, message.source = %lane.name(), lines_held_back = held_back,
                 "a row carries an order_key; ordering is not built, it is sent like any other");
@@ -260,9 +261,22 @@ impl Poller {
             retry,
             due_at,
             place: Some(lane.enter(permit, message.weight())),
-            ..Ticket::new(lane.clone(), Held { id: message.id, token }, term.clone(), self.clock.now())
+            ..taken.ticket(lane, message.id)
         };
         lane.dispatch(Job { message, fate: Fate::Held(Box::new(ticket)) });
+    }
+}
+
+/// What the rows of one claim have in common.
+struct Taken {
+    token: i64,
+    term: Arc<Term>,
+    now: (DateTime<Utc>, Instant),
+}
+
+impl Taken {
+    fn ticket(&self, lane: &Arc<Lane>, id: Uuid) -> Ticket {
+        Ticket::new(lane.clone(), Held { id, token: self.token }, self.term.clone(), self.now)
     }
 }
 
@@ -277,11 +291,11 @@ fn lost_ticket(lane: Arc<Lane>, token: i64, term: Arc<Term>, row: Lapsed) -> Tic
         standing,
         retry: row.retry,
         due_at: row.due_at,
-        ..Ticket::new(lane, Held { id: row.id, token }, term, row.started_at)
+        ..Ticket::new(lane, Held { id: row.id, token }, term, (row.started_at, Instant::now()))
     }
 }
 
-const fn id_of(row: &Row) -> uuid::Uuid {
+const fn id_of(row: &Row) -> Uuid {
     match row {
         Row::Ready(ready) => ready.message.id,
         Row::Unusable(row) => row.id,

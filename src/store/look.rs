@@ -154,6 +154,8 @@ pub struct Purge {
     pub keep: Vec<(State, Option<Duration>)>,
     /// At most so many finished rows stay, the oldest go first.
     pub max_rows: u64,
+    /// What the last call answered as [`Purged::surplus`], so that they are not counted for each batch.
+    pub surplus: Option<DateTime<Utc>>,
     /// At most so many rows a state are deleted by one call.
     pub batch: u32,
 }
@@ -165,6 +167,8 @@ pub struct Purged {
     pub rows: Vec<(State, u64)>,
     /// Idempotency keys past their time.
     pub keys: u64,
+    /// Rows that finished before this are too many; they are deleted first, uncounted, if the next call is told so.
+    pub surplus: Option<DateTime<Utc>>,
     /// Whether there may be more.
     pub more: bool,
 }

@@ -69,8 +69,9 @@ macro_rules! conformance {
                 a_cancel_gives_up_what_waits a_cancel_is_refused_elsewhere the_answers_are_in_order
                 a_payload_is_replaced_only_once_failed a_thousand_at_once;
             purge:
-                exactly_what_is_past_its_retention never_is_never at_most_so_many_rows_stay in_bounded_batches keys_past_their_time
-                only_of_its_own_project what_was_put_back_is_not_purged;
+                exactly_what_is_past_its_retention never_is_never at_most_so_many_rows_stay
+                of_those_that_ended_together_no_more_than_are_too_many in_bounded_batches keys_past_their_time only_of_its_own_project
+                what_was_put_back_is_not_purged;
             isolation:
                 every_verb_keeps_to_its_project;
             transitions:
@@ -88,7 +89,8 @@ macro_rules! conformance_of_a_server {
         $crate::store::suite! { $backend;
             settings:
                 due_now_in_whatever_time_zone a_wrong_password_is_a_fault_of_the_configuration a_server_that_is_away_is_unavailable
-                a_committed_row_wakes_whoever_can_listen;
+                a_committed_row_wakes_whoever_can_listen an_application_that_may_only_insert_tells_of_it
+                messages_are_found_by_an_index_however_few_there_were;
             storm:
                 what_was_answered_is_there_whatever_was_dropped a_server_that_stalls_ends_in_time
                 rows_that_a_stopped_application_holds_are_skipped an_application_that_inserts_sees_no_deadlock;

@@ -44,7 +44,7 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
     let mut rows = shape.run(session, &Parameters { pick, set: &set, cut: Some(cut) }).await?;
     let Some(first) = rows.first() else { return Ok(Claimed { now: now(session).await?, rows: Vec::new() }) };
     let now = clock::<D>(first, decode::CLAIMED_NOW)?;
-    rows.sort_by_key(|row| D::time(row, decode::CLAIMED_DUE).ok().flatten());
+    rows.sort_by_cached_key(|row| D::time(row, decode::CLAIMED_DUE).ok().flatten());
     let mut claimed = Vec::with_capacity(rows.len());
     for row in &rows {
         let (id, odd) = mend(session, row).await?;

@@ -74,6 +74,14 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     fn within(query: &str) -> String {
         format!("IN ({query})")
     }
+    /// A change that answers the ids of the rows that it changed, as [`Self::changed`] reads them.
+    fn answering(change: &str) -> String {
+        format!("{change} RETURNING id")
+    }
+    /// The ids that a change answered.
+    fn changed(rows: &[Row<Self>]) -> Result<Vec<Uuid>, sqlx::Error> {
+        Ok(known::<Self>(rows))
+    }
     /// A table of the columns of a [`Batch`].
     fn table(alias: &str, columns: &[(&str, Kind)]) -> String;
     /// How a batch is joined to a table, the batch leading.
@@ -171,6 +179,16 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
 
     /// What an answer of the server means.
     fn judge(error: &dyn sqlx::error::DatabaseError, timeout: Duration) -> Error;
+}
+
+/// The ids of rows whose first column is one. Odd ones can't have been named by a batch.
+pub(super) fn known<D: Dialect>(rows: &[Row<D>]) -> Vec<Uuid> {
+    rows.iter()
+        .filter_map(|row| match D::id(row, 0) {
+            Ok(Id::Known(id)) => Some(id),
+            _ => None,
+        })
+        .collect()
 }
 
 /// What a connection is for.

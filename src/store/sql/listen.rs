@@ -1,4 +1,8 @@
 //! PostgreSQL's LISTEN: a hint that rows were committed. Polling is the truth.
+//!
+//! Transactions that notify commit one after another, each with a flush of its own. So only one statement in [`APART_MS`] notifies: a sequence,
+//! which no transaction holds back, tells when the last one did. Rows of the others may be committed a little later than what was told of,
+//! which is why a listener looks again after each notification.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +10,7 @@ use std::time::Duration;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::dialect::Dialect;
 use super::pool::{Core, Work};
@@ -18,6 +23,10 @@ use crate::store::config::Migrate;
 const FIRST: Duration = Duration::from_millis(200);
 /// The longest.
 const LONGEST: Duration = Duration::from_secs(30);
+/// Milliseconds from one notification to the next.
+const APART_MS: u32 = 10;
+/// When to look again for rows whose statement did not notify, since the one before it had.
+const AGAIN: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(30)];
 /// A connection that hears nothing for so long is asked whether it lives.
 const QUIET: Duration = Duration::from_secs(30);
 
@@ -48,12 +57,21 @@ async fn hear(core: &Core<Postgres>, wake: &Notify, wait: &mut Duration) -> Resu
     *wait = FIRST;
     // What was committed while nobody listened.
     wake.notify_one();
+    let (mut heard_at, mut looks) = (Instant::now(), AGAIN.len());
     loop {
+        let again = AGAIN.get(looks).copied();
         tokio::select! {
             heard = listener.try_recv() => match heard? {
-                Some(_) => wake.notify_one(),
+                Some(_) => {
+                    wake.notify_one();
+                    (heard_at, looks) = (Instant::now(), 0);
+                }
                 None => return Ok(()),
             },
+            () = tokio::time::sleep_until(heard_at + again.unwrap_or_default()), if again.is_some() => {
+                wake.notify_one();
+                looks += 1;
+            }
             () = tokio::time::sleep(QUIET) => {
                 // A server that is gone without a word would never be noticed otherwise.
                 tokio::time::timeout(core.timeout, listener.listen(&channel)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
@@ -78,21 +96,32 @@ async fn connect(core: &Core<Postgres>) -> Result<(PgListener, String), sqlx::Er
 const CHANNEL: &str = "SELECT 'redrive_' || md5(n.nspname || '.' || c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = to_regclass('{log}')";
 
-/// Tells of committed rows: once a statement, and once a transaction, since what is told is always the same.
-const CREATE: &str = "CREATE OR REPLACE FUNCTION {schema}{p}resend_log_notify() RETURNS trigger LANGUAGE plpgsql AS $$
+/// Tells of inserted rows. It runs with the rights of its owner, so that applications need none on the sequence.
+const CREATE: &str = "CREATE SEQUENCE IF NOT EXISTS {schema}{p}resend_log_told MINVALUE 0;
+CREATE OR REPLACE FUNCTION {schema}{p}resend_log_notify() RETURNS trigger LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    told regclass := quote_ident(TG_TABLE_SCHEMA) || '.{p}resend_log_told';
+    now_ms bigint := floor(extract(epoch FROM clock_timestamp()) * 1000);
 BEGIN
-    PERFORM pg_notify('redrive_' || md5(TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME), '');
+    -- A clock that was set back is told of too.
+    IF (now_ms - coalesce(pg_sequence_last_value(told), 0)) BETWEEN 0 AND {apart} THEN
+        RETURN NULL;
+    END IF;
+    PERFORM setval(told, now_ms), pg_notify('redrive_' || md5(TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME), '');
     RETURN NULL;
 END $$;
+DROP TRIGGER IF EXISTS {p}resend_log_notify ON {log};
 CREATE TRIGGER {p}resend_log_notify AFTER INSERT ON {log} FOR EACH STATEMENT EXECUTE FUNCTION {schema}{p}resend_log_notify();";
 
-const DROP: &str = "DROP TRIGGER IF EXISTS {p}resend_log_notify ON {log}; DROP FUNCTION IF EXISTS {schema}{p}resend_log_notify();";
+const DROP: &str = "DROP TRIGGER IF EXISTS {p}resend_log_notify ON {log}; DROP FUNCTION IF EXISTS {schema}{p}resend_log_notify();
+DROP SEQUENCE IF EXISTS {schema}{p}resend_log_told;";
 
 const THERE: &str = "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass('{log}') AND tgname = '{p}resend_log_notify'";
 
 /// The SQL of the trigger, for those who print it.
 pub(super) fn create(names: &Names) -> String {
-    expand::<Postgres>(names, CREATE)
+    expand::<Postgres>(names, &CREATE.replace("{apart}", &(APART_MS - 1).to_string()))
 }
 
 /// Creates the trigger, or drops it, as the configuration says; where tables may not be changed, only says what is amiss.
@@ -119,7 +148,7 @@ pub(super) async fn settle(core: &Arc<Core<Postgres>>, mode: Migrate) -> Result<
                 let rows = session.rows_once(THERE, &[]).await?;
                 let there = rows.first().and_then(|row| Postgres::int(row, 0).ok().flatten()).unwrap_or(0) > 0;
                 if there != wanted {
-                    session.script(expand::<Postgres>(&names, if wanted { CREATE } else { DROP })).await?;
+                    session.script(if wanted { create(&names) } else { expand::<Postgres>(&names, DROP) }).await?;
                 }
                 Ok(())
             })

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::complete::forget_attempts;
@@ -15,6 +16,8 @@ use crate::store::{Purge, Purged};
 
 /// Up to so many rows are counted; past that an estimate is asked first whether there can be too many.
 const COUNTED: u64 = 100_000;
+/// Rows that are too many are counted for so many batches at once: the count reads all that may stay.
+const COUNTED_BATCHES: u64 = 100;
 
 pub(super) async fn purge<D: Dialect>(session: &mut Session<D>, purge: &Purge) -> Result<Purged, Fail> {
     let mut purged = Purged::default();
@@ -27,10 +30,9 @@ pub(super) async fn purge<D: Dialect>(session: &mut Session<D>, purge: &Purge) -
             count(&mut purged, *state, gone);
         }
     }
-    let excess = excess(session, purge, &purged).await?;
-    if excess > 0 {
-        purged.more |= excess > batch as u64;
-        surplus(session, purge, usize::try_from(excess).unwrap_or(batch).min(batch), &mut purged).await?;
+    // What is too old goes first, so that it isn't counted.
+    if !purged.more {
+        surplus(session, purge, batch, &mut purged).await?;
     }
     purged.keys = keys(session, purge).await?;
     purged.more |= purged.keys >= u64::from(purge.batch.max(1));
@@ -101,8 +103,30 @@ async fn delete<D: Dialect>(session: &mut Session<D>, state: State, ids: Vec<Uui
     Ok(count)
 }
 
-/// How many finished rows there are too many.
-async fn excess<D: Dialect>(session: &mut Session<D>, purge: &Purge, purged: &Purged) -> Result<u64, Fail> {
+/// Deletes a batch of what is too many, the oldest first, whatever their state.
+async fn surplus<D: Dialect>(session: &mut Session<D>, purge: &Purge, batch: usize, purged: &mut Purged) -> Result<(), Fail> {
+    if let Some(until) = purge.surplus {
+        let full = delete_oldest(session, purge, Some(until), batch, purged).await? >= batch;
+        purged.surplus = purge.surplus.filter(|_| full);
+        // Whoever is left is counted by the next call.
+        purged.more = true;
+        return Ok(());
+    }
+    let excess = excess(session, purge).await?;
+    if excess == 0 {
+        return Ok(());
+    }
+    let now = excess.min(batch as u64);
+    delete_oldest(session, purge, None, usize::try_from(now).unwrap_or(batch), purged).await?;
+    if excess > now {
+        purged.surplus = nth(session, purge, excess - now).await?;
+        purged.more = true;
+    }
+    Ok(())
+}
+
+/// How many finished rows there are too many, those of [`COUNTED_BATCHES`] at the most.
+async fn excess<D: Dialect>(session: &mut Session<D>, purge: &Purge) -> Result<u64, Fail> {
     let most = purge.max_rows;
     if most > COUNTED {
         let sql = D::estimate(session.core.names.schema.as_deref(), &session.core.names.plain("resend_log"));
@@ -113,33 +137,59 @@ async fn excess<D: Dialect>(session: &mut Session<D>, purge: &Purge, purged: &Pu
             return Ok(0);
         }
     }
-    let _ = purged;
     let sql = session.sql("finished", || {
         "SELECT count(*) FROM (SELECT 1 AS one FROM {log} WHERE project = ? AND state IN ('succeeded', 'failed', 'cancelled')
             AND finished_at IS NOT NULL LIMIT ?) AS f"
             .to_owned()
     });
-    let bound = most.saturating_add(u64::from(purge.batch.max(1))).saturating_add(1);
+    let bound = most.saturating_add(u64::from(purge.batch.max(1)).saturating_mul(COUNTED_BATCHES));
     let values = [Value::Text(&purge.project), Value::Int(i64::try_from(bound).unwrap_or(i64::MAX))];
     let rows = session.rows(sql, &values).await?;
     let there = rows.first().and_then(|row| D::int(row, 0).ok().flatten()).and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0);
     Ok(there.saturating_sub(most))
 }
 
-/// Deletes the oldest finished rows, whatever their state.
-async fn surplus<D: Dialect>(session: &mut Session<D>, purge: &Purge, excess: usize, purged: &mut Purged) -> Result<(), Fail> {
+/// When the oldest finished row ended that has `place` before it.
+async fn nth<D: Dialect>(session: &mut Session<D>, purge: &Purge, place: u64) -> Result<Option<DateTime<Utc>>, Fail> {
+    let sql = session.sql("finished_nth", || {
+        // One look along the index for each state; a query of all three at once would sort the whole history.
+        let of = |state: State| {
+            format!(
+                "SELECT finished_at FROM (SELECT finished_at FROM {{log}} WHERE project = ? AND state = '{state}' AND finished_at IS NOT NULL
+                 ORDER BY finished_at LIMIT ?) AS {state}"
+            )
+        };
+        let all = State::FINISHED.map(of).join(" UNION ALL ");
+        format!("SELECT {{time finished_at}} FROM ({all}) AS f ORDER BY finished_at LIMIT 1 OFFSET ?")
+    });
+    let (project, place) = (Value::Text(&purge.project), i64::try_from(place).unwrap_or(i64::MAX));
+    let most = Value::Int(place.saturating_add(1));
+    let rows = session.rows(sql, &[project, most, project, most, project, most, Value::Int(place)]).await?;
+    Ok(rows.first().and_then(|row| decode::maybe_time::<D>(row, 0)))
+}
+
+/// Deletes the oldest finished rows, whatever their state: those that ended before a moment, or any; answers how many there were.
+async fn delete_oldest<D: Dialect>(
+    session: &mut Session<D>,
+    purge: &Purge,
+    before: Option<DateTime<Utc>>,
+    most: usize,
+    purged: &mut Purged,
+) -> Result<usize, Fail> {
+    let before = before.map_or(i64::MAX, |before| before.timestamp_micros());
     let mut candidates = Vec::new();
     for state in State::FINISHED {
-        candidates.extend(oldest(session, purge, state, None, excess).await?.into_iter().map(|(id, at)| (at, id, state)));
+        candidates.extend(oldest(session, purge, state, None, most).await?.into_iter().map(|(id, at)| (at, id, state)));
     }
+    candidates.retain(|(at, _, _)| *at < before);
     candidates.sort_unstable_by_key(|(at, id, _)| (*at, *id));
-    candidates.truncate(excess);
+    candidates.truncate(most);
     for state in State::FINISHED {
         let ids = candidates.iter().filter(|(_, _, of)| *of == state).map(|(_, id, _)| *id).collect();
         let gone = delete(session, state, ids).await?;
         count(purged, state, gone);
     }
-    Ok(())
+    Ok(candidates.len())
 }
 
 /// Deletes idempotency keys past their time.

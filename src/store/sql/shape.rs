@@ -5,7 +5,7 @@
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::dialect::{Batch, Dialect, Id, Row, Value};
+use super::dialect::{Batch, Dialect, Id, Row, Value, known};
 use super::pool::{Fail, Session};
 
 /// What must hold of a message that is held, in a batch with `b_token`. Written so that no planner takes it for a way to find the rows: by
@@ -35,11 +35,11 @@ impl Matched {
         let Self { names, columns, set, condition } = self;
         if D::RETURNING {
             let sql = session.sql(names[0], || {
-                format!("UPDATE {{log}} AS l SET {set} FROM {{table b {columns}}} WHERE l.id = b.b_id AND {condition} RETURNING id")
+                D::answering(&format!("UPDATE {{log}} AS l SET {set} FROM {{table b {columns}}} WHERE l.id = b.b_id AND {condition}"))
             });
             // The parameters of SET come first.
             let values: Vec<_> = lead.iter().copied().chain([Value::Batch(batch)]).collect();
-            return Ok(known::<D>(&session.rows(sql, &values).await?));
+            return Ok(D::changed(&session.rows(sql, &values).await?)?);
         }
         let values: Vec<_> = [Value::Batch(batch)].into_iter().chain(lead.iter().copied()).collect();
         self.step_by_step(session, batch, &values, || format!("UPDATE {} SET {set} WHERE {condition}", by_key(columns))).await
@@ -50,16 +50,15 @@ impl Matched {
         let Self { names, columns, condition, .. } = self;
         if D::RETURNING {
             let sql = session.sql(names[0], || {
-                if D::DELETE_USING {
-                    format!("DELETE FROM {{log}} AS l USING {{table b {columns}}} WHERE l.id = b.b_id AND {condition} RETURNING id")
+                D::answering(&if D::DELETE_USING {
+                    format!("DELETE FROM {{log}} AS l USING {{table b {columns}}} WHERE l.id = b.b_id AND {condition}")
                 } else {
                     format!(
-                        "DELETE FROM {{log}} WHERE id {{in SELECT l.id FROM {{table b {columns}}} JOIN {{log}} l ON l.id = b.b_id WHERE {condition}}}
-                         RETURNING id"
+                        "DELETE FROM {{log}} WHERE id {{in SELECT l.id FROM {{table b {columns}}} JOIN {{log}} l ON l.id = b.b_id WHERE {condition}}}"
                     )
-                }
+                })
             });
-            return Ok(known::<D>(&session.rows(sql, &[Value::Batch(batch)]).await?));
+            return Ok(D::changed(&session.rows(sql, &[Value::Batch(batch)]).await?)?);
         }
         self.step_by_step(session, batch, &[Value::Batch(batch)], || format!("DELETE l FROM {} WHERE {condition}", by_key(columns))).await
     }
@@ -87,16 +86,6 @@ impl Matched {
         }
         Ok(ids)
     }
-}
-
-/// The ids of rows whose first column is one. Odd ones can't have been named by a batch.
-fn known<D: Dialect>(rows: &[Row<D>]) -> Vec<Uuid> {
-    rows.iter()
-        .filter_map(|row| match D::id(row, 0) {
-            Ok(Id::Known(id)) => Some(id),
-            _ => None,
-        })
-        .collect()
 }
 
 /// Changes the rows that a query picks, and reads what they hold. What is read is nothing that SET changes, but for `{raised}`.

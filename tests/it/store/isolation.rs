@@ -42,7 +42,7 @@ pub(crate) async fn every_verb_keeps_to_its_project(cx: Fixture) {
     assert_eq!(store.retry(&theirs, all.to_vec()).await.unwrap(), [Changed::NotFound; 3]);
     assert_eq!(store.cancel(&theirs, all.to_vec()).await.unwrap(), [Changed::NotFound; 3]);
     let keep = State::FINISHED.map(|state| (state, Some(Duration::ZERO))).to_vec();
-    store.purge(Purge { project: theirs.clone(), keep, max_rows: 0, batch: 1000 }).await.unwrap();
+    store.purge(Purge { project: theirs.clone(), keep, max_rows: 0, surplus: None, batch: 1000 }).await.unwrap();
 
     // A node of theirs that serves a source of this name serves none of ours.
     store.heartbeat(Heartbeat { project: theirs.clone(), node: "node-1".into(), sources, ttl: LONG }).await.unwrap();

@@ -13,7 +13,7 @@ use crate::support::eventually;
 
 fn purge_of(cx: &Fixture, keep: &[(State, Option<u64>)]) -> Purge {
     let keep = keep.iter().map(|(state, seconds)| (*state, seconds.map(Duration::from_secs))).collect();
-    Purge { project: cx.project.clone(), keep, max_rows: 1_000_000, batch: 1000 }
+    Purge { project: cx.project.clone(), keep, max_rows: 1_000_000, surplus: None, batch: 1000 }
 }
 
 async fn purge(cx: &Fixture, purge: Purge) -> Purged {
@@ -72,7 +72,7 @@ pub(crate) async fn never_is_never(cx: Fixture) {
         all.insert(id);
     }
     let never = State::FINISHED.map(|state| (state, None));
-    assert_eq!(purge(&cx, purge_of(&cx, &never)).await, Purged { rows: purge(&cx, purge_of(&cx, &never)).await.rows, keys: 0, more: false });
+    assert_eq!(purge(&cx, purge_of(&cx, &never)).await, Purged { rows: purge(&cx, purge_of(&cx, &never)).await.rows, ..Purged::default() });
     assert_eq!(left(&cx).await, all);
     let purged = purge(&cx, purge_of(&cx, &State::FINISHED.map(|state| (state, Some(0))))).await;
     assert_eq!(deleted(&purged), State::FINISHED.iter().map(|state| (*state, 1)).collect(), "none is kept at all");
@@ -90,16 +90,34 @@ pub(crate) async fn at_most_so_many_rows_stay(cx: Fixture) {
     let never = State::FINISHED.map(|state| (state, None));
     let some = Purge { max_rows: 12, ..purge_of(&cx, &never) };
     assert!(deleted(&purge(&cx, some).await).is_empty());
-    let mut gone = 0;
+    let mut counts = Vec::new();
+    let mut request = Purge { max_rows: 5, batch: 2, ..purge_of(&cx, &never) };
     for _ in 0..10 {
-        let purged = purge(&cx, Purge { max_rows: 5, ..purge_of(&cx, &never) }).await;
-        gone += deleted(&purged).values().sum::<u64>();
+        let purged = purge(&cx, request.clone()).await;
+        counts.push((deleted(&purged).values().sum::<u64>(), purged.surplus.is_some()));
         if !purged.more {
             break;
         }
+        // What is known to be too many isn't counted again.
+        request.surplus = purged.surplus;
     }
-    assert_eq!(gone, 7);
+    assert_eq!(counts, [(2, true), (2, true), (2, true), (1, false), (0, false)], "what went, and whether the rest need not be counted");
     assert_eq!(left(&cx).await, finished[..5].iter().chain(&waiting).copied().collect(), "the oldest go first; what waits is not history");
+}
+
+pub(crate) async fn of_those_that_ended_together_no_more_than_are_too_many(cx: Fixture) {
+    let ids = cx.put("billing", 9).await;
+    cx.store().await.cancel(&cx.project, ids).await.unwrap();
+    let never = State::FINISHED.map(|state| (state, None));
+    let mut request = Purge { max_rows: 4, batch: 2, ..purge_of(&cx, &never) };
+    for _ in 0..10 {
+        let purged = purge(&cx, request.clone()).await;
+        if !purged.more {
+            break;
+        }
+        request.surplus = purged.surplus;
+    }
+    assert_eq!(left(&cx).await.len(), 4);
 }
 
 pub(crate) async fn in_bounded_batches(cx: Fixture) {

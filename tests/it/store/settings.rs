@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redrive::store::{self, Error};
+use redrive::store::{self, Error, Store};
 use redrive::units::{Secret, Span};
 use tokio::sync::Notify;
 use url::Url;
 
 use super::application::written_in;
-use super::fixture::Fixture;
+use super::fixture::{Fixture, LONG, refused, succeeded};
 use crate::support::{Backend, assert_near, eventually};
 
 pub(crate) async fn due_now_in_whatever_time_zone(cx: Fixture) {
@@ -40,27 +40,89 @@ pub(crate) async fn a_server_that_is_away_is_unavailable(cx: Fixture) {
     assert!(error.is_transient() && started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
+const ONE_ROW: &str = "INSERT INTO resend_log (source, topic, msg_key, payload) VALUES ('billing', 't', 'k', 'p')";
+
 pub(crate) async fn a_committed_row_wakes_whoever_can_listen(cx: Fixture) {
-    let config = store::Config { notify: cx.backend.is_postgres(), ..cx.test.config.clone() };
-    let store = store::open(&config, &cx.project).unwrap();
-    store.prepare().await.unwrap();
+    let store = telling(&cx).await;
     let wake = Arc::new(Notify::new());
     let (listening, project, woken) = (store.clone(), cx.project.clone(), wake.clone());
     let listener = tokio::spawn(async move { listening.listen(&project, woken).await });
-    // LISTEN is under way; until it stands, rows wake nobody.
-    if matches!(cx.backend, Backend::Postgres | Backend::Postgres18) {
+    if tells(&cx) {
+        let wakes = || tokio::time::timeout(Duration::from_millis(300), wake.notified());
+        // For what was committed before it stood.
+        tokio::time::timeout(Duration::from_secs(10), wake.notified()).await.unwrap();
+        while wakes().await.is_ok() {}
+        // Once for the row, and again for those that are committed right after, whose statements do not tell.
         eventually(Duration::from_secs(10), async || {
-            cx.sql("INSERT INTO resend_log (source, topic, msg_key, payload) VALUES ('billing', 't', 'k', 'p')").await;
-            tokio::time::timeout(Duration::from_millis(300), wake.notified()).await.ok()
+            cx.sql(ONE_ROW).await;
+            wakes().await.ok()?;
+            wakes().await.ok()
         })
         .await;
     } else {
-        cx.sql("INSERT INTO resend_log (source, topic, msg_key, payload) VALUES ('billing', 't', 'k', 'p')").await;
+        cx.sql(ONE_ROW).await;
         tokio::task::yield_now().await;
         assert!(!listener.is_finished(), "a store that can't tell never returns");
     }
     listener.abort();
     store.close().await;
+}
+
+pub(crate) async fn an_application_that_may_only_insert_tells_of_it(cx: Fixture) {
+    if !tells(&cx) {
+        return;
+    }
+    let store = telling(&cx).await;
+    let role = format!("app_{}", uuid::Uuid::now_v7().simple());
+    let schema = cx.raw().await.rows("SELECT current_schema()").await[0][0].clone().unwrap();
+    cx.sql(&format!(
+        "CREATE ROLE {role}; GRANT {role} TO CURRENT_USER; GRANT USAGE ON SCHEMA \"{schema}\" TO {role}; GRANT INSERT ON resend_log TO {role}"
+    ))
+    .await;
+    cx.sql(&format!("SET ROLE {role}; {ONE_ROW}; RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    assert_eq!(cx.claim_ids("billing").await.len(), 1);
+    let told = "SELECT (extract(epoch FROM clock_timestamp()) * 1000 - last_value)::bigint FROM resend_log_told";
+    assert!((0..60_000).contains(&cx.raw().await.number(told).await), "the last notification is of this row");
+    store.close().await;
+}
+
+/// A plan that was made while the table was nearly empty is kept when a million rows have come.
+pub(crate) async fn messages_are_found_by_an_index_however_few_there_were(cx: Fixture) {
+    const ROUNDS: i64 = 40;
+    if !cx.backend.is_postgres() {
+        return;
+    }
+    for _ in 0..ROUNDS {
+        let (_, held) = cx.claimed("billing").await;
+        assert!(cx.store().await.renew(vec![held], LONG).await.unwrap().is_empty());
+        assert_eq!(cx.complete(vec![refused(held, Duration::ZERO)]).await, [true]);
+        let (_, held) = cx.take(held.id, "billing", LONG).await;
+        assert_eq!(cx.complete(vec![succeeded(held)]).await, [true]);
+    }
+    // A session tells of its scans when it ends.
+    cx.store().await.close().await;
+    let of = async |what: &str| {
+        let sql = format!("SELECT coalesce(sum({what}), 0)::bigint FROM pg_stat_user_tables WHERE relid = 'resend_log'::regclass");
+        cx.raw().await.number(&sql).await
+    };
+    eventually(Duration::from_secs(10), async || (of("idx_scan").await >= ROUNDS).then_some(())).await;
+    let scans = of("seq_scan").await;
+    assert!(scans < ROUNDS, "the whole table was read {scans} times");
+}
+
+/// Whether the database can tell of rows.
+fn tells(cx: &Fixture) -> bool {
+    matches!(cx.backend, Backend::Postgres | Backend::Postgres18)
+}
+
+/// A store that tells of rows where it can.
+async fn telling(cx: &Fixture) -> Arc<dyn Store> {
+    // The fixture's own, which does not tell, would take the trigger away again if it came later.
+    cx.store().await;
+    let config = store::Config { notify: cx.backend.is_postgres(), ..cx.test.config.clone() };
+    let store = store::open(&config, &cx.project).unwrap();
+    store.prepare().await.unwrap();
+    store
 }
 
 async fn prepared_with(cx: &Fixture, change: impl FnOnce(&mut Url)) -> Error {
