@@ -110,6 +110,8 @@ fn replace(config: &mut Config, overrides: Overrides) -> Result<(), Error> {
     (store.schema, store.table_prefix, store.migrate) = (overrides.schema, overrides.table_prefix, Migrate::Auto);
     let api = &mut config.api;
     (api.listen, api.unix, api.token, api.token_file) = (Some(([127, 0, 0, 1], 0).into()), None, None, None);
+    // The connection that asks for the metrics says nothing while the load is on, nor do those of a load with a low rate.
+    api.header_timeout = Span::secs(3600);
     // One more asks for the metrics.
     api.max_connections = api.max_connections.max(overrides.connections.saturating_add(8));
     config.health.listen = None;

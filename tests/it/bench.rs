@@ -124,6 +124,16 @@ fn through_counts_at_the_consumer_what_arrived() {
 }
 
 #[test]
+fn through_may_last_longer_than_a_connection_may_be_silent() {
+    let (_cluster, setup) = cluster();
+    let file = setup.folder.path().join("redrive.yaml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("api: { ", "api: { header_timeout: 200ms, ");
+    std::fs::write(&file, text).unwrap();
+    let report = setup.measure(&["through", "--seconds", "1", "--connections", "1", "--rate", "2"]);
+    assert_eq!((report["rows"].as_u64(), report["lost"].as_u64()), (Some(2), Some(0)), "{report}");
+}
+
+#[test]
 fn lag_is_measured_for_both_ways_in() {
     let (_cluster, setup) = cluster();
     for via in ["api", "sql"] {
