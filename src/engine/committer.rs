@@ -237,7 +237,7 @@ impl Committer {
         let message = self.message(&new);
         let retry = new.retry;
         let standing = Standing { expires_at: new.expires_after.map(|age| clock::after(now, age)), ..Standing::default() };
-        let ticket = Ticket { standing, retry, place: Some(place), ..Ticket::new(lane.clone(), held, term, (now, began)) };
+        let ticket = Ticket { standing, retry, place: Some(place), ..Ticket::new(lane.clone(), held, term, now, began) };
         lane.dispatch(Job { message, fate: Fate::Held(Box::new(ticket)) });
     }
 

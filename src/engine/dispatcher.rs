@@ -50,8 +50,8 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// The ticket of a first attempt that begins now, on both clocks; what is known better replaces it.
-    pub(super) fn new(lane: Arc<Lane>, held: Held, term: Arc<Term>, now: (DateTime<Utc>, Instant)) -> Self {
+    /// The ticket of a first attempt that begins now, on the database's clock and on the machine's; what is known better replaces it.
+    pub(super) fn new(lane: Arc<Lane>, held: Held, term: Arc<Term>, started_at: DateTime<Utc>, began: Instant) -> Self {
         Self {
             lane,
             held,
@@ -60,9 +60,9 @@ impl Ticket {
             attempt: 1,
             standing: Standing::default(),
             retry: retry::Config::default(),
-            due_at: now.0,
-            started_at: now.0,
-            began: now.1,
+            due_at: started_at,
+            started_at,
+            began,
             place: None,
             waiter: None,
         }

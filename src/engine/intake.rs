@@ -132,7 +132,7 @@ impl Intake {
             standing,
             retry,
             waiter: Some(waiter),
-            ..Ticket::new(lane, Held { id, token }, term, (self.committer.clock.at(began), began))
+            ..Ticket::new(lane, Held { id, token }, term, self.committer.clock.at(began), began)
         });
         let reports = self.reports.clone();
         let report = move |outcome, took| drop(reports.send(Report { ticket, ending: Ending::Sent { outcome, took } }));

@@ -224,8 +224,8 @@ impl Poller {
         if full || !swept {
             lane.due(1 << level);
         }
-        let (rows, now) = (claimed.rows.len(), Instant::now());
-        let taken = Taken { token, term, now: (self.clock.at(now), now) };
+        let (rows, at) = (claimed.rows.len(), Instant::now());
+        let taken = Taken { token, term, at, now: self.clock.at(at) };
         for row in claimed.rows {
             let Some(permit) = permits.split(1) else { break };
             self.take(lane, row, &taken, permit, drain);
@@ -245,7 +245,7 @@ impl Poller {
             }
         };
         if row.ordered
-            && let Some(held_back) = drain.ordered().pass(taken.now.1)
+            && let Some(held_back) = drain.ordered().pass(taken.at)
         {
             tracing::warn!(message.id = %row.message.id, message.source = %lane.name(), lines_held_back = held_back,
                 "a row carries an order_key; ordering is not built, it is sent like any other");
@@ -271,12 +271,14 @@ impl Poller {
 struct Taken {
     token: i64,
     term: Arc<Term>,
-    now: (DateTime<Utc>, Instant),
+    /// When they came, on the machine's clock and on the database's.
+    at: Instant,
+    now: DateTime<Utc>,
 }
 
 impl Taken {
     fn ticket(&self, lane: &Arc<Lane>, id: Uuid) -> Ticket {
-        Ticket::new(lane.clone(), Held { id, token: self.token }, self.term.clone(), self.now)
+        Ticket::new(lane.clone(), Held { id, token: self.token }, self.term.clone(), self.now, self.at)
     }
 }
 
@@ -291,7 +293,7 @@ fn lost_ticket(lane: Arc<Lane>, token: i64, term: Arc<Term>, row: Lapsed) -> Tic
         standing,
         retry: row.retry,
         due_at: row.due_at,
-        ..Ticket::new(lane, Held { id: row.id, token }, term, (row.started_at, Instant::now()))
+        ..Ticket::new(lane, Held { id: row.id, token }, term, row.started_at, Instant::now())
     }
 }
 

@@ -89,8 +89,7 @@ macro_rules! conformance_of_a_server {
         $crate::store::suite! { $backend;
             settings:
                 due_now_in_whatever_time_zone a_wrong_password_is_a_fault_of_the_configuration a_server_that_is_away_is_unavailable
-                a_committed_row_wakes_whoever_can_listen an_application_that_may_only_insert_tells_of_it
-                messages_are_found_by_an_index_however_few_there_were;
+                a_committed_row_wakes_whoever_can_listen;
             storm:
                 what_was_answered_is_there_whatever_was_dropped a_server_that_stalls_ends_in_time
                 rows_that_a_stopped_application_holds_are_skipped an_application_that_inserts_sees_no_deadlock;

@@ -51,6 +51,11 @@ pub(super) fn about<D: Dialect>(row: &Row<D>, index: usize) -> u32 {
     u32::try_from(number.max(0)).unwrap_or(u32::MAX - 1)
 }
 
+/// What a query of one number answered.
+pub(super) fn number<D: Dialect>(rows: &[Row<D>]) -> Option<i64> {
+    rows.first().and_then(|row| D::int(row, 0).ok().flatten())
+}
+
 /// A time that a row must hold.
 fn time<D: Dialect>(row: &Row<D>, index: usize, column: &str) -> Result<Option<DateTime<Utc>>, Wrong> {
     let Some(micros) = D::time(row, index).map_err(wrong(column))? else { return Ok(None) };

@@ -12,6 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::decode;
 use super::dialect::Dialect;
 use super::pool::{Core, Work};
 use super::postgres::Postgres;
@@ -127,11 +128,8 @@ pub(super) fn create(names: &Names) -> String {
 /// Creates the trigger, or drops it, as the configuration says; where tables may not be changed, only says what is amiss.
 pub(super) async fn settle(core: &Arc<Core<Postgres>>, mode: Migrate) -> Result<(), Error> {
     let wanted = core.dialect.notify;
-    let there = core.run(Work::Loose, |session| {
-        Box::pin(
-            async move { Ok(session.rows_once(THERE, &[]).await?.first().and_then(|row| Postgres::int(row, 0).ok().flatten()).unwrap_or(0) > 0) },
-        )
-    });
+    let there = core
+        .run(Work::Loose, |session| Box::pin(async move { Ok(decode::number::<Postgres>(&session.rows_once(THERE, &[]).await?).unwrap_or(0) > 0) }));
     if there.await? == wanted {
         return Ok(());
     }
@@ -145,8 +143,7 @@ pub(super) async fn settle(core: &Arc<Core<Postgres>>, mode: Migrate) -> Result<
                 if let Some(lock) = Postgres::lock_schema(&names.prefix) {
                     session.rows_once(&lock, &[]).await?;
                 }
-                let rows = session.rows_once(THERE, &[]).await?;
-                let there = rows.first().and_then(|row| Postgres::int(row, 0).ok().flatten()).unwrap_or(0) > 0;
+                let there = decode::number::<Postgres>(&session.rows_once(THERE, &[]).await?).unwrap_or(0) > 0;
                 if there != wanted {
                     session.script(if wanted { create(&names) } else { expand::<Postgres>(&names, DROP) }).await?;
                 }

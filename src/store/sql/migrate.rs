@@ -70,7 +70,7 @@ pub(super) async fn prepare<D: Dialect>(core: &Arc<Core<D>>, mode: Migrate) -> R
                 }
                 if let Some(lock) = D::lock_schema(&prefix) {
                     let rows = session.rows_once(&lock, &[]).await?;
-                    if rows.first().and_then(|row| D::int(row, 0).ok().flatten()) != Some(1) {
+                    if decode::number::<D>(&rows) != Some(1) {
                         return Err(Error::Contended("another node is changing the tables".to_owned()).into());
                     }
                 }
@@ -92,7 +92,7 @@ async fn apply<D: Dialect>(session: &mut Session<D>) -> Result<Vec<String>, Fail
     if let Some(schema) = &names.schema {
         // Asked first: CREATE SCHEMA IF NOT EXISTS wants the right to create even where nothing is created.
         let rows = session.rows_once("SELECT count(*) FROM information_schema.schemata WHERE schema_name = ?", &[Value::Text(schema)]).await?;
-        if rows.first().and_then(|row| D::int(row, 0).ok().flatten()) == Some(0) {
+        if decode::number::<D>(&rows) == Some(0) {
             session.script(format!("CREATE SCHEMA \"{schema}\"")).await?;
         }
     }
@@ -110,7 +110,7 @@ async fn apply<D: Dialect>(session: &mut Session<D>) -> Result<Vec<String>, Fail
 async fn missing<D: Dialect>(session: &mut Session<D>) -> Result<Vec<(&'static str, &'static str)>, Fail> {
     let names = session.core.names.clone();
     let exists = D::exists(names.schema.as_deref(), &names.plain("redrive_migrations"));
-    let there = session.rows_once(&exists, &[]).await?.first().and_then(|row| D::int(row, 0).ok().flatten()).unwrap_or(0) > 0;
+    let there = decode::number::<D>(&session.rows_once(&exists, &[]).await?).unwrap_or(0) > 0;
     let mut applied = Vec::new();
     if there {
         for row in session.rows_once("SELECT {text version}, {text checksum} FROM {migrations} ORDER BY version", &[]).await? {

@@ -119,7 +119,7 @@ impl Dialect for Postgres {
         format!("= ANY (ARRAY ({query}))")
     }
 
-    // One row of all ids, not a row each: half of what such an answer costs on either side.
+    // One row of all ids, not a row each, which would cost either side more.
     fn answering(change: &str) -> String {
         format!("WITH changed AS ({change} RETURNING id) SELECT array_agg(id) FROM changed")
     }

@@ -107,7 +107,7 @@ async fn delete<D: Dialect>(session: &mut Session<D>, state: State, ids: Vec<Uui
 async fn surplus<D: Dialect>(session: &mut Session<D>, purge: &Purge, batch: usize, purged: &mut Purged) -> Result<(), Fail> {
     if let Some(until) = purge.surplus {
         let full = delete_oldest(session, purge, Some(until), batch, purged).await? >= batch;
-        purged.surplus = purge.surplus.filter(|_| full);
+        purged.surplus = full.then_some(until);
         // Whoever is left is counted by the next call.
         purged.more = true;
         return Ok(());
@@ -116,10 +116,10 @@ async fn surplus<D: Dialect>(session: &mut Session<D>, purge: &Purge, batch: usi
     if excess == 0 {
         return Ok(());
     }
-    let now = excess.min(batch as u64);
-    delete_oldest(session, purge, None, usize::try_from(now).unwrap_or(batch), purged).await?;
-    if excess > now {
-        purged.surplus = nth(session, purge, excess - now).await?;
+    let gone = excess.min(batch as u64);
+    delete_oldest(session, purge, None, usize::try_from(gone).unwrap_or(batch), purged).await?;
+    if excess > gone {
+        purged.surplus = nth(session, purge, excess - gone).await?;
         purged.more = true;
     }
     Ok(())
@@ -131,7 +131,7 @@ async fn excess<D: Dialect>(session: &mut Session<D>, purge: &Purge) -> Result<u
     if most > COUNTED {
         let sql = D::estimate(session.core.names.schema.as_deref(), &session.core.names.plain("resend_log"));
         let rows = session.rows_once(&sql, &[]).await?;
-        let about = rows.first().and_then(|row| D::int(row, 0).ok().flatten()).and_then(|rows| u64::try_from(rows).ok());
+        let about = decode::number::<D>(&rows).and_then(|rows| u64::try_from(rows).ok());
         // Estimates may be half the truth.
         if about.is_some_and(|about| about.saturating_mul(2) < most) {
             return Ok(0);
@@ -145,7 +145,7 @@ async fn excess<D: Dialect>(session: &mut Session<D>, purge: &Purge) -> Result<u
     let bound = most.saturating_add(u64::from(purge.batch.max(1)).saturating_mul(COUNTED_BATCHES));
     let values = [Value::Text(&purge.project), Value::Int(i64::try_from(bound).unwrap_or(i64::MAX))];
     let rows = session.rows(sql, &values).await?;
-    let there = rows.first().and_then(|row| D::int(row, 0).ok().flatten()).and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0);
+    let there = decode::number::<D>(&rows).and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0);
     Ok(there.saturating_sub(most))
 }
 

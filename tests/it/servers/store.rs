@@ -7,12 +7,22 @@ mod postgres {
     mod server {
         crate::store::conformance_of_a_server!(Postgres);
     }
+    mod of_its_kind {
+        crate::store::suite! { Postgres;
+            settings: an_application_that_may_only_insert_tells_of_it messages_are_found_by_an_index_however_few_there_were;
+        }
+    }
 }
 
 mod postgres18 {
     crate::store::conformance!(Postgres18);
     mod server {
         crate::store::conformance_of_a_server!(Postgres18);
+    }
+    mod of_its_kind {
+        crate::store::suite! { Postgres18;
+            settings: an_application_that_may_only_insert_tells_of_it messages_are_found_by_an_index_however_few_there_were;
+        }
     }
 }
 
@@ -21,6 +31,9 @@ mod pgbouncer {
     crate::store::conformance!(Pgbouncer);
     mod server {
         crate::store::conformance_of_a_server!(Pgbouncer);
+    }
+    mod of_its_kind {
+        crate::store::suite! { Pgbouncer; settings: messages_are_found_by_an_index_however_few_there_were; }
     }
 }
 

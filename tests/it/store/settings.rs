@@ -69,9 +69,6 @@ pub(crate) async fn a_committed_row_wakes_whoever_can_listen(cx: Fixture) {
 }
 
 pub(crate) async fn an_application_that_may_only_insert_tells_of_it(cx: Fixture) {
-    if !tells(&cx) {
-        return;
-    }
     let store = telling(&cx).await;
     let role = format!("app_{}", uuid::Uuid::now_v7().simple());
     let schema = cx.raw().await.rows("SELECT current_schema()").await[0][0].clone().unwrap();
@@ -89,9 +86,6 @@ pub(crate) async fn an_application_that_may_only_insert_tells_of_it(cx: Fixture)
 /// A plan that was made while the table was nearly empty is kept when a million rows have come.
 pub(crate) async fn messages_are_found_by_an_index_however_few_there_were(cx: Fixture) {
     const ROUNDS: i64 = 40;
-    if !cx.backend.is_postgres() {
-        return;
-    }
     for _ in 0..ROUNDS {
         let (_, held) = cx.claimed("billing").await;
         assert!(cx.store().await.renew(vec![held], LONG).await.unwrap().is_empty());
