@@ -134,12 +134,17 @@ tree_of() {
     for child in $(pgrep -P "$1"); do tree_of "$child"; done
 }
 
-# SIGKILL to a server with all its children: the way a power cut takes it.
-kill_one() {
+# A signal to a server with all its children.
+signal_one() {
     local pid pids
-    pid=$(pid_of "$1") || return 0
+    pid=$(pid_of "$2") || return 0
     read -ra pids <<<"$(tree_of "$pid" | tr '\n' ' ')"
-    kill -KILL "${pids[@]}" 2>/dev/null || true
+    kill -s "$1" "${pids[@]}" 2>/dev/null || true
+}
+
+# The way a power cut takes it.
+kill_one() {
+    signal_one KILL "$1"
     wait_until_gone "$1" 10 || fail "$1 does not die"
 }
 
@@ -169,6 +174,16 @@ kill_services() {
         kill_one "$name"
         log "$name killed"
     done
+}
+
+pause_services() {
+    local name
+    for name in "$@"; do signal_one STOP "$name"; done
+}
+
+resume_services() {
+    local name
+    for name in "$@"; do signal_one CONT "$name"; done
 }
 
 stop_services() {

@@ -3,9 +3,10 @@
 //! A message is handed to the client, which takes a copy, batches it with others and reports later; nothing waits for a single one.
 //! The client is made when the source is built, so that a faulty setting shows at start, and connects on its own, so that no broker need be there.
 
+mod ages;
+mod complaints;
 mod errors;
 mod producer;
-mod quiet;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -18,8 +19,8 @@ use rdkafka::ClientConfig;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use self::producer::{Events, Producer, Refusal, Ticket};
-use self::quiet::Quiet;
+use self::complaints::Complaints;
+use self::producer::{Broken, Events, Producer, Refusal, Ticket};
 pub use self::settings::Property;
 use super::{Context, Delivery, Pipeline, Sender};
 use crate::fault::Fault;
@@ -58,15 +59,15 @@ impl super::Config for Config {
         }
         let settings = settings::settings(&self, cx).map_err(|more| faults.extend(more)).ok();
         let Some(settings) = settings.filter(|_| faults.is_empty()) else { return Err(faults) };
-        let quiet = Arc::new(Quiet::default());
-        let producer =
-            Producer::start(&settings.client, Events::new(cx.name.clone(), quiet.clone())).map_err(|error| vec![Fault::new("properties", error)])?;
+        let complaints = Arc::new(Complaints::default());
+        let events = Events::new(cx.name.clone(), settings.timeout, complaints.clone());
+        let producer = Producer::start(&settings.client, events).map_err(|error| vec![Fault::new("properties", error)])?;
         Ok(Sender::pipelined(Kafka {
             source: cx.name.clone(),
             topic: self.topic,
             settings: settings.client,
             timeout: settings.timeout,
-            quiet,
+            complaints,
             producer: RwLock::new(Some(producer)),
             rebuilt: tokio::sync::Mutex::new(None),
         }))
@@ -97,7 +98,7 @@ struct Kafka {
     topic: Option<String>,
     settings: ClientConfig,
     timeout: Duration,
-    quiet: Arc<Quiet>,
+    complaints: Arc<Complaints>,
     /// `None` once it was closed.
     producer: RwLock<Option<Arc<Producer>>>,
     rebuilt: tokio::sync::Mutex<Option<Instant>>,
@@ -116,25 +117,31 @@ impl Kafka {
     async fn producer(&self) -> Result<Arc<Producer>, Outcome> {
         let closed = || Outcome::unreachable("kafka_closed", "the source is being closed");
         let producer = self.current().ok_or_else(closed)?;
-        if !producer.broken() {
+        if producer.broken().is_none() {
             return Ok(producer);
         }
         let mut rebuilt = self.rebuilt.lock().await;
         let producer = self.current().ok_or_else(closed)?;
-        if !producer.broken() {
-            return Ok(producer);
-        }
-        if rebuilt.is_some_and(|when| when.elapsed() < REBUILD) {
+        let Some(broken) = producer.broken() else { return Ok(producer) };
+        if broken == Broken::Fatal && rebuilt.is_some_and(|when| when.elapsed() < REBUILD) {
             return Err(Outcome::unreachable("kafka_fatal", "the producer failed and is replaced in a second"));
         }
         *rebuilt = Some(Instant::now());
-        let (settings, events) = (self.settings.clone(), Events::new(self.source.clone(), self.quiet.clone()));
+        let events = Events::new(self.source.clone(), self.timeout, self.complaints.clone());
+        let settings = self.settings.clone();
         let fresh = match tokio::task::spawn_blocking(move || Producer::start(&settings, events)).await {
             Ok(Ok(fresh)) => fresh,
             Ok(Err(error)) => return Err(Outcome::unreachable("kafka_client", error)),
             Err(error) => return Err(Outcome::unreachable("kafka_client", error)),
         };
-        tracing::warn!(source.name = %self.source, source.kind = "kafka", "the producer failed for good and was replaced");
+        match broken {
+            Broken::Fatal => {
+                tracing::warn!(source.name = %self.source, source.kind = "kafka", "the producer failed for good and was replaced");
+            }
+            Broken::Late => {
+                tracing::debug!(source.name = %self.source, source.kind = "kafka", "a message was not acknowledged in time: the producer is replaced");
+            }
+        }
         producer.retire();
         self.replace(Some(fresh.clone()));
         Ok(fresh)

@@ -24,7 +24,9 @@ fn cluster() -> MockCluster<'static, DefaultProducerContext> {
 }
 
 fn source(cluster: &MockCluster<'_, DefaultProducerContext>, timeout: &str) -> Sender {
-    build("kafka", json!({"brokers": [cluster.bootstrap_servers()], "topic": TOPIC}), &context_with_timeout(timeout))
+    let servers = cluster.bootstrap_servers();
+    let brokers: Vec<_> = servers.split(',').collect();
+    build("kafka", json!({"brokers": brokers, "topic": TOPIC}), &context_with_timeout(timeout))
 }
 
 /// Reads so many messages of the topic's only partition from its beginning.
@@ -209,6 +211,39 @@ async fn a_broker_that_stands_still_ends_every_send_within_the_timeout_and_is_us
     assert!(start.elapsed() < Duration::from_millis(3600), "{:?}", start.elapsed());
     cluster.broker_round_trip_time(-1, Duration::ZERO).unwrap();
     until("the broker is used again", Duration::from_secs(10), async || send_one(&sender, message(TOPIC, "x")).await.class == Class::Succeeded).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_stands_still_does_no_harm_to_the_messages_of_another() {
+    let cluster = MockCluster::new(2).unwrap();
+    for (topic, broker) in [("stuck", 1), ("well", 2)] {
+        cluster.create_topic(topic, 1, 2).unwrap();
+        cluster.partition_leader(topic, 0, Some(broker)).unwrap();
+    }
+    let sender = source(&cluster, "2s");
+    for topic in ["stuck", "well"] {
+        assert_eq!(send_one(&sender, message(topic, "x")).await.class, Class::Succeeded);
+    }
+    cluster.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
+    let stuck = async {
+        for _ in 0..2 {
+            let outcome = send_one(&sender, message("stuck", "x")).await;
+            assert_eq!((outcome.class, outcome.code.as_ref()), (Class::Unreachable, "kafka_msg_timed_out"), "{outcome:?}");
+        }
+    };
+    let well = async {
+        let mut sent = 0;
+        loop {
+            let outcome = send_one(&sender, message("well", "x")).await;
+            assert_eq!(outcome.class, Class::Succeeded, "after {sent}: {outcome:?}");
+            sent += 1;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = stuck => {}
+        () = well => {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

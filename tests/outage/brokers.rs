@@ -2,4 +2,5 @@
 
 mod killed;
 mod outbox;
+mod stalled;
 mod starts;

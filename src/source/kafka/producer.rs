@@ -13,57 +13,63 @@ use rdkafka::{ClientConfig, ClientContext, Message as _};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::ages::{Ages, Slice};
+use super::complaints::Complaints;
 use super::errors;
-use super::quiet::Quiet;
 use crate::message::{Key, Message};
 use crate::outcome::{Outcome, cut};
 use crate::source::Receipt;
 
-/// The thread looks this often whether it should end; events wake it at once.
+/// The thread looks this often whether it should end, and whether messages have come; events wake it at once.
 const POLL: Duration = Duration::from_secs(1);
 /// A wait for room in the client's queue looks again after this even if no one woke it.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// What the client said longer ago than this explains nothing.
-const STALE: Duration = Duration::from_secs(120);
 
 /// A receipt on its way through the client library, which wants it to be `Sync`. The lock is never waited for.
-pub(super) struct Ticket(Mutex<Receipt>);
+pub(super) struct Ticket {
+    receipt: Mutex<Receipt>,
+    /// When it was handed to the client.
+    slice: Option<Slice>,
+}
 
 impl Ticket {
     pub(super) fn new(receipt: Receipt) -> Self {
-        Self(Mutex::new(receipt))
+        Self { receipt: Mutex::new(receipt), slice: None }
     }
 
     /// Says what came of the message that the ticket is for.
     pub(super) fn finish(self, outcome: Outcome) {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).finish(outcome);
+        self.receipt.into_inner().unwrap_or_else(PoisonError::into_inner).finish(outcome);
     }
 }
 
 /// What the client library tells us.
 pub(super) struct Events {
     source: Arc<str>,
-    /// The producer can't be used any more: a fatal error.
-    broken: AtomicBool,
+    /// The client said that it can't be used any more.
+    fatal: AtomicBool,
+    /// A message was not answered in time.
+    late: AtomicBool,
+    ages: Ages,
     waiting: AtomicBool,
     room: Notify,
-    quiet: Arc<Quiet>,
-    last: Mutex<Option<(Instant, String)>>,
+    complaints: Arc<Complaints>,
 }
 
 impl Events {
-    pub(super) fn new(source: Arc<str>, quiet: Arc<Quiet>) -> Self {
-        Self { source, broken: AtomicBool::new(false), waiting: AtomicBool::new(false), room: Notify::new(), quiet, last: Mutex::new(None) }
+    /// For a producer whose messages may take `timeout`.
+    pub(super) fn new(source: Arc<str>, timeout: Duration, complaints: Arc<Complaints>) -> Self {
+        let (fatal, late, waiting) = (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
+        Self { source, fatal, late, ages: Ages::new(timeout), waiting, room: Notify::new(), complaints }
     }
 
     fn failed(&self, code: Code, topic: &str) -> Outcome {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = last.as_ref().filter(|(when, _)| when.elapsed() < STALE).map(|(_, reason)| reason.as_str());
-        errors::outcome(code, topic, last)
+        let late = matches!(code, Code::PurgeQueue | Code::PurgeInflight) && self.late.load(Ordering::Acquire);
+        errors::outcome(if late { Code::MessageTimedOut } else { code }, topic, self.complaints.last(Instant::now()).as_deref())
     }
 
     fn warn(&self, code: Option<&str>, reason: &str) {
-        if let Some(suppressed) = self.quiet.admit(Instant::now()) {
+        if let Some(suppressed) = self.complaints.admit(Instant::now()) {
             tracing::warn!(source.name = %self.source, source.kind = "kafka", error.code = code, error.reason = reason, lines.suppressed = suppressed, "the Kafka client reports a problem");
         }
     }
@@ -86,11 +92,11 @@ impl ClientContext for Events {
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
         if code == Some(Code::Fatal) {
-            self.broken.store(true, Ordering::Release);
+            self.fatal.store(true, Ordering::Release);
         }
         // "All brokers are down" says less than the error before it, which named the cause.
         if code != Some(Code::AllBrokersDown) {
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), cut(reason, 400).to_owned()));
+            self.complaints.note(Instant::now(), cut(reason, 400));
         }
         self.warn(code.map(|code| errors::classify(code).0).as_deref(), cut(reason, 500));
     }
@@ -104,11 +110,23 @@ impl ProducerContext for Events {
             Ok(message) => Outcome::succeeded().with_result(format!(r#"{{"partition":{},"offset":{}}}"#, message.partition(), message.offset())),
             Err((error, message)) => self.failed(error.rdkafka_error_code().unwrap_or(Code::Fail), message.topic()),
         };
+        if let Some(slice) = ticket.slice {
+            self.ages.end(slice);
+        }
         ticket.finish(outcome);
         if self.waiting.load(Ordering::Relaxed) && self.waiting.swap(false, Ordering::AcqRel) {
             self.room.notify_waiters();
         }
     }
+}
+
+/// Why a producer can't be used any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// The client said so.
+    Fatal,
+    /// A message was not answered in time; what the producer still has is given up.
+    Late,
 }
 
 /// Why the client did not take a message.
@@ -140,13 +158,17 @@ impl Producer {
         Ok(producer)
     }
 
-    /// Whether it can't be used any more.
-    pub(super) fn broken(&self) -> bool {
-        self.inner.context().broken.load(Ordering::Acquire)
+    /// Why it can't be used any more, if so.
+    pub(super) fn broken(&self) -> Option<Broken> {
+        let events = self.inner.context();
+        if events.fatal.load(Ordering::Acquire) {
+            return Some(Broken::Fatal);
+        }
+        events.late.load(Ordering::Acquire).then_some(Broken::Late)
     }
 
     /// Hands a message to the client, which takes a copy of it. Never waits.
-    pub(super) fn push(&self, topic: &str, message: &Message, ticket: Box<Ticket>) -> Result<(), Refusal> {
+    pub(super) fn push(&self, topic: &str, message: &Message, mut ticket: Box<Ticket>) -> Result<(), Refusal> {
         let mut id = Uuid::encode_buffer();
         let id: &str = message.id.hyphenated().encode_lower(&mut id);
         let mut headers = OwnedHeaders::new_with_capacity(message.headers.iter().len() + 2);
@@ -156,6 +178,9 @@ impl Producer {
         headers = headers
             .insert(Header { key: "redrive-id", value: Some(id) })
             .insert(Header { key: "redrive-attempt", value: Some(&message.attempt.to_string()) });
+        let events = self.inner.context();
+        let slice = events.ages.begin(Instant::now());
+        ticket.slice = Some(slice);
         let record: BaseRecord<'_, [u8], [u8], Box<Ticket>> = BaseRecord {
             topic,
             partition: None,
@@ -166,13 +191,14 @@ impl Producer {
             delivery_opaque: ticket,
         };
         self.inner.send(record).map_err(|(error, record)| {
+            events.ages.end(slice);
             let code = error.rdkafka_error_code().unwrap_or(Code::InvalidArgument);
             match code {
                 Code::QueueFull => return Refusal::Full(record.delivery_opaque),
-                Code::Fatal => self.inner.context().broken.store(true, Ordering::Release),
+                Code::Fatal => events.fatal.store(true, Ordering::Release),
                 _ => {}
             }
-            Refusal::Failed(record.delivery_opaque, self.inner.context().failed(code, topic))
+            Refusal::Failed(record.delivery_opaque, events.failed(code, topic))
         })
     }
 
@@ -193,6 +219,20 @@ impl Producer {
         }
     }
 
+    /// To be called once a slice: sees to it that a producer with a message whose time is nearly over gets no more, and gives all of its messages
+    /// up a slice later, which is enough for those that are answered as usual, such as by another broker.
+    ///
+    /// The client's own timeout is no use for this. It takes the late message out of the sequence, begins another and sends the younger ones
+    /// again under it, and so the broker can't tell that it has them: copies that no attempt accounts for.
+    fn give_up_what_is_late(&self, now: Instant) {
+        let events = self.inner.context();
+        if self.broken().is_some() && events.ages.any() {
+            self.inner.purge(PurgeConfig::default().queue().inflight().non_blocking());
+        } else if events.ages.any_old(now) {
+            events.late.store(true, Ordering::Release);
+        }
+    }
+
     /// Lets the thread end, and the client with it, once no one else uses it.
     pub(super) fn retire(&self) {
         self.stop.store(true, Ordering::Release);
@@ -201,8 +241,17 @@ impl Producer {
 
 /// Serves the client's events. It is the last to let go of the producer, since that blocks and must not happen on a worker of the runtime.
 fn serve(producer: &Arc<Producer>) {
+    let ages = &producer.inner.context().ages;
+    let idle = POLL.min(8 * ages.slice());
+    let mut look = Instant::now();
     while !producer.stop.load(Ordering::Acquire) || Arc::strong_count(producer) > 1 {
+        let wait = if ages.any() { look.saturating_duration_since(Instant::now()).min(POLL) } else { idle };
         // A panic in what a receipt does must not end the thread: no delivery would be heard of again.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| producer.inner.poll(POLL)));
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| producer.inner.poll(wait)));
+        let now = Instant::now();
+        if now >= look {
+            producer.give_up_what_is_late(now);
+            look = now + ages.slice();
+        }
     }
 }

@@ -122,7 +122,7 @@ impl JsonSchema for Property {
 pub(super) struct Settings {
     /// The client library's own.
     pub(super) client: ClientConfig,
-    /// After this long the client gives a message up.
+    /// After this long a message is given up.
     pub(super) timeout: Duration,
 }
 
@@ -221,7 +221,8 @@ fn fixed(config: &Config, cx: &Context, times: Times) -> Vec<(&'static str, Stri
         ("acks", "all".to_owned()),
         ("partitioner", "murmur2_random".to_owned()),
         ("allow.auto.create.topics", "false".to_owned()),
-        ("message.timeout.ms", times.timeout.as_millis().max(1).to_string()),
+        // The producer gives late messages up itself, before the client does; see `give_up_what_is_late`.
+        ("message.timeout.ms", (times.timeout + times.backoff).as_millis().max(1).to_string()),
         ("reconnect.backoff.max.ms", times.backoff.as_millis().to_string()),
         ("topic.metadata.propagation.max.ms", propagation.as_millis().to_string()),
         ("queue.buffering.max.messages", cx.options.in_flight.unwrap_or(IN_FLIGHT).max(1_000).to_string()),
@@ -410,8 +411,8 @@ mod tests {
         assert_eq!(settings.client.get("compression.codec"), Some("zstd"));
         assert_eq!(settings.client.get("bootstrap.servers"), Some("a:1,b:2"));
         assert_eq!(settings.client.get("partitioner"), Some("murmur2_random"));
-        assert_eq!(settings.client.get("message.timeout.ms"), Some("20000"));
-        // Reports of failed messages come that much later than the timeout.
+        // Later than the source gives messages up, and within what the lease leaves for reports.
+        assert_eq!((settings.timeout, settings.client.get("message.timeout.ms")), (Duration::from_secs(20), Some("21000")));
         assert_eq!(settings.client.get("reconnect.backoff.max.ms"), Some("1000"));
     }
 

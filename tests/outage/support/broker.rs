@@ -1,6 +1,7 @@
-//! Brokers, killed and brought back through `scripts/services`.
+//! Brokers, killed, paused and brought back through `scripts/services`.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::service;
 
@@ -31,6 +32,14 @@ impl Broker {
         Down { broker: Some(self) }
     }
 
+    /// It stands still for so long, its connections open, and goes on.
+    pub(crate) async fn stall(self, long: Duration) {
+        let paused = Paused(self);
+        tokio::task::spawn_blocking(move || services(&["pause", self.name()])).await.unwrap();
+        tokio::time::sleep(long).await;
+        tokio::task::spawn_blocking(move || drop(paused)).await.unwrap();
+    }
+
     /// Waits until it answers, and starts it where an earlier test was ended while it was down.
     pub(crate) async fn up(self) {
         tokio::task::spawn_blocking(move || services(&["start", self.name()])).await.unwrap();
@@ -58,6 +67,15 @@ impl Drop for Down {
         if let Some(broker) = self.broker.take() {
             services(&["start", broker.name()]);
         }
+    }
+}
+
+/// A broker that stands still until this is dropped.
+struct Paused(Broker);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        services(&["resume", self.0.name()]);
     }
 }
 

@@ -220,11 +220,12 @@ async fn answer(response: reqwest::Response) -> reqwest::Result<Answer> {
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            // Little enough that several nodes do not push what failed out of sight.
             let log = self.log();
             let lines: Vec<_> = log.lines().collect();
             eprintln!("the end of what the node on port {} logged:", self.port);
-            for line in &lines[lines.len().saturating_sub(40)..] {
-                eprintln!("  {}", line.chars().take(400).collect::<String>());
+            for line in &lines[lines.len().saturating_sub(12)..] {
+                eprintln!("  {}", line.chars().take(250).collect::<String>());
             }
         }
     }
