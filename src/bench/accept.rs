@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::arena::{Arena, rate};
-use super::limit;
+use super::limit::{self, Pace};
 use super::load::Load;
 use super::options::{Accept, Body, When};
 use super::place::Filling;
@@ -16,14 +16,7 @@ const MESSAGES: u64 = 500_000;
 pub(super) async fn run(options: &Accept, arena: &Arena) -> Result<Report, Error> {
     let messages = options.common.messages.unwrap_or(MESSAGES);
     let mut report = Report::new("accept");
-    match options.mode {
-        When::WriteAhead => {
-            report.limit = limit::batched_insert(arena, messages).await?;
-            let (one_row, connections) = limit::one_row(arena, options.common.connections).await?;
-            (report.one_row_rate, report.one_row_connections) = (one_row, one_row.map(|_| connections));
-        }
-        When::OnFailure => report.limit = through_plain_server(options, arena, messages).await?,
-    }
+    let limits_before = Limits::measure(options, arena, messages).await?;
     if options.purge > 0 {
         let phase = arena.screen.phase("filling the table with finished messages", options.purge);
         arena.place.fill(options.purge, Filling::Old, &arena.payloads, &phase).await?;
@@ -56,11 +49,33 @@ pub(super) async fn run(options: &Accept, arena: &Arena) -> Result<Report, Error
     }
     let [sidecar] = sidecars;
     sidecar.stop().await;
+    let limits_after = Limits::measure(options, arena, messages).await?;
+    report.limit = limit::both(limits_before.limit, limits_after.limit);
+    report.one_row_rate = limit::both(limits_before.one_row.map(|(pace, _)| pace), limits_after.one_row.map(|(pace, _)| pace));
+    report.one_row_connections = limits_after.one_row.map(|(_, connections)| connections);
     Ok(report)
 }
 
+/// One half of what the load is measured against.
+struct Limits {
+    limit: Option<Pace>,
+    one_row: Option<(Pace, u64)>,
+}
+
+impl Limits {
+    async fn measure(options: &Accept, arena: &Arena, messages: u64) -> Result<Self, Error> {
+        Ok(match options.mode {
+            When::WriteAhead => {
+                let limit = limit::batched_insert(arena, messages).await?;
+                Self { limit, one_row: limit::one_row(arena, options.common.connections).await? }
+            }
+            When::OnFailure => Self { limit: through_plain_server(options, arena, messages.div_ceil(2)).await?, one_row: None },
+        })
+    }
+}
+
 /// Producing alone through an HTTP server, where that can be done.
-async fn through_plain_server(options: &Accept, arena: &Arena, messages: u64) -> Result<Option<f64>, Error> {
+async fn through_plain_server(options: &Accept, arena: &Arena, messages: u64) -> Result<Option<Pace>, Error> {
     // It knows nothing of batches.
     let Some(topic) = arena.destination.beside().filter(|_| options.body != Body::Ndjson) else { return Ok(None) };
     let plain = Plain { source: arena.source().to_owned(), topic: topic.to_owned() };
@@ -68,7 +83,7 @@ async fn through_plain_server(options: &Accept, arena: &Arena, messages: u64) ->
     let phase = arena.screen.phase("limit: producing alone through an HTTP server", messages);
     let loaded = load(options, arena, messages, listener.address).run(&phase).await?;
     listener.stop().await;
-    Ok(rate(loaded.accepted(), loaded.took))
+    Ok(Some(Pace { done: loaded.accepted(), took: loaded.took }))
 }
 
 fn load(options: &Accept, arena: &Arena, messages: u64, address: std::net::SocketAddr) -> Load {

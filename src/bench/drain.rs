@@ -29,12 +29,11 @@ pub(super) async fn run(options: &Drain, arena: &Arena) -> Result<Report, Error>
         return Err(Error::Usage("--hold-snapshot is for PostgreSQL".to_owned()));
     }
     let mut report = Report::new("drain");
-    report.sql_rate = limit::claim_and_complete(arena, messages).await?;
+    let sql_before = limit::claim_and_complete(arena, messages).await?;
     {
         let phase = arena.screen.phase("limit: producing alone", messages);
         report.produce_rate = arena.destination.alone(&arena.payloads, messages, &phase).await?;
     }
-    report.limit = [report.sql_rate, report.produce_rate].into_iter().flatten().reduce(f64::min);
     {
         let phase = arena.screen.phase("filling the table", messages);
         arena.place.fill(messages, Filling::Due, &arena.payloads, &phase).await?;
@@ -66,6 +65,8 @@ pub(super) async fn run(options: &Drain, arena: &Arena) -> Result<Report, Error>
         return Err(Error::Failed(format!("{left} messages are not delivered although {messages} were reported delivered")));
     }
     arena.count(&mut report, messages, &[]).await?;
+    report.sql_rate = limit::both(sql_before, limit::claim_and_complete(arena, messages).await?);
+    report.limit = [report.sql_rate, report.produce_rate].into_iter().flatten().reduce(f64::min);
     Ok(report)
 }
 

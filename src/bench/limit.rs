@@ -18,36 +18,51 @@ const BATCH: usize = 100;
 const WRITERS: usize = 2;
 /// Connections that claim and complete at once.
 const CLAIMERS: usize = 4;
-/// A limit is measured on a part of the messages: at least and at most.
-const ROWS: std::ops::RangeInclusive<u64> = 1000..=200_000;
-/// How long one-row commits are measured.
-const ONE_ROW: Duration = Duration::from_secs(5);
+/// Each half of a limit is measured on a part of the messages: at least and at most.
+const ROWS: std::ops::RangeInclusive<u64> = 500..=100_000;
+/// How long each half of one-row commits is measured.
+const ONE_ROW: Duration = Duration::from_millis(2500);
 
-/// How many messages a limit is measured on.
-fn part(messages: u64) -> u64 {
-    (messages / 4).clamp(*ROWS.start(), *ROWS.end())
+/// What was done in how long. A limit has two halves, one before the load and one after it: a machine that others use too is not as fast at
+/// one time as at another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    pub(super) done: u64,
+    pub(super) took: Duration,
 }
 
-/// Batched INSERT alone, in rows a second.
-pub(super) async fn batched_insert(arena: &Arena, messages: u64) -> Result<Option<f64>, Error> {
+/// The rate of both halves together, a second.
+pub(super) fn both(before: Option<Pace>, after: Option<Pace>) -> Option<f64> {
+    let (before, after) = before.zip(after)?;
+    rate(before.done + after.done, before.took + after.took)
+}
+
+/// How many messages half a limit is measured on.
+fn part(messages: u64) -> u64 {
+    (messages / 8).clamp(*ROWS.start(), *ROWS.end())
+}
+
+/// Batched INSERT alone.
+pub(super) async fn batched_insert(arena: &Arena, messages: u64) -> Result<Option<Pace>, Error> {
     if !arena.place.is_own() {
         return Ok(None);
     }
+    arena.place.empty().await?;
     let batches = part(messages).div_ceil(BATCH as u64);
     let phase = arena.screen.phase("limit: batched INSERT alone", batches * BATCH as u64);
     // SQLite has one writer.
     let writers = if arena.place.database.kind() == Kind::Sqlite { 1 } else { WRITERS };
     let connections = connections(arena, writers).await?;
     let left = AtomicI64::new(i64::try_from(batches).unwrap_or(i64::MAX));
-    let (done, took) = insert(arena, connections, BATCH, left, None, |rows| phase.add(rows)).await?;
+    let pace = insert(arena, connections, BATCH, left, None, |rows| phase.add(rows)).await?;
     arena.place.empty().await?;
-    Ok(rate(done, took))
+    Ok(Some(pace))
 }
 
 /// One row a commit, on as many connections as the database allows of those that are asked for; answers how many it were.
-pub(super) async fn one_row(arena: &Arena, wanted: u32) -> Result<(Option<f64>, u64), Error> {
+pub(super) async fn one_row(arena: &Arena, wanted: u32) -> Result<Option<(Pace, u64)>, Error> {
     if !arena.place.is_own() {
-        return Ok((None, 0));
+        return Ok(None);
     }
     let connections = match arena.place.database.kind() {
         Kind::Sqlite => connections(arena, 1).await?,
@@ -55,9 +70,9 @@ pub(super) async fn one_row(arena: &Arena, wanted: u32) -> Result<(Option<f64>, 
     };
     let count = connections.len() as u64;
     let _phase = arena.screen.phase(&format!("one row a commit on {count} connections"), ONE_ROW.as_secs());
-    let (done, took) = insert(arena, connections, 1, AtomicI64::new(i64::MAX), Some(ONE_ROW), |_| ()).await?;
+    let pace = insert(arena, connections, 1, AtomicI64::new(i64::MAX), Some(ONE_ROW), |_| ()).await?;
     arena.place.empty().await?;
-    Ok((rate(done, took), count))
+    Ok(Some((pace, count)))
 }
 
 async fn connections(arena: &Arena, count: usize) -> Result<Vec<Box<dyn Connection>>, Error> {
@@ -90,7 +105,7 @@ async fn insert(
     left: AtomicI64,
     within: Option<Duration>,
     tell: impl Fn(u64),
-) -> Result<(u64, Duration), Error> {
+) -> Result<Pace, Error> {
     let (left, done, begun) = (Arc::new(left), Arc::new(AtomicU64::new(0)), Instant::now());
     let mut tasks = JoinSet::new();
     for mut connection in connections {
@@ -119,14 +134,15 @@ async fn insert(
             }
         }
     }
-    Ok((done.load(Ordering::Relaxed), begun.elapsed()))
+    Ok(Pace { done: done.load(Ordering::Relaxed), took: begun.elapsed() })
 }
 
-/// Claim and complete with SQL alone, in messages a second. The table is empty before and after.
-pub(super) async fn claim_and_complete(arena: &Arena, messages: u64) -> Result<Option<f64>, Error> {
+/// Claim and complete with SQL alone. Leaves the table empty.
+pub(super) async fn claim_and_complete(arena: &Arena, messages: u64) -> Result<Option<Pace>, Error> {
     if !arena.place.is_own() {
         return Ok(None);
     }
+    arena.place.empty().await?;
     let (rows, delete) = (part(messages), arena.deletes());
     {
         let phase = arena.screen.phase("limit: filling the table", rows);
@@ -156,5 +172,5 @@ pub(super) async fn claim_and_complete(arena: &Arena, messages: u64) -> Result<O
     }
     let took = begun.elapsed();
     arena.place.empty().await?;
-    Ok(rate(done.load(Ordering::Relaxed), took))
+    Ok(Some(Pace { done: done.load(Ordering::Relaxed), took }))
 }

@@ -1,7 +1,9 @@
 //! The Kafka source against librdkafka's mock cluster, which runs inside the process: no server is needed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers as _, Message as _, OwnedMessage};
 use rdkafka::mocking::MockCluster;
@@ -220,30 +222,27 @@ async fn a_broker_that_stands_still_does_no_harm_to_the_messages_of_another() {
         cluster.create_topic(topic, 1, 2).unwrap();
         cluster.partition_leader(topic, 0, Some(broker)).unwrap();
     }
-    let sender = source(&cluster, "2s");
+    let sender = source(&cluster, "4s");
     for topic in ["stuck", "well"] {
         assert_eq!(send_one(&sender, message(topic, "x")).await.class, Class::Succeeded);
     }
     cluster.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
+    let over = AtomicBool::new(false);
     let stuck = async {
-        for _ in 0..2 {
-            let outcome = send_one(&sender, message("stuck", "x")).await;
-            assert_eq!((outcome.class, outcome.code.as_ref()), (Class::Unreachable, "kafka_msg_timed_out"), "{outcome:?}");
-        }
+        let outcome = send_one(&sender, message("stuck", "x")).await;
+        assert_eq!((outcome.class, outcome.code.as_ref()), (Class::Unreachable, "kafka_msg_timed_out"), "{outcome:?}");
+        over.store(true, Ordering::Relaxed);
     };
-    let well = async {
-        let mut sent = 0;
-        loop {
+    // One after another, so that some of them are always under way.
+    cluster.broker_round_trip_time(2, Duration::from_millis(150)).unwrap();
+    let well = join_all((0..8).map(async |number| {
+        tokio::time::sleep(Duration::from_millis(20) * number).await;
+        while !over.load(Ordering::Relaxed) {
             let outcome = send_one(&sender, message("well", "x")).await;
-            assert_eq!(outcome.class, Class::Succeeded, "after {sent}: {outcome:?}");
-            sent += 1;
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            assert_eq!(outcome.class, Class::Succeeded, "{outcome:?}");
         }
-    };
-    tokio::select! {
-        () = stuck => {}
-        () = well => {}
-    }
+    }));
+    tokio::join!(stuck, well);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -233,7 +233,8 @@ impl Producer {
         }
     }
 
-    /// Lets the thread end, and the client with it, once no one else uses it.
+    /// Lets the thread end, and the client with it, once no one else uses it, a slice later at the most while messages are under way. What is not
+    /// answered by then is given up.
     pub(super) fn retire(&self) {
         self.stop.store(true, Ordering::Release);
     }
