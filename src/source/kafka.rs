@@ -28,7 +28,7 @@ use crate::message::Message;
 use crate::outcome::Outcome;
 use crate::units::Secret;
 
-/// A producer that broke is replaced at most this often.
+/// A producer that failed for good is replaced at most this often; one with a late message lasted for most of a timeout.
 const REBUILD: Duration = Duration::from_secs(1);
 /// After so many messages handed over in one go, others on the runtime get their turn.
 const TURN: usize = 256;

@@ -243,6 +243,7 @@ impl Producer {
 /// Serves the client's events. It is the last to let go of the producer, since that blocks and must not happen on a worker of the runtime.
 fn serve(producer: &Arc<Producer>) {
     let ages = &producer.inner.context().ages;
+    // What comes during an idle poll is looked at after it, well before it is late.
     let idle = POLL.min(8 * ages.slice());
     let mut look = Instant::now();
     while !producer.stop.load(Ordering::Acquire) || Arc::strong_count(producer) > 1 {
