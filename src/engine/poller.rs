@@ -29,7 +29,7 @@ const TAKE_OVER: u32 = 500;
 /// How long a claimer waits before it looks again whether its destination still holds back publishers.
 const BLOCKED_WAIT: Duration = Duration::from_millis(250);
 /// While a lane is drained so many claims are under way, its claimer's and its helper's: the database answers one while the rows of the
-/// other go out. More only get in each other's way (docs/performance.md).
+/// other go out. More only get in each other's way, so a node that is not alone has no helper (docs/performance.md).
 const CLAIMERS: usize = 2;
 /// A drain skips what it has just claimed (dead index entries) and looks from the start this often, for what was committed late.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -177,7 +177,8 @@ impl Poller {
     /// One more claimer, while a drain lasts and nothing stands against it.
     async fn help(&self, lane: &Arc<Lane>, drain: &Drain) {
         loop {
-            let Some(level) = drain.level().filter(|level| lane.highest_due().is_none_or(|due| due <= *level) && lane.is_flowing()) else {
+            let level = drain.level().filter(|level| lane.highest_due().is_none_or(|due| due <= *level));
+            let Some(level) = level.filter(|_| lane.is_flowing() && !lane.is_shared()) else {
                 drain.begun.notified().await;
                 continue;
             };

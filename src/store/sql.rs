@@ -21,6 +21,7 @@ mod shape;
 mod sqlite;
 mod template;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,8 +120,8 @@ impl<D: Dialect> Store for SqlStore<D> {
         self.core.observed("take_strays", Work::Transaction, move |session| Box::pin(async move { nodes::take_strays(session, &strays).await })).await
     }
 
-    async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error> {
-        self.core.observed("heartbeat", Work::Write, move |session| Box::pin(async move { nodes::heartbeat(session, &beat).await })).await
+    async fn heartbeat(&self, beat: Heartbeat) -> Result<HashSet<String>, Error> {
+        self.core.observed("heartbeat", Work::Loose, move |session| Box::pin(async move { nodes::heartbeat(session, &beat).await })).await
     }
 
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error> {

@@ -17,7 +17,7 @@ use crate::store::{Heartbeat, Stray, Strays, Unserved};
 /// The most kinds of rows that a look for strays goes through. An application that makes up more is told of these first.
 const MOST_KINDS: i64 = 200;
 
-pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heartbeat) -> Result<(), Fail> {
+pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heartbeat) -> Result<HashSet<String>, Fail> {
     let sources = serde_json::to_string(&beat.sources.iter().map(|source| &**source).collect::<Vec<_>>()).unwrap_or_default();
     let sql = session.sql("heartbeat", || {
         let new = |column: &'static str| (column, D::proposed(column));
@@ -29,7 +29,14 @@ pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heart
     });
     let values = [Value::Text(&beat.project), Value::Text(&beat.node), Value::Text(&sources), Value::Int(micros(beat.ttl))];
     session.execute(sql, &values).await?;
-    Ok(())
+    let sql = session.sql("others", || "SELECT {text sources} FROM {node} WHERE project = ? AND node <> ? AND expires_at > {now}".to_owned());
+    let rows = session.rows(sql, &[Value::Text(&beat.project), Value::Text(&beat.node)]).await?;
+    Ok(rows.iter().flat_map(|row| written::<D>(row, 0)).collect())
+}
+
+/// The sources that a node wrote down.
+fn written<D: Dialect>(row: &Row<D>, index: usize) -> Vec<String> {
+    decode::maybe_text::<D>(row, index).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
 /// Takes a node off the list, and those that died long ago with it.
@@ -44,8 +51,7 @@ async fn served<D: Dialect>(session: &mut Session<D>) -> Result<BTreeMap<String,
     let sql = session.sql("served", || "SELECT {text project}, {text sources} FROM {node} WHERE expires_at > {now}".to_owned());
     let mut served: BTreeMap<String, HashSet<String>> = BTreeMap::new();
     for row in session.rows(sql, &[]).await? {
-        let sources = decode::maybe_text::<D>(&row, 1).and_then(|text| serde_json::from_str::<Vec<String>>(&text).ok()).unwrap_or_default();
-        served.entry(decode::maybe_text::<D>(&row, 0).unwrap_or_default()).or_default().extend(sources);
+        served.entry(decode::maybe_text::<D>(&row, 0).unwrap_or_default()).or_default().extend(written::<D>(&row, 1));
     }
     Ok(served)
 }

@@ -10,8 +10,8 @@ use redrive::message::judge::Log;
 use redrive::message::{AttemptOutcome, Headers, Key, State};
 use redrive::retry;
 use redrive::store::{
-    Claim, Claimed, Completion, Due, Held, Insert, LastError, Lease, List, NewMessage, Outlook, Ready, Record, Row, Store, TakeOver, Upcoming,
-    Verdict,
+    Claim, Claimed, Completion, Due, Heartbeat, Held, Insert, LastError, Lease, List, NewMessage, Outlook, Ready, Record, Row, Store, TakeOver,
+    Upcoming, Verdict,
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use uuid::Uuid;
@@ -80,6 +80,15 @@ impl Fixture {
     pub(crate) async fn outlook(&self, sources: &[&str]) -> Outlook {
         let sources = sources.iter().map(|&source| source.into()).collect();
         self.store().await.upcoming(Upcoming { project: self.project.clone(), sources }).await.unwrap()
+    }
+
+    /// A beat of a node; answers what it hears of others, in order.
+    pub(crate) async fn beat(&self, node: &str, sources: &[&str], ttl: Duration) -> Vec<String> {
+        let sources = sources.iter().map(|&source| source.into()).collect();
+        let beat = Heartbeat { project: self.project.clone(), node: node.into(), sources, ttl };
+        let mut others: Vec<_> = self.store().await.heartbeat(beat).await.unwrap().into_iter().collect();
+        others.sort();
+        others
     }
 
     /// What commits these messages, for a lease of its own.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redrive::message::State;
-use redrive::store::{Count, Due, Heartbeat, NewMessage, NextDue, Unserved};
+use redrive::store::{Count, Due, NewMessage, NextDue, Unserved};
 
 use super::fixture::{Fixture, LONG, SHORT, message, refused, succeeded};
 use crate::support::{assert_near, eventually};
@@ -70,11 +70,6 @@ async fn unserved(cx: &Fixture, min_age: Duration, limit: u32) -> Vec<(String, S
     told
 }
 
-async fn beat(cx: &Fixture, node: &str, sources: &[&str], ttl: Duration) {
-    let sources = sources.iter().map(|&source| source.into()).collect();
-    cx.store().await.heartbeat(Heartbeat { project: cx.project.clone(), node: node.into(), sources, ttl }).await.unwrap();
-}
-
 fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
     list.iter().map(|(project, source)| ((*project).to_owned(), (*source).to_owned())).collect()
 }
@@ -86,7 +81,7 @@ pub(crate) async fn unserved_rows_are_told(cx: Fixture) {
     assert_eq!(unserved(&cx, Duration::ZERO, 10).await, pairs(&[("invoices", "billing"), ("orders", "billing"), ("orders", "refund")]));
     assert_eq!(unserved(&cx, LONG, 10).await, [], "too young");
     assert_eq!(unserved(&cx, Duration::ZERO, 2).await.len(), 2);
-    beat(&cx, "node-1", &["billing"], LONG).await;
+    cx.beat("node-1", &["billing"], LONG).await;
     assert_eq!(unserved(&cx, Duration::ZERO, 10).await, pairs(&[("invoices", "billing"), ("orders", "refund")]), "a node serves its own project");
     let told = cx.store().await.unserved(Duration::ZERO, 10).await.unwrap();
     assert!(told.iter().all(|rows| rows.oldest < Duration::from_secs(30)), "{told:?}");
@@ -96,17 +91,27 @@ pub(crate) async fn a_node_lives_as_long_as_it_beats(cx: Fixture) {
     cx.put("billing", 1).await;
     cx.put("refund", 1).await;
     let (both, refund) = (pairs(&[("orders", "billing"), ("orders", "refund")]), pairs(&[("orders", "refund")]));
-    beat(&cx, "acceptor", &[], LONG).await;
+    cx.beat("acceptor", &[], LONG).await;
     assert_eq!(unserved(&cx, Duration::ZERO, 10).await, both, "a node that only accepts serves nothing");
-    beat(&cx, "node-1", &["billing", "refund"], LONG).await;
+    cx.beat("node-1", &["billing", "refund"], LONG).await;
     assert_eq!(unserved(&cx, Duration::ZERO, 10).await, []);
-    beat(&cx, "node-1", &["billing"], LONG).await;
+    cx.beat("node-1", &["billing"], LONG).await;
     assert_eq!(unserved(&cx, Duration::ZERO, 10).await, refund, "the last beat counts");
     cx.store().await.sign_off(&cx.project, "node-1").await.unwrap();
     cx.store().await.sign_off(&cx.project, "node-1").await.unwrap();
     assert_eq!(unserved(&cx, Duration::ZERO, 10).await, both);
-    beat(&cx, "node-1", &["billing"], SHORT).await;
+    cx.beat("node-1", &["billing"], SHORT).await;
     eventually(Duration::from_secs(5), async || (unserved(&cx, Duration::ZERO, 10).await == both).then_some(())).await;
+}
+
+pub(crate) async fn a_node_hears_what_others_serve(cx: Fixture) {
+    assert_eq!(cx.beat("node-1", &["billing", "refund"], LONG).await, [""; 0], "itself is no other");
+    assert_eq!(cx.beat("acceptor", &[], LONG).await, ["billing", "refund"]);
+    assert_eq!(cx.beat("node-1", &["billing", "refund"], LONG).await, [""; 0], "a node that only accepts serves nothing");
+    cx.beat("node-2", &["billing", "crm"], LONG).await;
+    assert_eq!(cx.beat("node-1", &["billing", "refund"], LONG).await, ["billing", "crm"]);
+    cx.beat("node-2", &["billing", "crm"], SHORT).await;
+    eventually(Duration::from_secs(5), async || cx.beat("node-1", &["billing"], LONG).await.is_empty().then_some(())).await;
 }
 
 pub(crate) async fn waiting_messages_are_counted(cx: Fixture) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -23,26 +23,31 @@ pub(crate) async fn what_was_answered_is_there_whatever_was_dropped(cx: Fixture)
     let config = store::Config { pool: 3, ..cx.test.config.clone() };
     let store = store::open(&config, &cx.project).unwrap();
     store.prepare().await.unwrap();
-    // Dropped anywhere between the first moment and some time after an answer would have come.
-    let started = Instant::now();
-    for _ in 0..20 {
-        store.insert(cx.insertion(vec![message("warm")])).await.unwrap();
-    }
-    let longest = u64::try_from(started.elapsed().as_micros()).unwrap() / 20 * 8;
+    // Dropped anywhere between the first moment and some time after an answer would have come, however busy the machine is by then:
+    // less patience after an answer, more after none.
+    let longest = AtomicU64::new(10_000);
     // Plain ones, and ones with an idempotency key, which take more than one statement; claims beside them.
     let inserts = futures::stream::iter(0..INSERTS).map(|number| {
         let idempotency = (number % 2 == 0).then(|| Idempotency { key: format!("key-{number}"), digest: [0; 32] });
         let new = NewMessage { idempotency, leased: number % 5 == 0, ..message("billing") };
         let (id, insert, claim, store) = (new.id, cx.insertion(vec![new]), Claim { limit: 3, ..cx.claim_of("billing") }, store.clone());
-        let patience = Duration::from_micros(rand::random_range(0..longest));
+        let longest = &longest;
         async move {
+            let most = longest.load(Ordering::Relaxed);
+            let patience = Duration::from_micros(rand::random_range(0..most));
             if number % 10 == 3 {
                 let _ = tokio::time::timeout(patience, store.claim(claim)).await;
             }
             match tokio::time::timeout(patience, store.insert(insert)).await {
-                Ok(Ok(inserted)) => Some((id, inserted.verdicts[0])),
+                Ok(Ok(inserted)) => {
+                    longest.store((most - most / 16).max(100), Ordering::Relaxed);
+                    Some((id, inserted.verdicts[0]))
+                }
                 Ok(Err(error)) => panic!("{error:?}"),
-                Err(_) => None,
+                Err(_) => {
+                    longest.store(most + most / 16, Ordering::Relaxed);
+                    None
+                }
             }
         }
     });

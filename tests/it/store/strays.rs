@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use redrive::message::State;
-use redrive::store::{Completion, Due, Heartbeat, Held, NewMessage, Stray, Strays};
+use redrive::store::{Completion, Due, Held, NewMessage, Stray, Strays};
 use uuid::Uuid;
 
 use super::fixture::{Fixture, LONG, SHORT, failed, message};
@@ -17,11 +17,6 @@ pub(crate) fn strays_of(cx: &Fixture, sources: &[&str]) -> Strays {
 
 pub(crate) async fn take(cx: &Fixture, strays: Strays) -> HashMap<Uuid, Stray> {
     cx.store().await.take_strays(strays).await.unwrap().into_iter().map(|stray| (stray.id, stray)).collect()
-}
-
-async fn beat(cx: &Fixture, node: &str, sources: &[&str], ttl: Duration) {
-    let sources = sources.iter().map(|&source| source.into()).collect();
-    cx.store().await.heartbeat(Heartbeat { project: cx.project.clone(), node: node.into(), sources, ttl }).await.unwrap();
 }
 
 pub(crate) async fn an_unknown_source_is_taken_once_old_enough(cx: Fixture) {
@@ -44,10 +39,10 @@ pub(crate) async fn an_unknown_source_is_taken_once_old_enough(cx: Fixture) {
 
 pub(crate) async fn what_a_live_node_serves_is_left(cx: Fixture) {
     let id = cx.put("refund", 1).await[0];
-    beat(&cx, "node-2", &["refund", "crm"], LONG).await;
+    cx.beat("node-2", &["refund", "crm"], LONG).await;
     assert!(take(&cx, strays_of(&cx, &["billing"])).await.is_empty());
     cx.store().await.sign_off(&cx.project, "node-2").await.unwrap();
-    beat(&cx, "node-3", &["refund"], SHORT).await;
+    cx.beat("node-3", &["refund"], SHORT).await;
     let taken =
         eventually(Duration::from_secs(5), async || Some(take(&cx, strays_of(&cx, &["billing"])).await).filter(|taken| !taken.is_empty())).await;
     assert_eq!(taken[&id].code, "unknown_source", "once the node is no longer alive");
