@@ -31,7 +31,7 @@ mysql_launch() {
     options=(--no-defaults --datadir="$home/data" --port="$(port_of "$1")" --bind-address=127.0.0.1
         --socket="$home/socket" --pid-file="$home/server.pid" --init-file="$home/users.sql"
         --ssl-ca="$home/tls/ca.pem" --ssl-cert="$home/tls/server.pem" --ssl-key="$home/tls/server.key"
-        --max-connections=300 --max-allowed-packet=256M --innodb-buffer-pool-size=128M --skip-name-resolve
+        --max-connections=300 --max-allowed-packet=256M --innodb-buffer-pool-size=512M --skip-name-resolve
         --character-set-server=utf8mb4 --skip-log-bin)
     if in_root "$1"; then
         # One value may fill a tenth of the redo log, no more.

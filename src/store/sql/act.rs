@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::decode;
 use super::dialect::{Batch, Dialect, Id, Value};
 use super::pool::{Fail, Session};
-use super::shape::{Matched, by_key};
+use super::shape::{Matched, NAMED};
 use crate::message::State;
 use crate::store::Changed;
 
@@ -66,7 +66,7 @@ async fn change<D: Dialect>(session: &mut Session<D>, project: &str, ids: &[Uuid
         if D::RETURNING {
             "SELECT id, {text state} FROM {log} WHERE id {in SELECT b_id FROM {table b b_id:id}} AND project = ? ORDER BY id {lock}".to_owned()
         } else {
-            format!("SELECT id, {{text state}} FROM {} WHERE project = ? {{lock}}", by_key("b_id:id"))
+            format!("SELECT id, {{text state}} FROM {{table b b_id:id}} {NAMED} WHERE project = ? {{lock}}")
         }
     });
     let batch = Batch::ids(sorted);

@@ -220,10 +220,10 @@ async fn delete<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> 
 /// Deletes the attempts of messages that are gone.
 pub(super) async fn forget_attempts<D: Dialect>(session: &mut Session<D>, messages: Vec<Uuid>) -> Result<(), Fail> {
     let sql = session.sql("forget_attempts", || {
-        if D::RETURNING {
-            "DELETE FROM {attempt} WHERE message_id {in SELECT b_id FROM {table b b_id:id}}".to_owned()
+        if D::JOINED {
+            "DELETE a FROM {table b b_id:id} {join} {attempt} a {by-key} ON a.message_id = b.b_id".to_owned()
         } else {
-            "DELETE a FROM {table b b_id:id} STRAIGHT_JOIN {attempt} a FORCE INDEX (PRIMARY) ON a.message_id = b.b_id".to_owned()
+            "DELETE FROM {attempt} WHERE message_id {in SELECT b_id FROM {table b b_id:id}}".to_owned()
         }
     });
     session.execute(sql, &[Value::Batch(&Batch::ids(messages))]).await?;

@@ -39,8 +39,13 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     const BEGIN: &'static str;
     /// Whether parameters are numbered.
     const NUMBERED: bool = false;
-    /// Whether UPDATE answers the rows that it changed. Where not, rows are locked, changed and read in one transaction.
-    const RETURNING: bool = true;
+    /// Whether a change answers the rows that it changed, at no great cost: MySQL's answers none, SQLite puts them aside first. Where not, rows
+    /// are read, locked and changed by several statements of one transaction.
+    const RETURNING: bool = false;
+    /// Whether UPDATE and DELETE join the table to the batch that names its rows.
+    const JOINED: bool = false;
+    /// What names a row from one statement of a transaction to the next.
+    const ROW: &'static str = "id";
     /// True of the rows that wait, where the claim's index holds those alone.
     const WAITING: &'static str = "AND level IS NOT NULL";
     /// True of a row that has a due time, said so that a queue is read from one end and not looked through.

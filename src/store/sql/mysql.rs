@@ -85,7 +85,7 @@ impl Dialect for Mysql {
     const LOCK: &'static str = "FOR UPDATE /*!80000 OF l */";
     const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
     const BEGIN: &'static str = "START TRANSACTION";
-    const RETURNING: bool = false;
+    const JOINED: bool = true;
     // Finished rows stand in the claim's index too: leaping from source to source is cheap, looking for one that waits is not.
     const WAITING: &'static str = "";
     const DATED: &'static str = "(due_at IS NOT NULL) = TRUE";

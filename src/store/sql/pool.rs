@@ -29,7 +29,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(super) enum Work {
     /// One statement that reads.
     Read,
-    /// One statement that writes (on databases without RETURNING several, which then go into a transaction).
+    /// One statement that writes (where changes answer no rows several, which then go into a transaction).
     Write,
     /// Several statements that happen together or not at all.
     Transaction,

@@ -100,6 +100,7 @@ impl Dialect for Postgres {
     const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
     const BEGIN: &'static str = "BEGIN";
     const NUMBERED: bool = true;
+    const RETURNING: bool = true;
     const DELETE_USING: bool = true;
     const ARRAYS: bool = true;
     const FAR: &'static str = "timestamptz '9999-12-31 00:00:00+00'";

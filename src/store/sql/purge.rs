@@ -210,17 +210,17 @@ async fn keys<D: Dialect>(session: &mut Session<D>, purge: &Purge) -> Result<u64
         ],
     );
     let sql = session.sql("keys_forget", || {
-        if D::RETURNING {
-            "DELETE FROM {key} WHERE project = ? AND expires_at <= {now} AND (source, idem_key) IN
-                (SELECT b_source, b_key FROM {table b b_source:text b_key:text})"
+        if D::JOINED {
+            "DELETE k FROM {table b b_source:text b_key:text}
+             {join} {key} k {by-key} ON k.project = ? AND k.source = b.b_source AND k.idem_key = b.b_key WHERE k.expires_at <= {now}"
                 .to_owned()
         } else {
-            "DELETE k FROM {table b b_source:text b_key:text} STRAIGHT_JOIN {key} k FORCE INDEX (PRIMARY) ON k.project = ? AND k.source = b.b_source AND k.idem_key = b.b_key
-             WHERE k.expires_at <= {now}"
+            "DELETE FROM {key} WHERE project = ? AND expires_at <= {now} AND (source, idem_key) IN
+                (SELECT b_source, b_key FROM {table b b_source:text b_key:text})"
                 .to_owned()
         }
     });
     let (project, batch) = (Value::Text(&purge.project), Value::Batch(&batch));
-    let values = if D::RETURNING { [project, batch] } else { [batch, project] };
+    let values = if D::JOINED { [batch, project] } else { [project, batch] };
     Ok(session.execute(sql, &values).await?)
 }

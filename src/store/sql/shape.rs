@@ -1,20 +1,25 @@
 //! The two shapes in which rows are changed: those that a batch names, and those that a query picks.
 //!
-//! Where UPDATE answers its rows, each is one statement; on MySQL it is two of one transaction.
+//! Where changes answer their rows, each is one statement; elsewhere it is a few of one transaction.
 
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::dialect::{Batch, Dialect, Id, Row, Value, known};
+use super::dialect::{Batch, Dialect, Row, Value, known};
 use super::pool::{Fail, Session};
 
 /// What must hold of a message that is held, in a batch with `b_token`. Written so that no planner takes it for a way to find the rows: by
 /// statistics of a quiet hour it would read all that are being sent, for each row of the batch.
 pub(super) const HELD: &str = "CASE WHEN state = 'sending' THEN lease_token END = b_token";
 
-/// On MySQL, a batch and the rows that it names. The key is forced: MariaDB would read, and so lock, the whole of a small table.
-pub(super) fn by_key(columns: &str) -> String {
-    format!("{{table b {columns}}} STRAIGHT_JOIN {{log}} l FORCE INDEX (PRIMARY) ON l.id = b.b_id")
+/// Follows a batch `b` in a join: the rows that it names. MySQL is told to read them by their key: it would read, and so lock, the whole of a
+/// small table.
+pub(super) const NAMED: &str = "{join} {log} l {by-key} ON l.id = b.b_id";
+
+/// The parameters of a change, those of SET and its batch, in the order in which its SQL names them.
+fn in_order<'a, D: Dialect>(set: &[Value<'a>], batch: &'a Batch<'a>) -> Vec<Value<'a>> {
+    let batch = [Value::Batch(batch)];
+    if D::JOINED { [&batch, set].concat() } else { [set, &batch].concat() }
 }
 
 /// Changes the rows that a batch names. The batch's first column is `b_id`.
@@ -32,40 +37,36 @@ pub(super) struct Matched {
 impl Matched {
     /// Runs it; answers the ids of the rows that it changed.
     pub(super) async fn run<D: Dialect>(&self, session: &mut Session<D>, batch: &Batch<'_>, lead: &[Value<'_>]) -> Result<Vec<Uuid>, Fail> {
-        let Self { names, columns, set, condition } = self;
-        if D::RETURNING {
-            let sql = session.sql(names[0], || {
-                D::answering(&format!("UPDATE {{log}} AS l SET {set} FROM {{table b {columns}}} WHERE l.id = b.b_id AND {condition}"))
-            });
-            // The parameters of SET come first.
-            let values: Vec<_> = lead.iter().copied().chain([Value::Batch(batch)]).collect();
-            return Ok(D::changed(&session.rows(sql, &values).await?)?);
-        }
-        let values: Vec<_> = [Value::Batch(batch)].into_iter().chain(lead.iter().copied()).collect();
-        self.step_by_step(session, batch, &values, || format!("UPDATE {} SET {set} WHERE {condition}", by_key(columns))).await
+        let Self { columns, set, condition, .. } = self;
+        self.change(session, batch, &in_order::<D>(lead, batch), || {
+            if D::JOINED {
+                format!("UPDATE {{table b {columns}}} {NAMED} SET {set} WHERE {condition}")
+            } else {
+                format!("UPDATE {{log}} AS l SET {set} FROM {{table b {columns}}} WHERE l.id = b.b_id AND {condition}")
+            }
+        })
+        .await
     }
 
     /// Deletes the rows instead; answers the ids of those that went.
     pub(super) async fn run_delete<D: Dialect>(&self, session: &mut Session<D>, batch: &Batch<'_>) -> Result<Vec<Uuid>, Fail> {
-        let Self { names, columns, condition, .. } = self;
-        if D::RETURNING {
-            let sql = session.sql(names[0], || {
-                D::answering(&if D::DELETE_USING {
-                    format!("DELETE FROM {{log}} AS l USING {{table b {columns}}} WHERE l.id = b.b_id AND {condition}")
-                } else {
-                    format!(
-                        "DELETE FROM {{log}} WHERE id {{in SELECT l.id FROM {{table b {columns}}} JOIN {{log}} l ON l.id = b.b_id WHERE {condition}}}"
-                    )
-                })
-            });
-            return Ok(D::changed(&session.rows(sql, &[Value::Batch(batch)]).await?)?);
-        }
-        self.step_by_step(session, batch, &[Value::Batch(batch)], || format!("DELETE l FROM {} WHERE {condition}", by_key(columns))).await
+        let Self { columns, condition, .. } = self;
+        self.change(session, batch, &[Value::Batch(batch)], || {
+            if D::JOINED {
+                format!("DELETE l FROM {{table b {columns}}} {NAMED} WHERE {condition}")
+            } else if D::DELETE_USING {
+                format!("DELETE FROM {{log}} AS l USING {{table b {columns}}} WHERE l.id = b.b_id AND {condition}")
+            } else {
+                let row = D::ROW;
+                format!("DELETE FROM {{log}} WHERE {row} IN (SELECT l.{row} FROM {{table b {columns}}} {NAMED} WHERE {condition})")
+            }
+        })
+        .await
     }
 
-    /// Where UPDATE answers no rows. Nearly always all that a batch names are changed, which their number tells; only if not, the change is
-    /// taken back and made once more on rows that were looked at and locked.
-    async fn step_by_step<D: Dialect>(
+    /// Makes the change. Where it answers no rows, their number tells: nearly always all that a batch names are changed. Only if not, the change
+    /// is taken back and made once more on rows that were looked at and locked.
+    async fn change<D: Dialect>(
         &self,
         session: &mut Session<D>,
         batch: &Batch<'_>,
@@ -73,13 +74,17 @@ impl Matched {
         change: impl FnOnce() -> String,
     ) -> Result<Vec<Uuid>, Fail> {
         let Self { names, columns, condition, .. } = self;
+        if D::RETURNING {
+            let sql = session.sql(names[0], || D::answering(&change()));
+            return Ok(D::changed(&session.rows(sql, values).await?)?);
+        }
         let change = session.sql(names[0], change);
         session.script("SAVEPOINT untouched".to_owned()).await?;
         if session.execute(change.clone(), values).await? == batch.rows as u64 {
             return Ok(batch.named());
         }
         session.script("ROLLBACK TO SAVEPOINT untouched".to_owned()).await?;
-        let lock = session.sql(names[1], || format!("SELECT id FROM {} WHERE {condition} {{lock}}", by_key(columns)));
+        let lock = session.sql(names[1], || format!("SELECT id FROM {{table b {columns}}} {NAMED} WHERE {condition} {{lock}}"));
         let ids = known::<D>(&session.rows(lock, &[Value::Batch(batch)]).await?);
         if !ids.is_empty() {
             session.execute(change, values).await?;
@@ -122,7 +127,7 @@ pub(super) struct Cut {
 const WEIGHT: &str = "coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0)";
 /// The number of attempts once a claim has raised it. One that is nonsense stays as it is: the row is found unusable, and no sum runs over.
 pub(super) const RAISED: &str = "CASE WHEN attempts BETWEEN 0 AND 2147483646 THEN attempts + 1 ELSE attempts END";
-/// Where UPDATE answers no rows, payloads up to so many bytes come with the lock; larger ones are read once the cut is made, to bound memory.
+/// Where a change answers no rows, payloads up to so many bytes come with the lock; larger ones are read once the cut is made, to bound memory.
 const WITH_LOCK: i64 = 16 << 10;
 
 impl Picked {
@@ -158,51 +163,47 @@ impl Picked {
         let Self { names, from, set, columns } = self;
         let Parameters { pick, set: set_values, cut } = *parameters;
         let size = if cut.is_some() { WEIGHT } else { "0" };
-        let lock = session.sql(names[1], || format!("SELECT {columns}, {size} {from} {{skip}}"));
+        let row = D::ROW;
+        let lock = session.sql(names[1], || format!("SELECT {columns}, {size}, {{text {row}}} {from} {{skip}}"));
         // What is read with the lock, and what a row weighs.
         let payloads = cut.map(|cut| [Value::Int(cut.payload.min(WITH_LOCK)), Value::Int(cut.payload)]);
         let values: Vec<_> = payloads.into_iter().flatten().chain(pick.iter().copied()).collect();
         let locked = session.rows(lock, &values).await?;
-        let (mut rows, mut ids, mut large, mut total) = (Vec::with_capacity(locked.len()), Vec::with_capacity(locked.len()), Vec::new(), 0_i64);
+        let (mut rows, mut named, mut large, mut total) = (Vec::with_capacity(locked.len()), Vec::with_capacity(locked.len()), Vec::new(), 0_i64);
         for row in locked {
-            let size = D::int(&row, row.len() - 1).ok().flatten().unwrap_or(0);
+            let size = D::int(&row, row.len() - 2).ok().flatten().unwrap_or(0);
             total = total.saturating_add(size);
-            if cut.is_some_and(|cut| total > cut.most) && !ids.is_empty() {
+            if cut.is_some_and(|cut| total > cut.most) && !named.is_empty() {
                 break;
             }
-            let Some(id) = written::<D>(&row) else { continue };
+            let Some(name) = D::text(&row, row.len() - 1).ok().flatten() else { continue };
             if size > WITH_LOCK {
-                large.push(id.clone());
+                large.push(name.clone());
             } else {
                 rows.push(row);
             }
-            ids.push(id);
+            named.push(name);
         }
-        if ids.is_empty() {
+        if named.is_empty() {
             return Ok(rows);
         }
-        let change = session.sql(names[0], || format!("UPDATE {} SET {set}", by_key("b_id:id")));
-        let named = Batch::texts(ids.iter().map(String::as_str));
-        let values: Vec<_> = [Value::Batch(&named)].into_iter().chain(set_values.iter().copied()).collect();
-        session.execute(change, &values).await?;
+        // MySQL would look for what a subquery names by reading all.
+        let these = format!("{{table b b_row:id}} {{join}} {{log}} l {{by-key}} ON l.{row} = b.b_row");
+        let change = session.sql(names[0], || {
+            if D::JOINED {
+                format!("UPDATE {these} SET {set}")
+            } else {
+                format!("UPDATE {{log}} SET {set} WHERE {row} IN (SELECT b_row FROM {{table b b_row:id}})")
+            }
+        });
+        let named = Batch::texts(named.iter().map(String::as_str));
+        session.execute(change, &in_order::<D>(set_values, &named)).await?;
         if !large.is_empty() {
-            let read = session.sql(names[2], || {
-                let columns = columns.replace("{raised}", "attempts");
-                format!("SELECT {columns} FROM {}", by_key("b_id:id"))
-            });
+            let read = session.sql(names[2], || format!("SELECT {} FROM {these}", columns.replace("{raised}", "attempts")));
             let named = Batch::texts(large.iter().map(String::as_str));
             let values: Vec<_> = cut.map(|cut| Value::Int(cut.payload)).into_iter().chain([Value::Batch(&named)]).collect();
             rows.extend(session.rows(read, &values).await?);
         }
         Ok(rows)
-    }
-}
-
-/// The id of a row as it is written there, where a batch can name it so.
-fn written<D: Dialect>(row: &Row<D>) -> Option<String> {
-    match D::id(row, 0) {
-        Ok(Id::Known(id)) => Some(id.to_string()),
-        Ok(Id::Text(text)) => Some(text),
-        Ok(Id::Bytes(_)) | Err(_) => None,
     }
 }

@@ -33,6 +33,10 @@ impl Dialect for Sqlite {
     const LOCK: &'static str = "";
     const SKIP: &'static str = "";
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
+    // Found without the key's index, and there whatever an application wrote for an id.
+    const ROW: &'static str = "rowid";
+    // Which SQLite does not reorder.
+    const JOIN: &'static str = "CROSS JOIN";
     const SOURCELESS: &'static str = "(source IS NULL OR source >= x'')";
     // Text and blobs sort after every number.
     const FAR: &'static str = "253402300799999";
@@ -135,6 +139,8 @@ impl Dialect for Sqlite {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(self.busy)
             .foreign_keys(false)
+            // What a batch may have to take back stays in memory, rather than in a file that is written for each.
+            .pragma("temp_store", "memory")
             .statement_cache_capacity(self.cache.max(16))
             .disable_statement_logging();
         let deadline = Instant::now() + self.busy;
