@@ -63,8 +63,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// a project, or without a due time, are given this project and now, and go the usual way.
     async fn take_strays(&self, strays: Strays) -> Result<Vec<Stray>, Error>;
 
-    /// Says that a node lives and what it serves, for `ttl`. Answers what other live nodes of the project serve.
-    async fn heartbeat(&self, beat: Heartbeat) -> Result<HashSet<String>, Error>;
+    /// Says that a node lives and what it serves, for `ttl`.
+    async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error>;
+
+    /// The sources that other live nodes of the project serve.
+    async fn served_by_others(&self, project: &str, node: &str) -> Result<HashSet<String>, Error>;
 
     /// Takes the node out of the list of the living.
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error>;

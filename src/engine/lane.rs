@@ -99,8 +99,6 @@ pub(super) struct Lane {
     jobs: mpsc::UnboundedSender<Job>,
     /// Levels that the scout saw due: bit n for priority n.
     due: AtomicUsize,
-    /// Whether other live nodes serve the source too.
-    shared: AtomicBool,
 }
 
 impl Lane {
@@ -124,7 +122,6 @@ impl Lane {
             proven: AtomicBool::new(false),
             jobs,
             due: AtomicUsize::new(0),
-            shared: AtomicBool::new(false),
             spec,
         };
         Ok((Arc::new(lane), queue))
@@ -200,15 +197,6 @@ impl Lane {
     /// Nothing more is due on this level, as far as is known.
     pub(super) fn exhausted(&self, level: u8) {
         self.due.fetch_and(!(1 << level), Ordering::Relaxed);
-    }
-
-    /// Whether other live nodes serve the source too, as far as is known.
-    pub(super) fn is_shared(&self) -> bool {
-        self.shared.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_shared(&self, shared: bool) {
-        self.shared.store(shared, Ordering::Relaxed);
     }
 
     /// What the breaker lets through now.

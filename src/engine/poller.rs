@@ -31,6 +31,8 @@ const BLOCKED_WAIT: Duration = Duration::from_millis(250);
 /// While a lane is drained so many claims are under way, its claimer's and its helper's: the database answers one while the rows of the
 /// other go out. More only get in each other's way, so a node that is not alone has no helper (docs/performance.md).
 const CLAIMERS: usize = 2;
+/// While a drain lasts, a node looks round for others this often.
+const LOOK_ROUND: Duration = Duration::from_secs(2);
 /// A drain skips what it has just claimed (dead index entries) and looks from the start this often, for what was committed late.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -176,15 +178,35 @@ impl Poller {
 
     /// One more claimer, while a drain lasts and nothing stands against it.
     async fn help(&self, lane: &Arc<Lane>, drain: &Drain) {
+        let (mut alone, mut asked) = (false, None::<Instant>);
         loop {
             let level = drain.level().filter(|level| lane.highest_due().is_none_or(|due| due <= *level));
-            let Some(level) = level.filter(|_| lane.is_flowing() && !lane.is_shared()) else {
+            let Some(level) = level.filter(|_| lane.is_flowing()) else {
                 drain.begun.notified().await;
                 continue;
             };
+            if asked.is_none_or(|asked| asked.elapsed() >= LOOK_ROUND) {
+                alone = self.is_alone(lane).await;
+                asked = Some(Instant::now());
+            }
+            if !alone {
+                drain.begun.notified().await;
+                continue;
+            }
             let count = lane.claim_count(self.options.batch);
             let Some(permits) = lane.reserve(count).await else { return };
             self.claim_once(lane, drain, level, count, permits).await;
+        }
+    }
+
+    /// Whether no other live node serves the source.
+    async fn is_alone(&self, lane: &Lane) -> bool {
+        match self.store.served_by_others(&self.project, self.ledger.node()).await {
+            Ok(others) => !others.contains(&**lane.name()),
+            Err(error) => {
+                self.health.failed("served_by_others", &error);
+                false
+            }
         }
     }
 

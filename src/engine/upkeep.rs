@@ -84,12 +84,7 @@ impl Upkeep {
         let sources = if self.sends { self.lanes.names() } else { Vec::new() };
         let beat = Heartbeat { project: self.project.clone(), node: self.ledger.node().clone(), sources, ttl: TTL };
         match self.store.heartbeat(beat).await {
-            Ok(others) => {
-                self.health.answered();
-                for lane in self.lanes.iter() {
-                    lane.set_shared(others.contains(&**lane.name()));
-                }
-            }
+            Ok(()) => self.health.answered(),
             Err(error) => self.health.failed("heartbeat", &error),
         }
     }

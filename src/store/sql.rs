@@ -120,8 +120,13 @@ impl<D: Dialect> Store for SqlStore<D> {
         self.core.observed("take_strays", Work::Transaction, move |session| Box::pin(async move { nodes::take_strays(session, &strays).await })).await
     }
 
-    async fn heartbeat(&self, beat: Heartbeat) -> Result<HashSet<String>, Error> {
-        self.core.observed("heartbeat", Work::Loose, move |session| Box::pin(async move { nodes::heartbeat(session, &beat).await })).await
+    async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error> {
+        self.core.observed("heartbeat", Work::Write, move |session| Box::pin(async move { nodes::heartbeat(session, &beat).await })).await
+    }
+
+    async fn served_by_others(&self, project: &str, node: &str) -> Result<HashSet<String>, Error> {
+        let (project, node) = (project.to_owned(), node.to_owned());
+        self.core.run(Work::Read, move |session| Box::pin(async move { nodes::served_by_others(session, &project, &node).await })).await
     }
 
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error> {

@@ -17,7 +17,7 @@ use crate::store::{Heartbeat, Stray, Strays, Unserved};
 /// The most kinds of rows that a look for strays goes through. An application that makes up more is told of these first.
 const MOST_KINDS: i64 = 200;
 
-pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heartbeat) -> Result<HashSet<String>, Fail> {
+pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heartbeat) -> Result<(), Fail> {
     let sources = serde_json::to_string(&beat.sources.iter().map(|source| &**source).collect::<Vec<_>>()).unwrap_or_default();
     let sql = session.sql("heartbeat", || {
         let new = |column: &'static str| (column, D::proposed(column));
@@ -29,8 +29,12 @@ pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heart
     });
     let values = [Value::Text(&beat.project), Value::Text(&beat.node), Value::Text(&sources), Value::Int(micros(beat.ttl))];
     session.execute(sql, &values).await?;
+    Ok(())
+}
+
+pub(super) async fn served_by_others<D: Dialect>(session: &mut Session<D>, project: &str, node: &str) -> Result<HashSet<String>, Fail> {
     let sql = session.sql("others", || "SELECT {text sources} FROM {node} WHERE project = ? AND node <> ? AND expires_at > {now}".to_owned());
-    let rows = session.rows(sql, &[Value::Text(&beat.project), Value::Text(&beat.node)]).await?;
+    let rows = session.rows(sql, &[Value::Text(project), Value::Text(node)]).await?;
     Ok(rows.iter().flat_map(|row| written::<D>(row, 0)).collect())
 }
 

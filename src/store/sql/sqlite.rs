@@ -139,7 +139,7 @@ impl Dialect for Sqlite {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(self.busy)
             .foreign_keys(false)
-            // What a batch may have to take back stays in memory, rather than in a file that is written for each.
+            // What a batch may have to take back stays in memory: a container may have no place for temporary files.
             .pragma("temp_store", "memory")
             .statement_cache_capacity(self.cache.max(16))
             .disable_statement_logging();

@@ -82,13 +82,16 @@ impl Fixture {
         self.store().await.upcoming(Upcoming { project: self.project.clone(), sources }).await.unwrap()
     }
 
-    /// A beat of a node; answers what it hears of others, in order.
-    pub(crate) async fn beat(&self, node: &str, sources: &[&str], ttl: Duration) -> Vec<String> {
+    pub(crate) async fn beat(&self, node: &str, sources: &[&str], ttl: Duration) {
         let sources = sources.iter().map(|&source| source.into()).collect();
-        let beat = Heartbeat { project: self.project.clone(), node: node.into(), sources, ttl };
-        let mut others: Vec<_> = self.store().await.heartbeat(beat).await.unwrap().into_iter().collect();
-        others.sort();
-        others
+        self.store().await.heartbeat(Heartbeat { project: self.project.clone(), node: node.into(), sources, ttl }).await.unwrap();
+    }
+
+    /// What nodes other than this one serve, in order.
+    pub(crate) async fn served_by_others(&self, node: &str) -> Vec<String> {
+        let mut served: Vec<_> = self.store().await.served_by_others(&self.project, node).await.unwrap().into_iter().collect();
+        served.sort();
+        served
     }
 
     /// What commits these messages, for a lease of its own.
