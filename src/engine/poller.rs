@@ -180,19 +180,15 @@ impl Poller {
     async fn help(&self, lane: &Arc<Lane>, drain: &Drain) {
         let (mut alone, mut asked) = (false, None::<Instant>);
         loop {
-            let level = drain.level().filter(|level| lane.highest_due().is_none_or(|due| due <= *level));
-            let Some(level) = level.filter(|_| lane.is_flowing()) else {
-                drain.begun.notified().await;
-                continue;
-            };
-            if asked.is_none_or(|asked| asked.elapsed() >= LOOK_ROUND) {
+            let level = drain.level().filter(|level| lane.highest_due().is_none_or(|due| due <= *level) && lane.is_flowing());
+            if level.is_some() && asked.is_none_or(|asked| asked.elapsed() >= LOOK_ROUND) {
                 alone = self.is_alone(lane).await;
                 asked = Some(Instant::now());
             }
-            if !alone {
+            let Some(level) = level.filter(|_| alone) else {
                 drain.begun.notified().await;
                 continue;
-            }
+            };
             let count = lane.claim_count(self.options.batch);
             let Some(permits) = lane.reserve(count).await else { return };
             self.claim_once(lane, drain, level, count, permits).await;

@@ -126,7 +126,9 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     async fn served_by_others(&self, project: &str, node: &str) -> Result<HashSet<String>, Error> {
         let (project, node) = (project.to_owned(), node.to_owned());
-        self.core.run(Work::Read, move |session| Box::pin(async move { nodes::served_by_others(session, &project, &node).await })).await
+        self.core
+            .observed("served_by_others", Work::Read, move |session| Box::pin(async move { nodes::served_by_others(session, &project, &node).await }))
+            .await
     }
 
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error> {

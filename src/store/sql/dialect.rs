@@ -42,7 +42,7 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     /// Whether a change answers the rows that it changed, at no great cost: MySQL's answers none, SQLite puts them aside first. Where not, rows
     /// are read, locked and changed by several statements of one transaction.
     const RETURNING: bool = false;
-    /// Whether UPDATE and DELETE join the table to the batch that names its rows.
+    /// Whether UPDATE and DELETE join the table to the batch that names its rows: MySQL would look for what a subquery names by reading all.
     const JOINED: bool = false;
     /// What names a row from one statement of a transaction to the next.
     const ROW: &'static str = "id";

@@ -187,7 +187,6 @@ impl Picked {
         if named.is_empty() {
             return Ok(rows);
         }
-        // MySQL would look for what a subquery names by reading all.
         let these = format!("{{table b b_row:id}} {{join}} {{log}} l {{by-key}} ON l.{row} = b.b_row");
         let change = session.sql(names[0], || {
             if D::JOINED {
