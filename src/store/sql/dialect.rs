@@ -79,14 +79,6 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     fn within(query: &str) -> String {
         format!("IN ({query})")
     }
-    /// A change that answers the ids of the rows that it changed, as [`Self::changed`] reads them.
-    fn answering(change: &str) -> String {
-        format!("{change} RETURNING id")
-    }
-    /// The ids that a change answered.
-    fn changed(rows: &[Row<Self>]) -> Result<Vec<Uuid>, sqlx::Error> {
-        Ok(known::<Self>(rows))
-    }
     /// A table of the columns of a [`Batch`].
     fn table(alias: &str, columns: &[(&str, Kind)]) -> String;
     /// How a batch is joined to a table, the batch leading.
@@ -135,6 +127,11 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     fn time(row: &Row<Self>, index: usize) -> Result<Option<i64>, Bad>;
     /// Reads an id.
     fn id(row: &Row<Self>, index: usize) -> Result<Id, Bad>;
+    /// Reads an array of ids, where there are [arrays](Self::ARRAYS).
+    fn ids(row: &Row<Self>, index: usize) -> Result<Vec<Uuid>, Bad> {
+        let _ = (row, index);
+        Err(Bad("is no array".to_owned()))
+    }
 
     /// Connects and sets the session up.
     fn connect(&self, role: Role) -> impl Future<Output = Result<Connection<Self>, sqlx::Error>> + Send;

@@ -120,16 +120,6 @@ impl Dialect for Postgres {
         format!("= ANY (ARRAY ({query}))")
     }
 
-    // One row of all ids, not a row each, which would cost either side more.
-    fn answering(change: &str) -> String {
-        format!("WITH changed AS ({change} RETURNING id) SELECT array_agg(id) FROM changed")
-    }
-
-    fn changed(rows: &[PgRow]) -> Result<Vec<Uuid>, sqlx::Error> {
-        let ids: Option<Option<Vec<Uuid>>> = rows.first().map(|row| row.try_get(0)).transpose()?;
-        Ok(ids.flatten().unwrap_or_default())
-    }
-
     fn table(alias: &str, columns: &[(&str, Kind)]) -> String {
         let (names, parameters): (Vec<_>, Vec<_>) = columns.iter().map(|(name, _)| (*name, "?")).unzip();
         format!("unnest({}) AS {alias} ({})", parameters.join(", "), names.join(", "))
@@ -204,6 +194,11 @@ impl Dialect for Postgres {
     fn id(row: &PgRow, index: usize) -> Result<Id, Bad> {
         let bytes = raw(row, index)?.ok_or_else(|| Bad("is NULL".to_owned()))?;
         Uuid::from_slice(bytes).map(Id::Known).map_err(|error| Bad(error.to_string()))
+    }
+
+    // Of no rows, array_agg makes NULL.
+    fn ids(row: &PgRow, index: usize) -> Result<Vec<Uuid>, Bad> {
+        Ok(row.try_get::<Option<Vec<Uuid>>, _>(index)?.unwrap_or_default())
     }
 
     async fn connect(&self, _: Role) -> Result<PgConnection, sqlx::Error> {

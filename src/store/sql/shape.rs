@@ -5,8 +5,9 @@
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::dialect::{Batch, Dialect, Row, Value, known};
+use super::dialect::{Bad, Batch, Dialect, Row, Value, known};
 use super::pool::{Fail, Session};
+use crate::store::Error;
 
 /// What must hold of a message that is held, in a batch with `b_token`. Written so that no planner takes it for a way to find the rows: by
 /// statistics of a quiet hour it would read all that are being sent, for each row of the batch.
@@ -57,8 +58,7 @@ impl Matched {
             } else if D::DELETE_USING {
                 format!("DELETE FROM {{log}} AS l USING {{table b {columns}}} WHERE l.id = b.b_id AND {condition}")
             } else {
-                let row = D::ROW;
-                format!("DELETE FROM {{log}} WHERE {row} IN (SELECT l.{row} FROM {{table b {columns}}} {NAMED} WHERE {condition})")
+                format!("DELETE FROM {{log}} WHERE {{row}} IN (SELECT l.{{row}} FROM {{table b {columns}}} {NAMED} WHERE {condition})")
             }
         })
         .await
@@ -75,8 +75,11 @@ impl Matched {
     ) -> Result<Vec<Uuid>, Fail> {
         let Self { names, columns, condition, .. } = self;
         if D::RETURNING {
-            let sql = session.sql(names[0], || D::answering(&change()));
-            return Ok(D::changed(&session.rows(sql, values).await?)?);
+            // One row of all ids, not a row each, which would cost either side more.
+            let sql = session.sql(names[0], || format!("WITH changed AS ({} RETURNING id) SELECT array_agg(id) FROM changed", change()));
+            let rows = session.rows(sql, values).await?;
+            let ids = rows.first().map_or(Ok(Vec::new()), |row| D::ids(row, 0));
+            return ids.map_err(|Bad(detail)| Error::Refused(format!("the ids of changed rows can't be read: {detail}")).into());
         }
         let change = session.sql(names[0], change);
         session.script("SAVEPOINT untouched".to_owned()).await?;
@@ -130,6 +133,9 @@ pub(super) const RAISED: &str = "CASE WHEN attempts BETWEEN 0 AND 2147483646 THE
 /// Where a change answers no rows, payloads up to so many bytes come with the lock; larger ones are read once the cut is made, to bound memory.
 const WITH_LOCK: i64 = 16 << 10;
 
+/// The rows that were picked by a statement before, from a batch of what names them.
+const PICKED: &str = "{table b b_row:id} {join} {log} l {by-key} ON l.{row} = b.b_row";
+
 impl Picked {
     pub(super) async fn run<D: Dialect>(&self, session: &mut Session<D>, parameters: &Parameters<'_>) -> Result<Vec<Row<D>>, Fail> {
         if D::RETURNING { self.at_once(session, parameters).await } else { self.step_by_step(session, parameters).await }
@@ -163,8 +169,7 @@ impl Picked {
         let Self { names, from, set, columns } = self;
         let Parameters { pick, set: set_values, cut } = *parameters;
         let size = if cut.is_some() { WEIGHT } else { "0" };
-        let row = D::ROW;
-        let lock = session.sql(names[1], || format!("SELECT {columns}, {size}, {{text {row}}} {from} {{skip}}"));
+        let lock = session.sql(names[1], || format!("SELECT {columns}, {size}, {{text {{row}}}} {from} {{skip}}"));
         // What is read with the lock, and what a row weighs.
         let payloads = cut.map(|cut| [Value::Int(cut.payload.min(WITH_LOCK)), Value::Int(cut.payload)]);
         let values: Vec<_> = payloads.into_iter().flatten().chain(pick.iter().copied()).collect();
@@ -187,18 +192,17 @@ impl Picked {
         if named.is_empty() {
             return Ok(rows);
         }
-        let these = format!("{{table b b_row:id}} {{join}} {{log}} l {{by-key}} ON l.{row} = b.b_row");
         let change = session.sql(names[0], || {
             if D::JOINED {
-                format!("UPDATE {these} SET {set}")
+                format!("UPDATE {PICKED} SET {set}")
             } else {
-                format!("UPDATE {{log}} SET {set} WHERE {row} IN (SELECT b_row FROM {{table b b_row:id}})")
+                format!("UPDATE {{log}} SET {set} WHERE {{row}} IN (SELECT b_row FROM {{table b b_row:id}})")
             }
         });
         let named = Batch::texts(named.iter().map(String::as_str));
         session.execute(change, &in_order::<D>(set_values, &named)).await?;
         if !large.is_empty() {
-            let read = session.sql(names[2], || format!("SELECT {} FROM {these}", columns.replace("{raised}", "attempts")));
+            let read = session.sql(names[2], || format!("SELECT {} FROM {PICKED}", columns.replace("{raised}", "attempts")));
             let named = Batch::texts(large.iter().map(String::as_str));
             let values: Vec<_> = cut.map(|cut| Value::Int(cut.payload)).into_iter().chain([Value::Batch(&named)]).collect();
             rows.extend(session.rows(read, &values).await?);

@@ -113,6 +113,7 @@ fn phrase<D: Dialect>(names: &Names, inside: &str) -> String {
         "plus" => D::plus(two().0, two().1),
         "later" => D::later(two().0, two().1),
         "by-key" => D::BY_KEY.to_owned(),
+        "row" => D::ROW.to_owned(),
         "join" => D::JOIN.to_owned(),
         "in" => D::within(&rest),
         "table" => table::<D>(&rest),
