@@ -16,14 +16,12 @@ mod messages;
 mod problem;
 mod publish;
 mod query;
+mod routes;
 mod server;
 mod submit;
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::http::Method;
-use axum::routing::{get, post, put};
 use tokio::sync::Semaphore;
 
 use crate::engine::Handle;
@@ -69,39 +67,6 @@ impl App {
     fn handle(&self) -> &Handle {
         &self.0.handle
     }
-}
-
-/// The whole API.
-fn router(app: App) -> Router {
-    let router = Router::new()
-        .route("/v1/messages", get(messages::list).post(submit::submit))
-        .route("/v1/messages/batch", post(batch::submit))
-        .route("/v1/messages/retry", post(messages::retry_many))
-        .route("/v1/messages/{id}", get(messages::get))
-        .route("/v1/messages/{id}/attempts", get(messages::attempts))
-        .route("/v1/messages/{id}/retry", post(messages::retry))
-        .route("/v1/messages/{id}/cancel", post(messages::cancel))
-        .route("/v1/messages/{id}/payload", put(messages::replace_payload))
-        .route("/v1/publish/{source}", post(publish::publish))
-        .route("/v1/publish/{source}/{topic}", post(publish::publish_to));
-    with_health(router, app)
-}
-
-/// Health and metrics alone, for a port that others may reach.
-fn health_router(app: App) -> Router {
-    with_health(Router::new(), app)
-}
-
-fn with_health(router: Router<App>, app: App) -> Router {
-    router
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
-        .fallback(async || Problem::new(Code::NotFound, "there is nothing at this path; docs/api.md lists what there is"))
-        .method_not_allowed_fallback(async |method: Method| {
-            Problem::new(Code::MethodNotAllowed, format!("not with {method}; the header Allow says with which"))
-        })
-        .with_state(app)
 }
 
 /// Whether a path is served without a token: it holds nothing secret, and probes and scrapers have none.

@@ -5,7 +5,7 @@ use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::engine::Accepted;
@@ -14,6 +14,8 @@ use crate::message::State;
 /// Where a message is found.
 const MESSAGES: &str = "/v1/messages/";
 const UUID: usize = uuid::fmt::Hyphenated::LENGTH;
+/// An answer with what Kafka says of a delivery fits.
+const USUAL: usize = 256;
 
 /// JSON with a status.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
@@ -28,7 +30,7 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
 
 /// The answer to one message that was taken.
 pub(super) fn accepted(accepted: &Accepted) -> Response {
-    let mut text = Vec::with_capacity(96);
+    let mut text = Vec::with_capacity(USUAL);
     write(&mut text, accepted);
     match accepted {
         Accepted::Kept { id, .. } => located(written(StatusCode::ACCEPTED, text), *id),
@@ -38,7 +40,7 @@ pub(super) fn accepted(accepted: &Accepted) -> Response {
 
 /// The answer to a change of one message.
 pub(super) fn changed(status: StatusCode, id: Uuid, state: State) -> Response {
-    let mut text = Vec::with_capacity(96);
+    let mut text = Vec::with_capacity(USUAL);
     write(&mut text, &Accepted::Kept { id, state });
     located(written(status, text), id)
 }
@@ -59,16 +61,15 @@ pub(super) fn write(text: &mut Vec<u8>, accepted: &Accepted) {
             text.extend_from_slice(br#"","state":"succeeded""#);
             if let Some(result) = result {
                 text.extend_from_slice(br#","result":"#);
-                text.extend_from_slice(json_or_text(result).get().as_bytes());
+                match serde_json::from_str::<&RawValue>(result) {
+                    Ok(json) => text.extend_from_slice(json.get().as_bytes()),
+                    // An answer that was cut may be none.
+                    Err(_) => text.extend_from_slice(serde_json::Value::from(result.as_str()).to_string().as_bytes()),
+                }
             }
         }
     }
     text.push(b'}');
-}
-
-/// What the text spells if it is JSON, which a cut answer may not be, else the text as a string.
-fn json_or_text(text: &str) -> Box<RawValue> {
-    RawValue::from_string(text.to_owned()).or_else(|_| to_raw_value(text)).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 /// JSON text with a status.

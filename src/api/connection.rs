@@ -111,7 +111,11 @@ where
             async move { Ok::<_, std::convert::Infallible>(gate.answer(request, &activity).await) }
         })
     };
-    let mut connection = pin!(http1::Builder::new().header_read_timeout(None).max_buf_size(MAX_HEAD).serve_connection(watched, service));
+    let mut server = http1::Builder::new();
+    // Who has shut down the writing side may still read its answer. And nothing is read while a handler is at work: hyper, looking
+    // for the end of the stream, would take a new buffer each time.
+    server.header_read_timeout(None).max_buf_size(MAX_HEAD).half_close(true);
+    let mut connection = pin!(server.serve_connection(watched, service));
     let mut watch = pin!(sleep_until(Instant::now() + patience.shortest()));
     let mut stopping = false;
     loop {

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
 use axum::http::header::{AUTHORIZATION, EXPECT};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Request};
@@ -14,11 +12,11 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tower::Service;
 
 use super::browser;
 use super::connection::{Activity, Phase};
 use super::problem::{Code, Problem};
+use super::routes::Routes;
 use crate::units::Secret;
 
 /// The longest path and query, in bytes. A key of the greatest length fits.
@@ -43,17 +41,17 @@ pub(super) struct Limits {
     pub(super) body_timeout: Duration,
 }
 
-/// The gate before a router.
+/// The gate before the handlers.
 pub(super) struct Gate {
-    router: Router,
+    routes: Routes,
     limits: Limits,
     budget: Arc<Semaphore>,
 }
 
 impl Gate {
-    pub(super) fn new(router: Router, limits: Limits) -> Self {
+    pub(super) fn new(routes: Routes, limits: Limits) -> Self {
         let budget = Arc::new(Semaphore::new((limits.max_bodies / UNIT).clamp(1, Semaphore::MAX_PERMITS)));
-        Self { router, limits, budget }
+        Self { routes, limits, budget }
     }
 
     /// Answers a request.
@@ -70,10 +68,9 @@ impl Gate {
         activity.enter(Phase::Handling);
         let response = match admitted {
             Ok((bytes, permit)) => {
-                let whole = if bytes.is_empty() { Body::empty() } else { Body::from(bytes) };
-                let response = self.router.clone().call(Request::from_parts(head, whole)).await;
+                let response = self.routes.answer(head, bytes).await;
                 drop(permit);
-                response.unwrap_or_else(|never| match never {})
+                response
             }
             Err(problem) => problem.into_response(),
         };

@@ -25,7 +25,8 @@ const PREFIX: &str = "redrive-header-";
 
 pub(super) async fn publish(State(app): State<App>, path: Result<Path<String>, PathRejection>, request: Request<Body>) -> Result<Response, Problem> {
     let Path(source) = path.map_err(not_text)?;
-    take(&app, source, None, request).await
+    let (head, body) = request.into_parts();
+    take(&app, source, None, &head, whole(body).await?).await
 }
 
 pub(super) async fn publish_to(
@@ -34,16 +35,17 @@ pub(super) async fn publish_to(
     request: Request<Body>,
 ) -> Result<Response, Problem> {
     let Path((source, topic)) = path.map_err(not_text)?;
-    take(&app, source, Some(topic), request).await
+    let (head, body) = request.into_parts();
+    take(&app, source, Some(topic), &head, whole(body).await?).await
 }
 
 fn not_text(_: PathRejection) -> Problem {
     Problem::new(Code::InvalidField, "the source and topic of the path are not UTF-8")
 }
 
-async fn take(app: &App, source: String, topic: Option<String>, request: Request<Body>) -> Result<Response, Problem> {
-    let (head, body) = request.into_parts();
-    let submission = submission(&head, source, topic, whole(body).await?)?;
+/// Takes the payload for a source and, if one is named, a topic.
+pub(super) async fn take(app: &App, source: String, topic: Option<String>, head: &Parts, payload: Bytes) -> Result<Response, Problem> {
+    let submission = submission(head, source, topic, payload)?;
     let accepted = app.handle().submit(submission).await.map_err(|refusal| Problem::from(refusal).of_path())?;
     Ok(answer::accepted(&accepted))
 }

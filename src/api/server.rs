@@ -14,7 +14,8 @@ use super::config::{Config, Health};
 use super::connection::{self, Patience};
 use super::gate::{Gate, Limits};
 use super::listener::{Listener, Tcp, Unix};
-use super::{App, Metrics, health_router, router};
+use super::routes::Routes;
+use super::{App, Metrics};
 use crate::engine::Handle;
 
 /// So many bodies of the largest size may be in memory at once, or as many smaller ones as weigh the same.
@@ -69,8 +70,8 @@ impl Bound {
     /// Never as yet: failures to accept pass, and are logged and tried again.
     pub async fn serve(self, handle: Handle, metrics: Metrics, stop: CancellationToken, grace: Duration) -> io::Result<()> {
         let app = App::new(handle, metrics);
-        let api = Gate::new(router(app.clone()), api_limits(&self.config));
-        let health = Gate::new(health_router(app), HEALTH_LIMITS);
+        let api = Gate::new(Routes::api(app.clone()), api_limits(&self.config));
+        let health = Gate::new(Routes::health(app), HEALTH_LIMITS);
         self.run(api, health, stop, grace).await;
         Ok(())
     }

@@ -46,8 +46,8 @@ fn start(config: Config, grace: Duration) -> Running {
     let router = open.clone().route("/wait", any(wait)).route("/size", any(echo)).route("/large", get(large));
     let stop = CancellationToken::new();
     let (address, health) = (bound.address().unwrap_or(([0, 0, 0, 0], 0).into()), bound.health_address().unwrap());
-    let api = Gate::new(router, api_limits(&config));
-    let task = tokio::spawn(bound.run(api, Gate::new(open, HEALTH_LIMITS), stop.clone(), grace));
+    let api = Gate::new(Routes::of(router), api_limits(&config));
+    let task = tokio::spawn(bound.run(api, Gate::new(Routes::of(open), HEALTH_LIMITS), stop.clone(), grace));
     Running { address, health, stop, release, waiting, task }
 }
 
@@ -202,6 +202,20 @@ async fn a_handler_that_takes_its_time_is_not_cut_short() {
     sleep(Duration::from_millis(2500)).await;
     release.notify_one();
     assert!(within(5, asked).await.unwrap().ends_with("waited"));
+}
+
+#[tokio::test]
+async fn who_has_shut_down_the_writing_side_still_gets_the_answer() {
+    let running = start(quick(), Duration::from_secs(1));
+    let mut stream = running.connect().await;
+    stream.write_all(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    running.until_waiting(1).await;
+    stream.shutdown().await.unwrap();
+    // The next request is answered behind the end of that stream, however long its news takes.
+    assert_eq!(status(&running.ask("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await), "200");
+    running.release.notify_one();
+    let all = within(5, ended(stream)).await;
+    assert!(all.starts_with(b"HTTP/1.1 200") && all.ends_with(b"waited"), "{}", String::from_utf8_lossy(&all));
 }
 
 #[tokio::test]
