@@ -17,6 +17,7 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Confirmation, ExchangeKind};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::connection::{Link, Links};
 use super::errors;
@@ -145,8 +146,8 @@ impl Lane {
     /// Publishes on the open channel and finishes whatever can be judged. Gives back the rest, and why; the channel is not used again then.
     async fn publish(&mut self, rows: Vec<Row>, deadline: Instant) -> (Vec<Row>, Cause) {
         let Some(open) = self.open.take() else { return (rows, Cause::Late) };
-        let (messages, receipts) = prepare(rows, &self.route, open.link.frame_max);
-        let (confirmations, cause) = confirm(&open, &self.route, &messages, deadline).await;
+        let (messages, publishings, receipts) = prepare(rows, &self.route, open.link.frame_max);
+        let (confirmations, cause) = confirm(&open, &self.route, &messages, publishings, deadline).await;
 
         let mut returned = HashMap::new();
         for message in confirmations.iter().flatten().filter_map(returned_message) {
@@ -158,14 +159,14 @@ impl Lane {
             }
         }
         let mut lost = Vec::new();
-        for (((message, _), (receipt, since)), confirmation) in messages.into_iter().zip(receipts).zip(confirmations) {
+        for ((message, (receipt, since)), confirmation) in messages.into_iter().zip(receipts).zip(confirmations) {
             let row = Row { message, receipt, since };
             match confirmation {
                 // Past the first that was not confirmed nothing is certain: a return may not have been told yet.
                 None => lost.push(row),
                 Some(_) if !lost.is_empty() => lost.push(row),
                 Some(confirmation) => {
-                    let outcome = returned.remove(&row.message.id.hyphenated().to_string());
+                    let outcome = returned.remove(&*row.message.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
                     row.receipt.finish(outcome.unwrap_or_else(|| match confirmation {
                         Confirmation::Ack(_) => Outcome::succeeded(),
                         Confirmation::Nack(_) => Outcome::refused("amqp_nack", "the broker did not take the message"),
@@ -206,36 +207,37 @@ fn returned_message(confirmation: &Confirmation) -> Option<&BasicReturnMessage> 
     }
 }
 
-/// A message beside what AMQP sends for it.
-type Sendable = (Message, Publishing);
-
-/// What can be sent, and the receipts for it; the others are finished.
-fn prepare(rows: Vec<Row>, route: &Route, frame_max: u32) -> (Vec<Sendable>, Vec<(Receipt, Instant)>) {
+/// What can be sent, how AMQP sends it, and the receipts for it; the others are finished.
+fn prepare(rows: Vec<Row>, route: &Route, frame_max: u32) -> (Vec<Message>, Vec<Publishing>, Vec<(Receipt, Instant)>) {
     let mut messages = Vec::with_capacity(rows.len());
+    let mut publishings = Vec::with_capacity(rows.len());
     let mut receipts = Vec::with_capacity(rows.len());
-    for row in rows {
-        match Publishing::of(&row.message, route.routing_key.as_deref(), frame_max) {
+    for Row { message, receipt, since } in rows {
+        match Publishing::of(&message, route.routing_key.as_deref(), frame_max) {
             Ok(publishing) => {
-                messages.push((row.message, publishing));
-                receipts.push((row.receipt, row.since));
+                messages.push(message);
+                publishings.push(publishing);
+                receipts.push((receipt, since));
             }
-            Err(outcome) => row.receipt.finish(outcome),
+            Err(outcome) => receipt.finish(outcome),
         }
     }
-    (messages, receipts)
+    (messages, publishings, receipts)
 }
 
 /// Sends and waits for every confirm until the deadline; then the connection is cut, since lapin can't take a publish back.
-async fn confirm(open: &Open, route: &Route, messages: &[Sendable], deadline: Instant) -> (Vec<Option<Confirmation>>, Cause) {
+async fn confirm(
+    open: &Open,
+    route: &Route,
+    messages: &[Message],
+    publishings: Vec<Publishing>,
+    deadline: Instant,
+) -> (Vec<Option<Confirmation>>, Cause) {
     let mut sends = Vec::with_capacity(messages.len());
-    for (message, publishing) in messages {
-        let mut send = Box::pin(open.channel.basic_publish(
-            route.exchange.clone(),
-            publishing.routing_key.clone(),
-            BasicPublishOptions { mandatory: route.mandatory, immediate: false },
-            message.payload.as_deref().unwrap_or_default(),
-            publishing.properties.clone(),
-        ));
+    for (message, Publishing { routing_key, properties }) in messages.iter().zip(publishings) {
+        let options = BasicPublishOptions { mandatory: route.mandatory, immediate: false };
+        let payload = message.payload.as_deref().unwrap_or_default();
+        let mut send = Box::pin(open.channel.basic_publish(route.exchange.clone(), routing_key, options, payload, properties));
         // The first poll hands the frames over, in order; what is left is to wait until they are written.
         let first = futures::poll!(&mut send);
         sends.push((send, first));
