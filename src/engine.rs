@@ -228,6 +228,7 @@ impl Engine {
             ledger: ledger.clone(),
             lanes: lanes.clone(),
             metrics: metrics.clone(),
+            keep: config.history.keep.clone(),
             sends,
             unserved: Mutex::default(),
         });

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 /// The state of a message. The chart is in `docs/state-machine.md`; [`TRANSITIONS`] is the same as data.
@@ -192,6 +193,21 @@ impl Serialize for Headers {
     }
 }
 
+/// The value of a header. A number or a boolean is taken as it is written: a number that is read as one loses digits.
+struct Text(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Box::<RawValue>::deserialize(deserializer)?;
+        let json = json.get();
+        match json.as_bytes().first() {
+            Some(b'"') => serde_json::from_str(json).map(Self).map_err(serde::de::Error::custom),
+            Some(b'-' | b'0'..=b'9' | b't' | b'f') => Ok(Self(json.to_owned())),
+            _ => Err(serde::de::Error::custom("is not a string")),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Headers {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Pairs;
@@ -203,24 +219,12 @@ impl<'de> Deserialize<'de> for Headers {
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
-                #[derive(Deserialize)]
-                #[serde(untagged)]
-                enum Value {
-                    Text(String),
-                    Flag(bool),
-                    Whole(i64),
-                    Number(f64),
-                }
                 let mut pairs = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    let value = match map.next_value::<Value>() {
-                        Ok(Value::Text(text)) => text,
-                        Ok(Value::Flag(flag)) => flag.to_string(),
-                        Ok(Value::Whole(number)) => number.to_string(),
-                        Ok(Value::Number(number)) => number.to_string(),
-                        Err(_) => return Err(serde::de::Error::custom(format!("the value of `{name}` is not a string"))),
+                    let Ok(Text(text)) = map.next_value() else {
+                        return Err(serde::de::Error::custom(format!("the value of `{name}` is not a string")));
                     };
-                    pairs.push((name, value));
+                    pairs.push((name, text));
                 }
                 Ok(Headers(pairs))
             }
@@ -330,9 +334,10 @@ mod tests {
 
     #[test]
     fn headers_keep_order_and_repeat_what_they_read() {
-        let text = r#"{"b":"1","a":"2","n":3,"t":true}"#;
+        let text = r#"{"b":"1","a":"2","n":3,"t":true,"big":12345678901234567890,"exact":1.10,"e":-1E400,"\u0041":"\u00e4\n"}"#;
         let headers = Headers::from_json(text).unwrap();
-        assert_eq!(headers.to_json().unwrap(), r#"{"b":"1","a":"2","n":"3","t":"true"}"#);
+        let read = r#"{"b":"1","a":"2","n":"3","t":"true","big":"12345678901234567890","exact":"1.10","e":"-1E400","A":"ä\n"}"#;
+        assert_eq!(headers.to_json().unwrap(), read);
         assert_eq!(headers.get("A"), Some("2"));
     }
 

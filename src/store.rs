@@ -124,7 +124,7 @@ pub enum Error {
     /// Another process holds the file.
     #[error("the store is in use: {0}")]
     InUse(String),
-    /// The database refused the statement for good: missing rights, a full disk, a bug.
+    /// The database refused the statement for good: missing rights, a bug.
     #[error("the database refused: {0}")]
     Refused(String),
     /// The configuration is wrong in a way that only connecting shows (password, unknown database, certificate).

@@ -32,6 +32,9 @@ impl<'a> Query<'a> {
             let Some(value) = decode(value) else {
                 return Err(Problem::field(name.into_owned(), "is not UTF-8"));
             };
+            if value.contains('\0') {
+                return Err(Problem::field(name.into_owned(), "holds NUL"));
+            }
             pairs.push((name, value));
         }
         Ok(Self { pairs })
@@ -121,6 +124,7 @@ mod tests {
         assert_eq!((&problem("color=red")["code"], &problem("color=red")["field"]), (&"unknown_field".into(), &"color".into()));
         assert_eq!((&problem("key=1&key=2")["code"], &problem("key=1&key=2")["field"]), (&"invalid_field".into(), &"key".into()));
         assert_eq!(problem("key=%ff")["field"], "key");
+        assert_eq!(problem("key=a%00")["field"], "key");
     }
 
     #[test]

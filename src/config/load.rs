@@ -48,7 +48,8 @@ pub(super) fn parse(text: &str, file: &Path, environment: Environment<'_>, regis
     let Some(origin) = tree::read(text, environment, &mut gathered) else {
         return Err(gathered.finish(file).unwrap_or_else(|| Faults::unreadable(file, "can't be read".to_owned())));
     };
-    let folder = file.parent().map(Path::to_owned).unwrap_or_default();
+    // The folder of a bare name is an empty path, which nothing can be started in.
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned);
     let mut loading = Loading { origin: &origin, gathered, folder };
     let config = loading.whole(file, registry, scope);
     match loading.gathered.finish(file) {

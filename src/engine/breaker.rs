@@ -68,11 +68,12 @@ impl Breaker {
         }
     }
 
-    /// A probe that was allowed found nothing to send: the next message may go at once.
-    pub(super) fn probe_unused(&mut self, now: Instant) {
+    /// Nothing was sent for a probe that was allowed: the next message may go at once. Answers whether that concerns anybody.
+    pub(super) fn probe_unused(&mut self, now: Instant) -> bool {
         if let Some(open) = &mut self.open {
             open.next_probe = now;
         }
+        self.open.is_some()
     }
 
     /// Notes what an attempt that began at `began` came to.

@@ -91,7 +91,8 @@ impl Committer {
     ) -> Result<oneshot::Receiver<Result<Committed, Refusal>>, Refusal> {
         let weight = weigh(message.payload.as_ref());
         let before = self.backlog.bytes.fetch_add(weight, Ordering::Relaxed);
-        if before + weight > self.backlog.most && before > 0 {
+        // One that was sent already must not be refused as if nothing had happened; the lane's places bound these.
+        if before + weight > self.backlog.most && before > 0 && !sent_already {
             self.backlog.bytes.fetch_sub(weight, Ordering::Relaxed);
             return Err(Refusal::Overloaded { after: RETRY_AFTER });
         }

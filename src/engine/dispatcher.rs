@@ -26,8 +26,9 @@ use crate::units::Span;
 const BATCH: usize = 1000;
 /// How long a source without a timeout of its own may take.
 const LONGEST_SEND: Duration = Duration::from_secs(60);
-/// A source that has a timeout reports its own; the engine's comes after it.
-const TIMEOUT_GRACE: Duration = Duration::from_secs(1);
+/// A source that has a timeout reports its own, a command once its processes are gone too (`source/command/process.rs`); the engine's
+/// comes after it.
+const TIMEOUT_GRACE: Duration = Duration::from_secs(3);
 
 /// What the engine remembers of an attempt while it is under way.
 #[derive(Debug)]
@@ -137,12 +138,12 @@ impl Dispatcher {
         // A lease that ran out while the message waited here may be another node's by now; and a node that stops hands back.
         let now = Instant::now();
         if ticket.term.left(now).is_zero() || self.stopping.is_cancelled() {
-            self.report(ticket, Ending::HandBack);
+            self.unsent(ticket, Ending::HandBack);
             return None;
         }
         (ticket.started_at, ticket.began) = (self.clock.at(now), now);
         if ticket.standing.expires_at.is_some_and(|end| end <= ticket.started_at) {
-            self.report(ticket, Ending::Expired);
+            self.unsent(ticket, Ending::Expired);
             return None;
         }
         self.lane.metrics.due_to_send.observe(clock::between(ticket.due_at, ticket.started_at).as_secs_f64());
@@ -159,7 +160,8 @@ impl Dispatcher {
         }))
     }
 
-    fn report(&self, ticket: Box<Ticket>, ending: Ending) {
+    fn unsent(&self, ticket: Box<Ticket>, ending: Ending) {
+        self.lane.probe_unused();
         let _ = self.reports.send(Report { ticket, ending });
     }
 }

@@ -138,7 +138,9 @@ impl Intake {
         let report = move |outcome, took| drop(reports.send(Report { ticket, ending: Ending::Sent { outcome, took } }));
         if let Some(outcome) = settled {
             report(outcome, took);
-            return Ok(Accepted::Kept { id, state: written.await.unwrap_or(State::Sending) });
+            // It is committed already: whoever asked need not wait for a store that has gone away since.
+            let state = tokio::time::timeout(limit, written).await.ok().and_then(Result::ok);
+            return Ok(Accepted::Kept { id, state: state.unwrap_or(State::Sending) });
         }
         // The running send decides the row; the producer is not kept waiting for it.
         self.tracker.spawn(async move {

@@ -23,6 +23,8 @@ const SINGLE_IN_FLIGHT: u32 = 64;
 /// At most so many messages are under way to a destination that has not answered since the start, or since its breaker opened:
 /// enough to find out, and an outage costs no more attempts than that.
 const UNPROVEN_IN_FLIGHT: u32 = 16;
+/// A claim waits so long for all the places that it asks for.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// What all lanes together may hold in memory, in bytes.
 #[derive(Debug)]
@@ -133,7 +135,7 @@ impl Lane {
 
     /// A place for a first send, if there is one, the destination is not known to be away and memory allows.
     pub(super) fn try_enter(self: &Arc<Self>, bytes: usize) -> Option<Place> {
-        if self.is_open() || self.spec.sender.blocked().is_some() || self.memory.free() < bytes {
+        if self.is_held_back() || self.memory.free() < bytes {
             return None;
         }
         if !self.proven.load(Ordering::Relaxed) && self.in_flight() >= UNPROVEN_IN_FLIGHT {
@@ -153,10 +155,20 @@ impl Lane {
         self.capacity.saturating_sub(u32::try_from(self.places.available_permits()).unwrap_or(u32::MAX))
     }
 
-    /// Waits for so many places, for a claim.
+    /// Waits for places for a claim: a moment for all of them, so that claims are large, then for whatever is free, so that sends that
+    /// take long hold up no others. `None` when the lane is closed.
     pub(super) async fn reserve(&self, count: u32) -> Option<OwnedSemaphorePermit> {
         self.memory.wait_for(self.memory.max / 8).await;
-        self.places.clone().acquire_many_owned(count.min(self.capacity)).await.ok()
+        let count = count.clamp(1, self.capacity);
+        if let Ok(all) = tokio::time::timeout(GATHER, self.places.clone().acquire_many_owned(count)).await {
+            return all.ok();
+        }
+        let mut places = self.places.clone().acquire_owned().await.ok()?;
+        let more = (count - 1).min(u32::try_from(self.places.available_permits()).unwrap_or(u32::MAX));
+        if let Ok(more) = self.places.clone().try_acquire_many_owned(more) {
+            places.merge(more);
+        }
+        Some(places)
     }
 
     /// How many bytes a claim may bring: half of what is free over all claims, so that lanes that claim at once stay within the bound together.
@@ -164,9 +176,14 @@ impl Lane {
         self.memory.free() / 2 / claims
     }
 
+    /// Whether nothing may be sent but a probe.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.is_open() || self.spec.sender.blocked().is_some()
+    }
+
     /// Whether messages go out as usual: the destination has answered, and nothing holds them back.
     pub(super) fn is_flowing(&self) -> bool {
-        self.proven.load(Ordering::Relaxed) && !self.is_open() && self.spec.sender.blocked().is_none()
+        self.proven.load(Ordering::Relaxed) && !self.is_held_back()
     }
 
     /// Takes a reserved place.
@@ -204,8 +221,11 @@ impl Lane {
         self.breaker().allows(Instant::now())
     }
 
+    /// What was claimed ended, or went back, without a send: behind an open breaker the next message is the probe.
     pub(super) fn probe_unused(&self) {
-        self.breaker().probe_unused(Instant::now());
+        if self.breaker().probe_unused(Instant::now()) {
+            self.wake.notify_one();
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -122,7 +122,17 @@ impl Ledger {
         aging.flat_map(|(token, group)| group.ids.iter().map(|id| Held { id: *id, token: *token })).collect()
     }
 
-    async fn renew(&self, store: &dyn Store, health: &StoreHealth, batch: &[Held]) {
+    /// Renews leases whose time has run out and that nobody else took; answers whether the store said which these are.
+    pub(super) async fn revive(&self, store: &dyn Store, health: &StoreHealth) -> bool {
+        for batch in self.aging(Duration::ZERO).chunks(RENEW_AT_ONCE) {
+            if !self.renew(store, health, batch).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn renew(&self, store: &dyn Store, health: &StoreHealth, batch: &[Held]) -> bool {
         let asked = Instant::now();
         match store.renew(batch.to_vec(), self.ttl).await {
             Ok(lost) => {
@@ -138,8 +148,12 @@ impl Ledger {
                     tracing::debug!(leases.lost = lost.len(), "leases were not ours any more when they were to be renewed");
                     self.drop_held(batch.iter().filter(|held| lost.contains(&held.id)));
                 }
+                true
             }
-            Err(error) => health.failed("renew", &error),
+            Err(error) => {
+                health.failed("renew", &error);
+                false
+            }
         }
     }
 

@@ -90,7 +90,8 @@ impl Poller {
                 soonest = Some(soonest.map_or(wait, |have| have.min(wait)));
             }
         }
-        if outlook.lapsed {
+        // What is still ours is no lost attempt, however long the store was away: its outcome may be waiting to be written.
+        if outlook.lapsed && self.ledger.revive(&*self.store, &self.health).await {
             self.take_over(sources).await;
         }
         soonest
@@ -129,15 +130,24 @@ impl Poller {
     /// Claims what is due on one lane, the highest level first, as fast as the lane takes it.
     pub(super) async fn claim(self: Arc<Self>, lane: Arc<Lane>) {
         let drain = Drain::default();
-        tokio::select! {
-            () = self.claim_due(&lane, &drain) => {}
-            () = self.help(&lane, &drain) => {}
-            () = self.stopping.cancelled() => {}
+        tokio::join!(self.claim_due(&lane, &drain), self.help(&lane, &drain));
+    }
+
+    /// The claimer that watches the breaker and what is due. Only its waits are cut short when the node stops: a claim under way is made
+    /// whatever becomes of whoever asked, and its rows are to be handed back.
+    async fn claim_due(&self, lane: &Arc<Lane>, drain: &Drain) {
+        while let Some(Some(Turn { level, probe, places })) = self.stopping.run_until_cancelled(self.turn(lane)).await {
+            // Cleared before the claim: what becomes due meanwhile sets it again.
+            lane.exhausted(level);
+            let claimed = self.claim_once(lane, drain, level, places).await;
+            if probe && claimed == 0 {
+                lane.probe_unused();
+            }
         }
     }
 
-    /// The claimer that watches the breaker and what is due.
-    async fn claim_due(&self, lane: &Arc<Lane>, drain: &Drain) {
+    /// Waits until something is due and may be claimed. `None` when the lane is closed.
+    async fn turn(&self, lane: &Arc<Lane>) -> Option<Turn> {
         loop {
             let Some(level) = lane.highest_due() else {
                 lane.wake.notified().await;
@@ -166,32 +176,37 @@ impl Poller {
                 let _ = tokio::time::timeout(BLOCKED_WAIT, lane.wake.notified()).await;
                 continue;
             }
-            let Some(permits) = lane.reserve(count).await else { return };
-            // Cleared before the claim: what becomes due meanwhile sets it again.
-            lane.exhausted(level);
-            let claimed = self.claim_once(lane, drain, level, count, permits).await;
-            if probe && claimed == 0 {
-                lane.probe_unused();
+            let places = lane.reserve(count).await?;
+            // Meanwhile the destination may have gone away, or something more urgent come due.
+            if probe || !lane.is_held_back() {
+                return Some(Turn { level: lane.highest_due().unwrap_or(level), probe, places });
             }
         }
     }
 
     /// One more claimer, while a drain lasts and nothing stands against it.
     async fn help(&self, lane: &Arc<Lane>, drain: &Drain) {
-        let (mut alone, mut asked) = (false, None::<Instant>);
+        let mut alone = Alone::default();
+        while let Some(Some((level, places))) = self.stopping.run_until_cancelled(self.turn_to_help(lane, drain, &mut alone)).await {
+            self.claim_once(lane, drain, level, places).await;
+        }
+    }
+
+    async fn turn_to_help(&self, lane: &Arc<Lane>, drain: &Drain, alone: &mut Alone) -> Option<(u8, OwnedSemaphorePermit)> {
+        let wanted = || drain.level().filter(|level| lane.highest_due().is_none_or(|due| due <= *level) && lane.is_flowing());
         loop {
-            let level = drain.level().filter(|level| lane.highest_due().is_none_or(|due| due <= *level) && lane.is_flowing());
-            if level.is_some() && asked.is_none_or(|asked| asked.elapsed() >= LOOK_ROUND) {
-                alone = self.is_alone(lane).await;
-                asked = Some(Instant::now());
+            let level = wanted();
+            if level.is_some() && alone.asked.is_none_or(|asked| asked.elapsed() >= LOOK_ROUND) {
+                *alone = Alone { yes: self.is_alone(lane).await, asked: Some(Instant::now()) };
             }
-            let Some(level) = level.filter(|_| alone) else {
+            if level.is_none() || !alone.yes {
                 drain.begun.notified().await;
                 continue;
-            };
-            let count = lane.claim_count(self.options.batch);
-            let Some(permits) = lane.reserve(count).await else { return };
-            self.claim_once(lane, drain, level, count, permits).await;
+            }
+            let places = lane.reserve(lane.claim_count(self.options.batch)).await?;
+            if let Some(level) = wanted() {
+                return Some((level, places));
+            }
         }
     }
 
@@ -207,7 +222,8 @@ impl Poller {
     }
 
     /// One claim; answers how many rows it brought.
-    async fn claim_once(&self, lane: &Arc<Lane>, drain: &Drain, level: u8, count: u32, mut permits: OwnedSemaphorePermit) -> usize {
+    async fn claim_once(&self, lane: &Arc<Lane>, drain: &Drain, level: u8, mut places: OwnedSemaphorePermit) -> usize {
+        let count = u32::try_from(places.num_permits()).unwrap_or(u32::MAX);
         let (lease, asked) = (self.ledger.lease(), Instant::now());
         let (token, floor, max_bytes) = (lease.token, drain.walk().floor(level, asked), lane.claim_bytes(CLAIMERS));
         let swept = floor.is_none();
@@ -246,8 +262,8 @@ impl Poller {
         let (rows, at) = (claimed.rows.len(), Instant::now());
         let taken = Taken { token, term, at, now: self.clock.at(at) };
         for row in claimed.rows {
-            let Some(permit) = permits.split(1) else { break };
-            self.take(lane, row, &taken, permit, drain);
+            let Some(place) = places.split(1) else { break };
+            self.take(lane, row, &taken, place, drain);
         }
         rows
     }
@@ -260,6 +276,7 @@ impl Poller {
                 let ticket = Ticket { epoch: row.epoch, attempt: row.attempt, ..taken.ticket(lane, row.id) };
                 let ending = Ending::Invalid { code: row.code, detail: row.detail };
                 let _ = self.reports.send(Report { ticket: Box::new(ticket), ending });
+                lane.probe_unused();
                 return;
             }
         };
@@ -284,6 +301,21 @@ impl Poller {
         };
         lane.dispatch(Job { message, fate: Fate::Held(Box::new(ticket)) });
     }
+}
+
+/// A claim that may be made now.
+struct Turn {
+    level: u8,
+    /// One message behind an open breaker.
+    probe: bool,
+    places: OwnedSemaphorePermit,
+}
+
+/// Whether no other node serves a source, and when that was asked.
+#[derive(Default)]
+struct Alone {
+    yes: bool,
+    asked: Option<Instant>,
 }
 
 /// What the rows of one claim have in common.

@@ -80,6 +80,10 @@ impl Submission {
         if self.key.as_ref().is_some_and(|key| key.as_bytes().len() > MAX_KEY) {
             return invalid("key", format!("must be at most {MAX_KEY} bytes long"));
         }
+        if matches!(&self.key, Some(Key::Text(key)) if key.contains('\0')) {
+            // PostgreSQL keeps no such text.
+            return invalid("key", "must not hold NUL; send `key_base64`".to_owned());
+        }
         if self.priority > MAX_PRIORITY {
             return invalid("priority", format!("must be between 0 and {MAX_PRIORITY}"));
         }
@@ -134,7 +138,10 @@ impl Submission {
         part(self.topic.as_deref().map(str::as_bytes));
         part(self.key.as_ref().map(Key::as_bytes));
         part(self.payload.as_deref());
-        for (name, value) in self.headers.iter() {
+        // Whoever builds headers from a map sends them in any order.
+        let mut headers: Vec<_> = self.headers.iter().collect();
+        headers.sort_unstable();
+        for (name, value) in headers {
             part(Some(name.as_bytes()));
             part(Some(value.as_bytes()));
         }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Lanes;
+use super::config::Keep;
 use super::health::StoreHealth;
 use super::lease::Ledger;
 use crate::message::judge::Log;
@@ -41,6 +42,7 @@ pub(super) struct Upkeep {
     pub(super) ledger: Arc<Ledger>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) keep: Keep,
     /// Whether this node sends; one that only accepts serves no source.
     pub(super) sends: bool,
     /// What nobody serves, for `/readyz`.
@@ -56,10 +58,14 @@ impl Upkeep {
             let mut ticks = tokio::time::interval(BEAT);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut lines = Throttle::new(1, Duration::from_secs(60));
+            self.health.is_back().await;
             loop {
                 ticks.tick().await;
-                self.health.is_back().await;
+                // On a node that claims nothing it is the beat that finds out that the store is back.
                 self.beat().await;
+                if self.health.reason().is_some() {
+                    continue;
+                }
                 if self.sends && beats % STRAYS_EVERY == 2 {
                     self.fail_strays().await;
                 }
@@ -128,20 +134,19 @@ impl Upkeep {
             held: Held { id: stray.id, token },
             epoch: stray.epoch,
             attempt: stray.attempt,
-            // No attempt was begun by taking it, so none is given back.
-            begun: true,
+            begun: stray.lost.is_some(),
             state: State::Failed,
             delay: Duration::ZERO,
-            retries: 0,
-            expires_at: None,
-            outcome: AttemptOutcome::Permanent,
+            retries: stray.retries,
+            expires_at: stray.expires_at,
+            outcome: if stray.lost.is_some() { AttemptOutcome::Lost } else { AttemptOutcome::Permanent },
             error: Some(LastError { class: "invalid".to_owned(), code: stray.code.to_owned(), detail }),
             result: None,
-            started_at: chrono::DateTime::UNIX_EPOCH,
+            started_at: stray.lost.unwrap_or_default(),
             duration: Duration::ZERO,
             node: self.ledger.node().clone(),
-            log: Log::Own,
-            delete: false,
+            log: if stray.lost.is_some() { Log::Insert } else { Log::Own },
+            delete: self.keep.deletes(State::Failed),
         }
     }
 
@@ -167,7 +172,8 @@ impl Upkeep {
             let began = Instant::now();
             match self.store.counts(&self.project).await {
                 Ok(counts) => {
-                    let mut overdue: BTreeMap<&str, Duration> = BTreeMap::new();
+                    // What is gone is set to zero, rather than left at its last value.
+                    let mut overdue: BTreeMap<&str, Duration> = known.keys().map(|source| (source.as_str(), Duration::ZERO)).collect();
                     for count in &counts {
                         let longest = overdue.entry(&count.source).or_default();
                         *longest = (*longest).max(count.overdue);
@@ -178,7 +184,6 @@ impl Upkeep {
                     for (source, overdue) in &overdue {
                         self.metrics.overdue(source, *overdue);
                     }
-                    // What is gone is set to zero, rather than left at its last value.
                     for (source, states) in &known {
                         for state in states {
                             self.metrics.waiting(source, state.as_str(), 0);

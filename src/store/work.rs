@@ -338,6 +338,12 @@ pub struct Stray {
     pub epoch: u32,
     /// The number of its last attempt.
     pub attempt: u32,
+    /// Refused attempts of this epoch.
+    pub retries: u32,
+    /// Its age limit, if it is known.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When its last attempt began, if that was lost: its lease ran out without a word.
+    pub lost: Option<DateTime<Utc>>,
     /// A code for its failure: `unknown_source`, `no_source`, `invalid_due_at`.
     pub code: &'static str,
 }

@@ -174,6 +174,20 @@ fn a_message_goes_its_way_by_commands_alone() {
 }
 
 #[test]
+fn a_command_runs_in_the_folder_of_a_configuration_that_is_named_without_one() {
+    let folder = folder("project: orders\nstore: { url: 'sqlite://t.db' }\nsources: { c: { kind: command, argv: [./it.sh] } }\n");
+    let folder = folder.path();
+    let script = folder.join("it.sh");
+    std::fs::write(&script, "#!/bin/sh\ntest -f redrive.yaml\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    done(folder, &["migrate"]);
+    let id = done(folder, &["send", "c", "--payload", "x"]).trim().to_owned();
+    done(folder, &["run"]);
+    let message = json(folder, &["show", &id, "--json"]);
+    assert_eq!(message["state"], "succeeded", "{message}");
+}
+
+#[test]
 fn what_can_not_be_sent_is_refused_before_it_is_kept() {
     let folder = folder(PLAIN);
     let folder = folder.path();

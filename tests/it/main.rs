@@ -16,6 +16,7 @@ mod command_source;
 mod config;
 mod http_source;
 mod kafka_mock;
+mod sending;
 mod servers;
 mod store;
 mod support;

@@ -57,7 +57,8 @@ macro_rules! conformance {
                 two_tokens_of_one_message_do_not_hide_each_other
                 a_leased_insert_lapses_like_a_claim at_most_the_limit_is_taken_over;
             strays:
-                an_unknown_source_is_taken_once_old_enough what_a_live_node_serves_is_left without_a_source at_most_the_limit
+                an_unknown_source_is_taken_once_old_enough what_a_live_node_serves_is_left
+                what_a_dead_node_was_sending_for_a_source_of_nobody without_a_source at_most_the_limit
                 neighbours_are_left_alone;
             outlook:
                 the_earliest_of_each_source_and_level nothing_of_others a_lapsed_lease_is_told unserved_rows_are_told

@@ -69,6 +69,7 @@ pub(super) async fn mend<D: Dialect>(session: &mut Session<D>, row: &Row<D>) -> 
         Err(bad) => return Err(crate::store::Error::Refused(format!("the id of a row can't be read: {}", bad.0)).into()),
     };
     let (old, meant, detail) = match &odd {
+        Id::Raw(bytes) => (Value::MaybeBytes(Some(bytes)), None, "column id: is not UTF-8".to_owned()),
         Id::Text(text) => (Value::Text(text), Uuid::try_parse(text).ok(), format!("column id: `{}` is no UUID", text.escape_debug())),
         Id::Bytes(bytes) => (Value::MaybeBytes(Some(bytes)), Uuid::from_slice(bytes).ok(), "column id: is no UUID".to_owned()),
         Id::Known(id) => return Ok((*id, None)),
@@ -76,17 +77,21 @@ pub(super) async fn mend<D: Dialect>(session: &mut Session<D>, row: &Row<D>) -> 
     if let Some(meant) = meant {
         let sql = session.sql("id_taken", || "SELECT id FROM {log} WHERE id = ?".to_owned());
         if session.rows(sql, &[Value::Id(meant)]).await?.is_empty() {
-            rename(session, meant, old).await?;
+            rename(session, meant, old, false).await?;
             return Ok((meant, None));
         }
     }
     let new = Uuid::now_v7();
-    rename(session, new, old).await?;
+    rename(session, new, old, matches!(odd, Id::Raw(_))).await?;
     Ok((new, Some(detail)))
 }
 
-async fn rename<D: Dialect>(session: &mut Session<D>, new: Uuid, old: Value<'_>) -> Result<(), Fail> {
-    let sql = session.sql("id_mend", || "UPDATE {log} SET id = ? WHERE id = ?".to_owned());
+async fn rename<D: Dialect>(session: &mut Session<D>, new: Uuid, old: Value<'_>, raw: bool) -> Result<(), Fail> {
+    let sql = if raw {
+        session.sql("id_mend_raw", || "UPDATE {log} SET id = ? WHERE id = CAST(? AS TEXT)".to_owned())
+    } else {
+        session.sql("id_mend", || "UPDATE {log} SET id = ? WHERE id = ?".to_owned())
+    };
     session.execute(sql, &[Value::Id(new), old]).await?;
     Ok(())
 }
@@ -133,8 +138,8 @@ pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Up
         let lapsed = format!("{} OR {}", lapsed("lease_until <= {now}"), lapsed("lease_until IS NULL"));
         format!(
             "SELECT b_source, n_level,
-                {{time (SELECT due_at FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND {{dated}}
-                        ORDER BY project, source, level, due_at LIMIT 1)}},
+                (SELECT {{time due_at}} FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND {{dated}}
+                    ORDER BY project, source, level, due_at LIMIT 1),
                 {{time {{now}}}}, CASE WHEN {lapsed} THEN 1 ELSE 0 END
              FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
         )

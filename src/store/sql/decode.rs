@@ -202,7 +202,7 @@ pub(super) fn shown<D: Dialect>(row: &Row<D>) -> Option<Record> {
     let id = match D::id(row, 0).ok()? {
         Id::Known(id) => id,
         Id::Text(text) => Uuid::try_parse(&text).ok()?,
-        Id::Bytes(_) => return None,
+        Id::Bytes(_) | Id::Raw(_) => return None,
     };
     Some(Record {
         id,

@@ -314,6 +314,8 @@ pub(super) enum Id {
     Text(String),
     /// The same, in binary.
     Bytes(Vec<u8>),
+    /// Text that is not UTF-8, which SQLite takes.
+    Raw(Vec<u8>),
 }
 
 /// Why a cell can't be read, for people.

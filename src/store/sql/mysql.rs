@@ -106,9 +106,11 @@ impl Dialect for Mysql {
         format!("GREATEST({one}, {other})")
     }
 
-    // As a number: a date that is none, such as 0000-00-00, is NULL then.
+    // As a number. A date that is none, such as 0000-00-00 or 2024-00-00, has none: it counts as the year 0, which sorts as it does.
     fn select_time(time: &str) -> String {
-        format!("TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', {time})")
+        format!(
+            "COALESCE(TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', {time}), CASE WHEN ({time} IS NOT NULL) = TRUE THEN -62167219200000000 END)"
+        )
     }
 
     fn table(alias: &str, columns: &[(&str, Kind)]) -> String {
@@ -216,8 +218,11 @@ impl Dialect for Mysql {
             1205 | 1213 | 1020 | 3058 | 3572 => Error::Contended(text),
             // max_statement_time, max_execution_time.
             1969 | 3024 => Error::TimedOut(timeout),
-            // Too many connections, shutdown, aborted, killed, read-only (a replica), idle for too long, WSREP not ready.
-            1040 | 1203 | 1053 | 1152 | 1317 | 1927 | 1290 | 1792 | 1836 | 4030 | 4031 | 1047 => Error::Unavailable(text),
+            // Too many connections, shutdown, aborted, killed, read-only (a replica), idle for too long, WSREP not ready; and a full disk or
+            // table, a failed write, no memory: somebody makes room, and what was refused is written then.
+            1040 | 1203 | 1053 | 1152 | 1317 | 1927 | 1290 | 1792 | 1836 | 4030 | 4031 | 1047 | 1021 | 1114 | 1026 | 1037 | 1038 | 1041 => {
+                Error::Unavailable(text)
+            }
             // No such table, no such column.
             1146 | 1054 => Error::Schema(text),
             // Access denied, unknown database, authentication plugins.

@@ -131,8 +131,8 @@ pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, min_age: Dura
         }
         let sql = session.sql("oldest", || {
             format!(
-                "SELECT b_source, {{time (SELECT due_at FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level
-                    AND {{dated}} ORDER BY project, source, level, due_at LIMIT 1)}}, {{time {{now}}}} FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
+                "SELECT b_source, (SELECT {{time due_at}} FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level
+                    AND {{dated}} ORDER BY project, source, level, due_at LIMIT 1), {{time {{now}}}} FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
             )
         });
         let batch = Batch::texts(kinds.iter().map(String::as_str));
@@ -156,7 +156,7 @@ pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, min_age: Dura
 
 const STRAY_SET: &str =
     "state = 'sending', lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = NULL, updated_at = {now}";
-const STRAY: &str = "id, {text source}, epoch, attempts";
+const STRAY: &str = "id, {text source}, epoch, attempts, retries, {time expires_at}, {time attempt_started_at}";
 
 pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<Vec<Stray>, Fail> {
     const UNKNOWN: Picked = Picked {
@@ -171,6 +171,15 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
         from: "FROM {log} WHERE project = ? AND {sourceless} AND level IS NOT NULL
             AND created_at <= {plus {now}|?} LIMIT ?",
         set: STRAY_SET,
+        columns: STRAY,
+    };
+    // What another node was sending, or failing, when it died, and whose source nobody serves any more.
+    const ORPHANED: Picked = Picked {
+        names: ["strays_orphaned", "strays_orphaned_pick", "strays_orphaned_read"],
+        from: "FROM {log} WHERE project = ? AND state = 'sending' AND (lease_until <= {now} OR lease_until IS NULL)
+            AND ({sourceless} OR source NOT IN (SELECT s_source FROM {table s s_source:text}))
+            AND created_at <= {plus {now}|?} ORDER BY lease_until LIMIT ?",
+        set: "lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, updated_at = {now}",
         columns: STRAY,
     };
     const TIMELESS: Picked = Picked {
@@ -206,9 +215,18 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
     let rows = SOURCELESS.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
     gather(session, &rows, "no_source", &mut taken).await?;
 
-    let kinds = kinds(session, &strays.project).await?;
     let served = served(session).await?;
     let live = served.get(&*strays.project);
+    let known = Batch::texts(strays.sources.iter().map(|source| &**source).chain(live.into_iter().flatten().map(String::as_str)));
+    let pick = [project, Value::Batch(&known), age, Value::Int(left(&taken))];
+    let rows = ORPHANED.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
+    let orphans = taken.len();
+    gather(session, &rows, "unknown_source", &mut taken).await?;
+    for (stray, row) in taken.iter_mut().skip(orphans).zip(&rows) {
+        stray.lost = decode::maybe_time::<D>(row, 6);
+    }
+
+    let kinds = kinds(session, &strays.project).await?;
     let is_served = |source: &str| strays.sources.iter().any(|known| &**known == source) || live.is_some_and(|live| live.contains(source));
     for source in kinds.iter().filter(|source| !is_served(source)) {
         if left(&taken) <= 0 {
@@ -239,7 +257,16 @@ async fn gather<D: Dialect>(session: &mut Session<D>, rows: &[Row<D>], code: &'s
     for row in rows {
         let (id, _): (Uuid, _) = mend(session, row).await?;
         let source = if code == "no_source" { None } else { decode::maybe_text::<D>(row, 1) };
-        taken.push(Stray { id, source, epoch: decode::about::<D>(row, 2), attempt: decode::about::<D>(row, 3), code });
+        taken.push(Stray {
+            id,
+            epoch: decode::about::<D>(row, 2),
+            attempt: decode::about::<D>(row, 3),
+            retries: decode::about::<D>(row, 4),
+            expires_at: decode::maybe_time::<D>(row, 5),
+            lost: None,
+            code: if source.is_none() { "no_source" } else { code },
+            source,
+        });
     }
     Ok(())
 }

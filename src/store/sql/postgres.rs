@@ -244,6 +244,8 @@ impl Dialect for Postgres {
             // invalid_catalog_name
             "3D000" => Error::Config(text),
             code if code.starts_with("28") => Error::Config(text),
+            // Insufficient resources (a full disk) and system errors: somebody makes room, and what was refused is written then.
+            code if code.starts_with("53") || code.starts_with("58") => Error::Unavailable(text),
             // Connection exceptions. PgBouncer says everything as 08P01, a wrong password too.
             "08P01" if is_misconfigured(&text) => Error::Config(text),
             code if code.starts_with("08") => Error::Unavailable(text),

@@ -127,8 +127,8 @@ impl Dialect for Sqlite {
         if value.type_info().name() == "BLOB" {
             return Ok(Id::Bytes(row.try_get_unchecked(index)?));
         }
-        let text: String = row.try_get_unchecked(index)?;
-        Ok(canonical(text))
+        let bytes: Vec<u8> = row.try_get_unchecked(index)?;
+        Ok(String::from_utf8(bytes).map_or_else(|error| Id::Raw(error.into_bytes()), canonical))
     }
 
     async fn connect(&self, role: Role) -> Result<SqliteConnection, sqlx::Error> {
@@ -168,6 +168,8 @@ impl Dialect for Sqlite {
         let code = error.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or(0);
         match code & 0xff {
             5 | 6 => Error::Contended(text),
+            // Out of memory, an I/O error, a full disk: somebody makes room, and what was refused is written then.
+            7 | 10 | 13 => Error::Unavailable(text),
             14 | 23 | 26 => Error::Config(format!("the SQLite file can't be used: {text}")),
             1 if text.starts_with("no such table") || text.starts_with("no such column") => Error::Schema(text),
             _ => Error::Refused(text),

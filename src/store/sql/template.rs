@@ -162,7 +162,10 @@ mod tests {
         let sqlite = render::<Sqlite>(&names(None), template);
         assert!(sqlite.contains("json_extract(value, '$[0]') AS x") && sqlite.ends_with("c = ?"), "{sqlite}");
         let mysql = render::<Mysql>(&names(None), template);
-        assert!(mysql.contains("TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6)) FROM rd_resend_log"), "{mysql}");
+        assert!(
+            mysql.contains("TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', UTC_TIMESTAMP(6))") && mysql.contains(" FROM rd_resend_log"),
+            "{mysql}"
+        );
     }
 
     #[test]

@@ -53,7 +53,7 @@ async fn each_operation_of_the_document_is_served_and_each_route_is_in_the_docum
         assert_eq!(allowed.into_iter().filter(|method| method != "head").collect::<BTreeSet<_>>(), written, "{template}");
     }
     // What the router has is what its source says; the loop above saw that each is answered with the methods of the document.
-    let routes = include_str!("../../../src/api.rs").lines().filter_map(|line| line.trim().strip_prefix(".route(\"")?.split('"').next());
+    let routes = include_str!("../../../src/api/routes.rs").lines().filter_map(|line| line.trim().strip_prefix(".route(\"")?.split('"').next());
     let routes: BTreeSet<_> = routes.map(str::to_owned).collect();
     assert_eq!(routes, documented.into_iter().map(|(template, _)| template).collect());
     client.app.end().await;

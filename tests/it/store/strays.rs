@@ -48,6 +48,27 @@ pub(crate) async fn what_a_live_node_serves_is_left(cx: Fixture) {
     assert_eq!(taken[&id].code, "unknown_source", "once the node is no longer alive");
 }
 
+pub(crate) async fn what_a_dead_node_was_sending_for_a_source_of_nobody(cx: Fixture) {
+    let id = cx.put("gone", 1).await[0];
+    cx.take(id, "gone", SHORT).await;
+    cx.lapse("gone").await;
+    assert!(take(&cx, strays_of(&cx, &["billing", "gone"])).await.is_empty(), "it is taken over by whoever serves it");
+    let strays = strays_of(&cx, &["billing"]);
+    let held = Held { id, token: strays.lease.token };
+    let taken = take(&cx, strays).await;
+    let stray = &taken[&id];
+    assert_eq!((stray.code, stray.attempt, stray.lost.is_some()), ("unknown_source", 1, true));
+    assert!(take(&cx, strays_of(&cx, &["billing"])).await.is_empty(), "it is taken");
+    assert_eq!(cx.complete(vec![failed(held)]).await, [true]);
+    // One that was taken, by a node that died before it wrote so.
+    let id = cx.put("gone", 1).await[0];
+    let strays = Strays { lease: cx.lease(SHORT), ..strays_of(&cx, &["billing"]) };
+    assert!(take(&cx, strays).await.contains_key(&id));
+    cx.lapse("gone").await;
+    let taken = take(&cx, strays_of(&cx, &["billing"])).await;
+    assert_eq!((taken[&id].attempt, taken[&id].lost), (0, None), "no attempt was begun");
+}
+
 pub(crate) async fn without_a_source(cx: Fixture) {
     cx.sql("INSERT INTO resend_log (topic, payload) VALUES ('invoices', 'hello')").await;
     let id = cx.all().await[0].id;

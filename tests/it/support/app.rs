@@ -94,6 +94,10 @@ impl Running {
         format!("http://{}{path}", self.api)
     }
 
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// Stops it and hands back its folder.
     pub(crate) async fn end(self) -> TempDir {
         self.stop.cancel();

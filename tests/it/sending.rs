@@ -1,0 +1,126 @@
+//! What the engine does with messages on their way, seen from outside: the whole application, on SQLite.
+
+use std::path::Path;
+use std::time::Duration;
+
+use reqwest::Method;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Connection};
+use tokio::time::{Instant, sleep};
+
+use crate::api::{Client, client};
+use crate::support::eventually;
+
+/// Another writer on the database of an application.
+async fn writer(folder: &Path) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(folder.join("redrive.db")).busy_timeout(Duration::from_secs(10)).connect().await.unwrap()
+}
+
+async fn run(session: &mut SqliteConnection, sql: &'static str) {
+    sqlx::query(sql).execute(session).await.unwrap();
+}
+
+async fn submit(client: &Client, count: usize, fields: &str) -> Vec<String> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        ids.push(client.submitted(fields).await);
+    }
+    ids
+}
+
+#[tokio::test]
+async fn what_expired_behind_an_open_breaker_is_no_probe() {
+    let source = "{ kind: scripted, breaker: { after: 1, probe: 3s }, retry: { unreachable_delay: 1h, base_delay: 1h, first_delay: 1h } }";
+    let client = client(&format!("sources: {{ main: {source} }}")).await;
+    client.submitted(r#","topic":"away""#).await;
+    eventually(Duration::from_secs(5), async || {
+        client.get("/metrics").await.text.contains("redrive_breaker_state{project=\"test\",source=\"main\"} 1").then_some(())
+    })
+    .await;
+    let old = submit(&client, 10, r#","expires_after":"1s""#).await;
+    sleep(Duration::from_secs(1)).await;
+    let (fresh, began) = (client.submitted("").await, Instant::now());
+    client.until(&fresh, "succeeded").await;
+    assert!(began.elapsed() < Duration::from_secs(10), "a probe for each that is too old: {:?}", began.elapsed());
+    for id in old {
+        assert_eq!(client.until(&id, "failed").await["last_error"]["class"], "expired");
+    }
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn sends_that_take_long_hold_up_no_others() {
+    let client = client("sources: { main: { kind: scripted, in_flight: 8 } }").await;
+    let first = client.submitted("").await;
+    client.until(&first, "succeeded").await;
+    let slow = submit(&client, 5, r#","topic":"hold""#).await;
+    for id in submit(&client, 20, r#","delay":"100ms""#).await {
+        client.until(&id, "succeeded").await;
+    }
+    client.app.hold.add_permits(slow.len());
+    for id in slow {
+        client.until(&id, "succeeded").await;
+    }
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn a_node_that_only_accepts_takes_messages_again_once_the_store_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("store: {{ url: \"sqlite://{}\", timeout: 1s }}", folder.path().join("redrive.db").display());
+    let client = client(&format!("{url}\npoller: {{ enabled: false }}")).await;
+    let mut other = writer(folder.path()).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    let refused = client.post_json("/v1/messages", r#"{"source":"main","payload":"x"}"#).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    run(&mut other, "COMMIT").await;
+    eventually(Duration::from_secs(15), async || {
+        (client.send(client.request(Method::POST, "/v1/publish/main").body("x")).await.status == 202).then_some(())
+    })
+    .await;
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn a_claim_under_way_when_the_node_stops_is_handed_back() {
+    let client = client("sources: { main: { kind: scripted, in_flight: 64 } }").await;
+    let first = client.submitted("").await;
+    client.until(&first, "succeeded").await;
+    let stop = client.app.stop.clone();
+    let folder = {
+        let ids = submit(&client, 20, r#","delay":"1s""#).await;
+        let path = client.app.folder().to_owned();
+        let mut other = writer(&path).await;
+        run(&mut other, "BEGIN IMMEDIATE").await;
+        // They come due, and the claim waits for the other writer.
+        sleep(Duration::from_millis(1500)).await;
+        stop.cancel();
+        sleep(Duration::from_millis(100)).await;
+        run(&mut other, "COMMIT").await;
+        assert_eq!(ids.len(), 20);
+        client.app.end().await
+    };
+    let mut session = writer(folder.path()).await;
+    let sending: i64 = sqlx::query_scalar("SELECT count(*) FROM resend_log WHERE state = 'sending'").fetch_one(&mut session).await.unwrap();
+    let tried: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM resend_log WHERE state <> 'succeeded' AND attempts > 0").fetch_one(&mut session).await.unwrap();
+    assert_eq!((sending, tried), (0, 0));
+    session.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_delivered_while_the_store_was_away_is_not_sent_again() {
+    let client = client("poller: { lease: 2s, interval: 100ms }\nsources: { main: { kind: scripted } }").await;
+    let ids = submit(&client, 10, r#","topic":"hold""#).await;
+    let path = client.app.folder().to_owned();
+    let mut other = writer(&path).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    client.app.hold.add_permits(ids.len());
+    // Longer than the lease and than the store may take.
+    sleep(Duration::from_secs(13)).await;
+    run(&mut other, "COMMIT").await;
+    for id in ids {
+        assert_eq!(client.until(&id, "succeeded").await["attempts"], 1);
+    }
+    client.app.end().await;
+}
