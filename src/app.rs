@@ -153,7 +153,6 @@ pub struct Ran {
 /// If the store can't be used, or did not answer within half a minute.
 pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran, Error> {
     config.engine.poller.enabled = true;
-    let _guard = store::guard(&config.store)?;
     let grace = config.engine.shutdown.grace.get();
     let metrics = Arc::new(Metrics::new(config.project.clone()));
     let engine = start(config, metrics)?;

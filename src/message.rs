@@ -185,6 +185,11 @@ impl Headers {
         }
         serde_json::from_str(text).map_err(|error| format!("headers are not a JSON object of strings: {error}"))
     }
+
+    /// What they weigh in memory, in bytes, roughly.
+    pub(crate) fn weight(&self) -> usize {
+        self.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
 }
 
 impl Serialize for Headers {
@@ -261,7 +266,7 @@ impl Message {
     #[must_use]
     pub fn weight(&self) -> usize {
         const OVERHEAD: usize = 256;
-        OVERHEAD + self.payload.as_ref().map_or(0, Bytes::len) + self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+        OVERHEAD + self.payload.as_ref().map_or(0, Bytes::len) + self.key.as_ref().map_or(0, |key| key.as_bytes().len()) + self.headers.weight()
     }
 }
 

@@ -17,7 +17,7 @@ use super::lane::{Lane, Place};
 use super::lease::{Ledger, Term};
 use super::submission::Refusal;
 use crate::clock::{self, StoreClock};
-use crate::message::{Message, Standing, State};
+use crate::message::{Headers, Key, Message, Standing, State};
 use crate::store::{Due, Error, Held, Insert, NewMessage, Store, Verdict};
 
 /// At most so many messages, or so many bytes, a commit.
@@ -25,7 +25,7 @@ const BATCH: usize = 500;
 const BATCH_BYTES: usize = 4 << 20;
 /// A commit that the database asks to try again is tried so often.
 const TRIES: u32 = 5;
-/// What a message weighs besides its payload and headers while it waits, in bytes.
+/// What a message weighs besides its payload, key and headers while it waits, in bytes.
 const OVERHEAD: usize = 512;
 
 /// A message on its way to a commit.
@@ -89,7 +89,7 @@ impl Committer {
         lane: Arc<Lane>,
         sent_already: bool,
     ) -> Result<oneshot::Receiver<Result<Committed, Refusal>>, Refusal> {
-        let weight = weigh(message.payload.as_ref());
+        let weight = weigh(message.payload.as_ref(), message.key.as_ref(), &message.headers);
         let before = self.backlog.bytes.fetch_add(weight, Ordering::Relaxed);
         // One that was sent already must not be refused as if nothing had happened; the lane's places bound these.
         if before + weight > self.backlog.most && before > 0 && !sent_already {
@@ -267,7 +267,20 @@ struct Answer {
     reply: oneshot::Sender<Result<Committed, Refusal>>,
 }
 
-/// What a message with this payload weighs while it waits.
-pub(super) fn weigh(payload: Option<&bytes::Bytes>) -> usize {
-    OVERHEAD + payload.map_or(0, bytes::Bytes::len)
+/// What a message weighs while it waits.
+pub(super) fn weigh(payload: Option<&bytes::Bytes>, key: Option<&Key>, headers: &Headers) -> usize {
+    OVERHEAD + payload.map_or(0, bytes::Bytes::len) + key.map_or(0, |key| key.as_bytes().len()) + headers.weight()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_and_keys_weigh_like_payloads() {
+        let bytes = "x".repeat(10_000);
+        let payload = weigh(Some(&bytes.clone().into()), None, &Headers::default());
+        assert_eq!(weigh(None, Some(&Key::Text(bytes.clone())), &Headers::default()), payload);
+        assert_eq!(weigh(None, None, &Headers::new(vec![("n".to_owned(), bytes[1..].to_owned())])), payload);
+    }
 }

@@ -101,7 +101,7 @@ impl Intake {
         if submission.due.is_some() || submission.idempotency_key.is_some() || !self.committer.may_send() {
             return None;
         }
-        lane.try_enter(weigh(submission.payload.as_ref()))
+        lane.try_enter(weigh(submission.payload.as_ref(), submission.key.as_ref(), &submission.headers))
     }
 
     /// Sends first; commits only what the send did not settle in time.

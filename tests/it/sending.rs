@@ -125,3 +125,17 @@ async fn what_was_delivered_while_the_store_was_away_is_not_sent_again() {
     }
     client.app.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_from_cron_sends_beside_a_node_that_only_accepts() {
+    let client = client("poller: { enabled: false }").await;
+    let id = client.submitted("").await;
+    let file = client.app.folder().join("cron.yaml");
+    let store = client.app.folder().join("redrive.db");
+    std::fs::write(&file, format!("project: test\nstore: {{ url: \"sqlite://{}\" }}\nsources: {{ main: {{ kind: log }} }}\n", store.display()))
+        .unwrap();
+    let ran = std::process::Command::new(env!("CARGO_BIN_EXE_redrive")).args(["run", "-c"]).arg(&file).output().unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    assert_eq!(client.message(&id).await["state"], "succeeded");
+    client.app.end().await;
+}

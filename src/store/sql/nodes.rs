@@ -236,7 +236,10 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
         let rows = UNKNOWN.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
         gather(session, &rows, "unknown_source", &mut taken).await?;
     }
-    for (source, level, odd) in oddities(session, &strays.project, kinds.iter().filter(|source| is_served(source))).await? {
+    // Its own sources are always looked at, however many names of others the index holds.
+    let own = strays.sources.iter().map(|source| &**source);
+    let others = kinds.iter().map(String::as_str).filter(|source| is_served(source) && !strays.sources.iter().any(|own| **own == **source));
+    for (source, level, odd) in oddities(session, &strays.project, own.chain(others)).await? {
         if odd.undated {
             let pick = [project, Value::Text(&source), Value::Int(level), age, limit];
             UNDATED.run(session, &Parameters { pick: &pick, set: &[], cut: None }).await?;
@@ -282,9 +285,9 @@ struct Odd {
 async fn oddities<'a, D: Dialect>(
     session: &mut Session<D>,
     project: &str,
-    sources: impl Iterator<Item = &'a String>,
+    sources: impl Iterator<Item = &'a str>,
 ) -> Result<Vec<(String, i64, Odd)>, Fail> {
-    let batch = Batch::texts(sources.map(String::as_str));
+    let batch = Batch::texts(sources);
     if batch.rows == 0 {
         return Ok(Vec::new());
     }
