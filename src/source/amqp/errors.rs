@@ -1,19 +1,24 @@
 //! The error table of AMQP: what a reply, a return or a lost connection means to a message.
 
 use lapin::ErrorKind;
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
 use crate::outcome::Outcome;
 
+/// What the broker said when it closed a channel or the connection.
+fn said(error: &lapin::Error) -> Option<&AMQPErrorKind> {
+    if let ErrorKind::ProtocolError(error) = error.kind() { Some(error.kind()) } else { None }
+}
+
 /// An error that closes the channel and not the connection: it is about what was sent.
-pub(super) fn soft(error: &lapin::Error) -> Option<&AMQPSoftError> {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => match error.kind() {
-            AMQPErrorKind::Soft(soft) => Some(soft),
-            AMQPErrorKind::Hard(_) => None,
-        },
-        _ => None,
-    }
+fn soft(error: &lapin::Error) -> Option<&AMQPSoftError> {
+    if let Some(AMQPErrorKind::Soft(soft)) = said(error) { Some(soft) } else { None }
+}
+
+/// Whether it is about what was sent on one channel. What was on its way when the broker closed that may reach it after lapin has agreed,
+/// on a channel that is none any more: the broker closes the connection for that.
+pub(super) fn is_of_channel(error: &lapin::Error) -> bool {
+    matches!(said(error), Some(AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(AMQPHardError::CHANNELERROR)))
 }
 
 /// What a send came to that was alone on its channel when the broker closed it, or that can't be told apart from those beside it.
@@ -44,7 +49,7 @@ pub(super) fn returned(code: u16, text: &str, exchange: &str, routing_key: &str)
 
 #[cfg(test)]
 mod tests {
-    use lapin::protocol::{AMQPError, AMQPHardError};
+    use lapin::protocol::AMQPError;
 
     use super::*;
     use crate::outcome::Class;
@@ -66,6 +71,13 @@ mod tests {
         let forced = error(AMQPHardError::CONNECTIONFORCED, "broker forced connection closure");
         assert_eq!((closed(&forced, true).class, closed(&forced, true).code.as_ref()), (Class::Unreachable, "amqp_connection_lost"));
         assert_eq!(closed(&ErrorKind::MissingHeartbeatError.into(), true).class, Class::Unreachable);
+    }
+
+    #[test]
+    fn a_publish_behind_the_end_of_its_channel_is_about_that_channel() {
+        assert!(is_of_channel(&error(AMQPHardError::CHANNELERROR, "expected 'channel.open'")));
+        assert!(is_of_channel(&error(AMQPSoftError::ACCESSREFUSED, "access refused")));
+        assert!(!is_of_channel(&error(AMQPHardError::CONNECTIONFORCED, "broker forced connection closure")));
     }
 
     #[test]

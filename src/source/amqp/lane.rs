@@ -100,7 +100,7 @@ impl Lane {
         }
         let (lost, cause) = self.publish(rows, deadline).await;
         match cause {
-            Cause::Lost(error) if errors::soft(&error).is_some() && lost.len() > 1 => self.repeat(lost, deadline).await,
+            Cause::Lost(error) if errors::is_of_channel(&error) && lost.len() > 1 => self.repeat(lost, deadline).await,
             // All others were confirmed: the error is about this one.
             cause => finish_lost(lost, &cause),
         }
