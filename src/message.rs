@@ -185,11 +185,6 @@ impl Headers {
         }
         serde_json::from_str(text).map_err(|error| format!("headers are not a JSON object of strings: {error}"))
     }
-
-    /// What they weigh in memory, in bytes, roughly.
-    pub(crate) fn weight(&self) -> usize {
-        self.iter().map(|(name, value)| name.len() + value.len()).sum()
-    }
 }
 
 impl Serialize for Headers {
@@ -238,6 +233,12 @@ impl<'de> Deserialize<'de> for Headers {
     }
 }
 
+/// What payload, key and headers weigh together, in bytes.
+pub(crate) fn weight(payload: Option<&Bytes>, key: Option<&Key>, headers: &Headers) -> usize {
+    let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    payload.map_or(0, Bytes::len) + key.map_or(0, |key| key.as_bytes().len()) + headers
+}
+
 /// One message as it goes to a source: what must happen, and which try this is.
 #[derive(Clone, Debug)]
 pub struct Message {
@@ -266,7 +267,7 @@ impl Message {
     #[must_use]
     pub fn weight(&self) -> usize {
         const OVERHEAD: usize = 256;
-        OVERHEAD + self.payload.as_ref().map_or(0, Bytes::len) + self.key.as_ref().map_or(0, |key| key.as_bytes().len()) + self.headers.weight()
+        OVERHEAD + weight(self.payload.as_ref(), self.key.as_ref(), &self.headers)
     }
 }
 

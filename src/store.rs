@@ -109,7 +109,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 /// Why the store could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database can't be reached, or broke off. What was under way may or may not have been done.
+    /// The database can't be reached, broke off, or has no room. What was under way may or may not have been done.
     #[error("the database can't be reached: {0}")]
     Unavailable(String),
     /// The database did not answer in time. What was under way may or may not have been done.

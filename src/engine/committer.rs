@@ -17,7 +17,7 @@ use super::lane::{Lane, Place};
 use super::lease::{Ledger, Term};
 use super::submission::Refusal;
 use crate::clock::{self, StoreClock};
-use crate::message::{Headers, Key, Message, Standing, State};
+use crate::message::{self, Headers, Key, Message, Standing, State};
 use crate::store::{Due, Error, Held, Insert, NewMessage, Store, Verdict};
 
 /// At most so many messages, or so many bytes, a commit.
@@ -269,7 +269,7 @@ struct Answer {
 
 /// What a message weighs while it waits.
 pub(super) fn weigh(payload: Option<&bytes::Bytes>, key: Option<&Key>, headers: &Headers) -> usize {
-    OVERHEAD + payload.map_or(0, bytes::Bytes::len) + key.map_or(0, |key| key.as_bytes().len()) + headers.weight()
+    OVERHEAD + message::weight(payload, key, headers)
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ impl Upkeep {
                 ticks.tick().await;
                 // On a node that claims nothing it is the beat that finds out that the store is back.
                 self.beat().await;
-                if self.health.reason().is_some() {
+                if !self.health.is_up() {
                     continue;
                 }
                 if self.sends && beats % STRAYS_EVERY == 2 {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
+use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::api::{Client, client};
@@ -18,6 +19,13 @@ async fn writer(folder: &Path) -> SqliteConnection {
 
 async fn run(session: &mut SqliteConnection, sql: &'static str) {
     sqlx::query(sql).execute(session).await.unwrap();
+}
+
+/// An application that soon takes the store for away, and its folder.
+async fn impatient(yaml: &str) -> (Client, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("store: {{ url: \"sqlite://{}\", timeout: 1s }}", folder.path().join("redrive.db").display());
+    (client(&format!("{store}\n{yaml}")).await, folder)
 }
 
 async fn submit(client: &Client, count: usize, fields: &str) -> Vec<String> {
@@ -66,9 +74,7 @@ async fn sends_that_take_long_hold_up_no_others() {
 
 #[tokio::test]
 async fn a_node_that_only_accepts_takes_messages_again_once_the_store_is_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let url = format!("store: {{ url: \"sqlite://{}\", timeout: 1s }}", folder.path().join("redrive.db").display());
-    let client = client(&format!("{url}\npoller: {{ enabled: false }}")).await;
+    let (client, folder) = impatient("poller: { enabled: false }").await;
     let mut other = writer(folder.path()).await;
     run(&mut other, "BEGIN IMMEDIATE").await;
     let refused = client.post_json("/v1/messages", r#"{"source":"main","payload":"x"}"#).await;
@@ -86,20 +92,15 @@ async fn a_claim_under_way_when_the_node_stops_is_handed_back() {
     let client = client("sources: { main: { kind: scripted, in_flight: 64 } }").await;
     let first = client.submitted("").await;
     client.until(&first, "succeeded").await;
-    let stop = client.app.stop.clone();
-    let folder = {
-        let ids = submit(&client, 20, r#","delay":"1s""#).await;
-        let path = client.app.folder().to_owned();
-        let mut other = writer(&path).await;
-        run(&mut other, "BEGIN IMMEDIATE").await;
-        // They come due, and the claim waits for the other writer.
-        sleep(Duration::from_millis(1500)).await;
-        stop.cancel();
-        sleep(Duration::from_millis(100)).await;
-        run(&mut other, "COMMIT").await;
-        assert_eq!(ids.len(), 20);
-        client.app.end().await
-    };
+    submit(&client, 20, r#","delay":"1s""#).await;
+    let mut other = writer(client.app.folder()).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    // They come due, and the claim waits for the other writer.
+    sleep(Duration::from_millis(1500)).await;
+    client.app.stop.cancel();
+    sleep(Duration::from_millis(100)).await;
+    run(&mut other, "COMMIT").await;
+    let folder = client.app.end().await;
     let mut session = writer(folder.path()).await;
     let sending: i64 = sqlx::query_scalar("SELECT count(*) FROM resend_log WHERE state = 'sending'").fetch_one(&mut session).await.unwrap();
     let tried: i64 =
@@ -110,9 +111,7 @@ async fn a_claim_under_way_when_the_node_stops_is_handed_back() {
 
 #[tokio::test]
 async fn what_was_delivered_while_the_store_was_away_is_not_sent_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let url = format!("store: {{ url: \"sqlite://{}\", timeout: 1s }}", folder.path().join("redrive.db").display());
-    let client = client(&format!("{url}\npoller: {{ lease: 2s, interval: 100ms }}")).await;
+    let (client, folder) = impatient("poller: { lease: 2s, interval: 100ms }").await;
     let ids = submit(&client, 10, r#","topic":"hold""#).await;
     let mut other = writer(folder.path()).await;
     run(&mut other, "BEGIN IMMEDIATE").await;

@@ -220,10 +220,9 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
     let known = Batch::texts(strays.sources.iter().map(|source| &**source).chain(live.into_iter().flatten().map(String::as_str)));
     let pick = [project, Value::Batch(&known), age, Value::Int(left(&taken))];
     let rows = ORPHANED.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
-    let orphans = taken.len();
-    gather(session, &rows, "unknown_source", &mut taken).await?;
-    for (stray, row) in taken.iter_mut().skip(orphans).zip(&rows) {
-        stray.lost = decode::maybe_time::<D>(row, 6);
+    for row in &rows {
+        let stray = stray(session, row, "unknown_source").await?;
+        taken.push(Stray { lost: decode::maybe_time::<D>(row, 6), ..stray });
     }
 
     let kinds = kinds(session, &strays.project).await?;
@@ -258,20 +257,25 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
 
 async fn gather<D: Dialect>(session: &mut Session<D>, rows: &[Row<D>], code: &'static str, taken: &mut Vec<Stray>) -> Result<(), Fail> {
     for row in rows {
-        let (id, _): (Uuid, _) = mend(session, row).await?;
-        let source = if code == "no_source" { None } else { decode::maybe_text::<D>(row, 1) };
-        taken.push(Stray {
-            id,
-            epoch: decode::about::<D>(row, 2),
-            attempt: decode::about::<D>(row, 3),
-            retries: decode::about::<D>(row, 4),
-            expires_at: decode::maybe_time::<D>(row, 5),
-            lost: None,
-            code: if source.is_none() { "no_source" } else { code },
-            source,
-        });
+        taken.push(stray(session, row, code).await?);
     }
     Ok(())
+}
+
+/// A row that was taken, as one of which no attempt was lost.
+async fn stray<D: Dialect>(session: &mut Session<D>, row: &Row<D>, code: &'static str) -> Result<Stray, Fail> {
+    let (id, _): (Uuid, _) = mend(session, row).await?;
+    let source = if code == "no_source" { None } else { decode::maybe_text::<D>(row, 1) };
+    Ok(Stray {
+        id,
+        epoch: decode::about::<D>(row, 2),
+        attempt: decode::about::<D>(row, 3),
+        retries: decode::about::<D>(row, 4),
+        expires_at: decode::maybe_time::<D>(row, 5),
+        lost: None,
+        code: if source.is_none() { "no_source" } else { code },
+        source,
+    })
 }
 
 /// What is odd about the waiting rows of a source and level.
