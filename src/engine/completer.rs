@@ -170,12 +170,22 @@ impl Completer {
             }
         };
         self.health.answered();
-        self.ledger.drop_held(completions.iter().map(|completion| &completion.held));
+        let ended = self.ledger.drop_held(completions.iter().map(|completion| &completion.held));
         if let Some(soonest) = completions.iter().filter(|completion| completion.state == State::Retrying).map(|completion| completion.delay).min() {
             self.alarm.ring_by(Instant::now() + soonest);
         }
         for ((report, completion), ours) in reports.into_iter().zip(completions.iter()).zip(ours) {
             written(report, completion, ours, failures);
+        }
+        self.close(ended).await;
+    }
+
+    /// Closes claims of which nothing is held any more. Not tried again: what is left open ends with its lease.
+    async fn close(&self, claims: Vec<i64>) {
+        if !claims.is_empty()
+            && let Err(error) = self.store.close_claims(claims).await
+        {
+            self.health.failed("close_claims", &error);
         }
     }
 
@@ -186,7 +196,8 @@ impl Completer {
             // Not tried again: their leases run out, which comes to the same a little later.
             Err(error) => self.health.failed("release", &error),
         }
-        self.ledger.drop_held(held.iter());
+        let ended = self.ledger.drop_held(held.iter());
+        self.close(ended).await;
     }
 }
 

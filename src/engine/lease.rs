@@ -47,6 +47,8 @@ fn millis(span: Duration) -> u64 {
 struct Group {
     term: Arc<Term>,
     ids: HashSet<Uuid>,
+    /// Whether the store wants to know when none is left.
+    open: bool,
 }
 
 /// All leases that this node holds, by token.
@@ -67,27 +69,30 @@ impl Ledger {
         Lease { token: rand::rng().random_range(1..=i64::MAX), node: self.node.clone(), ttl: self.ttl }
     }
 
-    /// Notes what was taken under a token, asked for at `asked`.
-    pub(super) fn hold(&self, token: i64, asked: Instant, ids: impl Iterator<Item = Uuid>) -> Arc<Term> {
+    /// Notes what was taken under a token, asked for at `asked`, and whether it is an [open](crate::store::Claimed::open) claim.
+    pub(super) fn hold(&self, token: i64, asked: Instant, ids: impl Iterator<Item = Uuid>, open: bool) -> Arc<Term> {
         let term = Arc::new(Term::new(asked, self.ttl));
         let ids: HashSet<Uuid> = ids.collect();
         if !ids.is_empty() {
-            self.lock().insert(token, Group { term: term.clone(), ids });
+            self.lock().insert(token, Group { term: term.clone(), ids, open });
         }
         term
     }
 
-    /// Forgets leases: their outcome is written, or they are not ours any more.
-    pub(super) fn drop_held<'a>(&self, held: impl Iterator<Item = &'a Held>) {
+    /// Forgets leases: their outcome is written, or they are not ours any more. Answers the tokens of open claims of which nothing is left.
+    pub(super) fn drop_held<'a>(&self, held: impl Iterator<Item = &'a Held>) -> Vec<i64> {
         let mut groups = self.lock();
+        let mut ended = Vec::new();
         for held in held {
             if let Some(group) = groups.get_mut(&held.token) {
                 group.ids.remove(&held.id);
                 if group.ids.is_empty() {
+                    ended.extend(group.open.then_some(held.token));
                     groups.remove(&held.token);
                 }
             }
         }
+        ended
     }
 
     /// The name of this node.

@@ -115,7 +115,7 @@ impl Poller {
             tracing::warn!(messages = lapsed.len(), message.id = %first.id, message.source = %first.source, lease.node = %first.node,
                 "leases ran out without a word from their node: the attempts are lost, the messages go on");
         }
-        let term = self.ledger.hold(token, asked, lapsed.iter().map(|row| row.id));
+        let term = self.ledger.hold(token, asked, lapsed.iter().map(|row| row.id), false);
         for row in lapsed {
             let Some(lane) = self.lanes.get(&row.source) else { continue };
             tracing::debug!(message.id = %row.id, message.source = %row.source, message.attempts = row.attempt, lease.node = %row.node,
@@ -249,7 +249,7 @@ impl Poller {
         };
         self.health.answered();
         self.clock.read(claimed.now);
-        let term = self.ledger.hold(token, asked, claimed.rows.iter().map(id_of));
+        let term = self.ledger.hold(token, asked, claimed.rows.iter().map(id_of), claimed.open);
         let bytes: usize = claimed.rows.iter().map(weight_of).sum();
         let full = claimed.rows.len() >= count as usize || bytes >= max_bytes / 2;
         drain.walk().note(level, &claimed, full);

@@ -183,6 +183,8 @@ pub struct Claimed {
     pub now: DateTime<Utc>,
     /// What was taken, in order of due time.
     pub rows: Vec<Row>,
+    /// Whether the store wants to be [told](crate::store::Store::close_claims) once nothing of it is held any more.
+    pub open: bool,
 }
 
 /// A row that a claim took.

@@ -9,6 +9,7 @@ use super::decode;
 use super::dialect::{Batch, Dialect, Id, Value};
 use super::pool::{Fail, Session};
 use super::shape::{Matched, NAMED};
+use super::sheet;
 use crate::message::State;
 use crate::store::Changed;
 
@@ -76,6 +77,8 @@ async fn change<D: Dialect>(session: &mut Session<D>, project: &str, ids: &[Uuid
             states.insert(id, decode::state(decode::maybe_text::<D>(&row, 1).as_deref()));
         }
     }
+    let waiting: Vec<_> = states.iter().filter(|(_, state)| matches!(state, State::Pending | State::Retrying)).map(|(id, _)| *id).collect();
+    states.extend(sheet::on_sheets(session, project, &waiting).await?.into_iter().map(|id| (id, State::Sending)));
     let mut done: HashMap<Uuid, State> = HashMap::new();
     for change in changes {
         let of: Vec<_> = states.iter().filter(|(_, state)| change.from.contains(state)).map(|(id, _)| *id).collect();
@@ -103,7 +106,5 @@ pub(super) async fn replace_payload<D: Dialect>(session: &mut Session<D>, projec
     if session.execute(sql, &[Value::MaybeBytes(Some(payload)), Value::Text(project), Value::Id(id)]).await? > 0 {
         return Ok(Changed::Done(State::Failed));
     }
-    let sql = session.sql("state", || "SELECT id, {text state} FROM {log} WHERE project = ? AND id = ?".to_owned());
-    let rows = session.rows(sql, &[Value::Text(project), Value::Id(id)]).await?;
-    Ok(rows.first().map_or(Changed::NotFound, |row| Changed::Wrong(decode::state(decode::maybe_text::<D>(row, 1).as_deref()))))
+    Ok(super::look::get(session, project, id, false).await?.map_or(Changed::NotFound, |record| Changed::Wrong(record.state)))
 }

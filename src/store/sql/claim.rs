@@ -4,13 +4,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::decode;
 use super::dialect::{Batch, Column, Dialect, Id, Row, Value};
 use super::insert::{clock, micros, now};
 use super::pool::{Fail, Session};
-use super::shape::{Cut, HELD, Matched, Parameters, Picked};
+use super::shape::{Cut, HELD, Matched, Parameters, Picked, WEIGHT, WITH_LOCK};
+use super::sheet;
 use crate::store::{Claim, Claimed, Held, Lapsed, NextDue, Outlook, TakeOver, Unusable, Upcoming};
 
 /// The queues of a source.
@@ -33,21 +35,14 @@ const CLAIM_SET: &str = "state = 'sending', attempts = {raised},
     lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = {now}, updated_at = {now}";
 
 pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Claimed, Fail> {
-    let most = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    let (project, source, level) = (Value::Text(&claim.project), Value::Text(&claim.source), Value::Int(i64::from(claim.level)));
-    let limit = Value::Int(i64::from(claim.limit));
-    let set = [Value::Int(claim.lease.token), Value::Int(micros(claim.lease.ttl)), Value::Text(&claim.lease.node)];
-    let plain = [project, source, level, limit];
-    let floor = [project, source, level, Value::Time(claim.floor), limit];
-    let (shape, pick): (_, &[Value<'_>]) = if claim.floor.is_some() { (&CLAIM_FLOOR, &floor) } else { (&CLAIM, &plain) };
-    let cut = Cut { payload: most(claim.max_payload), most: most(claim.max_bytes) };
-    let mut rows = shape.run(session, &Parameters { pick, set: &set, cut: Some(cut) }).await?;
-    let Some(first) = rows.first() else { return Ok(Claimed { now: now(session).await?, rows: Vec::new() }) };
+    let mut rows = if D::SHEETS { listed(session, claim).await? } else { marked(session, claim).await? };
+    let Some(first) = rows.first() else { return Ok(Claimed { now: now(session).await?, rows: Vec::new(), open: false }) };
     let now = clock::<D>(first, decode::CLAIMED_NOW)?;
     rows.sort_by_cached_key(|row| D::time(row, decode::CLAIMED_DUE).ok().flatten());
-    let mut claimed = Vec::with_capacity(rows.len());
+    let (mut claimed, mut ids) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
     for row in &rows {
         let (id, odd) = mend(session, row).await?;
+        ids.push(id);
         let row = match (decode::claimed::<D>(row, id, &claim.project, &claim.source, claim.max_payload), odd) {
             (Ok(ready), None) => crate::store::Row::Ready(ready),
             (Ok(ready), Some(detail)) => {
@@ -57,7 +52,73 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
         };
         claimed.push(row);
     }
-    Ok(Claimed { now, rows: claimed })
+    if D::SHEETS {
+        let last_due = rows.iter().rev().find_map(|row| decode::maybe_time::<D>(row, decode::CLAIMED_DUE)).unwrap_or(now);
+        let sheet = sheet::Written { project: &claim.project, source: &claim.source, lease: &claim.lease, last_due, ids };
+        sheet::write(session, sheet).await?;
+    }
+    Ok(Claimed { now, rows: claimed, open: D::SHEETS })
+}
+
+/// Claims by marking each row as being sent.
+async fn marked<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Vec<Row<D>>, Fail> {
+    let limit = Value::Int(i64::from(claim.limit));
+    let set = [Value::Int(claim.lease.token), Value::Int(micros(claim.lease.ttl)), Value::Text(&claim.lease.node)];
+    let [project, source, level] = queue(claim);
+    let plain = [project, source, level, limit];
+    let floor = [project, source, level, Value::Time(claim.floor), limit];
+    let (shape, pick): (_, &[Value<'_>]) = if claim.floor.is_some() { (&CLAIM_FLOOR, &floor) } else { (&CLAIM, &plain) };
+    shape.run(session, &Parameters { pick, set: &set, cut: Some(cut(claim)) }).await
+}
+
+/// Locks and reads what is to go on a sheet, and leaves it as it is.
+async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Vec<Row<D>>, Fail> {
+    sheet::turn(session, &claim.project, &claim.source).await?;
+    let pick = |due: &str, sheets: &str| {
+        format!(
+            "SELECT {}, {WEIGHT} FROM {{log}} WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} {due}
+             AND id NOT IN (SELECT {{on-sheets}} WHERE s.project = ? AND s.source = ? {sheets}) ORDER BY due_at LIMIT ? {{skip}}",
+            decode::CLAIMED
+        )
+    };
+    let (sql, floor) = match claim.floor {
+        Some(_) => (session.sql("claim_floor", || pick("AND due_at >= ?", "AND s.last_due >= ?")), Some(Value::Time(claim.floor))),
+        None => (session.sql("claim", || pick("", "")), None),
+    };
+    let Cut { payload, most } = cut(claim);
+    let [project, source, level] = queue(claim);
+    let values = [Value::Int(payload.min(WITH_LOCK)), Value::Int(payload), project, source, level].into_iter().chain(floor);
+    let values: Vec<_> = values.chain([project, source]).chain(floor).chain([Value::Int(i64::from(claim.limit))]).collect();
+    let mut rows = session.rows(sql, &values).await?;
+    let (mut total, mut large, mut fit) = (0_i64, Vec::new(), 0);
+    for (index, row) in rows.iter().enumerate() {
+        let size = D::int(row, row.len() - 1).ok().flatten().unwrap_or(0);
+        total = total.saturating_add(size);
+        if total > most && index > 0 {
+            break;
+        }
+        if size > WITH_LOCK && let Ok(Id::Known(id)) = D::id(row, 0) {
+            large.push(id);
+        }
+        fit += 1;
+    }
+    rows.truncate(fit);
+    if !large.is_empty() {
+        let sql = session.sql("claim_read", || format!("SELECT {} FROM {{log}} WHERE id {{in SELECT b_id FROM {{table b b_id:id}}}}", decode::CLAIMED));
+        let read = session.rows(sql, &[Value::Int(payload), Value::Batch(&Batch::ids(large.iter().copied()))]).await?;
+        rows.retain(|row| !matches!(D::id(row, 0), Ok(Id::Known(id)) if large.contains(&id)));
+        rows.extend(read);
+    }
+    Ok(rows)
+}
+
+fn queue(claim: &Claim) -> [Value<'_>; 3] {
+    [Value::Text(&claim.project), Value::Text(&claim.source), Value::Int(i64::from(claim.level))]
+}
+
+fn cut(claim: &Claim) -> Cut {
+    let most = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    Cut { payload: most(claim.max_payload), most: most(claim.max_bytes) }
 }
 
 /// The id of a row that was taken. One that is written otherwise is rewritten as redrive writes ids, so that the row can be found;
@@ -108,6 +169,7 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
     if take.sources.is_empty() {
         return Ok(Vec::new());
     }
+    sheet::write_out_lapsed(session, &take.project).await?;
     let sources = Batch::texts(take.sources.iter().map(|source| &**source));
     let parameters = Parameters {
         pick: &[Value::Text(&take.project), Value::Batch(&sources), Value::Int(i64::from(take.limit))],
@@ -135,17 +197,29 @@ pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Up
         )
     };
     let sql = session.sql("upcoming", || {
-        let lapsed = format!("{} OR {}", lapsed("lease_until <= {now}"), lapsed("lease_until IS NULL"));
+        let mut lapsed = format!("{} OR {}", lapsed("lease_until <= {now}"), lapsed("lease_until IS NULL"));
+        if D::SHEETS {
+            lapsed.push_str(
+                " OR EXISTS (SELECT 1 FROM {sheet} WHERE project = ? AND lease_until <= {now} AND source IN (SELECT s_source FROM {table s s_source:text}))",
+            );
+        }
+        let free = if D::SHEETS { "AND id NOT IN (SELECT {on-sheets} WHERE s.project = ?)" } else { "" };
         format!(
             "SELECT b_source, n_level,
-                (SELECT {{time due_at}} FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND {{dated}}
+                (SELECT {{time due_at}} FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND {{dated}} {free}
                     ORDER BY project, source, level, due_at LIMIT 1),
                 {{time {{now}}}}, CASE WHEN {lapsed} THEN 1 ELSE 0 END
              FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
         )
     });
     let (project, sources) = (Value::Text(&upcoming.project), Value::Batch(&sources));
-    let rows = session.rows(sql, &[project, project, sources, project, sources, sources]).await?;
+    let own = [project, project, sources, project, sources, sources];
+    // The same once more where sheets are looked at too.
+    let rows = if D::SHEETS {
+        session.rows(sql, &[project, project, project, sources, project, sources, project, sources, sources]).await?
+    } else {
+        session.rows(sql, &own).await?
+    };
     let now = match rows.first() {
         Some(row) => clock::<D>(row, 3)?,
         None => now(session).await?,
@@ -176,7 +250,8 @@ pub(super) async fn renew<D: Dialect>(session: &mut Session<D>, held: &[Held], t
         condition: HELD,
     };
     let mut lost = Vec::new();
-    for round in rounds(held.iter().copied(), |held| held.id) {
+    let listed = sheet::renew(session, held, ttl).await?;
+    for round in rounds(held.iter().copied().filter(|held| !listed.contains(held)), |held| held.id) {
         let kept: HashSet<_> = RENEW.run(session, &holding(&round), &[Value::Int(micros(ttl))]).await?.into_iter().collect();
         lost.extend(round.iter().map(|held| held.id).filter(|id| !kept.contains(id)));
     }
@@ -192,8 +267,9 @@ pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held])
             state = 'pending', lease_token = 0, lease_until = NULL, attempt_started_at = NULL, updated_at = {now}",
         condition: HELD,
     };
-    let mut released = 0;
-    for round in rounds(held.iter().copied(), |held| held.id) {
+    let listed = sheet::release(session, held).await?;
+    let mut released = listed.len() as u64;
+    for round in rounds(held.iter().copied().filter(|held| !listed.contains(held)), |held| held.id) {
         released += RELEASE.run(session, &holding(&round), &[]).await?.len() as u64;
     }
     Ok(released)

@@ -9,6 +9,7 @@ use super::dialect::{Batch, Column, Dialect, Value};
 use super::insert::micros;
 use super::pool::{Fail, Session, Work};
 use super::shape::{HELD, Matched};
+use super::sheet;
 use crate::message::State;
 use crate::message::judge::Log;
 use crate::store::Completion;
@@ -32,13 +33,15 @@ pub(super) fn work(completions: &[Completion]) -> Work {
     if single { Work::Write } else { Work::Transaction }
 }
 
-/// A plain success. Its error and its log stay as they were: there was none, or the entries tell.
+/// A plain success. Its error and its log stay as they were: there was none, or the entries tell. The attempt's number is on the row already
+/// unless a sheet held the message.
 const SUCCESS: Matched = Matched {
     names: ["succeed", "succeed_lock"],
-    columns: "b_id:id b_token:int b_started:time b_ms:int b_result:text",
-    set: "state = 'succeeded', finished_at = {now}, updated_at = {now}, lease_token = 0, lease_until = NULL, attempt_started_at = b_started,
-        attempt_ms = b_ms, result = b_result, error_class = NULL, error_code = NULL, error_detail = NULL",
-    condition: HELD,
+    columns: "b_id:id b_token:int b_epoch:int b_attempt:int b_started:time b_ms:int b_node:text b_result:text",
+    set: "attempts = CASE WHEN state = 'sending' THEN attempts ELSE b_attempt END, state = 'succeeded', finished_at = {now}, updated_at = {now},
+        lease_token = 0, lease_until = NULL, lease_node = b_node, attempt_started_at = b_started, attempt_ms = b_ms, result = b_result,
+        error_class = NULL, error_code = NULL, error_detail = NULL",
+    condition: "{held}",
 };
 
 /// Anything else. `attempts` goes first: MySQL reads what it has just written.
@@ -76,11 +79,16 @@ async fn write<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> R
     let (deletes, kept): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|completion| completion.delete);
     let (plain, others): (Vec<_>, Vec<_>) = kept.into_iter().partition(|completion| is_plain(completion));
     let mut ours: HashSet<Uuid> = HashSet::with_capacity(batch.len());
+    // Sheets are locked before rows, here as everywhere.
+    if !others.is_empty() {
+        sheet::write_out(session, &others.iter().map(|completion| completion.held).collect::<Vec<_>>()).await?;
+    }
     if !deletes.is_empty() {
         ours.extend(delete(session, &deletes).await?);
     }
     if !plain.is_empty() {
-        ours.extend(SUCCESS.run(session, &successes(&plain), &[]).await?);
+        let tokens = sheet::tokens(plain.iter().map(|completion| &completion.held));
+        ours.extend(SUCCESS.run_if(session, &successes(&plain), &[], &sheet::named_by::<D>(&tokens)).await?);
     }
     if !others.is_empty() {
         let changed: HashSet<Uuid> = OUTCOME.run(session, &outcomes(&others), &[]).await?.into_iter().collect();
@@ -119,7 +127,16 @@ fn millis(completion: &Completion) -> i64 {
 }
 
 fn successes<'a>(batch: &[&'a Completion]) -> Batch<'a> {
-    let columns = vec![ids(batch), tokens(batch), started(batch), ints(batch, millis), texts(batch, |it| it.result.as_deref())];
+    let columns = vec![
+        ids(batch),
+        tokens(batch),
+        ints(batch, |it| i64::from(it.epoch)),
+        ints(batch, |it| i64::from(it.attempt)),
+        started(batch),
+        ints(batch, millis),
+        texts(batch, |it| Some(&it.node)),
+        texts(batch, |it| it.result.as_deref()),
+    ];
     Batch::new(batch.len(), columns)
 }
 
@@ -199,12 +216,14 @@ async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Res
 }
 
 /// A message whose history is not kept.
-const DELETE: Matched = Matched { names: ["delete", "delete_lock"], columns: "b_id:id b_token:int", set: "", condition: HELD };
+const DELETE: Matched =
+    Matched { names: ["delete", "delete_lock"], columns: "b_id:id b_token:int b_epoch:int b_attempt:int", set: "", condition: "{held}" };
 
 /// Deletes messages whose history is not kept, with their attempts.
 async fn delete<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<Vec<Uuid>, Fail> {
-    let held = Batch::new(batch.len(), vec![ids(batch), tokens(batch)]);
-    let gone = DELETE.run_delete(session, &held).await?;
+    let columns = vec![ids(batch), tokens(batch), ints(batch, |it| i64::from(it.epoch)), ints(batch, |it| i64::from(it.attempt))];
+    let tokens = sheet::tokens(batch.iter().map(|completion| &completion.held));
+    let gone = DELETE.run_delete(session, &Batch::new(batch.len(), columns), &sheet::named_by::<D>(&tokens)).await?;
     let there: HashSet<_> = gone.iter().copied().collect();
     let logged: Vec<_> = batch
         .iter()

@@ -23,7 +23,7 @@ pub(super) const CLAIMED_DUE: usize = 17;
 pub(super) const SHOWN: &str = "id, {text project}, {text source}, {text topic}, {text msg_key}, {bytes msg_key_bytes},
     {bytes CASE WHEN ? = 1 THEN payload END}, {text headers}, {text state}, priority, epoch, attempts, retries, {text retry}, max_retries,
     {time due_at}, {time created_at}, {time updated_at}, {time finished_at}, {time expires_at}, {text idempotency_key},
-    {text error_class}, {text error_code}, {text error_detail}, {text result}";
+    {text error_class}, {text error_code}, {text error_detail}, {text result}, {listed}";
 
 /// What is read of a row whose lease ran out.
 pub(super) const LAPSED: &str = "id, {text source}, epoch, attempts, {time attempt_started_at}, {text lease_node}, retries, {time expires_at},
@@ -204,6 +204,8 @@ pub(super) fn shown<D: Dialect>(row: &Row<D>) -> Option<Record> {
         Id::Text(text) => Uuid::try_parse(&text).ok()?,
         Id::Bytes(_) | Id::Raw(_) => return None,
     };
+    // A message that a sheet holds is being sent, though its row does not say so.
+    let listed = D::int(row, 25).ok().flatten() == Some(1);
     Some(Record {
         id,
         project: maybe_text::<D>(row, 1).unwrap_or_default(),
@@ -212,10 +214,10 @@ pub(super) fn shown<D: Dialect>(row: &Row<D>) -> Option<Record> {
         key: key::<D>(row, 4).ok().flatten(),
         payload: D::bytes(row, 6).ok().flatten().map(Bytes::from),
         headers: maybe_text::<D>(row, 7),
-        state: state(maybe_text::<D>(row, 8).as_deref()),
+        state: if listed { State::Sending } else { state(maybe_text::<D>(row, 8).as_deref()) },
         priority: u8::try_from(D::int(row, 9).ok().flatten().unwrap_or(0).clamp(0, 9)).unwrap_or(0),
         epoch: about::<D>(row, 10),
-        attempts: about::<D>(row, 11),
+        attempts: about::<D>(row, 11) + u32::from(listed),
         retries: about::<D>(row, 12),
         retry: policy::<D>(row, 13, 14).unwrap_or_default(),
         due_at: maybe_time::<D>(row, 15),

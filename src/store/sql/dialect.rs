@@ -42,6 +42,10 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     /// Whether a change answers the rows that it changed, at no great cost: MySQL's answers none, SQLite puts them aside first. Where not, rows
     /// are read, locked and changed by several statements of one transaction.
     const RETURNING: bool = false;
+    /// Whether a claim is a row of its own, its [sheet](super::sheet), instead of a change of all the rows that it takes.
+    const SHEETS: bool = false;
+    /// The ids on all sheets `s`: a query from its columns on.
+    const ON_SHEETS: &'static str = "";
     /// Whether UPDATE and DELETE join the table to the batch that names its rows: MySQL would look for what a subquery names by reading all.
     const JOINED: bool = false;
     /// What names a row from one statement of a transaction to the next.
@@ -251,6 +255,12 @@ impl<'a> Batch<'a> {
     pub(super) fn ids(ids: impl IntoIterator<Item = Uuid>) -> Self {
         let ids: Vec<_> = ids.into_iter().collect();
         Self { rows: ids.len(), columns: vec![Column::Ids(ids)] }
+    }
+
+    /// A batch of one column.
+    pub(super) fn ints(ints: impl IntoIterator<Item = i64>) -> Self {
+        let ints: Vec<_> = ints.into_iter().map(Some).collect();
+        Self { rows: ints.len(), columns: vec![Column::Ints(ints)] }
     }
 
     /// A batch of one column.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::claim::earliest;
 use super::decode;
-use super::dialect::{Dialect, Value};
+use super::dialect::{Dialect, Id, Row, Value};
 use super::insert::clock;
 use super::pool::{Fail, Session};
 use crate::message::{AttemptOutcome, State};
@@ -23,14 +23,8 @@ pub(super) async fn get<D: Dialect>(session: &mut Session<D>, project: &str, id:
 }
 
 pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> Result<Page, Fail> {
-    let mut sql = format!("SELECT {} FROM {{log}} WHERE project = ?", decode::SHOWN);
+    let mut sql = String::new();
     let mut values = vec![Value::Int(i64::from(list.payload)), Value::Text(&list.project)];
-    if let Some(state) = list.state {
-        // Written out, so that the planner sees which partial index serves.
-        sql.push_str(" AND state = '");
-        sql.push_str(state.as_str());
-        sql.push('\'');
-    }
     let texts = [
         (" AND source = ?", &list.source),
         (" AND topic = ?", &list.topic),
@@ -54,10 +48,23 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
         sql.push_str(" AND id < ?");
         values.push(Value::Id(after));
     }
-    sql.push_str(" ORDER BY id DESC LIMIT ?");
     let limit = list.limit.clamp(1, MOST_ROWS);
     values.push(Value::Int(i64::from(limit) + 1));
-    let rows = session.rows_once(&sql, &values).await?;
+    let select = |state: &str| format!("SELECT {} FROM {{log}} WHERE project = ? {state}{sql} ORDER BY id DESC LIMIT ?", decode::SHOWN);
+    // The state is written out, so that the planner sees which partial index serves.
+    let mut rows = match list.state {
+        None => session.rows_once(&select(""), &values).await?,
+        Some(state @ (State::Pending | State::Retrying)) => session.rows_once(&select(&format!("AND state = '{}' {{free}}", state.as_str())), &values).await?,
+        Some(state) => session.rows_once(&select(&format!("AND state = '{}'", state.as_str())), &values).await?,
+    };
+    if D::SHEETS && list.state == Some(State::Sending) {
+        // A sheet holds these.
+        rows.extend(session.rows_once(&select("AND level IS NOT NULL AND id {in SELECT {on-sheets}}"), &values).await?);
+        let id = |row: &Row<D>| if let Ok(Id::Known(id)) = D::id(row, 0) { Some(id) } else { None };
+        rows.sort_by_cached_key(|row| std::cmp::Reverse(id(row)));
+        // It may have been written out in between.
+        rows.dedup_by_key(|row| id(row));
+    }
     let more = rows.len() > limit as usize;
     let items: Vec<_> = rows.iter().take(limit as usize).filter_map(decode::shown::<D>).collect();
     let next = if more { items.last().map(|last| last.id) } else { None };
@@ -95,25 +102,38 @@ pub(super) async fn attempts<D: Dialect>(session: &mut Session<D>, project: &str
 pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<Vec<Count>, Fail> {
     // Each part has an index that holds its rows and few others.
     let sql = session.sql("counts", || {
-        let part = |condition: &str| {
+        let part = |state: &str, condition: &str| {
             format!(
-                "SELECT {{text source}}, {{text state}}, count(*), {{time min(CASE WHEN due_at <= {{now}} THEN due_at END)}}, {{time {{now}}}}
+                "SELECT {{text source}}, {{text {state}}}, count(*), {{time min(CASE WHEN due_at <= {{now}} THEN due_at END)}}, {{time {{now}}}}
                  FROM {{log}} WHERE project = ? AND {condition} GROUP BY source, state"
             )
         };
-        [part("state IN ('pending', 'retrying')"), part("state = 'sending'"), part("state = 'blocked'")].join(" UNION ALL ")
+        let mut parts =
+            vec![part("state", "state IN ('pending', 'retrying') {free}"), part("state", "state = 'sending'"), part("state", "state = 'blocked'")];
+        if D::SHEETS {
+            parts.push(part("'sending'", "level IS NOT NULL AND id {in SELECT {on-sheets}}"));
+        }
+        parts.join(" UNION ALL ")
     });
-    let project = Value::Text(project);
-    let mut counts = Vec::new();
-    for row in session.rows(sql, &[project, project, project]).await? {
+    let project = vec![Value::Text(project); if D::SHEETS { 4 } else { 3 }];
+    let mut counts: Vec<Count> = Vec::new();
+    for row in session.rows(sql, &project).await? {
         let now: DateTime<Utc> = clock::<D>(&row, 4)?;
         let overdue = D::time(&row, 3).ok().flatten().and_then(earliest).and_then(|due| (now - due).to_std().ok()).unwrap_or_default();
-        counts.push(Count {
+        let count = Count {
             source: decode::maybe_text::<D>(&row, 0).unwrap_or_default(),
             state: decode::state(decode::maybe_text::<D>(&row, 1).as_deref()),
             messages: u64::try_from(D::int(&row, 2).ok().flatten().unwrap_or(0)).unwrap_or(0),
             overdue,
-        });
+        };
+        // What is being sent is told in two parts: held by its rows, and by sheets.
+        match counts.iter_mut().find(|other| other.source == count.source && other.state == count.state) {
+            Some(other) => {
+                other.messages += count.messages;
+                other.overdue = other.overdue.max(count.overdue);
+            }
+            None => counts.push(count),
+        }
     }
     Ok(counts)
 }

@@ -12,6 +12,7 @@ use super::dialect::{Batch, Dialect, Row, Value};
 use super::insert::{clock, micros};
 use super::pool::{Fail, Session};
 use super::shape::{Parameters, Picked};
+use super::sheet;
 use crate::store::{Heartbeat, Stray, Strays, Unserved};
 
 /// The most kinds of rows that a look for strays goes through. An application that makes up more is told of these first.
@@ -161,7 +162,7 @@ const STRAY: &str = "id, {text source}, epoch, attempts, retries, {time expires_
 pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<Vec<Stray>, Fail> {
     const UNKNOWN: Picked = Picked {
         names: ["strays_unknown", "strays_unknown_pick", "strays_read"],
-        from: "FROM {log} WHERE project = ? AND source = ? AND level IS NOT NULL
+        from: "FROM {log} WHERE project = ? AND source = ? AND level IS NOT NULL {free}
             AND created_at <= {plus {now}|?} LIMIT ?",
         set: STRAY_SET,
         columns: STRAY,
@@ -215,6 +216,7 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
     let rows = SOURCELESS.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
     gather(session, &rows, "no_source", &mut taken).await?;
 
+    sheet::write_out_lapsed(session, &strays.project).await?;
     let served = served(session).await?;
     let live = served.get(&*strays.project);
     let known = Batch::texts(strays.sources.iter().map(|source| &**source).chain(live.into_iter().flatten().map(String::as_str)));
@@ -231,6 +233,7 @@ pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &S
         if left(&taken) <= 0 {
             return Ok(taken);
         }
+        sheet::turn(session, &strays.project, source).await?;
         let pick = [project, Value::Text(source), age, Value::Int(left(&taken))];
         let rows = UNKNOWN.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
         gather(session, &rows, "unknown_source", &mut taken).await?;

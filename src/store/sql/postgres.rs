@@ -94,13 +94,18 @@ pub(super) fn settings(timeout: Duration) -> Vec<(&'static str, String)> {
 impl Dialect for Postgres {
     type Db = Driver;
 
-    const MIGRATIONS: &'static [(&'static str, &'static str)] = &[("0001_tables", include_str!("../../../migrations/postgres/0001_tables.sql"))];
+    const MIGRATIONS: &'static [(&'static str, &'static str)] = &[
+        ("0001_tables", include_str!("../../../migrations/postgres/0001_tables.sql")),
+        ("0002_sheets", include_str!("../../../migrations/postgres/0002_sheets.sql")),
+    ];
     const NOW: &'static str = "statement_timestamp()";
     const LOCK: &'static str = "FOR UPDATE";
     const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
     const BEGIN: &'static str = "BEGIN";
     const NUMBERED: bool = true;
     const RETURNING: bool = true;
+    const SHEETS: bool = true;
+    const ON_SHEETS: &'static str = "u.id FROM {sheet} s, unnest(s.ids) AS u (id)";
     const DELETE_USING: bool = true;
     const ARRAYS: bool = true;
     const FAR: &'static str = "timestamptz '9999-12-31 00:00:00+00'";

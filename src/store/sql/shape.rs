@@ -13,6 +13,12 @@ use crate::store::Error;
 /// statistics of a quiet hour it would read all that are being sent, for each row of the batch.
 pub(super) const HELD: &str = "CASE WHEN state = 'sending' THEN lease_token END = b_token";
 
+/// The same where a [sheet](super::sheet) may hold it instead of its own row: the sheet names it, and no attempt came after this one. The batch
+/// has `b_epoch` and `b_attempt` too.
+pub(super) const HELD_OR_LISTED: &str = "CASE WHEN state = 'sending' THEN lease_token = b_token
+    ELSE level IS NOT NULL AND epoch = b_epoch AND {raised} = b_attempt
+        AND (b_token, b_id) IN (SELECT s.token, {on-sheets} WHERE s.token = ANY (?)) END";
+
 /// Follows a batch `b` in a join: the rows that it names. MySQL is told to read them by their key: it would read, and so lock, the whole of a
 /// small table.
 pub(super) const NAMED: &str = "{join} {log} l {by-key} ON l.id = b.b_id";
@@ -36,10 +42,21 @@ pub(super) struct Matched {
 }
 
 impl Matched {
-    /// Runs it; answers the ids of the rows that it changed.
+    /// Runs it, with the parameters of SET; answers the ids of the rows that it changed.
     pub(super) async fn run<D: Dialect>(&self, session: &mut Session<D>, batch: &Batch<'_>, lead: &[Value<'_>]) -> Result<Vec<Uuid>, Fail> {
+        self.run_if(session, batch, lead, &[]).await
+    }
+
+    /// The same, with the parameters of the condition too.
+    pub(super) async fn run_if<D: Dialect>(
+        &self,
+        session: &mut Session<D>,
+        batch: &Batch<'_>,
+        lead: &[Value<'_>],
+        tail: &[Value<'_>],
+    ) -> Result<Vec<Uuid>, Fail> {
         let Self { columns, set, condition, .. } = self;
-        self.change(session, batch, &in_order::<D>(lead, batch), || {
+        self.change(session, batch, &[&in_order::<D>(lead, batch), tail].concat(), || {
             if D::JOINED {
                 format!("UPDATE {{table b {columns}}} {NAMED} SET {set} WHERE {condition}")
             } else {
@@ -50,9 +67,9 @@ impl Matched {
     }
 
     /// Deletes the rows instead; answers the ids of those that went.
-    pub(super) async fn run_delete<D: Dialect>(&self, session: &mut Session<D>, batch: &Batch<'_>) -> Result<Vec<Uuid>, Fail> {
+    pub(super) async fn run_delete<D: Dialect>(&self, session: &mut Session<D>, batch: &Batch<'_>, tail: &[Value<'_>]) -> Result<Vec<Uuid>, Fail> {
         let Self { columns, condition, .. } = self;
-        self.change(session, batch, &[Value::Batch(batch)], || {
+        self.change(session, batch, &[&[Value::Batch(batch)], tail].concat(), || {
             if D::JOINED {
                 format!("DELETE l FROM {{table b {columns}}} {NAMED} WHERE {condition}")
             } else if D::DELETE_USING {
@@ -127,11 +144,11 @@ pub(super) struct Cut {
 }
 
 /// What a row weighs at a cut. The parameter is the largest payload that is read.
-const WEIGHT: &str = "coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0)";
+pub(super) const WEIGHT: &str = "coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0)";
 /// The number of attempts once a claim has raised it. One that is nonsense stays as it is: the row is found unusable, and no sum runs over.
 pub(super) const RAISED: &str = "CASE WHEN attempts BETWEEN 0 AND 2147483646 THEN attempts + 1 ELSE attempts END";
 /// Where a change answers no rows, payloads up to so many bytes come with the lock; larger ones are read once the cut is made, to bound memory.
-const WITH_LOCK: i64 = 16 << 10;
+pub(super) const WITH_LOCK: i64 = 16 << 10;
 
 /// The rows that were picked by a statement before, from a batch of what names them.
 const PICKED: &str = "{table b b_row:id} {join} {log} l {by-key} ON l.{row} = b.b_row";
@@ -143,26 +160,12 @@ impl Picked {
 
     async fn at_once<D: Dialect>(&self, session: &mut Session<D>, parameters: &Parameters<'_>) -> Result<Vec<Row<D>>, Fail> {
         let Self { names, from, set, columns } = self;
-        let Parameters { pick, set: set_values, cut } = *parameters;
         let sql = session.sql(names[0], || {
             // What it was raised to.
             let columns = columns.replace("{raised}", "attempts");
-            if cut.is_some() {
-                format!(
-                    "WITH picked AS (SELECT id, due_at, {WEIGHT} AS size {from} {{skip}}),
-                    cut AS (SELECT id, row_number() OVER w AS n, sum(size) OVER w AS total FROM picked WINDOW w AS (ORDER BY due_at, id))
-                    UPDATE {{log}} SET {set} WHERE id {{in SELECT id FROM cut WHERE n = 1 OR total <= ?}} RETURNING {columns}"
-                )
-            } else {
-                format!(
-                    "WITH picked AS (SELECT id {from} {{skip}}) UPDATE {{log}} SET {set} WHERE id {{in SELECT id FROM picked}} RETURNING {columns}"
-                )
-            }
+            format!("WITH picked AS (SELECT id {from} {{skip}}) UPDATE {{log}} SET {set} WHERE id {{in SELECT id FROM picked}} RETURNING {columns}")
         });
-        let payload = cut.map(|cut| Value::Int(cut.payload));
-        let most = cut.map(|cut| Value::Int(cut.most));
-        let values: Vec<_> = payload.into_iter().chain([pick, set_values].concat()).chain(most).chain(payload).collect();
-        Ok(session.rows(sql, &values).await?)
+        Ok(session.rows(sql, &[parameters.pick, parameters.set].concat()).await?)
     }
 
     async fn step_by_step<D: Dialect>(&self, session: &mut Session<D>, parameters: &Parameters<'_>) -> Result<Vec<Row<D>>, Fail> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redrive::store::{self, Error, Store};
+use redrive::store::{self, Completion, Error, Store};
 use redrive::units::{Secret, Span};
 use tokio::sync::Notify;
 use url::Url;
@@ -91,7 +91,7 @@ pub(crate) async fn messages_are_found_by_an_index_however_few_there_were(cx: Fi
         assert!(cx.store().await.renew(vec![held], LONG).await.unwrap().is_empty());
         assert_eq!(cx.complete(vec![refused(held, Duration::ZERO)]).await, [true]);
         let (_, held) = cx.take(held.id, "billing", LONG).await;
-        assert_eq!(cx.complete(vec![succeeded(held)]).await, [true]);
+        assert_eq!(cx.complete(vec![Completion { attempt: 2, ..succeeded(held) }]).await, [true]);
     }
     // A session tells of its scans when it ends.
     cx.store().await.close().await;

@@ -1,0 +1,227 @@
+//! Claims that are one row: a sheet that names the messages which a claim took.
+//!
+//! To mark each message as being sent would write its row again, payload and all, to write it once more, or delete it, a moment later. So a
+//! claim leaves the rows alone. A message is held if it waits and a sheet names it. It is [written out](write_out), and then held by its own
+//! row as others are, where that is needed: its lease has run out, or its attempt failed.
+//!
+//! What makes it safe:
+//! - Claims of a source go [one after another](turn), each sees the sheets of those before it.
+//! - They lock the rows that they take, so that whoever else changes one came before, or comes after and sees the sheet.
+//! - An attempt is on record from its claim on: the sheet is its record, and its number is one more than the row has.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::decode;
+use super::dialect::{Batch, Dialect, Row, Value, known};
+use super::insert::micros;
+use super::pool::{Fail, Session};
+use super::shape::Matched;
+use crate::store::{Error, Held, Lease};
+
+/// At most so many sheets that ran out are written out at once.
+const LAPSED: i64 = 4;
+
+/// Sees to it that no claim of the source is made until the transaction ends, and that all made before are seen.
+pub(super) async fn turn<D: Dialect>(session: &mut Session<D>, project: &str, source: &str) -> Result<(), Fail> {
+    if D::SHEETS {
+        let sql = session.sql("turn", || {
+            let next = [("turn", format!("{} + 1", D::present("turn", "turn")))];
+            format!("INSERT INTO {{turn}} {} (project, source, turn) VALUES (?, ?, 1) {}", D::AS_OLD, D::upsert("project, source", &next))
+        });
+        session.execute(sql, &[Value::Text(project), Value::Text(source)]).await?;
+    }
+    Ok(())
+}
+
+/// What a claim writes on its sheet.
+pub(super) struct Written<'a> {
+    pub(super) project: &'a str,
+    pub(super) source: &'a str,
+    pub(super) lease: &'a Lease,
+    pub(super) last_due: DateTime<Utc>,
+    pub(super) ids: Vec<Uuid>,
+}
+
+/// Writes the sheet of a claim.
+pub(super) async fn write<D: Dialect>(session: &mut Session<D>, sheet: Written<'_>) -> Result<(), Fail> {
+    let sql = session.sql("sheet", || {
+        "INSERT INTO {sheet} (token, project, source, node, begun_at, lease_until, last_due, ids)
+         VALUES (?, ?, ?, ?, {now}, {plus {now}|?}, ?, ?)"
+            .to_owned()
+    });
+    let Written { project, source, lease, last_due, ids } = sheet;
+    let values = [
+        Value::Int(lease.token),
+        Value::Text(project),
+        Value::Text(source),
+        Value::Text(&lease.node),
+        Value::Int(micros(lease.ttl)),
+        Value::Time(Some(last_due)),
+        Value::Batch(&Batch::ids(ids)),
+    ];
+    session.execute(sql, &values).await?;
+    Ok(())
+}
+
+/// Takes away sheets of which nothing is held any more.
+pub(super) async fn close<D: Dialect>(session: &mut Session<D>, tokens: Vec<i64>) -> Result<(), Fail> {
+    let sql = session.sql("sheet_close", || "DELETE FROM {sheet} WHERE token {in SELECT b_token FROM {table b b_token:int}}".to_owned());
+    session.execute(sql, &[Value::Batch(&Batch::ints(tokens))]).await?;
+    Ok(())
+}
+
+/// A sheet that is there, locked.
+struct Sheet {
+    token: i64,
+    node: String,
+    begun_at: Option<DateTime<Utc>>,
+    lease_until: Option<DateTime<Utc>>,
+    ids: Vec<Uuid>,
+}
+
+const SHEET: &str = "token, node, begun_at, lease_until, ids";
+
+fn read<D: Dialect>(row: &Row<D>) -> Result<Sheet, Fail> {
+    let ids = D::ids(row, 4).map_err(|bad| Error::Refused(format!("the sheet of a claim can't be read: {}", bad.0)))?;
+    Ok(Sheet {
+        token: D::int(row, 0).ok().flatten().unwrap_or(0),
+        node: decode::maybe_text::<D>(row, 1).unwrap_or_default(),
+        begun_at: decode::maybe_time::<D>(row, 2),
+        lease_until: decode::maybe_time::<D>(row, 3),
+        ids,
+    })
+}
+
+/// The tokens under which messages are held, each once.
+pub(super) fn tokens<'a>(held: impl Iterator<Item = &'a Held>) -> Batch<'static> {
+    let mut tokens: Vec<_> = held.map(|held| held.token).collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    Batch::ints(tokens)
+}
+
+/// The parameter of `{held}`.
+pub(super) fn named_by<'a, D: Dialect>(tokens: &'a Batch<'a>) -> Vec<Value<'a>> {
+    if D::SHEETS { vec![Value::Batch(tokens)] } else { Vec::new() }
+}
+
+/// Locks the sheets under whose tokens messages are held, in the order of the tokens.
+async fn lock<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<Vec<Sheet>, Fail> {
+    let tokens = tokens(held.iter());
+    let sql = session.sql("sheets", || {
+        format!("SELECT {SHEET} FROM {{sheet}} WHERE token {{in SELECT b_token FROM {{table b b_token:int}}}} ORDER BY token {{lock}}")
+    });
+    session.rows(sql, &[Value::Batch(&tokens)]).await?.iter().map(read::<D>).collect()
+}
+
+/// Has a sheet name fewer messages.
+async fn shorten<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, gone: &HashSet<Uuid>) -> Result<(), Fail> {
+    let left: Vec<_> = sheet.ids.iter().copied().filter(|id| !gone.contains(id)).collect();
+    if left.is_empty() {
+        return close(session, vec![sheet.token]).await;
+    }
+    let sql = session.sql("sheet_shorten", || "UPDATE {sheet} SET ids = ? WHERE token = ?".to_owned());
+    session.execute(sql, &[Value::Batch(&Batch::ids(left)), Value::Int(sheet.token)]).await?;
+    Ok(())
+}
+
+/// Has messages that sheets hold be held by their own rows, with the same token: being sent, the attempt's number taken.
+pub(super) async fn write_out<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<(), Fail> {
+    if D::SHEETS {
+        for sheet in lock(session, held).await? {
+            let asked: HashSet<_> = held.iter().filter(|held| held.token == sheet.token).map(|held| held.id).collect();
+            write_rows(session, &sheet, &asked).await?;
+            shorten(session, &sheet, &asked).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for all that is on a project's sheets whose lease has run out.
+pub(super) async fn write_out_lapsed<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<(), Fail> {
+    if D::SHEETS {
+        let sql = session.sql("sheets_lapsed", || {
+            format!("SELECT {SHEET} FROM {{sheet}} WHERE project = ? AND lease_until <= {{now}} ORDER BY token LIMIT ? {{skip}}")
+        });
+        for row in session.rows(sql, &[Value::Text(project), Value::Int(LAPSED)]).await? {
+            let sheet = read::<D>(&row)?;
+            write_rows(session, &sheet, &sheet.ids.iter().copied().collect()).await?;
+            close(session, vec![sheet.token]).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn write_rows<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, asked: &HashSet<Uuid>) -> Result<(), Fail> {
+    const WRITE_OUT: Matched = Matched {
+        names: ["write_out", "write_out_lock"],
+        columns: "b_id:id",
+        set: "attempts = {raised}, state = 'sending', lease_token = ?, lease_node = ?, attempt_started_at = ?, lease_until = ?, updated_at = {now}",
+        condition: "level IS NOT NULL",
+    };
+    let mut ids: Vec<_> = sheet.ids.iter().copied().filter(|id| asked.contains(id)).collect();
+    ids.sort_unstable();
+    let lead = [Value::Int(sheet.token), Value::Text(&sheet.node), Value::Time(sheet.begun_at), Value::Time(sheet.lease_until)];
+    if !ids.is_empty() {
+        WRITE_OUT.run(session, &Batch::ids(ids), &lead).await?;
+    }
+    Ok(())
+}
+
+/// Prolongs the leases of sheets; answers what of `held` they hold.
+pub(super) async fn renew<D: Dialect>(session: &mut Session<D>, held: &[Held], ttl: Duration) -> Result<HashSet<Held>, Fail> {
+    if !D::SHEETS {
+        return Ok(HashSet::new());
+    }
+    let sheets = lock(session, held).await?;
+    let sql = session.sql("sheets_renew", || {
+        "UPDATE {sheet} SET lease_until = {plus {now}|?} WHERE token {in SELECT b_token FROM {table b b_token:int}}".to_owned()
+    });
+    let tokens = Batch::ints(sheets.iter().map(|sheet| sheet.token));
+    session.execute(sql, &[Value::Int(micros(ttl)), Value::Batch(&tokens)]).await?;
+    named(session, held, &sheets).await
+}
+
+/// Hands messages back that sheets hold; answers which.
+pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<HashSet<Held>, Fail> {
+    if !D::SHEETS {
+        return Ok(HashSet::new());
+    }
+    let sheets = lock(session, held).await?;
+    let ours = named(session, held, &sheets).await?;
+    for sheet in &sheets {
+        let gone = ours.iter().filter(|held| held.token == sheet.token).map(|held| held.id).collect();
+        shorten(session, sheet, &gone).await?;
+    }
+    Ok(ours)
+}
+
+/// What of `held` these sheets hold: they name it, and it waits.
+async fn named<D: Dialect>(session: &mut Session<D>, held: &[Held], sheets: &[Sheet]) -> Result<HashSet<Held>, Fail> {
+    let names: HashMap<i64, HashSet<Uuid>> = sheets.iter().map(|sheet| (sheet.token, sheet.ids.iter().copied().collect())).collect();
+    let named: Vec<_> = held.iter().copied().filter(|held| names.get(&held.token).is_some_and(|ids| ids.contains(&held.id))).collect();
+    if named.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let sql = session
+        .sql("waiting", || "SELECT id FROM {log} WHERE id {in SELECT b_id FROM {table b b_id:id}} AND level IS NOT NULL".to_owned());
+    let batch = Batch::ids(named.iter().map(|held| held.id));
+    let waiting: HashSet<_> = known::<D>(&session.rows(sql, &[Value::Batch(&batch)]).await?).into_iter().collect();
+    Ok(named.into_iter().filter(|held| waiting.contains(&held.id)).collect())
+}
+
+/// Which of these messages sheets name. Said of rows that are locked, it stays so until the transaction ends.
+pub(super) async fn on_sheets<D: Dialect>(session: &mut Session<D>, project: &str, ids: &[Uuid]) -> Result<HashSet<Uuid>, Fail> {
+    if !D::SHEETS || ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let sql = session.sql("on_sheets", || {
+        "SELECT b_id FROM {table b b_id:id} WHERE b_id IN (SELECT {on-sheets} WHERE s.project = ?)".to_owned()
+    });
+    Ok(known::<D>(&session.rows(sql, &[Value::Batch(&Batch::ids(ids.iter().copied())), Value::Text(project)]).await?).into_iter().collect())
+}
+
