@@ -6,6 +6,7 @@ pub(crate) mod application;
 pub(crate) mod claim;
 pub(crate) mod complete;
 pub(crate) mod fixture;
+pub(crate) mod held;
 pub(crate) mod idempotency;
 pub(crate) mod insert;
 pub(crate) mod isolation;
@@ -56,6 +57,9 @@ macro_rules! conformance {
                 taken_over_only_after_it_ran_out of_two_takers_one_wins the_old_token_is_fenced_off
                 two_tokens_of_one_message_do_not_hide_each_other
                 a_leased_insert_lapses_like_a_claim at_most_the_limit_is_taken_over;
+            held:
+                it_is_told_as_being_sent a_claim_that_is_closed_leaves_the_others the_claim_of_another_does_not_serve
+                it_is_claimed_or_cancelled_never_both it_is_claimed_or_a_stray_never_both;
             strays:
                 an_unknown_source_is_taken_once_old_enough what_a_live_node_serves_is_left
                 what_a_dead_node_was_sending_for_a_source_of_nobody without_a_source at_most_the_limit

@@ -54,8 +54,7 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
     }
     if D::SHEETS {
         let last_due = rows.iter().rev().find_map(|row| decode::maybe_time::<D>(row, decode::CLAIMED_DUE)).unwrap_or(now);
-        let sheet = sheet::Written { project: &claim.project, source: &claim.source, lease: &claim.lease, last_due, ids };
-        sheet::write(session, sheet).await?;
+        sheet::write(session, claim, ids, last_due).await?;
     }
     Ok(Claimed { now, rows: claimed, open: D::SHEETS })
 }
@@ -81,14 +80,18 @@ async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<V
             decode::CLAIMED
         )
     };
-    let (sql, floor) = match claim.floor {
-        Some(_) => (session.sql("claim_floor", || pick("AND due_at >= ?", "AND s.last_due >= ?")), Some(Value::Time(claim.floor))),
-        None => (session.sql("claim", || pick("", "")), None),
-    };
     let Cut { payload, most } = cut(claim);
     let [project, source, level] = queue(claim);
-    let values = [Value::Int(payload.min(WITH_LOCK)), Value::Int(payload), project, source, level].into_iter().chain(floor);
-    let values: Vec<_> = values.chain([project, source]).chain(floor).chain([Value::Int(i64::from(claim.limit))]).collect();
+    let (payloads, floor, limit) = ([Value::Int(payload.min(WITH_LOCK)), Value::Int(payload)], Value::Time(claim.floor), Value::Int(claim.limit.into()));
+    let (sql, values) = if claim.floor.is_none() {
+        let sql = session.sql("claim", || pick("", ""));
+        (sql, [&payloads[..], &queue(claim), &[project, source, limit]].concat())
+    } else {
+        // Other nodes may have gone further.
+        let last = "(SELECT last_due FROM {sheet} WHERE project = ? AND source = ? AND level = ? ORDER BY last_due DESC LIMIT 1)";
+        let sql = session.sql("claim_floor", || pick(&format!("AND due_at >= {{later ?|{last}}}"), "AND s.last_due >= ?"));
+        (sql, [&payloads[..], &queue(claim), &[floor, project, source, level, project, source, floor, limit]].concat())
+    };
     let mut rows = session.rows(sql, &values).await?;
     let (mut total, mut large, mut fit) = (0_i64, Vec::new(), 0);
     for (index, row) in rows.iter().enumerate() {

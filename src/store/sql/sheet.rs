@@ -20,7 +20,7 @@ use super::dialect::{Batch, Dialect, Row, Value, known};
 use super::insert::micros;
 use super::pool::{Fail, Session};
 use super::shape::Matched;
-use crate::store::{Error, Held, Lease};
+use crate::store::{Claim, Error, Held};
 
 /// At most so many sheets that ran out are written out at once.
 const LAPSED: i64 = 4;
@@ -37,29 +37,20 @@ pub(super) async fn turn<D: Dialect>(session: &mut Session<D>, project: &str, so
     Ok(())
 }
 
-/// What a claim writes on its sheet.
-pub(super) struct Written<'a> {
-    pub(super) project: &'a str,
-    pub(super) source: &'a str,
-    pub(super) lease: &'a Lease,
-    pub(super) last_due: DateTime<Utc>,
-    pub(super) ids: Vec<Uuid>,
-}
-
-/// Writes the sheet of a claim.
-pub(super) async fn write<D: Dialect>(session: &mut Session<D>, sheet: Written<'_>) -> Result<(), Fail> {
+/// Writes the sheet of a claim: what it took, and the latest due time of that.
+pub(super) async fn write<D: Dialect>(session: &mut Session<D>, claim: &Claim, ids: Vec<Uuid>, last_due: DateTime<Utc>) -> Result<(), Fail> {
     let sql = session.sql("sheet", || {
-        "INSERT INTO {sheet} (token, project, source, node, begun_at, lease_until, last_due, ids)
-         VALUES (?, ?, ?, ?, {now}, {plus {now}|?}, ?, ?)"
+        "INSERT INTO {sheet} (token, project, source, level, node, begun_at, lease_until, last_due, ids)
+         VALUES (?, ?, ?, ?, ?, {now}, {plus {now}|?}, ?, ?)"
             .to_owned()
     });
-    let Written { project, source, lease, last_due, ids } = sheet;
     let values = [
-        Value::Int(lease.token),
-        Value::Text(project),
-        Value::Text(source),
-        Value::Text(&lease.node),
-        Value::Int(micros(lease.ttl)),
+        Value::Int(claim.lease.token),
+        Value::Text(&claim.project),
+        Value::Text(&claim.source),
+        Value::Int(i64::from(claim.level)),
+        Value::Text(&claim.lease.node),
+        Value::Int(micros(claim.lease.ttl)),
         Value::Time(Some(last_due)),
         Value::Batch(&Batch::ids(ids)),
     ];
@@ -186,6 +177,14 @@ pub(super) async fn renew<D: Dialect>(session: &mut Session<D>, held: &[Held], t
     named(session, held, &sheets).await
 }
 
+/// Whatever it was before: it is pending.
+const HANDED_BACK: Matched = Matched {
+    names: ["handed_back", "handed_back_lock"],
+    columns: "b_id:id",
+    set: "state = 'pending', updated_at = {now}",
+    condition: "level IS NOT NULL AND state <> 'pending'",
+};
+
 /// Hands messages back that sheets hold; answers which.
 pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<HashSet<Held>, Fail> {
     if !D::SHEETS {
@@ -196,6 +195,11 @@ pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held])
     for sheet in &sheets {
         let gone = ours.iter().filter(|held| held.token == sheet.token).map(|held| held.id).collect();
         shorten(session, sheet, &gone).await?;
+    }
+    if !ours.is_empty() {
+        let mut ids: Vec<_> = ours.iter().map(|held| held.id).collect();
+        ids.sort_unstable();
+        HANDED_BACK.run(session, &Batch::ids(ids), &[]).await?;
     }
     Ok(ours)
 }

@@ -28,7 +28,8 @@ async fn serve(cx: &Fixture) -> (HashMap<Uuid, Ready>, HashMap<Uuid, &'static st
         for level in 0..=9 {
             let claim = Claim { level, max_payload: 1 << 20, ..cx.claim_of("billing") };
             let token = claim.lease.token;
-            for row in cx.claim(claim).await.rows {
+            let claimed = cx.claim(claim).await;
+            for row in claimed.rows {
                 match row {
                     Row::Ready(row) => {
                         let (id, epoch, attempt) = (row.message.id, row.message.epoch, row.message.attempt);
@@ -43,6 +44,9 @@ async fn serve(cx: &Fixture) -> (HashMap<Uuid, Ready>, HashMap<Uuid, &'static st
                         assert!(refused.insert(row.id, row.code).is_none(), "{row:?} is over");
                     }
                 }
+            }
+            if claimed.open {
+                cx.store().await.close_claims(vec![token]).await.unwrap();
             }
         }
     }
