@@ -8,7 +8,6 @@ mod look;
 pub mod sql;
 mod work;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,9 +67,6 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Says that a node lives and what it serves, for `ttl`.
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error>;
-
-    /// The sources that other live nodes of the project serve.
-    async fn served_by_others(&self, project: &str, node: &str) -> Result<HashSet<String>, Error>;
 
     /// Takes the node out of the list of the living.
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error>;

@@ -70,12 +70,17 @@ async fn claims(arena: &Arena) -> Result<Measured, Error> {
             measured.latencies.record(took);
         }
     }
+    store.close_claims((0..WARM + CLAIMS).map(token).collect()).await?;
     store.close().await;
     Ok(measured)
 }
 
+const fn token(number: u32) -> i64 {
+    number as i64 + 1
+}
+
 async fn claim(arena: &Arena, store: &dyn Store, number: u32) -> Result<Claimed, Error> {
-    let lease = Lease { token: i64::from(number) + 1, node: Arc::from("redrive-bench"), ttl: Duration::from_secs(600) };
+    let lease = Lease { token: token(number), node: Arc::from("redrive-bench"), ttl: Duration::from_secs(600) };
     let claim = Claim {
         project: arena.config.project.clone(),
         source: arena.subject.context.name.clone(),

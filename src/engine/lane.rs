@@ -171,19 +171,14 @@ impl Lane {
         Some(places)
     }
 
-    /// How many bytes a claim may bring: half of what is free over all claims, so that lanes that claim at once stay within the bound together.
-    pub(super) fn claim_bytes(&self, claims: usize) -> usize {
-        self.memory.free() / 2 / claims
+    /// How many bytes a claim may bring: a quarter of what is free, so that lanes that claim at once stay within the bound together.
+    pub(super) fn claim_bytes(&self) -> usize {
+        self.memory.free() / 4
     }
 
     /// Whether nothing may be sent but a probe.
     pub(super) fn is_held_back(&self) -> bool {
         self.is_open() || self.spec.sender.blocked().is_some()
-    }
-
-    /// Whether messages go out as usual: the destination has answered, and nothing holds them back.
-    pub(super) fn is_flowing(&self) -> bool {
-        self.proven.load(Ordering::Relaxed) && !self.is_held_back()
     }
 
     /// Takes a reserved place.

@@ -1,11 +1,11 @@
-//! Finds what is due and claims it: one scout asks what is due for all lanes, one claimer a lane takes it, with a helper while it is drained.
+//! Finds what is due and claims it: one scout asks what is due for all lanes, one claimer a lane takes it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rand::RngExt;
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -28,11 +28,6 @@ const SCOUT_GAP: Duration = Duration::from_millis(5);
 const TAKE_OVER: u32 = 500;
 /// How long a claimer waits before it looks again whether its destination still holds back publishers.
 const BLOCKED_WAIT: Duration = Duration::from_millis(250);
-/// While a lane is drained so many claims are under way, its claimer's and its helper's: the database answers one while the rows of the
-/// other go out. More only get in each other's way, so a node that is not alone has no helper (docs/performance.md).
-const CLAIMERS: usize = 2;
-/// While a drain lasts, a node looks round for others this often.
-const LOOK_ROUND: Duration = Duration::from_secs(2);
 /// A drain skips what it has just claimed (dead index entries) and looks from the start this often, for what was committed late.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -127,19 +122,14 @@ impl Poller {
         }
     }
 
-    /// Claims what is due on one lane, the highest level first, as fast as the lane takes it.
+    /// Claims what is due on one lane, the highest level first, as fast as the lane takes it. Only its waits are cut short when the node
+    /// stops: a claim under way is made whatever becomes of whoever asked, and its rows are to be handed back.
     pub(super) async fn claim(self: Arc<Self>, lane: Arc<Lane>) {
-        let drain = Drain::default();
-        tokio::join!(self.claim_due(&lane, &drain), self.help(&lane, &drain));
-    }
-
-    /// The claimer that watches the breaker and what is due. Only its waits are cut short when the node stops: a claim under way is made
-    /// whatever becomes of whoever asked, and its rows are to be handed back.
-    async fn claim_due(&self, lane: &Arc<Lane>, drain: &Drain) {
-        while let Some(Some(Turn { level, probe, places })) = self.stopping.run_until_cancelled(self.turn(lane)).await {
+        let mut drain = Drain::default();
+        while let Some(Some(Turn { level, probe, places })) = self.stopping.run_until_cancelled(self.turn(&lane)).await {
             // Cleared before the claim: what becomes due meanwhile sets it again.
             lane.exhausted(level);
-            let claimed = self.claim_once(lane, drain, level, places).await;
+            let claimed = self.claim_once(&lane, &mut drain, level, places).await;
             if probe && claimed == 0 {
                 lane.probe_unused();
             }
@@ -184,48 +174,11 @@ impl Poller {
         }
     }
 
-    /// One more claimer, while a drain lasts and nothing stands against it.
-    async fn help(&self, lane: &Arc<Lane>, drain: &Drain) {
-        let mut alone = Alone::default();
-        while let Some(Some((level, places))) = self.stopping.run_until_cancelled(self.turn_to_help(lane, drain, &mut alone)).await {
-            self.claim_once(lane, drain, level, places).await;
-        }
-    }
-
-    async fn turn_to_help(&self, lane: &Arc<Lane>, drain: &Drain, alone: &mut Alone) -> Option<(u8, OwnedSemaphorePermit)> {
-        let wanted = || drain.level().filter(|level| lane.highest_due().is_none_or(|due| due <= *level) && lane.is_flowing());
-        loop {
-            let level = wanted();
-            if level.is_some() && alone.asked.is_none_or(|asked| asked.elapsed() >= LOOK_ROUND) {
-                *alone = Alone { yes: self.is_alone(lane).await, asked: Some(Instant::now()) };
-            }
-            if level.is_none() || !alone.yes {
-                drain.begun.notified().await;
-                continue;
-            }
-            let places = lane.reserve(lane.claim_count(self.options.batch)).await?;
-            if let Some(level) = wanted() {
-                return Some((level, places));
-            }
-        }
-    }
-
-    /// Whether no other live node serves the source.
-    async fn is_alone(&self, lane: &Lane) -> bool {
-        match self.store.served_by_others(&self.project, self.ledger.node()).await {
-            Ok(others) => !others.contains(&**lane.name()),
-            Err(error) => {
-                self.health.failed("served_by_others", &error);
-                false
-            }
-        }
-    }
-
     /// One claim; answers how many rows it brought.
-    async fn claim_once(&self, lane: &Arc<Lane>, drain: &Drain, level: u8, mut places: OwnedSemaphorePermit) -> usize {
+    async fn claim_once(&self, lane: &Arc<Lane>, drain: &mut Drain, level: u8, mut places: OwnedSemaphorePermit) -> usize {
         let count = u32::try_from(places.num_permits()).unwrap_or(u32::MAX);
         let (lease, asked) = (self.ledger.lease(), Instant::now());
-        let (token, floor, max_bytes) = (lease.token, drain.walk().floor(level, asked), lane.claim_bytes(CLAIMERS));
+        let (token, floor, max_bytes) = (lease.token, drain.walk.floor(level, asked), lane.claim_bytes());
         let swept = floor.is_none();
         let claim = Claim {
             project: self.project.clone(),
@@ -241,7 +194,7 @@ impl Poller {
             Ok(claimed) => claimed,
             Err(error) => {
                 self.health.failed("claim", &error);
-                drain.walk().end(level);
+                drain.walk.end(level);
                 lane.due(1 << level);
                 tokio::time::sleep(BLOCKED_WAIT).await;
                 return 0;
@@ -252,10 +205,7 @@ impl Poller {
         let term = self.ledger.hold(token, asked, claimed.rows.iter().map(id_of), claimed.open);
         let bytes: usize = claimed.rows.iter().map(weight_of).sum();
         let full = claimed.rows.len() >= count as usize || bytes >= max_bytes / 2;
-        drain.walk().note(level, &claimed, full);
-        if full {
-            drain.begun.notify_one();
-        }
+        drain.walk.note(level, &claimed, full);
         if full || !swept {
             lane.due(1 << level);
         }
@@ -269,7 +219,7 @@ impl Poller {
     }
 
     /// Sends a claimed row on its way.
-    fn take(&self, lane: &Arc<Lane>, row: Row, taken: &Taken, permit: OwnedSemaphorePermit, drain: &Drain) {
+    fn take(&self, lane: &Arc<Lane>, row: Row, taken: &Taken, permit: OwnedSemaphorePermit, drain: &mut Drain) {
         let row = match row {
             Row::Ready(ready) => *ready,
             Row::Unusable(row) => {
@@ -281,7 +231,7 @@ impl Poller {
             }
         };
         if row.ordered
-            && let Some(held_back) = drain.ordered().pass(taken.at)
+            && let Some(held_back) = drain.ordered.pass(taken.at)
         {
             tracing::warn!(message.id = %row.message.id, message.source = %lane.name(), lines_held_back = held_back,
                 "a row carries an order_key; ordering is not built, it is sent like any other");
@@ -309,13 +259,6 @@ struct Turn {
     /// One message behind an open breaker.
     probe: bool,
     places: OwnedSemaphorePermit,
-}
-
-/// Whether no other node serves a source, and when that was asked.
-#[derive(Default)]
-struct Alone {
-    yes: bool,
-    asked: Option<Instant>,
 }
 
 /// What the rows of one claim have in common.
@@ -362,33 +305,16 @@ fn weight_of(row: &Row) -> usize {
     }
 }
 
-/// What the claimers of a lane share.
+/// What a claimer remembers from one claim to the next.
 #[derive(Debug)]
 struct Drain {
-    walk: Mutex<Walk>,
-    /// Wakes the helper when a claim was full: more can be claimed at the same time.
-    begun: Notify,
-    ordered: Mutex<Throttle>,
+    walk: Walk,
+    ordered: Throttle,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { walk: Mutex::default(), begun: Notify::new(), ordered: Mutex::new(Throttle::new(1, Duration::from_secs(60))) }
-    }
-}
-
-impl Drain {
-    fn walk(&self) -> MutexGuard<'_, Walk> {
-        self.walk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ordered(&self) -> MutexGuard<'_, Throttle> {
-        self.ordered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The highest level that was last seen to hold more than a claim.
-    fn level(&self) -> Option<u8> {
-        self.walk().levels.iter().rposition(Option::is_some).and_then(|level| u8::try_from(level).ok())
+        Self { walk: Walk::default(), ordered: Throttle::new(1, Duration::from_secs(60)) }
     }
 }
 

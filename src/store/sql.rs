@@ -22,7 +22,6 @@ mod sheet;
 mod sqlite;
 mod template;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,13 +134,6 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error> {
         self.core.observed("heartbeat", Work::Write, move |session| Box::pin(async move { nodes::heartbeat(session, &beat).await })).await
-    }
-
-    async fn served_by_others(&self, project: &str, node: &str) -> Result<HashSet<String>, Error> {
-        let (project, node) = (project.to_owned(), node.to_owned());
-        self.core
-            .observed("served_by_others", Work::Read, move |session| Box::pin(async move { nodes::served_by_others(session, &project, &node).await }))
-            .await
     }
 
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error> {

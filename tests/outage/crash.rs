@@ -31,8 +31,7 @@ async fn drain(kind: Kind) {
 
     node.kill().await;
     let killed = Instant::now();
-    let held = "SELECT id FROM resend_log WHERE state = 'sending'";
-    let orphans: Vec<_> = database.session().await.rows(held).await.into_iter().map(|mut row| row.remove(0).unwrap()).collect();
+    let orphans: Vec<_> = database.records().await.into_iter().filter(|(_, record)| record.state == "sending").map(|(id, _)| id).collect();
     assert!(!orphans.is_empty(), "{kind:?}: something was under way");
     node.respawn().await;
     let limit = LEASE + Duration::from_secs(5);

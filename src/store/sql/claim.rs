@@ -54,7 +54,7 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
     }
     if D::SHEETS {
         let last_due = rows.iter().rev().find_map(|row| decode::maybe_time::<D>(row, decode::CLAIMED_DUE)).unwrap_or(now);
-        sheet::write(session, claim, ids, last_due).await?;
+        sheet::write(session, claim, &ids, last_due).await?;
     }
     Ok(Claimed { now, rows: claimed, open: D::SHEETS })
 }
@@ -82,15 +82,16 @@ async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<V
     };
     let Cut { payload, most } = cut(claim);
     let [project, source, level] = queue(claim);
-    let (payloads, floor, limit) = ([Value::Int(payload.min(WITH_LOCK)), Value::Int(payload)], Value::Time(claim.floor), Value::Int(claim.limit.into()));
+    let (payloads, floor, limit) =
+        ([Value::Int(payload.min(WITH_LOCK)), Value::Int(payload)], Value::Time(claim.floor), Value::Int(claim.limit.into()));
     let (sql, values) = if claim.floor.is_none() {
         let sql = session.sql("claim", || pick("", ""));
         (sql, [&payloads[..], &queue(claim), &[project, source, limit]].concat())
     } else {
         // Other nodes may have gone further.
-        let last = "(SELECT last_due FROM {sheet} WHERE project = ? AND source = ? AND level = ? ORDER BY last_due DESC LIMIT 1)";
-        let sql = session.sql("claim_floor", || pick(&format!("AND due_at >= {{later ?|{last}}}"), "AND s.last_due >= ?"));
-        (sql, [&payloads[..], &queue(claim), &[floor, project, source, level, project, source, floor, limit]].concat())
+        let further = "AND due_at >= ? AND due_at >= coalesce((SELECT max(last_due) FROM {sheet} WHERE project = ? AND source = ? AND level = ?), ?)";
+        let sql = session.sql("claim_floor", || pick(further, "AND s.last_due >= ?"));
+        (sql, [&payloads[..], &[project, source, level, floor, project, source, level, floor, project, source, floor, limit]].concat())
     };
     let mut rows = session.rows(sql, &values).await?;
     let (mut total, mut large, mut fit) = (0_i64, Vec::new(), 0);
@@ -100,14 +101,17 @@ async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<V
         if total > most && index > 0 {
             break;
         }
-        if size > WITH_LOCK && let Ok(Id::Known(id)) = D::id(row, 0) {
+        if size > WITH_LOCK
+            && let Ok(Id::Known(id)) = D::id(row, 0)
+        {
             large.push(id);
         }
         fit += 1;
     }
     rows.truncate(fit);
     if !large.is_empty() {
-        let sql = session.sql("claim_read", || format!("SELECT {} FROM {{log}} WHERE id {{in SELECT b_id FROM {{table b b_id:id}}}}", decode::CLAIMED));
+        let sql =
+            session.sql("claim_read", || format!("SELECT {} FROM {{log}} WHERE id {{in SELECT b_id FROM {{table b b_id:id}}}}", decode::CLAIMED));
         let read = session.rows(sql, &[Value::Int(payload), Value::Batch(&Batch::ids(large.iter().copied()))]).await?;
         rows.retain(|row| !matches!(D::id(row, 0), Ok(Id::Known(id)) if large.contains(&id)));
         rows.extend(read);

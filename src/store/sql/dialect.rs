@@ -131,7 +131,7 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     fn time(row: &Row<Self>, index: usize) -> Result<Option<i64>, Bad>;
     /// Reads an id.
     fn id(row: &Row<Self>, index: usize) -> Result<Id, Bad>;
-    /// Reads an array of ids, where there are [arrays](Self::ARRAYS).
+    /// Reads a list of ids, where there are [arrays](Self::ARRAYS) or [sheets](Self::SHEETS).
     fn ids(row: &Row<Self>, index: usize) -> Result<Vec<Uuid>, Bad> {
         let _ = (row, index);
         Err(Bad("is no array".to_owned()))
@@ -187,6 +187,18 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     fn judge(error: &dyn sqlx::error::DatabaseError, timeout: Duration) -> Error;
 }
 
+/// Ids as a JSON list, for databases without arrays.
+pub(super) fn listed(ids: &[Uuid]) -> String {
+    let mut out = String::with_capacity(ids.len() * 39 + 2);
+    for (index, id) in ids.iter().enumerate() {
+        out.push_str(if index == 0 { "[\"" } else { ",\"" });
+        out.push_str(id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+        out.push('"');
+    }
+    out.push_str(if ids.is_empty() { "[]" } else { "]" });
+    out
+}
+
 /// The ids of rows whose first column is one. Odd ones can't have been named by a batch.
 pub(super) fn known<D: Dialect>(rows: &[Row<D>]) -> Vec<Uuid> {
     rows.iter()
@@ -214,6 +226,8 @@ pub(super) enum Value<'a> {
     MaybeText(Option<&'a str>),
     MaybeBytes(Option<&'a [u8]>),
     Id(Uuid),
+    /// A list that a column holds.
+    Ids(&'a [Uuid]),
     Time(Option<DateTime<Utc>>),
     Batch(&'a Batch<'a>),
 }

@@ -54,7 +54,9 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
     // The state is written out, so that the planner sees which partial index serves.
     let mut rows = match list.state {
         None => session.rows_once(&select(""), &values).await?,
-        Some(state @ (State::Pending | State::Retrying)) => session.rows_once(&select(&format!("AND state = '{}' {{free}}", state.as_str())), &values).await?,
+        Some(state @ (State::Pending | State::Retrying)) => {
+            session.rows_once(&select(&format!("AND state = '{}' {{free}}", state.as_str())), &values).await?
+        }
         Some(state) => session.rows_once(&select(&format!("AND state = '{}'", state.as_str())), &values).await?,
     };
     if D::SHEETS && list.state == Some(State::Sending) {

@@ -163,6 +163,7 @@ impl Dialect for Mysql {
             Value::Text(text) => sqlx::Arguments::add(arguments, *text),
             Value::MaybeText(text) => sqlx::Arguments::add(arguments, *text),
             Value::MaybeBytes(bytes) => sqlx::Arguments::add(arguments, *bytes),
+            Value::Ids(ids) => arguments.add(super::dialect::listed(ids)),
             Value::Id(id) => sqlx::Arguments::add(arguments, id.as_hyphenated().to_string()),
             Value::Time(at) => sqlx::Arguments::add(arguments, at.map(|at| at.naive_utc())),
             Value::Batch(batch) => Self::bind_batch(arguments, batch),

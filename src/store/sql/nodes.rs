@@ -33,12 +33,6 @@ pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heart
     Ok(())
 }
 
-pub(super) async fn served_by_others<D: Dialect>(session: &mut Session<D>, project: &str, node: &str) -> Result<HashSet<String>, Fail> {
-    let sql = session.sql("others", || "SELECT {text sources} FROM {node} WHERE project = ? AND node <> ? AND expires_at > {now}".to_owned());
-    let rows = session.rows(sql, &[Value::Text(project), Value::Text(node)]).await?;
-    Ok(rows.iter().flat_map(|row| written::<D>(row, 0)).collect())
-}
-
 /// The sources that a node wrote down.
 fn written<D: Dialect>(row: &Row<D>, index: usize) -> Vec<String> {
     decode::maybe_text::<D>(row, index).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()

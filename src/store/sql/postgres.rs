@@ -154,6 +154,7 @@ impl Dialect for Postgres {
             Value::MaybeText(text) => arguments.add(*text),
             Value::MaybeBytes(bytes) => arguments.add(*bytes),
             Value::Id(id) => arguments.add(*id),
+            Value::Ids(ids) => arguments.add(*ids),
             Value::Time(at) => arguments.add(*at),
             Value::Batch(batch) => Self::bind_batch(arguments, batch),
         }

@@ -17,7 +17,7 @@ pub(super) const HELD: &str = "CASE WHEN state = 'sending' THEN lease_token END 
 /// has `b_epoch` and `b_attempt` too.
 pub(super) const HELD_OR_LISTED: &str = "CASE WHEN state = 'sending' THEN lease_token = b_token
     ELSE level IS NOT NULL AND epoch = b_epoch AND {raised} = b_attempt
-        AND (b_token, b_id) IN (SELECT s.token, {on-sheets} WHERE s.token = ANY (?)) END";
+        AND (b_token, b_id) IN (SELECT s.token, {on-sheets} WHERE s.token {in SELECT t_token FROM {table t t_token:int}}) END";
 
 /// Follows a batch `b` in a join: the rows that it names. MySQL is told to read them by their key: it would read, and so lock, the whole of a
 /// small table.
@@ -56,7 +56,7 @@ impl Matched {
         tail: &[Value<'_>],
     ) -> Result<Vec<Uuid>, Fail> {
         let Self { columns, set, condition, .. } = self;
-        self.change(session, batch, &[&in_order::<D>(lead, batch), tail].concat(), || {
+        self.change(session, batch, &[&in_order::<D>(lead, batch), tail].concat(), tail, || {
             if D::JOINED {
                 format!("UPDATE {{table b {columns}}} {NAMED} SET {set} WHERE {condition}")
             } else {
@@ -69,7 +69,7 @@ impl Matched {
     /// Deletes the rows instead; answers the ids of those that went.
     pub(super) async fn run_delete<D: Dialect>(&self, session: &mut Session<D>, batch: &Batch<'_>, tail: &[Value<'_>]) -> Result<Vec<Uuid>, Fail> {
         let Self { columns, condition, .. } = self;
-        self.change(session, batch, &[&[Value::Batch(batch)], tail].concat(), || {
+        self.change(session, batch, &[&[Value::Batch(batch)], tail].concat(), tail, || {
             if D::JOINED {
                 format!("DELETE l FROM {{table b {columns}}} {NAMED} WHERE {condition}")
             } else if D::DELETE_USING {
@@ -88,6 +88,7 @@ impl Matched {
         session: &mut Session<D>,
         batch: &Batch<'_>,
         values: &[Value<'_>],
+        tail: &[Value<'_>],
         change: impl FnOnce() -> String,
     ) -> Result<Vec<Uuid>, Fail> {
         let Self { names, columns, condition, .. } = self;
@@ -105,7 +106,7 @@ impl Matched {
         }
         session.script("ROLLBACK TO SAVEPOINT untouched".to_owned()).await?;
         let lock = session.sql(names[1], || format!("SELECT id FROM {{table b {columns}}} {NAMED} WHERE {condition} {{lock}}"));
-        let ids = known::<D>(&session.rows(lock, &[Value::Batch(batch)]).await?);
+        let ids = known::<D>(&session.rows(lock, &[&[Value::Batch(batch)], tail].concat()).await?);
         if !ids.is_empty() {
             session.execute(change, values).await?;
         }

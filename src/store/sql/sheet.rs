@@ -38,7 +38,7 @@ pub(super) async fn turn<D: Dialect>(session: &mut Session<D>, project: &str, so
 }
 
 /// Writes the sheet of a claim: what it took, and the latest due time of that.
-pub(super) async fn write<D: Dialect>(session: &mut Session<D>, claim: &Claim, ids: Vec<Uuid>, last_due: DateTime<Utc>) -> Result<(), Fail> {
+pub(super) async fn write<D: Dialect>(session: &mut Session<D>, claim: &Claim, ids: &[Uuid], last_due: DateTime<Utc>) -> Result<(), Fail> {
     let sql = session.sql("sheet", || {
         "INSERT INTO {sheet} (token, project, source, level, node, begun_at, lease_until, last_due, ids)
          VALUES (?, ?, ?, ?, ?, {now}, {plus {now}|?}, ?, ?)"
@@ -52,7 +52,7 @@ pub(super) async fn write<D: Dialect>(session: &mut Session<D>, claim: &Claim, i
         Value::Text(&claim.lease.node),
         Value::Int(micros(claim.lease.ttl)),
         Value::Time(Some(last_due)),
-        Value::Batch(&Batch::ids(ids)),
+        Value::Ids(ids),
     ];
     session.execute(sql, &values).await?;
     Ok(())
@@ -74,7 +74,7 @@ struct Sheet {
     ids: Vec<Uuid>,
 }
 
-const SHEET: &str = "token, node, begun_at, lease_until, ids";
+const SHEET: &str = "token, {text node}, {time begun_at}, {time lease_until}, {text ids}";
 
 fn read<D: Dialect>(row: &Row<D>) -> Result<Sheet, Fail> {
     let ids = D::ids(row, 4).map_err(|bad| Error::Refused(format!("the sheet of a claim can't be read: {}", bad.0)))?;
@@ -116,7 +116,7 @@ async fn shorten<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, gone: &Has
         return close(session, vec![sheet.token]).await;
     }
     let sql = session.sql("sheet_shorten", || "UPDATE {sheet} SET ids = ? WHERE token = ?".to_owned());
-    session.execute(sql, &[Value::Batch(&Batch::ids(left)), Value::Int(sheet.token)]).await?;
+    session.execute(sql, &[Value::Ids(&left), Value::Int(sheet.token)]).await?;
     Ok(())
 }
 
@@ -211,8 +211,7 @@ async fn named<D: Dialect>(session: &mut Session<D>, held: &[Held], sheets: &[Sh
     if named.is_empty() {
         return Ok(HashSet::new());
     }
-    let sql = session
-        .sql("waiting", || "SELECT id FROM {log} WHERE id {in SELECT b_id FROM {table b b_id:id}} AND level IS NOT NULL".to_owned());
+    let sql = session.sql("waiting", || "SELECT id FROM {log} WHERE id {in SELECT b_id FROM {table b b_id:id}} AND level IS NOT NULL".to_owned());
     let batch = Batch::ids(named.iter().map(|held| held.id));
     let waiting: HashSet<_> = known::<D>(&session.rows(sql, &[Value::Batch(&batch)]).await?).into_iter().collect();
     Ok(named.into_iter().filter(|held| waiting.contains(&held.id)).collect())
@@ -223,9 +222,6 @@ pub(super) async fn on_sheets<D: Dialect>(session: &mut Session<D>, project: &st
     if !D::SHEETS || ids.is_empty() {
         return Ok(HashSet::new());
     }
-    let sql = session.sql("on_sheets", || {
-        "SELECT b_id FROM {table b b_id:id} WHERE b_id IN (SELECT {on-sheets} WHERE s.project = ?)".to_owned()
-    });
+    let sql = session.sql("on_sheets", || "SELECT b_id FROM {table b b_id:id} WHERE b_id IN (SELECT {on-sheets} WHERE s.project = ?)".to_owned());
     Ok(known::<D>(&session.rows(sql, &[Value::Batch(&Batch::ids(ids.iter().copied())), Value::Text(project)]).await?).into_iter().collect())
 }
-

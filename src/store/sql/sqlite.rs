@@ -10,7 +10,7 @@ use sqlx::{Arguments as _, ConnectOptions as _, Connection as _, Row as _, TypeI
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::dialect::{Bad, Batch, Dialect, Id, Kind, Role, Value, driver};
+use super::dialect::{Bad, Batch, Dialect, Id, Kind, Role, Value, driver, listed};
 use crate::store::Error;
 
 /// The wait before a file that another is switching to WAL is opened again.
@@ -27,12 +27,17 @@ pub(super) struct Sqlite {
 impl Dialect for Sqlite {
     type Db = Driver;
 
-    const MIGRATIONS: &'static [(&'static str, &'static str)] = &[("0001_tables", include_str!("../../../migrations/sqlite/0001_tables.sql"))];
+    const MIGRATIONS: &'static [(&'static str, &'static str)] = &[
+        ("0001_tables", include_str!("../../../migrations/sqlite/0001_tables.sql")),
+        ("0002_sheets", include_str!("../../../migrations/sqlite/0002_sheets.sql")),
+    ];
     // Not unixepoch('subsec'): the tables' defaults run in the application's SQLite, and both must agree.
     const NOW: &'static str = "CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)";
     const LOCK: &'static str = "";
     const SKIP: &'static str = "";
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
+    const SHEETS: bool = true;
+    const ON_SHEETS: &'static str = "u.value FROM {sheet} s, json_each(s.ids) AS u";
     // Found without the key's index, and there whatever an application wrote for an id.
     const ROW: &'static str = "rowid";
     // Which SQLite does not reorder.
@@ -81,6 +86,7 @@ impl Dialect for Sqlite {
             Value::Text(text) => arguments.add((*text).to_owned()),
             Value::MaybeText(text) => arguments.add(text.map(str::to_owned)),
             Value::MaybeBytes(bytes) => arguments.add(bytes.map(<[u8]>::to_vec)),
+            Value::Ids(ids) => arguments.add(listed(ids)),
             Value::Id(id) => arguments.add(id.as_hyphenated().to_string()),
             Value::Time(at) => arguments.add(at.map(|at| at.timestamp_millis())),
             Value::Batch(batch) => Self::bind_batch(arguments, batch),
@@ -129,6 +135,11 @@ impl Dialect for Sqlite {
         }
         let bytes: Vec<u8> = row.try_get_unchecked(index)?;
         Ok(String::from_utf8(bytes).map_or_else(|error| Id::Raw(error.into_bytes()), canonical))
+    }
+
+    fn ids(row: &SqliteRow, index: usize) -> Result<Vec<Uuid>, Bad> {
+        let text = Self::text(row, index)?.unwrap_or_default();
+        serde_json::from_str(&text).map_err(|error| Bad(error.to_string()))
     }
 
     async fn connect(&self, role: Role) -> Result<SqliteConnection, sqlx::Error> {

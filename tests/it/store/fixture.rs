@@ -88,13 +88,6 @@ impl Fixture {
     }
 
     /// What nodes other than this one serve, in order.
-    pub(crate) async fn served_by_others(&self, node: &str) -> Vec<String> {
-        let mut served: Vec<_> = self.store().await.served_by_others(&self.project, node).await.unwrap().into_iter().collect();
-        served.sort();
-        served
-    }
-
-    /// What commits these messages, for a lease of its own.
     pub(crate) fn insertion(&self, messages: Vec<NewMessage>) -> Insert {
         Insert { project: self.project.clone(), messages: Arc::new(messages), lease: self.lease(LONG), keep_keys: LONG }
     }

@@ -47,7 +47,6 @@ pub(crate) async fn every_verb_keeps_to_its_project(cx: Fixture) {
     // A node of theirs that serves a source of this name serves none of ours.
     store.heartbeat(Heartbeat { project: theirs.clone(), node: "node-1".into(), sources, ttl: LONG }).await.unwrap();
     assert!(store.unserved(Duration::ZERO, 10).await.unwrap().iter().any(|rows| rows.project == "orders" && rows.source == "billing"));
-    assert_eq!(cx.served_by_others("node-2").await, [""; 0]);
     cx.beat("node-1", &["billing"], LONG).await;
     store.sign_off(&theirs, "node-1").await.unwrap();
     assert!(!store.unserved(Duration::ZERO, 10).await.unwrap().iter().any(|rows| rows.project == "orders" && rows.source == "billing"));

@@ -104,17 +104,6 @@ pub(crate) async fn a_node_lives_as_long_as_it_beats(cx: Fixture) {
     eventually(Duration::from_secs(5), async || (unserved(&cx, Duration::ZERO, 10).await == both).then_some(())).await;
 }
 
-pub(crate) async fn what_other_nodes_serve(cx: Fixture) {
-    cx.beat("node-1", &["billing", "refund"], LONG).await;
-    cx.beat("acceptor", &[], LONG).await;
-    assert_eq!(cx.served_by_others("node-1").await, [""; 0], "itself is no other, and a node that only accepts serves nothing");
-    cx.beat("node-2", &["billing", "crm"], LONG).await;
-    assert_eq!(cx.served_by_others("node-1").await, ["billing", "crm"]);
-    assert_eq!(cx.served_by_others("acceptor").await, ["billing", "crm", "refund"]);
-    cx.beat("node-2", &["billing", "crm"], SHORT).await;
-    eventually(Duration::from_secs(5), async || cx.served_by_others("node-1").await.is_empty().then_some(())).await;
-}
-
 pub(crate) async fn waiting_messages_are_counted(cx: Fixture) {
     let now = cx.now().await;
     let due = |due| NewMessage { due, ..message("billing") };

@@ -115,7 +115,12 @@ impl Database {
 
     /// All messages by id.
     pub(crate) async fn records(&self) -> HashMap<String, Record> {
-        let rows = self.session().await.rows("SELECT id, state, attempts, error_code, error_detail FROM resend_log").await;
+        // What a claim has taken is named by its sheet (docs/database.md).
+        let state = match self.kind {
+            Kind::Postgres => "CASE WHEN level IS NOT NULL AND id IN (SELECT unnest(ids) FROM redrive_sheet) THEN 'sending' ELSE state END",
+            Kind::Sqlite | Kind::Mariadb => "state",
+        };
+        let rows = self.session().await.rows(&format!("SELECT id, {state}, attempts, error_code, error_detail FROM resend_log")).await;
         let record = |row: Vec<Option<String>>| {
             let [id, state, attempts, error_code, error_detail] = row.try_into().unwrap();
             let record = Record { state: state.unwrap(), attempts: attempts.unwrap().parse().unwrap(), error_code, error_detail };
