@@ -116,10 +116,12 @@ impl Database {
     /// All messages by id.
     pub(crate) async fn records(&self) -> HashMap<String, Record> {
         // What a claim has taken is named by its sheet (docs/database.md).
-        let state = match self.kind {
-            Kind::Postgres => "CASE WHEN level IS NOT NULL AND id IN (SELECT unnest(ids) FROM redrive_sheet) THEN 'sending' ELSE state END",
-            Kind::Sqlite | Kind::Mariadb => "state",
+        let on_sheets = match self.kind {
+            Kind::Postgres => "SELECT unnest(ids) FROM redrive_sheet",
+            Kind::Sqlite => "SELECT u.value FROM redrive_sheet s, json_each(s.ids) AS u",
+            Kind::Mariadb => "SELECT NULL",
         };
+        let state = format!("CASE WHEN level IS NOT NULL AND id IN ({on_sheets}) THEN 'sending' ELSE state END");
         let rows = self.session().await.rows(&format!("SELECT id, {state}, attempts, error_code, error_detail FROM resend_log")).await;
         let record = |row: Vec<Option<String>>| {
             let [id, state, attempts, error_code, error_detail] = row.try_into().unwrap();
