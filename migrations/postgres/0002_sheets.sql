@@ -13,12 +13,11 @@ CREATE TABLE {sheet} (
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 -- Random numbers are not worth compressing.
 ALTER TABLE {sheet} ALTER COLUMN ids SET STORAGE EXTERNAL;
-CREATE INDEX {p}redrive_sheet_last ON {sheet} (project, source, level, last_due);
+CREATE INDEX {p}redrive_sheet_last ON {sheet} (project, source, last_due);
 
--- Claims of one source go one after another: each sees the sheets of those before it.
+-- Claims of one source go one after another, by a lock on its row here: each sees the sheets of those before it.
 CREATE TABLE {turn} (
     project text COLLATE "C" NOT NULL,
     source  text COLLATE "C" NOT NULL,
-    turn    bigint NOT NULL,
     PRIMARY KEY (project, source)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+);

@@ -12,12 +12,4 @@ CREATE TABLE {sheet} (
     -- A JSON list.
     ids         TEXT    NOT NULL
 );
-CREATE INDEX {p}redrive_sheet_last ON {sheet} (project, source, level, last_due);
-
--- Claims of one source go one after another, and all that writes does here anyway.
-CREATE TABLE {turn} (
-    project TEXT    NOT NULL,
-    source  TEXT    NOT NULL,
-    turn    INTEGER NOT NULL,
-    PRIMARY KEY (project, source)
-) WITHOUT ROWID;
+CREATE INDEX {p}redrive_sheet_last ON {sheet} (project, source, last_due);

@@ -152,6 +152,7 @@ impl Completer {
                     self.health.failed("complete", &error);
                     if !error.is_transient() {
                         // Nothing can be written of this one: its lease runs out, and it is sent again.
+                        self.ledger.leave_open(&completions[0].held);
                         tracing::error!(message.id = %completions[0].held.id, error = %error, "an outcome can't be written");
                         break vec![false];
                     }

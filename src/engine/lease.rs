@@ -95,6 +95,13 @@ impl Ledger {
         ended
     }
 
+    /// Has the store find out by itself that this lease ends: its outcome can't be written.
+    pub(super) fn leave_open(&self, held: &Held) {
+        if let Some(group) = self.lock().get_mut(&held.token) {
+            group.open = false;
+        }
+    }
+
     /// The name of this node.
     pub(super) const fn node(&self) -> &Arc<str> {
         &self.node

@@ -11,7 +11,7 @@ use super::decode;
 use super::dialect::{Batch, Column, Dialect, Id, Row, Value};
 use super::insert::{clock, micros, now};
 use super::pool::{Fail, Session};
-use super::shape::{Cut, HELD, Matched, Parameters, Picked, WEIGHT, WITH_LOCK};
+use super::shape::{Cut, HELD, Matched, PICKED, Parameters, Picked, WEIGHT, WITH_LOCK};
 use super::sheet;
 use crate::store::{Claim, Claimed, Held, Lapsed, NextDue, Outlook, TakeOver, Unusable, Upcoming};
 
@@ -75,7 +75,7 @@ async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<V
     sheet::turn(session, &claim.project, &claim.source).await?;
     let pick = |due: &str, sheets: &str| {
         format!(
-            "SELECT {}, {WEIGHT} FROM {{log}} WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} {due}
+            "SELECT {}, {WEIGHT}, {{row}} FROM {{log}} WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} {due}
              AND id NOT IN (SELECT {{on-sheets}} WHERE s.project = ? AND s.source = ? {sheets}) ORDER BY due_at LIMIT ? {{skip}}",
             decode::CLAIMED
         )
@@ -93,28 +93,20 @@ async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<V
         let sql = session.sql("claim_floor", || pick(further, "AND s.last_due >= ?"));
         (sql, [&payloads[..], &[project, source, level, floor, project, source, level, floor, project, source, floor, limit]].concat())
     };
-    let mut rows = session.rows(sql, &values).await?;
-    let (mut total, mut large, mut fit) = (0_i64, Vec::new(), 0);
-    for (index, row) in rows.iter().enumerate() {
-        let size = D::int(row, row.len() - 1).ok().flatten().unwrap_or(0);
+    let picked = session.rows(sql, &values).await?;
+    let (mut rows, mut large, mut total) = (Vec::with_capacity(picked.len()), Vec::new(), 0_i64);
+    for row in picked {
+        let size = D::int(&row, row.len() - 2).ok().flatten().unwrap_or(0);
         total = total.saturating_add(size);
-        if total > most && index > 0 {
+        if total > most && !(rows.is_empty() && large.is_empty()) {
             break;
         }
-        if size > WITH_LOCK
-            && let Ok(Id::Known(id)) = D::id(row, 0)
-        {
-            large.push(id);
-        }
-        fit += 1;
+        if size > WITH_LOCK { large.push(row) } else { rows.push(row) }
     }
-    rows.truncate(fit);
     if !large.is_empty() {
-        let sql =
-            session.sql("claim_read", || format!("SELECT {} FROM {{log}} WHERE id {{in SELECT b_id FROM {{table b b_id:id}}}}", decode::CLAIMED));
-        let read = session.rows(sql, &[Value::Int(payload), Value::Batch(&Batch::ids(large.iter().copied()))]).await?;
-        rows.retain(|row| !matches!(D::id(row, 0), Ok(Id::Known(id)) if large.contains(&id)));
-        rows.extend(read);
+        let sql = session.sql("claim_read", || format!("SELECT {} FROM {PICKED}", decode::CLAIMED));
+        let named = D::named(&large);
+        rows.extend(session.rows(sql, &[Value::Int(payload), Value::Batch(&named)]).await?);
     }
     Ok(rows)
 }

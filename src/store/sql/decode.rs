@@ -217,7 +217,7 @@ pub(super) fn shown<D: Dialect>(row: &Row<D>) -> Option<Record> {
         state: if listed { State::Sending } else { state(maybe_text::<D>(row, 8).as_deref()) },
         priority: u8::try_from(D::int(row, 9).ok().flatten().unwrap_or(0).clamp(0, 9)).unwrap_or(0),
         epoch: about::<D>(row, 10),
-        attempts: about::<D>(row, 11) + u32::from(listed),
+        attempts: about::<D>(row, 11).saturating_add(u32::from(listed)),
         retries: about::<D>(row, 12),
         retry: policy::<D>(row, 13, 14).unwrap_or_default(),
         due_at: maybe_time::<D>(row, 15),

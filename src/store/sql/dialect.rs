@@ -50,6 +50,10 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     const JOINED: bool = false;
     /// What names a row from one statement of a transaction to the next.
     const ROW: &'static str = "id";
+    /// The rows of a query whose first column is the id and whose last is [`Self::ROW`], as a batch that names them.
+    fn named(rows: &[Row<Self>]) -> Batch<'static> {
+        Batch::ids(known::<Self>(rows))
+    }
     /// True of the rows that wait, where the claim's index holds those alone.
     const WAITING: &'static str = "AND level IS NOT NULL";
     /// True of a row that has a due time, said so that a queue is read from one end and not looked through.

@@ -65,7 +65,7 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
         let id = |row: &Row<D>| if let Ok(Id::Known(id)) = D::id(row, 0) { Some(id) } else { None };
         rows.sort_by_cached_key(|row| std::cmp::Reverse(id(row)));
         // It may have been written out in between.
-        rows.dedup_by_key(|row| id(row));
+        rows.dedup_by(|one, other| id(one).is_some() && id(one) == id(other));
     }
     let more = rows.len() > limit as usize;
     let items: Vec<_> = rows.iter().take(limit as usize).filter_map(decode::shown::<D>).collect();

@@ -1,4 +1,4 @@
-//! PostgreSQL 13 and later: each verb one statement, arrays as parameters, LISTEN and NOTIFY.
+//! PostgreSQL 13 and later: changes answer their rows, arrays as parameters, LISTEN and NOTIFY.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -65,6 +65,8 @@ impl Postgres {
             // The server notices a node that is gone without a word.
             let alive =
                 [("tcp_keepalives_idle", "30".to_owned()), ("tcp_keepalives_interval", "10".to_owned()), ("tcp_keepalives_count", "3".to_owned())];
+            // And one that takes no more of what it asked for, though its machine lives: it may hold others up.
+            let alive = alive.into_iter().chain([("tcp_user_timeout", "5000".to_owned())]);
             options = options.options(settings.into_iter().chain(alive));
             None
         };
@@ -84,6 +86,7 @@ pub(super) fn settings(timeout: Duration) -> Vec<(&'static str, String)> {
         ("statement_timeout", format!("{limit}ms")),
         ("lock_timeout", format!("{}ms", (limit / 2).max(50))),
         ("idle_in_transaction_session_timeout", "1500ms".to_owned()),
+        ("default_transaction_isolation", "read committed".to_owned()),
         ("enable_seqscan", "off".to_owned()),
         ("enable_hashjoin", "off".to_owned()),
         ("enable_mergejoin", "off".to_owned()),
@@ -101,7 +104,8 @@ impl Dialect for Postgres {
     const NOW: &'static str = "statement_timestamp()";
     const LOCK: &'static str = "FOR UPDATE";
     const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
-    const BEGIN: &'static str = "BEGIN";
+    // Whatever the default is: each statement sees what was committed before it, the sheets of other claims too.
+    const BEGIN: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED";
     const NUMBERED: bool = true;
     const RETURNING: bool = true;
     const SHEETS: bool = true;

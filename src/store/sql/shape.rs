@@ -148,11 +148,11 @@ pub(super) struct Cut {
 pub(super) const WEIGHT: &str = "coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0)";
 /// The number of attempts once a claim has raised it. One that is nonsense stays as it is: the row is found unusable, and no sum runs over.
 pub(super) const RAISED: &str = "CASE WHEN attempts BETWEEN 0 AND 2147483646 THEN attempts + 1 ELSE attempts END";
-/// Where a change answers no rows, payloads up to so many bytes come with the lock; larger ones are read once the cut is made, to bound memory.
+/// Payloads up to so many bytes come with the lock; larger ones are read once the cut is made, to bound memory.
 pub(super) const WITH_LOCK: i64 = 16 << 10;
 
 /// The rows that were picked by a statement before, from a batch of what names them.
-const PICKED: &str = "{table b b_row:id} {join} {log} l {by-key} ON l.{row} = b.b_row";
+pub(super) const PICKED: &str = "{table b b_row:id} {join} {log} l {by-key} ON l.{row} = b.b_row";
 
 impl Picked {
     pub(super) async fn run<D: Dialect>(&self, session: &mut Session<D>, parameters: &Parameters<'_>) -> Result<Vec<Row<D>>, Fail> {

@@ -9,7 +9,7 @@
 //! - They lock the rows that they take, so that whoever else changes one came before, or comes after and sees the sheet.
 //! - An attempt is on record from its claim on: the sheet is its record, and its number is one more than the row has.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -25,14 +25,19 @@ use crate::store::{Claim, Error, Held};
 /// At most so many sheets that ran out are written out at once.
 const LAPSED: i64 = 4;
 
-/// Sees to it that no claim of the source is made until the transaction ends, and that all made before are seen.
+/// Sees to it that no claim of the source is made until the transaction ends, and that all made before are seen. The row is locked and never
+/// changed: versions of it would pile up behind a snapshot that somebody holds.
 pub(super) async fn turn<D: Dialect>(session: &mut Session<D>, project: &str, source: &str) -> Result<(), Fail> {
-    if D::SHEETS {
-        let sql = session.sql("turn", || {
-            let next = [("turn", format!("{} + 1", D::present("turn", "turn")))];
-            format!("INSERT INTO {{turn}} {} (project, source, turn) VALUES (?, ?, 1) {}", D::AS_OLD, D::upsert("project, source", &next))
-        });
-        session.execute(sql, &[Value::Text(project), Value::Text(source)]).await?;
+    if !D::SHEETS || D::LOCK.is_empty() {
+        // There is one writer.
+        return Ok(());
+    }
+    let take = session.sql("turn", || "SELECT 1 FROM {turn} WHERE project = ? AND source = ? {lock}".to_owned());
+    let values = [Value::Text(project), Value::Text(source)];
+    if session.rows(take.clone(), &values).await?.is_empty() {
+        let make = session.sql("turn_make", || "INSERT INTO {turn} (project, source) VALUES (?, ?) ON CONFLICT DO NOTHING".to_owned());
+        session.execute(make, &values).await?;
+        session.rows(take, &values).await?;
     }
     Ok(())
 }
@@ -109,14 +114,16 @@ async fn lock<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<Vec
     session.rows(sql, &[Value::Batch(&tokens)]).await?.iter().map(read::<D>).collect()
 }
 
-/// Has a sheet name fewer messages.
-async fn shorten<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, gone: &HashSet<Uuid>) -> Result<(), Fail> {
-    let left: Vec<_> = sheet.ids.iter().copied().filter(|id| !gone.contains(id)).collect();
+/// Has a sheet name no more messages than it should.
+async fn shorten<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, keep: impl Fn(&Uuid) -> bool) -> Result<(), Fail> {
+    let left: Vec<_> = sheet.ids.iter().copied().filter(keep).collect();
     if left.is_empty() {
         return close(session, vec![sheet.token]).await;
     }
-    let sql = session.sql("sheet_shorten", || "UPDATE {sheet} SET ids = ? WHERE token = ?".to_owned());
-    session.execute(sql, &[Value::Ids(&left), Value::Int(sheet.token)]).await?;
+    if left.len() < sheet.ids.len() {
+        let sql = session.sql("sheet_shorten", || "UPDATE {sheet} SET ids = ? WHERE token = ?".to_owned());
+        session.execute(sql, &[Value::Ids(&left), Value::Int(sheet.token)]).await?;
+    }
     Ok(())
 }
 
@@ -126,7 +133,7 @@ pub(super) async fn write_out<D: Dialect>(session: &mut Session<D>, held: &[Held
         for sheet in lock(session, held).await? {
             let asked: HashSet<_> = held.iter().filter(|held| held.token == sheet.token).map(|held| held.id).collect();
             write_rows(session, &sheet, &asked).await?;
-            shorten(session, &sheet, &asked).await?;
+            shorten(session, &sheet, |id| !asked.contains(id)).await?;
         }
     }
     Ok(())
@@ -163,18 +170,22 @@ async fn write_rows<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, asked: 
     Ok(())
 }
 
-/// Prolongs the leases of sheets; answers what of `held` they hold.
+/// Prolongs the leases of sheets, which name from then on only what still waits; answers what of `held` they hold.
 pub(super) async fn renew<D: Dialect>(session: &mut Session<D>, held: &[Held], ttl: Duration) -> Result<HashSet<Held>, Fail> {
     if !D::SHEETS {
         return Ok(HashSet::new());
     }
-    let sheets = lock(session, held).await?;
+    let mut ours = HashSet::new();
+    for sheet in lock(session, held).await? {
+        let waiting = waiting(session, &sheet.ids).await?;
+        shorten(session, &sheet, |id| waiting.contains(id)).await?;
+        ours.extend(held.iter().copied().filter(|held| held.token == sheet.token && waiting.contains(&held.id)));
+    }
     let sql = session.sql("sheets_renew", || {
         "UPDATE {sheet} SET lease_until = {plus {now}|?} WHERE token {in SELECT b_token FROM {table b b_token:int}}".to_owned()
     });
-    let tokens = Batch::ints(sheets.iter().map(|sheet| sheet.token));
-    session.execute(sql, &[Value::Int(micros(ttl)), Value::Batch(&tokens)]).await?;
-    named(session, held, &sheets).await
+    session.execute(sql, &[Value::Int(micros(ttl)), Value::Batch(&tokens(held.iter()))]).await?;
+    Ok(ours)
 }
 
 /// Whatever it was before: it is pending.
@@ -190,11 +201,13 @@ pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held])
     if !D::SHEETS {
         return Ok(HashSet::new());
     }
-    let sheets = lock(session, held).await?;
-    let ours = named(session, held, &sheets).await?;
-    for sheet in &sheets {
-        let gone = ours.iter().filter(|held| held.token == sheet.token).map(|held| held.id).collect();
-        shorten(session, sheet, &gone).await?;
+    let mut ours = HashSet::new();
+    for sheet in lock(session, held).await? {
+        let named: HashSet<_> = sheet.ids.iter().copied().collect();
+        let asked: Vec<_> = held.iter().filter(|held| held.token == sheet.token && named.contains(&held.id)).map(|held| held.id).collect();
+        let waiting = waiting(session, &asked).await?;
+        shorten(session, &sheet, |id| !waiting.contains(id)).await?;
+        ours.extend(waiting.into_iter().map(|id| Held { id, token: sheet.token }));
     }
     if !ours.is_empty() {
         let mut ids: Vec<_> = ours.iter().map(|held| held.id).collect();
@@ -204,17 +217,14 @@ pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held])
     Ok(ours)
 }
 
-/// What of `held` these sheets hold: they name it, and it waits.
-async fn named<D: Dialect>(session: &mut Session<D>, held: &[Held], sheets: &[Sheet]) -> Result<HashSet<Held>, Fail> {
-    let names: HashMap<i64, HashSet<Uuid>> = sheets.iter().map(|sheet| (sheet.token, sheet.ids.iter().copied().collect())).collect();
-    let named: Vec<_> = held.iter().copied().filter(|held| names.get(&held.token).is_some_and(|ids| ids.contains(&held.id))).collect();
-    if named.is_empty() {
+/// Those of these messages that wait, and are not over.
+async fn waiting<D: Dialect>(session: &mut Session<D>, ids: &[Uuid]) -> Result<HashSet<Uuid>, Fail> {
+    if ids.is_empty() {
         return Ok(HashSet::new());
     }
     let sql = session.sql("waiting", || "SELECT id FROM {log} WHERE id {in SELECT b_id FROM {table b b_id:id}} AND level IS NOT NULL".to_owned());
-    let batch = Batch::ids(named.iter().map(|held| held.id));
-    let waiting: HashSet<_> = known::<D>(&session.rows(sql, &[Value::Batch(&batch)]).await?).into_iter().collect();
-    Ok(named.into_iter().filter(|held| waiting.contains(&held.id)).collect())
+    let rows = session.rows(sql, &[Value::Batch(&Batch::ids(ids.iter().copied()))]).await?;
+    Ok(known::<D>(&rows).into_iter().collect())
 }
 
 /// Which of these messages sheets name. Said of rows that are locked, it stays so until the transaction ends.
@@ -222,6 +232,8 @@ pub(super) async fn on_sheets<D: Dialect>(session: &mut Session<D>, project: &st
     if !D::SHEETS || ids.is_empty() {
         return Ok(HashSet::new());
     }
-    let sql = session.sql("on_sheets", || "SELECT b_id FROM {table b b_id:id} WHERE b_id IN (SELECT {on-sheets} WHERE s.project = ?)".to_owned());
+    let sql =
+        session.sql("on_sheets", || // A CASE, so that the sheets are read once and no join is made of it.
+        "SELECT b_id FROM {table b b_id:id} WHERE CASE WHEN b_id IN (SELECT {on-sheets} WHERE s.project = ?) THEN 1 END = 1".to_owned());
     Ok(known::<D>(&session.rows(sql, &[Value::Batch(&Batch::ids(ids.iter().copied())), Value::Text(project)]).await?).into_iter().collect())
 }

@@ -47,6 +47,10 @@ impl Dialect for Sqlite {
     const FAR: &'static str = "253402300799999";
     const VERSION: &'static str = "SELECT 'SQLite ' || sqlite_version()";
 
+    fn named(rows: &[SqliteRow]) -> Batch<'static> {
+        Batch::ints(rows.iter().filter_map(|row| Self::int(row, row.len() - 1).ok().flatten()))
+    }
+
     fn plus(time: &str, micros: &str) -> String {
         format!("({time} + {micros} / 1000)")
     }
