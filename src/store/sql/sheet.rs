@@ -154,6 +154,7 @@ pub(super) async fn write_out_lapsed<D: Dialect>(session: &mut Session<D>, proje
     Ok(())
 }
 
+/// Has messages of a sheet be held by their own rows; the sheet stays as it is.
 async fn write_rows<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, asked: &HashSet<Uuid>) -> Result<(), Fail> {
     const WRITE_OUT: Matched = Matched {
         names: ["write_out", "write_out_lock"],
@@ -232,8 +233,10 @@ pub(super) async fn on_sheets<D: Dialect>(session: &mut Session<D>, project: &st
     if !D::SHEETS || ids.is_empty() {
         return Ok(HashSet::new());
     }
-    let sql =
-        session.sql("on_sheets", || // A CASE, so that the sheets are read once and no join is made of it.
-        "SELECT b_id FROM {table b b_id:id} WHERE CASE WHEN b_id IN (SELECT {on-sheets} WHERE s.project = ?) THEN 1 END = 1".to_owned());
-    Ok(known::<D>(&session.rows(sql, &[Value::Batch(&Batch::ids(ids.iter().copied())), Value::Text(project)]).await?).into_iter().collect())
+    // A CASE, so that the sheets are read once and no join is made of it.
+    let sql = session.sql("on_sheets", || {
+        "SELECT b_id FROM {table b b_id:id} WHERE CASE WHEN b_id IN (SELECT {on-sheets} WHERE s.project = ?) THEN 1 END = 1".to_owned()
+    });
+    let rows = session.rows(sql, &[Value::Batch(&Batch::ids(ids.iter().copied())), Value::Text(project)]).await?;
+    Ok(known::<D>(&rows).into_iter().collect())
 }

@@ -98,7 +98,7 @@ pub(crate) async fn the_claim_of_another_does_not_serve(cx: Fixture) {
     assert_eq!(cx.complete(right.to_vec()).await, [true, true]);
 }
 
-/// Claims in small portions, beside whatever else wants the rows, until `rest` says that the rest is taken; what it claimed.
+/// Claims in small portions beside whoever else wants the rows, until that one is done and nothing is left; what each of them got.
 async fn claims_beside<F: Future<Output = HashSet<Uuid>> + Send + 'static>(cx: &Fixture, other: F) -> (HashSet<Uuid>, HashSet<Uuid>) {
     let (other, store) = (tokio::spawn(other), cx.store().await.clone());
     let mut claimed = HashSet::new();
