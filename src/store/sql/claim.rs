@@ -4,14 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::decode;
 use super::dialect::{Batch, Column, Dialect, Id, Row, Value};
 use super::insert::{clock, micros, now};
 use super::pool::{Fail, Session};
-use super::shape::{Cut, HELD, Matched, PICKED, Parameters, Picked, WEIGHT, WITH_LOCK};
+use super::shape::{Cut, HELD, Matched, PICKED, Parameters, Picked, WEIGHT, WITH_LOCK, fitting};
 use super::sheet;
 use crate::store::{Claim, Claimed, Held, Lapsed, NextDue, Outlook, TakeOver, Unusable, Upcoming};
 
@@ -80,10 +79,10 @@ async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<V
             decode::CLAIMED
         )
     };
-    let Cut { payload, most } = cut(claim);
+    let cut = cut(claim);
     let [project, source, level] = queue(claim);
     let (payloads, floor, limit) =
-        ([Value::Int(payload.min(WITH_LOCK)), Value::Int(payload)], Value::Time(claim.floor), Value::Int(claim.limit.into()));
+        ([Value::Int(cut.payload.min(WITH_LOCK)), Value::Int(cut.payload)], Value::Time(claim.floor), Value::Int(claim.limit.into()));
     let (sql, values) = if claim.floor.is_none() {
         let sql = session.sql("claim", || pick("", ""));
         (sql, [&payloads[..], &queue(claim), &[project, source, limit]].concat())
@@ -94,19 +93,14 @@ async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<V
         (sql, [&payloads[..], &[project, source, level, floor, project, source, level, floor, project, source, floor, limit]].concat())
     };
     let picked = session.rows(sql, &values).await?;
-    let (mut rows, mut large, mut total) = (Vec::with_capacity(picked.len()), Vec::new(), 0_i64);
-    for row in picked {
-        let size = D::int(&row, row.len() - 2).ok().flatten().unwrap_or(0);
-        total = total.saturating_add(size);
-        if total > most && !(rows.is_empty() && large.is_empty()) {
-            break;
-        }
-        if size > WITH_LOCK { large.push(row) } else { rows.push(row) }
+    let (mut rows, mut large) = (Vec::with_capacity(picked.len()), Vec::new());
+    for (row, is_large) in fitting::<D>(picked, Some(cut)) {
+        if is_large { large.push(row) } else { rows.push(row) }
     }
     if !large.is_empty() {
         let sql = session.sql("claim_read", || format!("SELECT {} FROM {PICKED}", decode::CLAIMED));
         let named = D::named(&large);
-        rows.extend(session.rows(sql, &[Value::Int(payload), Value::Batch(&named)]).await?);
+        rows.extend(session.rows(sql, &[Value::Int(cut.payload), Value::Batch(&named)]).await?);
     }
     Ok(rows)
 }

@@ -154,6 +154,21 @@ pub(super) const WITH_LOCK: i64 = 16 << 10;
 /// The rows that were picked by a statement before, from a batch of what names them.
 pub(super) const PICKED: &str = "{table b b_row:id} {join} {log} l {by-key} ON l.{row} = b.b_row";
 
+/// The rows that fit the bounds, the first in any case, and whether the payload of each is still to be read. Their last columns are what a row
+/// weighs and what names it.
+pub(super) fn fitting<D: Dialect>(rows: Vec<Row<D>>, cut: Option<Cut>) -> Vec<(Row<D>, bool)> {
+    let (mut fit, mut total) = (Vec::with_capacity(rows.len()), 0_i64);
+    for row in rows {
+        let size = D::int(&row, row.len() - 2).ok().flatten().unwrap_or(0);
+        total = total.saturating_add(size);
+        if cut.is_some_and(|cut| total > cut.most) && !fit.is_empty() {
+            break;
+        }
+        fit.push((row, size > WITH_LOCK));
+    }
+    fit
+}
+
 impl Picked {
     pub(super) async fn run<D: Dialect>(&self, session: &mut Session<D>, parameters: &Parameters<'_>) -> Result<Vec<Row<D>>, Fail> {
         if D::RETURNING { self.at_once(session, parameters).await } else { self.step_by_step(session, parameters).await }
@@ -178,15 +193,10 @@ impl Picked {
         let payloads = cut.map(|cut| [Value::Int(cut.payload.min(WITH_LOCK)), Value::Int(cut.payload)]);
         let values: Vec<_> = payloads.into_iter().flatten().chain(pick.iter().copied()).collect();
         let locked = session.rows(lock, &values).await?;
-        let (mut rows, mut named, mut large, mut total) = (Vec::with_capacity(locked.len()), Vec::with_capacity(locked.len()), Vec::new(), 0_i64);
-        for row in locked {
-            let size = D::int(&row, row.len() - 2).ok().flatten().unwrap_or(0);
-            total = total.saturating_add(size);
-            if cut.is_some_and(|cut| total > cut.most) && !named.is_empty() {
-                break;
-            }
+        let (mut rows, mut named, mut large) = (Vec::with_capacity(locked.len()), Vec::with_capacity(locked.len()), Vec::new());
+        for (row, is_large) in fitting::<D>(locked, cut) {
             let Some(name) = D::text(&row, row.len() - 1).ok().flatten() else { continue };
-            if size > WITH_LOCK {
+            if is_large {
                 large.push(name.clone());
             } else {
                 rows.push(row);
