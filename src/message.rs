@@ -35,6 +35,8 @@ pub enum State {
 impl State {
     /// All states, waiting ones first.
     pub const ALL: [Self; 7] = [Self::Pending, Self::Sending, Self::Retrying, Self::Blocked, Self::Succeeded, Self::Failed, Self::Cancelled];
+    /// The states in which a message waits, or is being sent.
+    pub const WAITING: [Self; 4] = [Self::Pending, Self::Sending, Self::Retrying, Self::Blocked];
     /// The states in which a message is over, until a person puts it back.
     pub const FINISHED: [Self; 3] = [Self::Succeeded, Self::Failed, Self::Cancelled];
 

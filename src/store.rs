@@ -21,8 +21,8 @@ pub use config::Config;
 pub use look::{Attempt, Changed, Count, List, Page, Purge, Purged, Record};
 pub use sql::Guard;
 pub use work::{
-    Claim, Claimed, Completion, Due, Heartbeat, Held, Idempotency, Insert, Inserted, Lapsed, LastError, Lease, NewMessage, NextDue, Outlook,
-    Prepared, Ready, Row, Stray, Strays, TakeOver, Unserved, Unusable, Upcoming, Verdict,
+    Address, Claim, Claimed, Completion, Due, Heartbeat, Held, Idempotency, Insert, Inserted, Lapsed, LastError, Lease, Mark, NewMessage, NextDue,
+    Outlook, Prepared, Queues, Ready, Row, Stray, Strays, TakeOver, Unserved, Unusable, Upcoming, Verdict,
 };
 
 /// The resend log of one database. All methods may be called at once from many tasks, and dropping the future of one leaves

@@ -88,7 +88,7 @@ async fn claim(arena: &Arena, store: &dyn Store, number: u32) -> Result<Claimed,
         limit: ROWS,
         max_bytes: 64 << 20,
         max_payload: 64 << 20,
-        floor: None,
+        after: None,
         lease,
     };
     Ok(store.claim(claim).await?)

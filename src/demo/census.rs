@@ -16,7 +16,7 @@ pub(super) struct Census {
 impl Census {
     /// How many messages wait.
     pub(super) async fn waiting(handle: &Handle) -> Result<u64, Error> {
-        Ok(handle.store().counts(handle.project()).await?.iter().map(|count| count.messages).sum())
+        Ok(handle.store().counts(handle.project()).await?.iter().flat_map(|count| count.states.values()).sum())
     }
 
     /// Counts all messages, page by page.

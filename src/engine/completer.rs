@@ -90,6 +90,7 @@ impl Completer {
         let ticket = &report.ticket;
         let mut completion = Completion {
             held: ticket.held,
+            address: ticket.address,
             epoch: ticket.epoch,
             attempt: ticket.attempt,
             begun: true,
@@ -129,7 +130,9 @@ impl Completer {
         completion.log = verdict.log;
         completion.delete = verdict.state.is_finished() && self.keep.deletes(verdict.state);
         let keeps_result = ticket.lane.spec.options.keep_result || ticket.lane.spec.kind == "kafka";
-        completion.result = outcome.result.clone().filter(|_| keeps_result);
+        if keeps_result && !completion.delete {
+            completion.result.clone_from(&outcome.result);
+        }
         if outcome.class != Class::Succeeded {
             let class = match verdict.reason {
                 Some(Reason::Expired) => "expired",

@@ -19,7 +19,7 @@ use crate::message::{Message, Standing, State};
 use crate::outcome::Outcome;
 use crate::retry;
 use crate::source::{Delivery, Sender, Source};
-use crate::store::Held;
+use crate::store::{Address, Held};
 use crate::units::Span;
 
 /// At most so many messages go to a pipeline at once.
@@ -35,6 +35,7 @@ const TIMEOUT_GRACE: Duration = Duration::from_secs(3);
 pub(super) struct Ticket {
     pub(super) lane: Arc<Lane>,
     pub(super) held: Held,
+    pub(super) address: Option<Address>,
     pub(super) term: Arc<Term>,
     pub(super) epoch: u32,
     pub(super) attempt: u32,
@@ -56,6 +57,7 @@ impl Ticket {
         Self {
             lane,
             held,
+            address: None,
             term,
             epoch: 1,
             attempt: 1,

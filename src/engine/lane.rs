@@ -1,6 +1,6 @@
 //! A lane: all of one source on this node. Its budget, its breaker, its sender, its counters; a dead destination jams its own lane alone.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::fault::Fault;
 use crate::outcome::{Class, Outcome};
 use crate::retry::{self, Policy};
 use crate::source::Sender;
+use crate::store::Queues;
 use crate::telemetry::metrics::LaneMetrics;
 
 /// How many messages are under way at once where the configuration says nothing: for senders that pipeline, and for those that take one at a time.
@@ -100,7 +101,9 @@ pub(super) struct Lane {
     proven: AtomicBool,
     jobs: mpsc::UnboundedSender<Job>,
     /// Levels that the scout saw due: bit n for priority n.
-    due: AtomicUsize,
+    due: AtomicU16,
+    /// Levels on which a claim is under way.
+    claiming: AtomicU16,
 }
 
 impl Lane {
@@ -123,7 +126,8 @@ impl Lane {
             last_error: Mutex::new(None),
             proven: AtomicBool::new(false),
             jobs,
-            due: AtomicUsize::new(0),
+            due: AtomicU16::new(0),
+            claiming: AtomicU16::new(0),
             spec,
         };
         Ok((Arc::new(lane), queue))
@@ -195,9 +199,16 @@ impl Lane {
     }
 
     /// Remembers levels that have something due, and wakes the claimer.
-    pub(super) fn due(&self, levels: usize) {
+    pub(super) fn due(&self, levels: u16) {
         self.due.fetch_or(levels, Ordering::Relaxed);
         self.wake.notify_one();
+    }
+
+    /// The queues of which the claimer does not know yet that something is due.
+    pub(super) fn unknown(&self) -> Queues {
+        let known = self.due.load(Ordering::Relaxed) | self.claiming.load(Ordering::Relaxed);
+        let all = Queues::all(self.spec.name.clone());
+        Queues { levels: all.levels & !known, ..all }
     }
 
     /// The highest level that was seen due.
@@ -206,9 +217,15 @@ impl Lane {
         (levels != 0).then(|| u8::try_from(levels.ilog2()).unwrap_or_default())
     }
 
-    /// Nothing more is due on this level, as far as is known.
-    pub(super) fn exhausted(&self, level: u8) {
+    /// A claim begins that takes what is due on this level; what becomes due meanwhile is noted again.
+    pub(super) fn claim_begins(&self, level: u8) {
+        self.claiming.store(1 << level, Ordering::Relaxed);
         self.due.fetch_and(!(1 << level), Ordering::Relaxed);
+    }
+
+    /// It ended, and noted what it left behind.
+    pub(super) fn claim_ended(&self) {
+        self.claiming.store(0, Ordering::Relaxed);
     }
 
     /// What the breaker lets through now.

@@ -19,7 +19,7 @@ use super::lane::Lane;
 use super::lease::{Ledger, Term};
 use super::{Lanes, config};
 use crate::clock::{self, StoreClock};
-use crate::store::{Claim, Claimed, Held, Lapsed, Ready, Row, Store, TakeOver, Upcoming};
+use crate::store::{Claim, Held, Lapsed, Mark, Ready, Row, Store, TakeOver, Upcoming};
 use crate::telemetry::throttle::Throttle;
 
 /// However often it is woken, the scout asks no more often than this.
@@ -66,7 +66,9 @@ impl Poller {
 
     /// One look; answers how soon the next message is due that is not due yet.
     async fn look(&self, sources: &[Arc<str>]) -> Option<Duration> {
-        let outlook = match self.store.upcoming(Upcoming { project: self.project.clone(), sources: sources.to_vec() }).await {
+        // Levels of which it is known already are left to the claimers, which empty them: a look would pass over all that is held there.
+        let queues = self.lanes.iter().map(|lane| lane.unknown()).collect();
+        let outlook = match self.store.upcoming(Upcoming { project: self.project.clone(), queues }).await {
             Ok(outlook) => outlook,
             Err(error) => {
                 self.health.failed("upcoming", &error);
@@ -127,9 +129,9 @@ impl Poller {
     pub(super) async fn claim(self: Arc<Self>, lane: Arc<Lane>) {
         let mut drain = Drain::default();
         while let Some(Some(Turn { level, probe, places })) = self.stopping.run_until_cancelled(self.turn(&lane)).await {
-            // Cleared before the claim: what becomes due meanwhile sets it again.
-            lane.exhausted(level);
+            lane.claim_begins(level);
             let claimed = self.claim_once(&lane, &mut drain, level, places).await;
+            lane.claim_ended();
             if probe && claimed == 0 {
                 lane.probe_unused();
             }
@@ -178,8 +180,8 @@ impl Poller {
     async fn claim_once(&self, lane: &Arc<Lane>, drain: &mut Drain, level: u8, mut places: OwnedSemaphorePermit) -> usize {
         let count = u32::try_from(places.num_permits()).unwrap_or(u32::MAX);
         let (lease, asked) = (self.ledger.lease(), Instant::now());
-        let (token, floor, max_bytes) = (lease.token, drain.walk.floor(level, asked), lane.claim_bytes());
-        let swept = floor.is_none();
+        let (token, after, max_bytes) = (lease.token, drain.walk.after(level, asked), lane.claim_bytes());
+        let swept = after.is_none();
         let claim = Claim {
             project: self.project.clone(),
             source: lane.name().clone(),
@@ -187,7 +189,7 @@ impl Poller {
             limit: count,
             max_bytes: max_bytes as u64,
             max_payload: lane.spec.options.max_payload.bytes() as u64,
-            floor,
+            after,
             lease,
         };
         let claimed = match self.store.claim(claim).await {
@@ -205,7 +207,7 @@ impl Poller {
         let term = self.ledger.hold(token, asked, claimed.rows.iter().map(id_of), claimed.open);
         let bytes: usize = claimed.rows.iter().map(weight_of).sum();
         let full = claimed.rows.len() >= count as usize || bytes >= max_bytes / 2;
-        drain.walk.note(level, &claimed, full);
+        drain.walk.note(level, claimed.last.filter(|_| full));
         if full || !swept {
             lane.due(1 << level);
         }
@@ -236,7 +238,7 @@ impl Poller {
             tracing::warn!(message.id = %row.message.id, message.source = %lane.name(), lines_held_back = held_back,
                 "a row carries an order_key; ordering is not built, it is sent like any other");
         }
-        let Ready { message, mut standing, retry, created_at, due_at, .. } = row;
+        let Ready { message, mut standing, retry, created_at, due_at, address, .. } = row;
         if standing.expires_at.is_none() && message.attempt == 1 {
             standing.expires_at = age_limit(created_at, due_at, &lane.policy_for(&retry));
         }
@@ -246,6 +248,7 @@ impl Poller {
             standing,
             retry,
             due_at,
+            address,
             place: Some(lane.enter(permit, message.weight())),
             ..taken.ticket(lane, message.id)
         };
@@ -326,18 +329,18 @@ struct Walk {
 
 #[derive(Debug)]
 struct Step {
-    floor: DateTime<Utc>,
+    last: Mark,
     swept: Instant,
 }
 
 impl Walk {
-    /// Where the next claim may start; `None` for the very start.
-    fn floor(&mut self, level: u8, now: Instant) -> Option<DateTime<Utc>> {
+    /// Behind what the next claim may start; `None` for the very start.
+    fn after(&mut self, level: u8, now: Instant) -> Option<Mark> {
         let step = self.levels.get_mut(usize::from(level))?;
         if step.as_ref().is_some_and(|step| now.duration_since(step.swept) >= SWEEP_EVERY) {
             *step = None;
         }
-        step.as_ref().map(|step| step.floor)
+        step.as_ref().map(|step| step.last)
     }
 
     /// The next claim looks from the very start.
@@ -347,18 +350,9 @@ impl Walk {
         }
     }
 
-    fn note(&mut self, level: u8, claimed: &Claimed, full: bool) {
+    /// A claim ended behind this message; `None` if there was nothing more.
+    fn note(&mut self, level: u8, last: Option<Mark>) {
         let Some(step) = self.levels.get_mut(usize::from(level)) else { return };
-        let last = claimed.rows.iter().rev().find_map(|row| match row {
-            Row::Ready(ready) => Some(ready.due_at),
-            Row::Unusable(_) => None,
-        });
-        match (full, last) {
-            (true, Some(floor)) => {
-                let swept = step.as_ref().map_or_else(Instant::now, |step| step.swept);
-                *step = Some(Step { floor, swept });
-            }
-            _ => *step = None,
-        }
+        *step = last.map(|last| Step { last, swept: step.as_ref().map_or_else(Instant::now, |step| step.swept) });
     }
 }

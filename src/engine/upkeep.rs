@@ -14,7 +14,7 @@ use super::health::StoreHealth;
 use super::lease::Ledger;
 use crate::message::judge::Log;
 use crate::message::{AttemptOutcome, State};
-use crate::store::{Completion, Heartbeat, Held, LastError, Store, Stray, Strays, Unserved};
+use crate::store::{Completion, Count, Heartbeat, Held, LastError, Store, Stray, Strays, Unserved};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
@@ -132,6 +132,7 @@ impl Upkeep {
         };
         Completion {
             held: Held { id: stray.id, token },
+            address: None,
             epoch: stray.epoch,
             attempt: stray.attempt,
             begun: stray.lost.is_some(),
@@ -167,31 +168,26 @@ impl Upkeep {
 
     /// Samples the table-wide gauges. Counting a long table takes a while: the more it takes, the rarer it is.
     async fn sample(&self, mut asked: mpsc::Receiver<()>) {
-        let mut known: BTreeMap<String, BTreeSet<State>> = BTreeMap::new();
+        let served = self.lanes.names();
+        let mut others: BTreeSet<String> = BTreeSet::new();
         while asked.recv().await.is_some() {
             let began = Instant::now();
             match self.store.counts(&self.project).await {
                 Ok(counts) => {
-                    // What is gone is set to zero, rather than left at its last value.
-                    let mut overdue: BTreeMap<&str, Duration> = known.keys().map(|source| (source.as_str(), Duration::ZERO)).collect();
-                    for count in &counts {
-                        let longest = overdue.entry(&count.source).or_default();
-                        *longest = (*longest).max(count.overdue);
+                    let mut counts: BTreeMap<_, _> = counts.into_iter().map(|count| (count.source.clone(), count)).collect();
+                    // Sources that nobody here serves are told of while something of theirs waits; they may be made up, and many.
+                    for gone in others.iter().filter(|source| !counts.contains_key(*source)) {
+                        self.metrics.forget_waiting(gone);
                     }
-                    for lane in self.lanes.names() {
-                        overdue.entry(self.lanes.get(&lane).map_or("", |lane| lane.name().as_ref())).or_default();
+                    others = counts.keys().filter(|source| self.lanes.get(source).is_none()).cloned().collect();
+                    for source in &served {
+                        counts.entry(source.to_string()).or_insert_with(|| Count { source: source.to_string(), ..Count::default() });
                     }
-                    for (source, overdue) in &overdue {
-                        self.metrics.overdue(source, *overdue);
-                    }
-                    for (source, states) in &known {
-                        for state in states {
-                            self.metrics.waiting(source, state.as_str(), 0);
+                    for Count { source, states, overdue } in counts.into_values() {
+                        self.metrics.overdue(&source, overdue);
+                        for state in State::WAITING {
+                            self.metrics.waiting(&source, state.as_str(), states.get(&state).copied().unwrap_or(0));
                         }
-                    }
-                    for count in counts {
-                        self.metrics.waiting(&count.source, count.state.as_str(), count.messages);
-                        known.entry(count.source).or_default().insert(count.state);
                     }
                 }
                 Err(error) => self.health.failed("counts", &error),

@@ -1,5 +1,6 @@
 //! What the verbs of people take and answer: counted, shown, listed, put back, purged.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +12,13 @@ use super::work::LastError;
 use crate::message::{AttemptOutcome, Key, State};
 use crate::retry;
 
-/// How many messages of a source wait in a state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How many messages of a source wait.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// The source.
     pub source: String,
-    /// The state: pending, sending, retrying or blocked.
-    pub state: State,
-    /// How many.
-    pub messages: u64,
+    /// How many are pending, sending, retrying and blocked; where there are none, there is no number.
+    pub states: BTreeMap<State, u64>,
     /// How long the longest due of them is overdue; zero if none is due.
     pub overdue: Duration,
 }

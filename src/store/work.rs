@@ -130,7 +130,24 @@ pub struct Upcoming {
     /// The project.
     pub project: Arc<str>,
     /// The sources that the node serves.
-    pub sources: Vec<Arc<str>>,
+    pub queues: Vec<Queues>,
+}
+
+/// The queues of a source that are looked at.
+#[derive(Clone, Debug)]
+pub struct Queues {
+    /// The source.
+    pub source: Arc<str>,
+    /// The levels of priority: bit n for level n. Of the others nothing is told.
+    pub levels: u16,
+}
+
+impl Queues {
+    /// All queues of a source.
+    #[must_use]
+    pub fn all(source: Arc<str>) -> Self {
+        Self { source, levels: (1 << 10) - 1 }
+    }
 }
 
 /// What is due next.
@@ -170,10 +187,20 @@ pub struct Claim {
     pub max_bytes: u64,
     /// A larger payload is not read; its row comes as [`Row::Unusable`].
     pub max_payload: u64,
-    /// Only rows due at this time or later: spares a walk over what was just claimed (dead index entries). `None` for all.
-    pub floor: Option<DateTime<Utc>>,
+    /// Only what comes after this message: spares a walk over what was just claimed. `None` for all. A store whose claims take the rows
+    /// out of the queue may bring others that are due at the same time.
+    pub after: Option<Mark>,
     /// The lease to be taken.
     pub lease: Lease,
+}
+
+/// A place in a queue: behind the message with this due time and id. What is due at one time goes by its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// The due time.
+    pub due_at: DateTime<Utc>,
+    /// The message.
+    pub id: Uuid,
 }
 
 /// What a claim took.
@@ -183,6 +210,8 @@ pub struct Claimed {
     pub now: DateTime<Utc>,
     /// What was taken, in order of due time.
     pub rows: Vec<Row>,
+    /// Where it ended; `None` if nothing was taken that has a due time.
+    pub last: Option<Mark>,
     /// Whether the store wants to be [told](crate::store::Store::close_claims) once nothing of it is held any more.
     pub open: bool,
 }
@@ -211,7 +240,13 @@ pub struct Ready {
     pub due_at: DateTime<Utc>,
     /// Whether it carries an `order_key`, which is reported.
     pub ordered: bool,
+    /// Where its row stands, if the store tells.
+    pub address: Option<Address>,
 }
+
+/// Where a row stands, in the database's own terms: it is found there at once unless somebody changed it since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub u64);
 
 /// A claimed row that can't be sent: nonsense that an application inserted.
 #[derive(Clone, Debug)]
@@ -233,6 +268,8 @@ pub struct Unusable {
 pub struct Completion {
     /// The message and the token under which it is held.
     pub held: Held,
+    /// Where the claim saw its row. A hint: it is found by its id otherwise.
+    pub address: Option<Address>,
     /// The epoch of the attempt.
     pub epoch: u32,
     /// The number of the attempt.

@@ -13,6 +13,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::message::State;
+
 /// Labels in the order in which they are written. Few and small: names of projects, sources, states and classes, never ids.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Labels(Vec<(&'static str, Arc<str>)>);
@@ -170,6 +172,14 @@ impl Metrics {
         self.messages.get_or_create(&self.labels([("source", source), ("state", state)])).set(i64::try_from(messages).unwrap_or(i64::MAX));
     }
 
+    /// Nothing of a source waits any more, and it is none that this node serves.
+    pub fn forget_waiting(&self, source: &str) {
+        for state in State::WAITING {
+            self.messages.remove(&self.labels([("source", source), ("state", state.as_str())]));
+        }
+        self.oldest_due.remove(&self.labels([("source", source)]));
+    }
+
     /// The longest due message of a source waits so long.
     pub fn overdue(&self, source: &str, overdue: Duration) {
         self.oldest_due.get_or_create(&self.labels([("source", source)])).set(overdue.as_secs_f64());
@@ -214,7 +224,11 @@ mod tests {
         metrics.waiting("crm", "pending", 1);
         metrics.overdue("crm", Duration::from_secs(1));
         metrics.store_took("claim", Duration::from_millis(1));
+        metrics.waiting("made-up", "retrying", 1);
+        metrics.overdue("made-up", Duration::from_secs(1));
+        metrics.forget_waiting("made-up");
         let text = metrics.render();
+        assert!(!text.contains("made-up"), "{text}");
         for name in [
             r#"redrive_accepted_total{project="orders",source="crm",mode="write_ahead"} 1"#,
             r#"redrive_attempts_total{project="orders",source="crm",outcome="lost"} 0"#,

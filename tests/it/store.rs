@@ -27,7 +27,7 @@ macro_rules! conformance {
     ($backend:ident) => {
         $crate::store::suite! { $backend;
             prepare:
-                once_by_several_nodes_at_once a_later_start_with_another_project_leaves_the_default verify_changes_nothing
+                once_by_several_nodes_at_once a_later_start_with_another_project_leaves_the_default what_an_older_build_left_goes_on verify_changes_nothing
                 printed_sql_makes_a_store_that_verifies a_prefix_keeps_stores_apart the_tables_of_an_application_are_left_alone
                 it_answers_a_ping;
             application:
@@ -42,7 +42,7 @@ macro_rules! conformance {
                 at_once_from_many_one_is_new;
             claim:
                 the_longest_due_first_and_level_by_level nothing_before_its_time at_most_the_limit at_most_so_many_bytes_but_always_one
-                from_the_floor_on a_payload_too_large_is_not_read what_is_taken_is_not_taken_again it_says_where_a_message_stands
+                from_a_mark_on those_due_at_one_time_from_a_mark_on from_where_others_ended_on a_payload_too_large_is_not_read what_is_taken_is_not_taken_again it_says_where_a_message_stands
                 retrying_messages_come_again many_claimers_take_no_row_twice;
             nonsense:
                 a_row_without_a_project_or_due_time_goes_the_usual_way a_priority_out_of_range_is_clamped headers_that_are_none
@@ -59,13 +59,14 @@ macro_rules! conformance {
                 a_leased_insert_lapses_like_a_claim at_most_the_limit_is_taken_over;
             held:
                 it_is_told_as_being_sent a_claim_that_is_closed_leaves_the_others the_claim_of_another_does_not_serve
+                it_is_found_where_it_stood_and_where_it_went
                 it_is_claimed_or_cancelled_never_both it_is_claimed_or_a_stray_never_both;
             strays:
                 an_unknown_source_is_taken_once_old_enough what_a_live_node_serves_is_left
                 what_a_dead_node_was_sending_for_a_source_of_nobody without_a_source at_most_the_limit
                 neighbours_are_left_alone;
             outlook:
-                the_earliest_of_each_source_and_level nothing_of_others a_lapsed_lease_is_told unserved_rows_are_told
+                the_earliest_of_each_source_and_level only_of_the_levels_asked_for nothing_of_others a_lapsed_lease_is_told unserved_rows_are_told
                 a_node_lives_as_long_as_it_beats waiting_messages_are_counted;
             look:
                 one_message every_filter_narrows page_by_page attempts_in_order;

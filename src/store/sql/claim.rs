@@ -12,7 +12,7 @@ use super::insert::{clock, micros, now};
 use super::pool::{Fail, Session};
 use super::shape::{Cut, HELD, Matched, PICKED, Parameters, Picked, WEIGHT, WITH_LOCK, fitting};
 use super::sheet;
-use crate::store::{Claim, Claimed, Held, Lapsed, NextDue, Outlook, TakeOver, Unusable, Upcoming};
+use crate::store::{Claim, Claimed, Held, Lapsed, Mark, NextDue, Outlook, TakeOver, Unusable, Upcoming};
 
 /// The queues of a source.
 pub(super) const LEVELS: &str = "(SELECT 0 AS n_level UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4
@@ -24,8 +24,8 @@ const CLAIM: Picked = Picked {
     set: CLAIM_SET,
     columns: decode::CLAIMED,
 };
-const CLAIM_FLOOR: Picked = Picked {
-    names: ["claim_floor", "claim_floor_pick", "claim_read"],
+const CLAIM_AFTER: Picked = Picked {
+    names: ["claim_after", "claim_after_pick", "claim_read"],
     from: "FROM {log} {claim-index} WHERE project = ? AND source = ? AND level = ? AND due_at <= {now} AND due_at >= ? ORDER BY due_at LIMIT ?",
     set: CLAIM_SET,
     columns: decode::CLAIMED,
@@ -35,13 +35,14 @@ const CLAIM_SET: &str = "state = 'sending', attempts = {raised},
 
 pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Claimed, Fail> {
     let mut rows = if D::SHEETS { listed(session, claim).await? } else { marked(session, claim).await? };
-    let Some(first) = rows.first() else { return Ok(Claimed { now: now(session).await?, rows: Vec::new(), open: false }) };
+    let Some(first) = rows.first() else { return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None, open: false }) };
     let now = clock::<D>(first, decode::CLAIMED_NOW)?;
     rows.sort_by_cached_key(|row| D::time(row, decode::CLAIMED_DUE).ok().flatten());
-    let (mut claimed, mut ids) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+    let (mut claimed, mut ids, mut last) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()), None);
     for row in &rows {
         let (id, odd) = mend(session, row).await?;
         ids.push(id);
+        last = last.max(decode::maybe_time::<D>(row, decode::CLAIMED_DUE).map(|due_at| Mark { due_at, id }));
         let row = match (decode::claimed::<D>(row, id, &claim.project, &claim.source, claim.max_payload), odd) {
             (Ok(ready), None) => crate::store::Row::Ready(ready),
             (Ok(ready), Some(detail)) => {
@@ -52,10 +53,9 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
         claimed.push(row);
     }
     if D::SHEETS {
-        let last_due = rows.iter().rev().find_map(|row| decode::maybe_time::<D>(row, decode::CLAIMED_DUE)).unwrap_or(now);
-        sheet::write(session, claim, &ids, last_due).await?;
+        sheet::write(session, claim, &ids, last.unwrap_or(Mark { due_at: now, id: Uuid::max() })).await?;
     }
-    Ok(Claimed { now, rows: claimed, open: D::SHEETS })
+    Ok(Claimed { now, rows: claimed, last, open: D::SHEETS })
 }
 
 /// Claims by marking each row as being sent.
@@ -64,33 +64,42 @@ async fn marked<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<V
     let set = [Value::Int(claim.lease.token), Value::Int(micros(claim.lease.ttl)), Value::Text(&claim.lease.node)];
     let [project, source, level] = queue(claim);
     let plain = [project, source, level, limit];
-    let floor = [project, source, level, Value::Time(claim.floor), limit];
-    let (shape, pick): (_, &[Value<'_>]) = if claim.floor.is_some() { (&CLAIM_FLOOR, &floor) } else { (&CLAIM, &plain) };
+    let after = [project, source, level, Value::Time(claim.after.map(|after| after.due_at)), limit];
+    let (shape, pick): (_, &[Value<'_>]) = if claim.after.is_some() { (&CLAIM_AFTER, &after) } else { (&CLAIM, &plain) };
     shape.run(session, &Parameters { pick, set: &set, cut: Some(cut(claim)) }).await
 }
 
 /// Locks and reads what is to go on a sheet, and leaves it as it is.
 async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Vec<Row<D>>, Fail> {
     sheet::turn(session, &claim.project, &claim.source).await?;
-    let pick = |due: &str, sheets: &str| {
+    let pick = |further: &str, sheets: &str| {
         format!(
-            "SELECT {}, {WEIGHT}, {{row}} FROM {{log}} WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} {due}
-             AND id NOT IN (SELECT {{on-sheets}} WHERE s.project = ? AND s.source = ? {sheets}) ORDER BY due_at LIMIT ? {{skip}}",
+            "SELECT {}, CAST({{address}} AS text), {WEIGHT}, {{row}} FROM {{log}} WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} {further}
+             AND id NOT IN (SELECT {{on-sheets}} WHERE s.project = ? AND s.source = ? {sheets}) ORDER BY due_at, id LIMIT ? {{skip}}",
             decode::CLAIMED
         )
     };
     let cut = cut(claim);
     let [project, source, level] = queue(claim);
-    let (payloads, floor, limit) =
-        ([Value::Int(cut.payload.min(WITH_LOCK)), Value::Int(cut.payload)], Value::Time(claim.floor), Value::Int(claim.limit.into()));
-    let (sql, values) = if claim.floor.is_none() {
-        let sql = session.sql("claim", || pick("", ""));
-        (sql, [&payloads[..], &queue(claim), &[project, source, limit]].concat())
-    } else {
-        // Other nodes may have gone further.
-        let further = "AND due_at >= ? AND due_at >= coalesce((SELECT max(last_due) FROM {sheet} WHERE project = ? AND source = ? AND level = ?), ?)";
-        let sql = session.sql("claim_floor", || pick(further, "AND s.last_due >= ?"));
-        (sql, [&payloads[..], &[project, source, level, floor, project, source, level, floor, project, source, floor, limit]].concat())
+    let (payloads, limit) = ([Value::Int(cut.payload.min(WITH_LOCK)), Value::Int(cut.payload)], Value::Int(claim.limit.into()));
+    let (sql, values) = match claim.after {
+        None => (session.sql("claim", || pick("", "")), [&payloads[..], &queue(claim), &[project, source, limit]].concat()),
+        Some(Mark { due_at, id }) => {
+            let (due, id) = (Value::Time(Some(due_at)), Value::Id(id));
+            // Other nodes may have gone further.
+            let furthest = |column: &str| {
+                format!(
+                    "coalesce((SELECT {column} FROM {{sheet}} WHERE project = ? AND source = ? AND level = ? AND (last_due, last_id) > (?, ?)
+                               ORDER BY last_due DESC, last_id DESC LIMIT 1), ?)"
+                )
+            };
+            let sql = session.sql("claim_after", || {
+                let further = format!("AND (due_at, id) > ({}, {})", furthest("last_due"), furthest("last_id"));
+                pick(&further, "AND (s.last_due, s.last_id) > (?, ?)")
+            });
+            let furthest = |otherwise| [project, source, level, due, id, otherwise];
+            (sql, [&payloads[..], &queue(claim), &furthest(due), &furthest(id), &[project, source, due, id, limit]].concat())
+        }
     };
     let picked = session.rows(sql, &values).await?;
     let (mut rows, mut large) = (Vec::with_capacity(picked.len()), Vec::new());
@@ -179,10 +188,13 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
 }
 
 pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Upcoming) -> Result<Outlook, Fail> {
-    if upcoming.sources.is_empty() {
+    if upcoming.queues.is_empty() {
         return Ok(Outlook { now: now(session).await?, due: Vec::new(), lapsed: false });
     }
-    let sources = Batch::texts(upcoming.sources.iter().map(|source| &**source));
+    let sources = Batch::texts(upcoming.queues.iter().map(|queues| &*queues.source));
+    let levels = upcoming.queues.iter().map(|queues| Some(i64::from(queues.levels))).collect();
+    let queues =
+        Batch::new(sources.rows, vec![Column::Texts(upcoming.queues.iter().map(|queues| Some(&*queues.source)).collect()), Column::Ints(levels)]);
     // Two questions, each of them one look into the index: leases that ran out, and rows that an application made up as being sent.
     let lapsed = |lease: &str| {
         format!(
@@ -199,19 +211,19 @@ pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Up
         let free = if D::SHEETS { "AND id NOT IN (SELECT {on-sheets} WHERE s.project = ?)" } else { "" };
         format!(
             "SELECT b_source, n_level,
-                (SELECT {{time due_at}} FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND {{dated}} {free}
-                    ORDER BY project, source, level, due_at LIMIT 1),
+                CASE WHEN (b_levels >> n_level) & 1 = 1 THEN
+                    (SELECT {{time due_at}} FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND {{dated}} {free}
+                        ORDER BY project, source, level, due_at LIMIT 1) END,
                 {{time {{now}}}}, CASE WHEN {lapsed} THEN 1 ELSE 0 END
-             FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
+             FROM {{table b b_source:text b_levels:int}} CROSS JOIN {LEVELS}"
         )
     });
-    let (project, sources) = (Value::Text(&upcoming.project), Value::Batch(&sources));
-    let own = [project, project, sources, project, sources, sources];
-    // The same once more where sheets are looked at too.
+    let (project, sources, queues) = (Value::Text(&upcoming.project), Value::Batch(&sources), Value::Batch(&queues));
     let rows = if D::SHEETS {
-        session.rows(sql, &[project, project, project, sources, project, sources, project, sources, sources]).await?
+        // The same once more, where sheets are looked at too.
+        session.rows(sql, &[project, project, project, sources, project, sources, project, sources, queues]).await?
     } else {
-        session.rows(sql, &own).await?
+        session.rows(sql, &[project, project, sources, project, sources, queues]).await?
     };
     let now = match rows.first() {
         Some(row) => clock::<D>(row, 3)?,
@@ -223,8 +235,8 @@ pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Up
         let Some(at) = D::time(row, 2).ok().flatten().and_then(earliest) else { continue };
         let level = u8::try_from(D::int(row, 1).ok().flatten().unwrap_or(0)).unwrap_or(0);
         let name = decode::maybe_text::<D>(row, 0).unwrap_or_default();
-        if let Some(source) = upcoming.sources.iter().find(|source| ***source == *name) {
-            due.push(NextDue { source: Arc::clone(source), level, at });
+        if let Some(queues) = upcoming.queues.iter().find(|queues| *queues.source == *name) {
+            due.push(NextDue { source: Arc::clone(&queues.source), level, at });
         }
     }
     Ok(Outlook { now, due, lapsed })

@@ -43,6 +43,13 @@ const SUCCESS: Matched = Matched {
         error_class = NULL, error_code = NULL, error_detail = NULL",
     condition: "{held}",
 };
+/// The same where a claim saw its row.
+const SUCCESS_THERE: Matched = Matched {
+    names: ["succeed_there", "succeed_lock"],
+    columns: "b_id:id b_token:int b_epoch:int b_attempt:int b_started:time b_ms:int b_node:text b_result:text b_there:address",
+    condition: "{held} AND l.{address} = b_there",
+    ..SUCCESS
+};
 
 /// Anything else. `attempts` goes first: MySQL reads what it has just written.
 const OUTCOME: Matched = Matched {
@@ -87,8 +94,7 @@ async fn write<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> R
         ours.extend(delete(session, &deletes).await?);
     }
     if !plain.is_empty() {
-        let tokens = sheet::tokens(plain.iter().map(|completion| &completion.held));
-        ours.extend(SUCCESS.run_if(session, &successes(&plain), &[], &sheet::named_by::<D>(&tokens)).await?);
+        ours.extend(matched(session, &plain, successes, [&SUCCESS_THERE, &SUCCESS]).await?);
     }
     if !others.is_empty() {
         let changed: HashSet<Uuid> = OUTCOME.run(session, &outcomes(&others), &[]).await?.into_iter().collect();
@@ -98,6 +104,32 @@ async fn write<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> R
             log(session, &logged).await?;
         }
         ours.extend(changed);
+    }
+    Ok(ours)
+}
+
+/// Changes rows that are held: those of which it is known where they stood by that, and whatever is not there any more by its id; answers which.
+async fn matched<'a, D: Dialect>(
+    session: &mut Session<D>,
+    batch: &[&'a Completion],
+    columns: impl Fn(&[&'a Completion]) -> Vec<Column<'a>>,
+    [there, by_id]: [&Matched; 2],
+) -> Result<Vec<Uuid>, Fail> {
+    let (known, mut others): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|completion| D::ADDRESS.is_some() && completion.address.is_some());
+    let mut ours = Vec::new();
+    if !known.is_empty() {
+        let mut columns = columns(&known);
+        columns.push(Column::Addresses(known.iter().filter_map(|completion| completion.address).collect()));
+        let tokens = sheet::tokens(known.iter().map(|completion| &completion.held));
+        ours = there.run_if(session, &Batch::new(known.len(), columns), &[], &sheet::named_by::<D>(&tokens)).await?;
+        if ours.len() < known.len() {
+            let found: HashSet<_> = ours.iter().collect();
+            others.extend(known.into_iter().filter(|completion| !found.contains(&completion.held.id)));
+        }
+    }
+    if !others.is_empty() {
+        let tokens = sheet::tokens(others.iter().map(|completion| &completion.held));
+        ours.extend(by_id.run_if(session, &Batch::new(others.len(), columns(&others)), &[], &sheet::named_by::<D>(&tokens)).await?);
     }
     Ok(ours)
 }
@@ -126,18 +158,14 @@ fn millis(completion: &Completion) -> i64 {
     micros(completion.duration) / 1000
 }
 
-fn successes<'a>(batch: &[&'a Completion]) -> Batch<'a> {
-    let columns = vec![
-        ids(batch),
-        tokens(batch),
-        ints(batch, |it| i64::from(it.epoch)),
-        ints(batch, |it| i64::from(it.attempt)),
-        started(batch),
-        ints(batch, millis),
-        texts(batch, |it| Some(&it.node)),
-        texts(batch, |it| it.result.as_deref()),
-    ];
-    Batch::new(batch.len(), columns)
+fn attempts<'a>(batch: &[&'a Completion]) -> Vec<Column<'a>> {
+    vec![ids(batch), tokens(batch), ints(batch, |it| i64::from(it.epoch)), ints(batch, |it| i64::from(it.attempt))]
+}
+
+fn successes<'a>(batch: &[&'a Completion]) -> Vec<Column<'a>> {
+    let mut columns = attempts(batch);
+    columns.extend([started(batch), ints(batch, millis), texts(batch, |it| Some(&it.node)), texts(batch, |it| it.result.as_deref())]);
+    columns
 }
 
 /// The number of the entry that an attempt is told under, and whether that is a new one (1), an old one (2) or none (0).
@@ -218,12 +246,17 @@ async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Res
 /// A message whose history is not kept.
 const DELETE: Matched =
     Matched { names: ["delete", "delete_lock"], columns: "b_id:id b_token:int b_epoch:int b_attempt:int", set: "", condition: "{held}" };
+/// The same where a claim saw its row.
+const DELETE_THERE: Matched = Matched {
+    names: ["delete_there", "delete_lock"],
+    columns: "b_id:id b_token:int b_epoch:int b_attempt:int b_there:address",
+    condition: "{held} AND l.{address} = b_there",
+    ..DELETE
+};
 
 /// Deletes messages whose history is not kept, with their attempts.
 async fn delete<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<Vec<Uuid>, Fail> {
-    let columns = vec![ids(batch), tokens(batch), ints(batch, |it| i64::from(it.epoch)), ints(batch, |it| i64::from(it.attempt))];
-    let tokens = sheet::tokens(batch.iter().map(|completion| &completion.held));
-    let gone = DELETE.run_delete(session, &Batch::new(batch.len(), columns), &sheet::named_by::<D>(&tokens)).await?;
+    let gone = matched(session, batch, attempts, [&DELETE_THERE, &DELETE]).await?;
     let there: HashSet<_> = gone.iter().copied().collect();
     let logged: Vec<_> = batch
         .iter()

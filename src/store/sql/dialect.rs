@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::pool::Core;
-use crate::store::Error;
 use crate::store::config::Migrate;
+use crate::store::{Address, Error};
 
 /// A connection of a dialect.
 pub(super) type Connection<D> = <<D as Dialect>::Db as Database>::Connection;
@@ -53,6 +53,13 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     /// The rows of a query whose first column is the id and whose last is [`Self::ROW`], as a batch that names them.
     fn named(rows: &[Row<Self>]) -> Batch<'static> {
         Batch::ids(known::<Self>(rows))
+    }
+    /// The column by which a row is found without an index for as long as nobody changes it, if there is one.
+    const ADDRESS: Option<&'static str> = None;
+    /// Reads an address.
+    fn address(row: &Row<Self>, index: usize) -> Option<Address> {
+        let _ = (row, index);
+        None
     }
     /// True of the rows that wait, where the claim's index holds those alone.
     const WAITING: &'static str = "AND level IS NOT NULL";
@@ -244,6 +251,7 @@ pub(super) enum Kind {
     Text,
     Bytes,
     Time,
+    Address,
 }
 
 /// A column of a batch.
@@ -254,6 +262,7 @@ pub(super) enum Column<'a> {
     Texts(Vec<Option<&'a str>>),
     Bytes(Vec<Option<&'a [u8]>>),
     Times(Vec<Option<DateTime<Utc>>>),
+    Addresses(Vec<Address>),
 }
 
 /// Rows that go to the database in one parameter (or one a column), so that one statement serves any number of them.
@@ -318,8 +327,8 @@ impl<'a> Batch<'a> {
                         Some(text) => write!(out, "{}", Json::from(text)),
                         None => write!(out, "null"),
                     },
-                    // Only databases with array parameters are given binary columns.
-                    Column::Bytes(_) => write!(out, "null"),
+                    // Only databases with array parameters are given these.
+                    Column::Bytes(_) | Column::Addresses(_) => write!(out, "null"),
                     Column::Times(times) => match times.get(row).copied().flatten() {
                         Some(at) => write!(out, "{}", time(at)),
                         None => write!(out, "null"),

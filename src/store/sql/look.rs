@@ -1,5 +1,6 @@
 //! Looking at messages: one, a page, the attempts of one, how many wait.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -102,40 +103,40 @@ pub(super) async fn attempts<D: Dialect>(session: &mut Session<D>, project: &str
 }
 
 pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<Vec<Count>, Fail> {
-    // Each part has an index that holds its rows and few others.
+    // Each part has an index that holds its rows and few others. What waits on levels is counted in the index alone, without a look at the rows:
+    // whichever of them wait for a retry, or are on sheets, are counted once more, for what they are.
     let sql = session.sql("counts", || {
-        let part = |state: &str, condition: &str| {
+        let part = |state: &str, listed: u8, condition: &str, group: &str| {
             format!(
-                "SELECT {{text source}}, {{text {state}}}, count(*), {{time min(CASE WHEN due_at <= {{now}} THEN due_at END)}}, {{time {{now}}}}
-                 FROM {{log}} WHERE project = ? AND {condition} GROUP BY source, state"
+                "SELECT {{text source}}, {{text {state}}}, {listed}, count(*), {{time min(due_at)}}, {{time {{now}}}}
+                 FROM {{log}} WHERE project = ? AND {condition} GROUP BY source{group}"
             )
         };
-        let mut parts =
-            vec![part("state", "state IN ('pending', 'retrying') {free}"), part("state", "state = 'sending'"), part("state", "state = 'blocked'")];
+        let mut parts = vec![part("'pending'", 0, if D::SHEETS { "level IS NOT NULL" } else { "state = 'pending'" }, "")];
+        parts.extend(["retrying", "sending", "blocked"].map(|state| part(&format!("'{state}'"), 0, &format!("state = '{state}'"), "")));
         if D::SHEETS {
-            parts.push(part("'sending'", "level IS NOT NULL AND id {in SELECT {on-sheets}}"));
+            parts.push(part("state", 1, "level IS NOT NULL AND id {in SELECT {on-sheets}}", ", state"));
         }
         parts.join(" UNION ALL ")
     });
-    let project = vec![Value::Text(project); if D::SHEETS { 4 } else { 3 }];
-    let mut counts: Vec<Count> = Vec::new();
-    for row in session.rows(sql, &project).await? {
-        let now: DateTime<Utc> = clock::<D>(&row, 4)?;
-        let overdue = D::time(&row, 3).ok().flatten().and_then(earliest).and_then(|due| (now - due).to_std().ok()).unwrap_or_default();
-        let count = Count {
-            source: decode::maybe_text::<D>(&row, 0).unwrap_or_default(),
-            state: decode::state(decode::maybe_text::<D>(&row, 1).as_deref()),
-            messages: u64::try_from(D::int(&row, 2).ok().flatten().unwrap_or(0)).unwrap_or(0),
-            overdue,
-        };
-        // What is being sent is told in two parts: held by its rows, and by sheets.
-        match counts.iter_mut().find(|other| other.source == count.source && other.state == count.state) {
-            Some(other) => {
-                other.messages += count.messages;
-                other.overdue = other.overdue.max(count.overdue);
-            }
-            None => counts.push(count),
+    let mut sources: BTreeMap<String, (BTreeMap<State, i64>, Duration)> = BTreeMap::new();
+    for row in session.rows(sql, &vec![Value::Text(project); if D::SHEETS { 5 } else { 4 }]).await? {
+        let now: DateTime<Utc> = clock::<D>(&row, 5)?;
+        let due = D::time(&row, 4).ok().flatten().and_then(earliest);
+        let int = |index| D::int(&row, index).ok().flatten().unwrap_or(0);
+        let (state, listed, messages) = (decode::state(decode::maybe_text::<D>(&row, 1).as_deref()), int(2) == 1, int(3));
+        let (states, overdue) = sources.entry(decode::maybe_text::<D>(&row, 0).unwrap_or_default()).or_default();
+        *overdue = due.and_then(|due| (now - due).to_std().ok()).unwrap_or_default().max(*overdue);
+        // Where it was counted before.
+        if listed {
+            *states.entry(state).or_default() -= messages;
+        } else if D::SHEETS && state == State::Retrying {
+            *states.entry(State::Pending).or_default() -= messages;
         }
+        *states.entry(if listed { State::Sending } else { state }).or_default() += messages;
     }
-    Ok(counts)
+    let some = |(state, messages)| u64::try_from(messages).ok().filter(|messages| *messages > 0).map(|messages| (state, messages));
+    let count =
+        |(source, (states, overdue)): (_, (BTreeMap<_, _>, _))| Count { source, states: states.into_iter().filter_map(some).collect(), overdue };
+    Ok(sources.into_iter().map(count).collect())
 }

@@ -120,7 +120,7 @@ impl Dialect for Mysql {
             .map(|(index, (name, kind))| {
                 let kind = match kind {
                     Kind::Id => format!("char(36) {COLLATION}"),
-                    Kind::Int => "bigint".to_owned(),
+                    Kind::Int | Kind::Address => "bigint".to_owned(),
                     Kind::Time => "datetime(6)".to_owned(),
                     Kind::Text | Kind::Bytes => format!("varchar(4000) {COLLATION}"),
                 };

@@ -16,7 +16,7 @@ use super::nodelay;
 use super::pool::Core;
 use crate::fault::Fault;
 use crate::store::config::Migrate;
-use crate::store::{Config, Error};
+use crate::store::{Address, Config, Error};
 
 /// Microseconds from 1970 to 2000, where PostgreSQL counts from.
 const EPOCH: i64 = 946_684_800_000_000;
@@ -100,6 +100,7 @@ impl Dialect for Postgres {
     const MIGRATIONS: &'static [(&'static str, &'static str)] = &[
         ("0001_tables", include_str!("../../../migrations/postgres/0001_tables.sql")),
         ("0002_sheets", include_str!("../../../migrations/postgres/0002_sheets.sql")),
+        ("0003_queue", include_str!("../../../migrations/postgres/0003_queue.sql")),
     ];
     const NOW: &'static str = "statement_timestamp()";
     const LOCK: &'static str = "FOR UPDATE";
@@ -112,9 +113,17 @@ impl Dialect for Postgres {
     const ON_SHEETS: &'static str = "u.id FROM {sheet} s, unnest(s.ids) AS u (id)";
     const DELETE_USING: bool = true;
     const ARRAYS: bool = true;
+    const ADDRESS: Option<&'static str> = Some("ctid");
     const FAR: &'static str = "timestamptz '9999-12-31 00:00:00+00'";
     const SCHEMA_SETTINGS: Option<&'static str> = Some("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'");
     const VERSION: &'static str = "SELECT 'PostgreSQL ' || current_setting('server_version')";
+
+    // `(block,place)`: sqlx asks for a type that it does not know between PREPARE and EXECUTE, which ends a statement without a name.
+    fn address(row: &PgRow, index: usize) -> Option<Address> {
+        let text = std::str::from_utf8(raw(row, index).ok().flatten()?).ok()?;
+        let (block, place) = text.strip_prefix('(')?.strip_suffix(')')?.split_once(',')?;
+        Some(Address(u64::from(block.parse::<u32>().ok()?) << 16 | u64::from(place.parse::<u16>().ok()?)))
+    }
 
     fn plus(time: &str, micros: &str) -> String {
         format!("({time} + {micros} * interval '1 microsecond')")
@@ -130,7 +139,8 @@ impl Dialect for Postgres {
     }
 
     fn table(alias: &str, columns: &[(&str, Kind)]) -> String {
-        let (names, parameters): (Vec<_>, Vec<_>) = columns.iter().map(|(name, _)| (*name, "?")).unzip();
+        let parameter = |kind| if kind == Kind::Address { "CAST(CAST(? AS text[]) AS tid[])" } else { "?" };
+        let (names, parameters): (Vec<_>, Vec<_>) = columns.iter().map(|(name, kind)| (*name, parameter(*kind))).unzip();
         format!("unnest({}) AS {alias} ({})", parameters.join(", "), names.join(", "))
     }
 
@@ -172,6 +182,10 @@ impl Dialect for Postgres {
                 Column::Texts(texts) => arguments.add(texts)?,
                 Column::Bytes(bytes) => arguments.add(bytes)?,
                 Column::Times(times) => arguments.add(times)?,
+                Column::Addresses(addresses) => {
+                    let texts: Vec<_> = addresses.iter().map(|Address(address)| format!("({},{})", address >> 16, address & 0xffff)).collect();
+                    arguments.add(texts)?;
+                }
             }
         }
         Ok(())

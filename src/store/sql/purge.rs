@@ -97,7 +97,7 @@ async fn delete<D: Dialect>(session: &mut Session<D>, state: State, ids: Vec<Uui
         State::Failed => FAILED,
         _ => CANCELLED,
     };
-    let gone = shape.run_delete(session, &Batch::ids(ids), &[]).await?;
+    let gone = shape.run(session, &Batch::ids(ids), &[]).await?;
     let count = gone.len() as u64;
     forget_attempts(session, gone).await?;
     Ok(count)

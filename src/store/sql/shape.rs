@@ -29,13 +29,13 @@ fn in_order<'a, D: Dialect>(set: &[Value<'a>], batch: &'a Batch<'a>) -> Vec<Valu
     if D::JOINED { [&batch, set].concat() } else { [set, &batch].concat() }
 }
 
-/// Changes the rows that a batch names. The batch's first column is `b_id`.
+/// Changes the rows that a batch names, or deletes them. The batch's first column is `b_id`.
 pub(super) struct Matched {
     /// The statement's name, and that of the locking query.
     pub(super) names: [&'static str; 2],
     /// The batch's columns, as `{table b …}` takes them.
     pub(super) columns: &'static str,
-    /// What SET says.
+    /// What SET says; nothing where the rows are deleted.
     pub(super) set: &'static str,
     /// What must hold of the row.
     pub(super) condition: &'static str,
@@ -56,27 +56,14 @@ impl Matched {
         tail: &[Value<'_>],
     ) -> Result<Vec<Uuid>, Fail> {
         let Self { columns, set, condition, .. } = self;
-        self.change(session, batch, &[&in_order::<D>(lead, batch), tail].concat(), tail, || {
-            if D::JOINED {
-                format!("UPDATE {{table b {columns}}} {NAMED} SET {set} WHERE {condition}")
-            } else {
-                format!("UPDATE {{log}} AS l SET {set} FROM {{table b {columns}}} WHERE l.id = b.b_id AND {condition}")
-            }
-        })
-        .await
-    }
-
-    /// Deletes the rows instead; answers the ids of those that went.
-    pub(super) async fn run_delete<D: Dialect>(&self, session: &mut Session<D>, batch: &Batch<'_>, tail: &[Value<'_>]) -> Result<Vec<Uuid>, Fail> {
-        let Self { columns, condition, .. } = self;
-        self.change(session, batch, &[&[Value::Batch(batch)], tail].concat(), tail, || {
-            if D::JOINED {
-                format!("DELETE l FROM {{table b {columns}}} {NAMED} WHERE {condition}")
-            } else if D::DELETE_USING {
+        self.change(session, batch, &[&in_order::<D>(lead, batch), tail].concat(), tail, || match (set.is_empty(), D::JOINED) {
+            (false, true) => format!("UPDATE {{table b {columns}}} {NAMED} SET {set} WHERE {condition}"),
+            (false, false) => format!("UPDATE {{log}} AS l SET {set} FROM {{table b {columns}}} WHERE l.id = b.b_id AND {condition}"),
+            (true, true) => format!("DELETE l FROM {{table b {columns}}} {NAMED} WHERE {condition}"),
+            (true, false) if D::DELETE_USING => {
                 format!("DELETE FROM {{log}} AS l USING {{table b {columns}}} WHERE l.id = b.b_id AND {condition}")
-            } else {
-                format!("DELETE FROM {{log}} WHERE {{row}} IN (SELECT l.{{row}} FROM {{table b {columns}}} {NAMED} WHERE {condition})")
             }
+            (true, false) => format!("DELETE FROM {{log}} WHERE {{row}} IN (SELECT l.{{row}} FROM {{table b {columns}}} {NAMED} WHERE {condition})"),
         })
         .await
     }

@@ -20,7 +20,7 @@ use super::dialect::{Batch, Dialect, Row, Value, known};
 use super::insert::micros;
 use super::pool::{Fail, Session};
 use super::shape::Matched;
-use crate::store::{Claim, Error, Held};
+use crate::store::{Claim, Error, Held, Mark};
 
 /// At most so many sheets that ran out are written out at once.
 const LAPSED: i64 = 4;
@@ -42,11 +42,11 @@ pub(super) async fn turn<D: Dialect>(session: &mut Session<D>, project: &str, so
     Ok(())
 }
 
-/// Writes the sheet of a claim: what it took, and the latest due time of that.
-pub(super) async fn write<D: Dialect>(session: &mut Session<D>, claim: &Claim, ids: &[Uuid], last_due: DateTime<Utc>) -> Result<(), Fail> {
+/// Writes the sheet of a claim: what it took, and where it ended.
+pub(super) async fn write<D: Dialect>(session: &mut Session<D>, claim: &Claim, ids: &[Uuid], last: Mark) -> Result<(), Fail> {
     let sql = session.sql("sheet", || {
-        "INSERT INTO {sheet} (token, project, source, level, node, begun_at, lease_until, last_due, ids)
-         VALUES (?, ?, ?, ?, ?, {now}, {plus {now}|?}, ?, ?)"
+        "INSERT INTO {sheet} (token, project, source, level, node, begun_at, lease_until, last_due, last_id, ids)
+         VALUES (?, ?, ?, ?, ?, {now}, {plus {now}|?}, ?, ?, ?)"
             .to_owned()
     });
     let values = [
@@ -56,7 +56,8 @@ pub(super) async fn write<D: Dialect>(session: &mut Session<D>, claim: &Claim, i
         Value::Int(i64::from(claim.level)),
         Value::Text(&claim.lease.node),
         Value::Int(micros(claim.lease.ttl)),
-        Value::Time(Some(last_due)),
+        Value::Time(Some(last.due_at)),
+        Value::Id(last.id),
         Value::Ids(ids),
     ];
     session.execute(sql, &values).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use redrive::message::{AttemptOutcome, Entry, State};
-use redrive::store::{Claim, Due, NewMessage, Row};
+use redrive::store::{Claim, Due, Mark, NewMessage, Row};
 use uuid::Uuid;
 
 use super::fixture::{Fixture, LONG, NONE, ids, message, ready, refused, sorted};
@@ -84,11 +84,35 @@ pub(crate) async fn at_most_so_many_bytes_but_always_one(cx: Fixture) {
     }
 }
 
-pub(crate) async fn from_the_floor_on(cx: Fixture) {
+pub(crate) async fn from_a_mark_on(cx: Fixture) {
     let (put, now) = due_ago(&cx, &[50, 30, 10]).await;
-    let above = Claim { floor: Some(now - Duration::from_secs(40)), ..cx.claim_of("billing") };
-    assert_eq!(ids(&cx.claim(above).await.rows), put[1..]);
-    assert_eq!(cx.claim_ids("billing").await, put[..1], "a claim without a floor finds what the others left");
+    let later = Claim { after: Some(Mark { due_at: now - Duration::from_secs(40), id: Uuid::nil() }), ..cx.claim_of("billing") };
+    assert_eq!(ids(&cx.claim(later).await.rows), put[1..]);
+    assert_eq!(cx.claim_ids("billing").await, put[..1], "a claim without a mark finds what the others left");
+}
+
+pub(crate) async fn those_due_at_one_time_from_a_mark_on(cx: Fixture) {
+    let due = Due::At(cx.now().await - Duration::from_secs(10));
+    let batch: Vec<_> = (0..7).map(|_| NewMessage { due, ..message("billing") }).collect();
+    let put = sorted(batch.iter().map(|message| message.id).collect());
+    cx.insert(batch).await;
+    let mut last = None;
+    for expected in [&put[..2], &put[2..4], &put[4..6], &put[6..], &[]] {
+        let claimed = cx.claim(Claim { limit: 2, after: last, ..cx.claim_of("billing") }).await;
+        assert_eq!(ids(&claimed.rows), expected);
+        assert_eq!(claimed.last.map(|last| last.id), expected.last().copied());
+        last = claimed.last.or(last);
+    }
+}
+
+pub(crate) async fn from_where_others_ended_on(cx: Fixture) {
+    let (put, _) = due_ago(&cx, &[50, 40, 30, 20, 10]).await;
+    let first = cx.claim(Claim { limit: 1, ..cx.claim_of("billing") }).await;
+    cx.claim(Claim { limit: 2, ..cx.claim_of("billing") }).await;
+    for expected in [&put[3..4], &put[4..], &[]] {
+        let claimed = cx.claim(Claim { limit: 1, after: first.last, ..cx.claim_of("billing") }).await;
+        assert_eq!(ids(&claimed.rows), expected, "what another took meanwhile is passed over, and nothing else");
+    }
 }
 
 pub(crate) async fn a_payload_too_large_is_not_read(cx: Fixture) {

@@ -10,8 +10,8 @@ use redrive::message::judge::Log;
 use redrive::message::{AttemptOutcome, Headers, Key, State};
 use redrive::retry;
 use redrive::store::{
-    Claim, Claimed, Completion, Due, Heartbeat, Held, Insert, LastError, Lease, List, NewMessage, Outlook, Ready, Record, Row, Store, TakeOver,
-    Upcoming, Verdict,
+    Claim, Claimed, Completion, Due, Heartbeat, Held, Insert, LastError, Lease, List, NewMessage, Outlook, Queues, Ready, Record, Row, Store,
+    TakeOver, Upcoming, Verdict,
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use uuid::Uuid;
@@ -78,8 +78,8 @@ impl Fixture {
     }
 
     pub(crate) async fn outlook(&self, sources: &[&str]) -> Outlook {
-        let sources = sources.iter().map(|&source| source.into()).collect();
-        self.store().await.upcoming(Upcoming { project: self.project.clone(), sources }).await.unwrap()
+        let queues = sources.iter().map(|&source| Queues::all(source.into())).collect();
+        self.store().await.upcoming(Upcoming { project: self.project.clone(), queues }).await.unwrap()
     }
 
     pub(crate) async fn beat(&self, node: &str, sources: &[&str], ttl: Duration) {
@@ -128,7 +128,7 @@ impl Fixture {
             limit: 1000,
             max_bytes: 64 << 20,
             max_payload: 16 << 20,
-            floor: None,
+            after: None,
             lease: self.lease(LONG),
         }
     }
@@ -249,6 +249,7 @@ pub(crate) fn sorted<T: Ord>(mut items: Vec<T>) -> Vec<T> {
 pub(crate) fn succeeded(held: Held) -> Completion {
     Completion {
         held,
+        address: None,
         epoch: 1,
         attempt: 1,
         begun: true,

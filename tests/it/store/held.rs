@@ -7,7 +7,7 @@ use redrive::message::State;
 use redrive::store::{Changed, Claim, Claimed, Completion, Held, List, Strays};
 use uuid::Uuid;
 
-use super::fixture::{Fixture, LONG, NONE, ids, refused, sorted, succeeded};
+use super::fixture::{Fixture, LONG, NONE, ids, ready, refused, sorted, succeeded};
 
 /// Claims all of `billing`; what is held by it, in order of the ids.
 async fn claimed(cx: &Fixture) -> (Vec<Held>, Claimed) {
@@ -23,7 +23,7 @@ async fn listed(cx: &Fixture, state: State) -> Vec<Uuid> {
 }
 
 async fn counted(cx: &Fixture, state: State) -> u64 {
-    cx.store().await.counts(&cx.project).await.unwrap().iter().filter(|count| count.state == state).map(|count| count.messages).sum()
+    cx.store().await.counts(&cx.project).await.unwrap().iter().filter_map(|count| count.states.get(&state)).sum()
 }
 
 pub(crate) async fn it_is_told_as_being_sent(cx: Fixture) {
@@ -96,6 +96,31 @@ pub(crate) async fn the_claim_of_another_does_not_serve(cx: Fixture) {
         assert_eq!(cx.complete(vec![early]).await, [false]);
     }
     assert_eq!(cx.complete(right.to_vec()).await, [true, true]);
+}
+
+pub(crate) async fn it_is_found_where_it_stood_and_where_it_went(cx: Fixture) {
+    let put = cx.put("billing", 7).await;
+    let claim = cx.claim_of("billing");
+    let token = claim.lease.token;
+    let mut rows = ready(cx.claim(claim).await.rows);
+    rows.sort_by_key(|row| row.message.id);
+    assert!(rows.iter().all(|row| row.address.is_some() == cx.backend.is_postgres()));
+    let at = |index: usize| Completion { address: rows[index].address, ..succeeded(Held { id: put[index], token }) };
+    // These two are somewhere else from now on.
+    cx.sql(&format!("UPDATE resend_log SET topic = 'moved' WHERE id IN ('{}', '{}')", put[1], put[3])).await;
+    // And this one is said to stand where another does.
+    let misled = Completion { address: rows[6].address, ..at(5) };
+    let outcomes = vec![at(0), at(1), Completion { delete: true, ..at(2) }, Completion { delete: true, ..at(3) }, misled];
+    assert_eq!(cx.complete(outcomes).await, [true; 5]);
+    for (index, topic) in [(0, "invoices"), (1, "moved"), (5, "invoices")] {
+        let shown = cx.get(put[index]).await;
+        assert_eq!((shown.state, shown.topic.as_deref()), (State::Succeeded, Some(topic)));
+    }
+    assert_eq!(sorted(cx.all().await.into_iter().map(|record| record.id).collect()), [put[0], put[1], put[4], put[5], put[6]]);
+    let late = Completion { held: Held { id: put[4], token: token ^ 1 }, ..at(4) };
+    let foreign = Completion { held: Held { id: put[6], token: token ^ 1 }, delete: true, ..at(6) };
+    assert_eq!(cx.complete(vec![late, foreign]).await, [false, false], "an address alone opens nothing");
+    assert_eq!(listed(&cx, State::Sending).await, [put[4], put[6]]);
 }
 
 /// Claims in small portions beside whoever else wants the rows, until that one is done and nothing is left; what each of them got.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redrive::message::State;
-use redrive::store::{Changed, Claim, Heartbeat, List, Purge, Strays, TakeOver, Upcoming};
+use redrive::store::{Changed, Claim, Heartbeat, List, Purge, Queues, Strays, TakeOver, Upcoming};
 
 use super::fixture::{Fixture, LONG, NONE, SHORT, failed};
 
@@ -25,7 +25,7 @@ pub(crate) async fn every_verb_keeps_to_its_project(cx: Fixture) {
     }
 
     let sources: Vec<std::sync::Arc<str>> = vec!["billing".into(), "refund".into()];
-    let outlook = store.upcoming(Upcoming { project: theirs.clone(), sources: sources.clone() }).await.unwrap();
+    let outlook = store.upcoming(Upcoming { project: theirs.clone(), queues: sources.iter().cloned().map(Queues::all).collect() }).await.unwrap();
     assert!(outlook.due.is_empty() && !outlook.lapsed);
     assert!(cx.claim(Claim { project: theirs.clone(), ..cx.claim_of("billing") }).await.rows.is_empty());
     let take = TakeOver { project: theirs.clone(), ..cx.take_over_of(&["billing", "refund"]) };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redrive::message::State;
-use redrive::store::{Count, Due, NewMessage, NextDue, Unserved};
+use redrive::store::{Due, NewMessage, NextDue, Queues, Unserved, Upcoming};
 
 use super::fixture::{Fixture, LONG, SHORT, message, refused, succeeded};
 use crate::support::{assert_near, eventually};
@@ -45,9 +45,19 @@ pub(crate) async fn the_earliest_of_each_source_and_level(cx: Fixture) {
     assert!(cx.outlook(&["orders"]).await.due.is_empty());
 }
 
+pub(crate) async fn only_of_the_levels_asked_for(cx: Fixture) {
+    let batch = [0, 3, 9].map(|priority| NewMessage { priority, ..message("billing") });
+    cx.insert(batch.to_vec()).await;
+    let queues = vec![Queues { source: "billing".into(), levels: 1 << 9 | 1 << 4 | 1 }];
+    let outlook = cx.store().await.upcoming(Upcoming { project: cx.project.clone(), queues }).await.unwrap();
+    let mut levels: Vec<_> = outlook.due.iter().map(|next| next.level).collect();
+    levels.sort_unstable();
+    assert_eq!(levels, [0, 9]);
+}
+
 pub(crate) async fn nothing_of_others(cx: Fixture) {
     cx.put("billing", 1).await;
-    let theirs = redrive::store::Upcoming { project: "invoices".into(), sources: vec!["billing".into()] };
+    let theirs = Upcoming { project: "invoices".into(), queues: vec![Queues::all("billing".into())] };
     let outlook = cx.store().await.upcoming(theirs).await.unwrap();
     assert!(outlook.due.is_empty() && !outlook.lapsed);
     let wall = chrono::Utc::now();
@@ -59,7 +69,7 @@ pub(crate) async fn a_lapsed_lease_is_told(cx: Fixture) {
     cx.take(id, "billing", SHORT).await;
     cx.lapse("billing").await;
     assert!(!cx.outlook(&["refund"]).await.lapsed, "of these sources");
-    let theirs = redrive::store::Upcoming { project: "invoices".into(), sources: vec!["billing".into()] };
+    let theirs = Upcoming { project: "invoices".into(), queues: vec![Queues::all("billing".into())] };
     assert!(!cx.store().await.upcoming(theirs).await.unwrap().lapsed, "of this project");
 }
 
@@ -108,16 +118,26 @@ pub(crate) async fn waiting_messages_are_counted(cx: Fixture) {
     let now = cx.now().await;
     let due = |due| NewMessage { due, ..message("billing") };
     cx.insert(vec![due(Due::At(now - Duration::from_secs(100))), due(Due::After(LONG)), due(Due::After(LONG))]).await;
-    let (_, held) = cx.claimed("refund").await;
-    cx.complete(vec![refused(held, LONG)]).await;
+    // One waits for its retry, two are being sent: for the first time, and again.
+    for (source, delay) in [("refund", LONG), ("refund", Duration::ZERO), ("orders", LONG), ("orders", LONG)] {
+        let (_, held) = cx.claimed(source).await;
+        cx.complete(vec![refused(held, delay)]).await;
+        if delay.is_zero() {
+            assert_eq!(cx.claim_ids(source).await.len(), 1);
+        }
+    }
     cx.claimed("refund").await;
     let (_, held) = cx.claimed("crm").await;
     cx.complete(vec![succeeded(held)]).await;
     cx.sql("INSERT INTO resend_log (project, source, payload) VALUES ('invoices', 'billing', 'x')").await;
     let mut counts = cx.store().await.counts(&cx.project).await.unwrap();
-    counts.sort_by(|a, b| (&a.source, a.state).cmp(&(&b.source, b.state)));
-    let facts: Vec<_> = counts.iter().map(|Count { source, state, messages, .. }| (source.as_str(), *state, *messages)).collect();
-    assert_eq!(facts, [("billing", State::Pending, 3), ("refund", State::Sending, 1), ("refund", State::Retrying, 1)]);
-    assert!((100..110).contains(&counts[0].overdue.as_secs()), "{:?}", counts[0]);
-    assert_eq!(counts[2].overdue, Duration::ZERO);
+    counts.sort_by(|a, b| a.source.cmp(&b.source));
+    let facts: Vec<_> =
+        counts.iter().flat_map(|count| count.states.iter().map(|(state, messages)| (count.source.as_str(), *state, *messages))).collect();
+    assert_eq!(
+        facts,
+        [("billing", State::Pending, 3), ("orders", State::Retrying, 2), ("refund", State::Sending, 2), ("refund", State::Retrying, 1)]
+    );
+    let overdue: Vec<_> = counts.iter().map(|count| count.overdue.as_secs()).collect();
+    assert!((100..110).contains(&overdue[0]) && overdue[1] == 0, "{overdue:?}");
 }

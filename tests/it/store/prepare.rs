@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use redrive::store::config::Migrate;
-use redrive::store::{self, Error, Insert, List, Store};
+use redrive::store::{self, Claim, Error, Insert, List, Store};
 
-use super::fixture::{Fixture, message};
+use super::fixture::{Fixture, ids, message, sorted};
 
 pub(crate) async fn once_by_several_nodes_at_once(cx: Fixture) {
     let stores: Vec<_> = (0..5).map(|_| cx.test.open()).collect();
@@ -43,6 +43,31 @@ pub(crate) async fn a_later_start_with_another_project_leaves_the_default(cx: Fi
     assert_eq!(prepared.default_project.as_deref(), Some("orders"));
     cx.sql("INSERT INTO resend_log (source, topic, msg_key, payload) VALUES ('billing', 't', 'k', 'p')").await;
     assert_eq!(cx.all().await[0].project, "orders");
+}
+
+pub(crate) async fn what_an_older_build_left_goes_on(cx: Fixture) {
+    if cx.backend.is_mysql() {
+        // Its tables are as they always were.
+        return;
+    }
+    cx.put("billing", 5).await;
+    let held = cx.claim(Claim { limit: 2, ..cx.claim_of("billing") }).await;
+    // The tables as they were before they were changed last.
+    for sql in [
+        "DROP INDEX resend_log_queue",
+        "CREATE INDEX resend_log_claim ON resend_log (project, source, level, due_at) WHERE level IS NOT NULL",
+        "ALTER TABLE redrive_sheet DROP COLUMN last_id",
+        "DELETE FROM redrive_migrations WHERE version = '0003_queue'",
+    ] {
+        cx.sql(sql).await;
+    }
+    let store = cx.test.open();
+    assert_eq!(store.prepare().await.unwrap().applied, ["0003_queue"]);
+    let first = store.claim(Claim { limit: 1, ..cx.claim_of("billing") }).await.unwrap();
+    let others = store.claim(cx.claim_of("billing")).await.unwrap();
+    let claimed = [held, first, others].map(|claimed| ids(&claimed.rows));
+    assert_eq!(claimed.each_ref().map(Vec::len), [2, 1, 2]);
+    assert_eq!(sorted(claimed.concat()), sorted(cx.all().await.into_iter().map(|record| record.id).collect()));
 }
 
 pub(crate) async fn verify_changes_nothing(cx: Fixture) {
