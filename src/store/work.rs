@@ -194,13 +194,13 @@ pub struct Claim {
     pub lease: Lease,
 }
 
-/// A place in a queue: behind the message with this due time and id. What is due at one time goes by its id.
+/// A place in a queue: behind the message with this due time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark {
     /// The due time.
     pub due_at: DateTime<Utc>,
-    /// The message.
-    pub id: Uuid,
+    /// Where it stands among those that are due at the same time, in the store's own terms; 0 is before all.
+    pub row: u128,
 }
 
 /// What a claim took.

@@ -34,15 +34,14 @@ const CLAIM_SET: &str = "state = 'sending', attempts = {raised},
     lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = {now}, updated_at = {now}";
 
 pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Claimed, Fail> {
-    let mut rows = if D::SHEETS { listed(session, claim).await? } else { marked(session, claim).await? };
+    let (mut rows, last) = if D::SHEETS { listed(session, claim).await? } else { marked(session, claim).await? };
     let Some(first) = rows.first() else { return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None, open: false }) };
     let now = clock::<D>(first, decode::CLAIMED_NOW)?;
     rows.sort_by_cached_key(|row| D::time(row, decode::CLAIMED_DUE).ok().flatten());
-    let (mut claimed, mut ids, mut last) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()), None);
+    let (mut claimed, mut ids) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
     for row in &rows {
         let (id, odd) = mend(session, row).await?;
         ids.push(id);
-        last = last.max(decode::maybe_time::<D>(row, decode::CLAIMED_DUE).map(|due_at| Mark { due_at, id }));
         let row = match (decode::claimed::<D>(row, id, &claim.project, &claim.source, claim.max_payload), odd) {
             (Ok(ready), None) => crate::store::Row::Ready(ready),
             (Ok(ready), Some(detail)) => {
@@ -53,29 +52,37 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
         claimed.push(row);
     }
     if D::SHEETS {
-        sheet::write(session, claim, &ids, last.unwrap_or(Mark { due_at: now, id: Uuid::max() })).await?;
+        sheet::write(session, claim, &ids, last.unwrap_or(Mark { due_at: now, row: u128::MAX })).await?;
     }
     Ok(Claimed { now, rows: claimed, last, open: D::SHEETS })
 }
 
+/// The furthest of rows, told apart from others that are due at the same time.
+fn furthest<'a, D: Dialect>(rows: impl Iterator<Item = &'a Row<D>>, tie: impl Fn(&Row<D>) -> Option<u128>) -> Option<Mark> {
+    rows.filter_map(|row| Some(Mark { due_at: decode::maybe_time::<D>(row, decode::CLAIMED_DUE)?, row: tie(row)? })).max()
+}
+
 /// Claims by marking each row as being sent.
-async fn marked<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Vec<Row<D>>, Fail> {
+async fn marked<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Vec<Row<D>>, Option<Mark>), Fail> {
     let limit = Value::Int(i64::from(claim.limit));
     let set = [Value::Int(claim.lease.token), Value::Int(micros(claim.lease.ttl)), Value::Text(&claim.lease.node)];
     let [project, source, level] = queue(claim);
     let plain = [project, source, level, limit];
     let after = [project, source, level, Value::Time(claim.after.map(|after| after.due_at)), limit];
     let (shape, pick): (_, &[Value<'_>]) = if claim.after.is_some() { (&CLAIM_AFTER, &after) } else { (&CLAIM, &plain) };
-    shape.run(session, &Parameters { pick, set: &set, cut: Some(cut(claim)) }).await
+    let rows = shape.run(session, &Parameters { pick, set: &set, cut: Some(cut(claim)) }).await?;
+    let last = furthest::<D>(rows.iter(), |_| Some(0));
+    Ok((rows, last))
 }
 
 /// Locks and reads what is to go on a sheet, and leaves it as it is.
-async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Vec<Row<D>>, Fail> {
+async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Vec<Row<D>>, Option<Mark>), Fail> {
     sheet::turn(session, &claim.project, &claim.source).await?;
+    let address = if session.core.dialect.is_addressed() { "{address}" } else { "NULL" };
     let pick = |further: &str, sheets: &str| {
         format!(
-            "SELECT {}, CAST({{address}} AS text), {WEIGHT}, {{row}} FROM {{log}} WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} {further}
-             AND id NOT IN (SELECT {{on-sheets}} WHERE s.project = ? AND s.source = ? {sheets}) ORDER BY due_at, id LIMIT ? {{skip}}",
+            "SELECT {}, {address}, {WEIGHT}, {{row}} FROM {{log}} WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} {further}
+             AND id NOT IN (SELECT {{on-sheets}} WHERE s.project = ? AND s.source = ? {sheets}) ORDER BY due_at, {{tie}} LIMIT ? {{skip}}",
             decode::CLAIMED
         )
     };
@@ -84,21 +91,21 @@ async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<V
     let (payloads, limit) = ([Value::Int(cut.payload.min(WITH_LOCK)), Value::Int(cut.payload)], Value::Int(claim.limit.into()));
     let (sql, values) = match claim.after {
         None => (session.sql("claim", || pick("", "")), [&payloads[..], &queue(claim), &[project, source, limit]].concat()),
-        Some(Mark { due_at, id }) => {
-            let (due, id) = (Value::Time(Some(due_at)), Value::Id(id));
-            // Other nodes may have gone further.
-            let furthest = |column: &str| {
-                format!(
-                    "coalesce((SELECT {column} FROM {{sheet}} WHERE project = ? AND source = ? AND level = ? AND (last_due, last_id) > (?, ?)
-                               ORDER BY last_due DESC, last_id DESC LIMIT 1), ?)"
-                )
-            };
+        Some(Mark { due_at, row }) => {
+            let (due, row) = (Value::Time(Some(due_at)), Value::Tie(row));
             let sql = session.sql("claim_after", || {
-                let further = format!("AND (due_at, id) > ({}, {})", furthest("last_due"), furthest("last_id"));
-                pick(&further, "AND (s.last_due, s.last_id) > (?, ?)")
+                // Other nodes may have gone further.
+                let furthest = |column: &str| {
+                    format!(
+                        "coalesce((SELECT {column} FROM {{sheet}} WHERE project = ? AND source = ? AND level = ? AND (last_due, last_row) > (?, ?)
+                                   ORDER BY last_due DESC, last_row DESC LIMIT 1), ?)"
+                    )
+                };
+                let further = format!("AND (due_at, {{tie}}) > ({}, {})", furthest("last_due"), furthest("last_row"));
+                pick(&further, "AND (s.last_due, s.last_row) > (?, ?)")
             });
-            let furthest = |otherwise| [project, source, level, due, id, otherwise];
-            (sql, [&payloads[..], &queue(claim), &furthest(due), &furthest(id), &[project, source, due, id, limit]].concat())
+            let furthest = |otherwise| [project, source, level, due, row, otherwise];
+            (sql, [&payloads[..], &queue(claim), &furthest(due), &furthest(row), &[project, source, due, row, limit]].concat())
         }
     };
     let picked = session.rows(sql, &values).await?;
@@ -106,12 +113,13 @@ async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<V
     for (row, is_large) in fitting::<D>(picked, Some(cut)) {
         if is_large { large.push(row) } else { rows.push(row) }
     }
+    let last = furthest::<D>(rows.iter().chain(&large), D::tie);
     if !large.is_empty() {
         let sql = session.sql("claim_read", || format!("SELECT {} FROM {PICKED}", decode::CLAIMED));
         let named = D::named(&large);
         rows.extend(session.rows(sql, &[Value::Int(cut.payload), Value::Batch(&named)]).await?);
     }
-    Ok(rows)
+    Ok((rows, last))
 }
 
 fn queue(claim: &Claim) -> [Value<'_>; 3] {

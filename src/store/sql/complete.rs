@@ -46,7 +46,7 @@ const SUCCESS: Matched = Matched {
 /// The same where a claim saw its row.
 const SUCCESS_THERE: Matched = Matched {
     names: ["succeed_there", "succeed_lock"],
-    columns: "b_id:id b_token:int b_epoch:int b_attempt:int b_started:time b_ms:int b_node:text b_result:text b_there:address",
+    columns: "b_id:id b_token:int b_epoch:int b_attempt:int b_started:time b_ms:int b_node:text b_result:text b_there:int",
     condition: "{held} AND l.{address} = b_there",
     ..SUCCESS
 };
@@ -115,7 +115,8 @@ async fn matched<'a, D: Dialect>(
     columns: impl Fn(&[&'a Completion]) -> Vec<Column<'a>>,
     [there, by_id]: [&Matched; 2],
 ) -> Result<Vec<Uuid>, Fail> {
-    let (known, mut others): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|completion| D::ADDRESS.is_some() && completion.address.is_some());
+    let (known, mut others): (Vec<_>, Vec<_>) =
+        batch.iter().copied().partition(|completion| session.core.dialect.is_addressed() && completion.address.is_some());
     let mut ours = Vec::new();
     if !known.is_empty() {
         let mut columns = columns(&known);
@@ -249,7 +250,7 @@ const DELETE: Matched =
 /// The same where a claim saw its row.
 const DELETE_THERE: Matched = Matched {
     names: ["delete_there", "delete_lock"],
-    columns: "b_id:id b_token:int b_epoch:int b_attempt:int b_there:address",
+    columns: "b_id:id b_token:int b_epoch:int b_attempt:int b_there:int",
     condition: "{held} AND l.{address} = b_there",
     ..DELETE
 };

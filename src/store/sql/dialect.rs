@@ -54,8 +54,18 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     fn named(rows: &[Row<Self>]) -> Batch<'static> {
         Batch::ids(known::<Self>(rows))
     }
+    /// What orders those that are due at one time, as the claim's index does.
+    const TIE: &'static str = "id";
+    /// Reads it from a row whose first column is the id and whose last is [`Self::ROW`].
+    fn tie(row: &Row<Self>) -> Option<u128> {
+        if let Ok(Id::Known(id)) = Self::id(row, 0) { Some(id.as_u128()) } else { None }
+    }
     /// The column by which a row is found without an index for as long as nobody changes it, if there is one.
     const ADDRESS: Option<&'static str> = None;
+    /// Whether statements may name it.
+    fn is_addressed(&self) -> bool {
+        Self::ADDRESS.is_some()
+    }
     /// Reads an address.
     fn address(row: &Row<Self>, index: usize) -> Option<Address> {
         let _ = (row, index);
@@ -237,6 +247,8 @@ pub(super) enum Value<'a> {
     MaybeText(Option<&'a str>),
     MaybeBytes(Option<&'a [u8]>),
     Id(Uuid),
+    /// As [`Dialect::tie`] reads it.
+    Tie(u128),
     /// A list that a column holds.
     Ids(&'a [Uuid]),
     Time(Option<DateTime<Utc>>),
@@ -251,7 +263,6 @@ pub(super) enum Kind {
     Text,
     Bytes,
     Time,
-    Address,
 }
 
 /// A column of a batch.

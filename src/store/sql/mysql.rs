@@ -120,7 +120,7 @@ impl Dialect for Mysql {
             .map(|(index, (name, kind))| {
                 let kind = match kind {
                     Kind::Id => format!("char(36) {COLLATION}"),
-                    Kind::Int | Kind::Address => "bigint".to_owned(),
+                    Kind::Int => "bigint".to_owned(),
                     Kind::Time => "datetime(6)".to_owned(),
                     Kind::Text | Kind::Bytes => format!("varchar(4000) {COLLATION}"),
                 };
@@ -164,6 +164,7 @@ impl Dialect for Mysql {
             Value::MaybeText(text) => sqlx::Arguments::add(arguments, *text),
             Value::MaybeBytes(bytes) => sqlx::Arguments::add(arguments, *bytes),
             Value::Ids(ids) => arguments.add(super::dialect::listed(ids)),
+            Value::Tie(tie) => arguments.add(tie.to_string()),
             Value::Id(id) => sqlx::Arguments::add(arguments, id.as_hyphenated().to_string()),
             Value::Time(at) => sqlx::Arguments::add(arguments, at.map(|at| at.naive_utc())),
             Value::Batch(batch) => Self::bind_batch(arguments, batch),

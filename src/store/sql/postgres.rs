@@ -4,8 +4,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::encode::IsNull;
 use sqlx::error::{BoxDynError, DatabaseError};
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow, PgSslMode, PgValueFormat, Postgres as Driver};
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{
+    PgArgumentBuffer, PgArguments, PgConnectOptions, PgConnection, PgRow, PgSslMode, PgTypeInfo, PgValueFormat, Postgres as Driver,
+};
 use sqlx::{Arguments as _, ConnectOptions as _, Connection as _, Row as _, ValueRef as _};
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -118,11 +122,17 @@ impl Dialect for Postgres {
     const SCHEMA_SETTINGS: Option<&'static str> = Some("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'");
     const VERSION: &'static str = "SELECT 'PostgreSQL ' || current_setting('server_version')";
 
-    // `(block,place)`: sqlx asks for a type that it does not know between PREPARE and EXECUTE, which ends a statement without a name.
+    // sqlx asks what a type is that it does not know between Parse and Bind, by a simple query, which ends a statement without a name.
+    fn is_addressed(&self) -> bool {
+        self.session.is_none()
+    }
+
+    // A block of 4 bytes, and a place in it of 2.
     fn address(row: &PgRow, index: usize) -> Option<Address> {
-        let text = std::str::from_utf8(raw(row, index).ok().flatten()?).ok()?;
-        let (block, place) = text.strip_prefix('(')?.strip_suffix(')')?.split_once(',')?;
-        Some(Address(u64::from(block.parse::<u32>().ok()?) << 16 | u64::from(place.parse::<u16>().ok()?)))
+        let bytes = raw(row, index).ok().flatten()?;
+        let mut address = [0; 8];
+        address.get_mut(2..)?.copy_from_slice(<&[u8; 6]>::try_from(bytes).ok()?);
+        Some(Address(u64::from_be_bytes(address)))
     }
 
     fn plus(time: &str, micros: &str) -> String {
@@ -139,8 +149,7 @@ impl Dialect for Postgres {
     }
 
     fn table(alias: &str, columns: &[(&str, Kind)]) -> String {
-        let parameter = |kind| if kind == Kind::Address { "CAST(CAST(? AS text[]) AS tid[])" } else { "?" };
-        let (names, parameters): (Vec<_>, Vec<_>) = columns.iter().map(|(name, kind)| (*name, parameter(*kind))).unzip();
+        let (names, parameters): (Vec<_>, Vec<_>) = columns.iter().map(|(name, _)| (*name, "?")).unzip();
         format!("unnest({}) AS {alias} ({})", parameters.join(", "), names.join(", "))
     }
 
@@ -168,6 +177,7 @@ impl Dialect for Postgres {
             Value::MaybeText(text) => arguments.add(*text),
             Value::MaybeBytes(bytes) => arguments.add(*bytes),
             Value::Id(id) => arguments.add(*id),
+            Value::Tie(tie) => arguments.add(Uuid::from_u128(*tie)),
             Value::Ids(ids) => arguments.add(*ids),
             Value::Time(at) => arguments.add(*at),
             Value::Batch(batch) => Self::bind_batch(arguments, batch),
@@ -182,10 +192,7 @@ impl Dialect for Postgres {
                 Column::Texts(texts) => arguments.add(texts)?,
                 Column::Bytes(bytes) => arguments.add(bytes)?,
                 Column::Times(times) => arguments.add(times)?,
-                Column::Addresses(addresses) => {
-                    let texts: Vec<_> = addresses.iter().map(|Address(address)| format!("({},{})", address >> 16, address & 0xffff)).collect();
-                    arguments.add(texts)?;
-                }
+                Column::Addresses(addresses) => arguments.add(Tids(addresses))?,
             }
         }
         Ok(())
@@ -286,6 +293,34 @@ fn is_misconfigured(text: &str) -> bool {
 
 fn full(schema: Option<&str>, table: &str) -> String {
     schema.map_or_else(|| table.to_owned(), |schema| format!("\"{schema}\".{table}"))
+}
+
+/// Addresses as PostgreSQL's `tid[]`, which sqlx does not know; the numbers are those of `pg_type.dat`.
+struct Tids<'a>(&'a [Address]);
+
+impl Tids<'_> {
+    const TID: u32 = 27;
+    const LIST: u32 = 1010;
+}
+
+impl sqlx::Type<Driver> for Tids<'_> {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(Self::LIST))
+    }
+}
+
+impl sqlx::Encode<'_, Driver> for Tids<'_> {
+    // The binary form of an array: dimensions, whether there are NULLs, what it holds; its length and first index; each item behind its length.
+    fn encode_by_ref(&self, out: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        for word in [1, 0, Self::TID, u32::try_from(self.0.len())?, 1] {
+            out.extend(word.to_be_bytes());
+        }
+        for Address(address) in self.0 {
+            out.extend(6_u32.to_be_bytes());
+            out.extend_from_slice(&address.to_be_bytes()[2..]);
+        }
+        Ok(IsNull::No)
+    }
 }
 
 /// A cell as it came, in the binary format.

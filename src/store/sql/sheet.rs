@@ -45,7 +45,7 @@ pub(super) async fn turn<D: Dialect>(session: &mut Session<D>, project: &str, so
 /// Writes the sheet of a claim: what it took, and where it ended.
 pub(super) async fn write<D: Dialect>(session: &mut Session<D>, claim: &Claim, ids: &[Uuid], last: Mark) -> Result<(), Fail> {
     let sql = session.sql("sheet", || {
-        "INSERT INTO {sheet} (token, project, source, level, node, begun_at, lease_until, last_due, last_id, ids)
+        "INSERT INTO {sheet} (token, project, source, level, node, begun_at, lease_until, last_due, last_row, ids)
          VALUES (?, ?, ?, ?, ?, {now}, {plus {now}|?}, ?, ?, ?)"
             .to_owned()
     });
@@ -57,7 +57,7 @@ pub(super) async fn write<D: Dialect>(session: &mut Session<D>, claim: &Claim, i
         Value::Text(&claim.lease.node),
         Value::Int(micros(claim.lease.ttl)),
         Value::Time(Some(last.due_at)),
-        Value::Id(last.id),
+        Value::Tie(last.row),
         Value::Ids(ids),
     ];
     session.execute(sql, &values).await?;

@@ -41,6 +41,7 @@ impl Dialect for Sqlite {
     const ON_SHEETS: &'static str = "u.value FROM {sheet} s, json_each(s.ids) AS u";
     // Found without the key's index, and there whatever an application wrote for an id.
     const ROW: &'static str = "rowid";
+    const TIE: &'static str = "rowid";
     // Which SQLite does not reorder.
     const JOIN: &'static str = "CROSS JOIN";
     const SOURCELESS: &'static str = "(source IS NULL OR source >= x'')";
@@ -50,6 +51,10 @@ impl Dialect for Sqlite {
 
     fn named(rows: &[SqliteRow]) -> Batch<'static> {
         Batch::ints(rows.iter().filter_map(|row| Self::int(row, row.len() - 1).ok().flatten()))
+    }
+
+    fn tie(row: &SqliteRow) -> Option<u128> {
+        u128::try_from(Self::int(row, row.len() - 1).ok()??).ok()
     }
 
     fn plus(time: &str, micros: &str) -> String {
@@ -93,6 +98,7 @@ impl Dialect for Sqlite {
             Value::MaybeBytes(bytes) => arguments.add(bytes.map(<[u8]>::to_vec)),
             Value::Ids(ids) => arguments.add(listed(ids)),
             Value::Id(id) => arguments.add(id.as_hyphenated().to_string()),
+            Value::Tie(rowid) => arguments.add(i64::try_from(*rowid).unwrap_or(i64::MAX)),
             Value::Time(at) => arguments.add(at.map(|at| at.timestamp_millis())),
             Value::Batch(batch) => Self::bind_batch(arguments, batch),
         }

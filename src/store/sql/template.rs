@@ -122,6 +122,7 @@ fn phrase<D: Dialect>(names: &Names, inside: &str) -> String {
         "later" => D::later(two().0, two().1),
         "by-key" => D::BY_KEY.to_owned(),
         "row" => D::ROW.to_owned(),
+        "tie" => D::TIE.to_owned(),
         "address" => D::ADDRESS.unwrap_or("NULL").to_owned(),
         "join" => D::JOIN.to_owned(),
         "in" => D::within(&rest),
@@ -139,7 +140,6 @@ fn table<D: Dialect>(rest: &str) -> String {
             let kind = match kind {
                 "id" => Kind::Id,
                 "int" => Kind::Int,
-                "address" => Kind::Address,
                 "time" => Kind::Time,
                 "bytes" => Kind::Bytes,
                 _ => Kind::Text,

@@ -8,6 +8,7 @@ use redrive::store::{Changed, Claim, Claimed, Completion, Held, List, Strays};
 use uuid::Uuid;
 
 use super::fixture::{Fixture, LONG, NONE, ids, ready, refused, sorted, succeeded};
+use crate::support::Backend;
 
 /// Claims all of `billing`; what is held by it, in order of the ids.
 async fn claimed(cx: &Fixture) -> (Vec<Held>, Claimed) {
@@ -104,7 +105,8 @@ pub(crate) async fn it_is_found_where_it_stood_and_where_it_went(cx: Fixture) {
     let token = claim.lease.token;
     let mut rows = ready(cx.claim(claim).await.rows);
     rows.sort_by_key(|row| row.message.id);
-    assert!(rows.iter().all(|row| row.address.is_some() == cx.backend.is_postgres()));
+    let tells = matches!(cx.backend, Backend::Postgres | Backend::Postgres18);
+    assert!(rows.iter().all(|row| row.address.is_some() == tells));
     let at = |index: usize| Completion { address: rows[index].address, ..succeeded(Held { id: put[index], token }) };
     // These two are somewhere else from now on.
     cx.sql(&format!("UPDATE resend_log SET topic = 'moved' WHERE id IN ('{}', '{}')", put[1], put[3])).await;
