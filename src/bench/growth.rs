@@ -11,7 +11,7 @@ use super::histogram::Histogram;
 use super::options::Growth;
 use super::place::Filling;
 use super::report::Report;
-use crate::store::{Claim, Claimed, Lease, Store};
+use crate::store::{Claim, Claimed, Lease, Mark, Store};
 
 /// Messages that wait unless told, and in the small table.
 const MESSAGES: u64 = 1_000_000;
@@ -54,16 +54,18 @@ struct Measured {
     latencies: Histogram,
 }
 
-/// Claims batch after batch with the product's own store.
+/// Claims batch after batch with the product's own store, each behind the one before it, as the engine does.
 async fn claims(arena: &Arena) -> Result<Measured, Error> {
     let _phase = arena.screen.phase("claiming", u64::from(CLAIMS));
     let store = arena.place.store(&arena.config.project)?;
     store.prepare().await?;
     let mut measured = Measured { rows: 0, took: Duration::ZERO, latencies: Histogram::default() };
+    let mut last = None;
     for number in 0..WARM + CLAIMS {
         let begun = Instant::now();
-        let claimed = claim(arena, &*store, number).await?;
+        let claimed = claim(arena, &*store, number, last).await?;
         let took = begun.elapsed();
+        last = claimed.last;
         if number >= WARM {
             measured.rows += claimed.rows.len() as u64;
             measured.took += took;
@@ -79,7 +81,7 @@ const fn token(number: u32) -> i64 {
     number as i64 + 1
 }
 
-async fn claim(arena: &Arena, store: &dyn Store, number: u32) -> Result<Claimed, Error> {
+async fn claim(arena: &Arena, store: &dyn Store, number: u32, after: Option<Mark>) -> Result<Claimed, Error> {
     let lease = Lease { token: token(number), node: Arc::from("redrive-bench"), ttl: Duration::from_secs(600) };
     let claim = Claim {
         project: arena.config.project.clone(),
@@ -88,7 +90,7 @@ async fn claim(arena: &Arena, store: &dyn Store, number: u32) -> Result<Claimed,
         limit: ROWS,
         max_bytes: 64 << 20,
         max_payload: 64 << 20,
-        after: None,
+        after,
         lease,
     };
     Ok(store.claim(claim).await?)

@@ -1,9 +1,10 @@
 //! TLS with a private authority and client certificates.
 
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
@@ -11,7 +12,7 @@ use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
-use openssl::ssl::{SslAcceptor, SslMethod, SslVerifyMode};
+use openssl::ssl::{HandshakeError, SslAcceptor, SslMethod, SslVerifyMode};
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509NameBuilder};
 use redrive::outcome::{Class, Outcome};
@@ -51,6 +52,13 @@ fn save(folder: &Path, name: &str, (certificate, key): &Pair) {
     std::fs::write(folder.join(format!("{name}.key")), key.private_key_to_pem_pkcs8().unwrap()).unwrap();
 }
 
+/// Reads whatever the client still says: closed before it was read, the connection would be reset, and the alert be lost with it.
+fn hear_out(mut refused: &TcpStream) {
+    let _ = refused.set_read_timeout(Some(Duration::from_secs(5)));
+    let _ = refused.shutdown(Shutdown::Write);
+    let _ = std::io::copy(&mut refused, &mut std::io::sink());
+}
+
 /// A TLS server that wants a client certificate of `clients`, if that is given.
 fn server(own: &Pair, clients: Option<&X509>) -> (String, Receiver<Request>) {
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
@@ -66,7 +74,15 @@ fn server(own: &Pair, clients: Option<&X509>) -> (String, Receiver<Request>) {
     let (tell, requests) = channel();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let Ok(mut stream) = acceptor.accept(stream) else { continue };
+            let mut stream = match acceptor.accept(stream) {
+                Ok(stream) => stream,
+                Err(refused) => {
+                    if let HandshakeError::Failure(refused) = refused {
+                        hear_out(refused.get_ref());
+                    }
+                    continue;
+                }
+            };
             // One request a connection; the stream can't be split, so the request is read first.
             let mut answer_bytes = Vec::new();
             let reply = |_: &Request| match answer("200 OK", "Connection: close\r\n", "") {
