@@ -1,6 +1,6 @@
 //! A lane: all of one source on this node. Its budget, its breaker, its sender, its counters; a dead destination jams its own lane alone.
 
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -100,10 +100,35 @@ pub(super) struct Lane {
     /// Whether the destination has answered since the start, or since its breaker opened.
     proven: AtomicBool,
     jobs: mpsc::UnboundedSender<Job>,
-    /// Levels that the scout saw due: bit n for priority n.
-    due: AtomicU16,
-    /// Levels on which a claim is under way.
-    claiming: AtomicU16,
+    levels: Mutex<Levels>,
+}
+
+/// What the claimer knows of a lane's levels: bit n for priority n.
+#[derive(Debug, Default)]
+struct Levels {
+    /// Those that were seen due.
+    due: u16,
+    /// Those on which a claim is under way.
+    claiming: u16,
+    /// Those that were left out of a look because of it.
+    overlooked: u16,
+}
+
+impl Levels {
+    fn unknown(&mut self) -> u16 {
+        self.overlooked |= self.claiming;
+        !(self.due | self.claiming)
+    }
+
+    fn claim_begins(&mut self, level: u8) {
+        self.due &= !(1 << level);
+        (self.claiming, self.overlooked) = (1 << level, 0);
+    }
+
+    fn claim_ended(&mut self) -> bool {
+        self.claiming = 0;
+        self.overlooked & !self.due != 0
+    }
 }
 
 impl Lane {
@@ -126,8 +151,7 @@ impl Lane {
             last_error: Mutex::new(None),
             proven: AtomicBool::new(false),
             jobs,
-            due: AtomicU16::new(0),
-            claiming: AtomicU16::new(0),
+            levels: Mutex::default(),
             spec,
         };
         Ok((Arc::new(lane), queue))
@@ -200,32 +224,33 @@ impl Lane {
 
     /// Remembers levels that have something due, and wakes the claimer.
     pub(super) fn due(&self, levels: u16) {
-        self.due.fetch_or(levels, Ordering::Relaxed);
+        self.levels().due |= levels;
         self.wake.notify_one();
     }
 
-    /// The queues of which the claimer does not know yet that something is due.
+    /// The queues that are worth a look: the claimer does not know yet that something is due, and is not just about to see.
     pub(super) fn unknown(&self) -> Queues {
-        let known = self.due.load(Ordering::Relaxed) | self.claiming.load(Ordering::Relaxed);
         let all = Queues::all(self.spec.name.clone());
-        Queues { levels: all.levels & !known, ..all }
+        Queues { levels: all.levels & self.levels().unknown(), ..all }
     }
 
     /// The highest level that was seen due.
     pub(super) fn highest_due(&self) -> Option<u8> {
-        let levels = self.due.load(Ordering::Relaxed);
-        (levels != 0).then(|| u8::try_from(levels.ilog2()).unwrap_or_default())
+        self.levels().due.checked_ilog2().and_then(|level| u8::try_from(level).ok())
     }
 
-    /// A claim begins that takes what is due on this level; what becomes due meanwhile is noted again.
+    /// A claim begins that takes what is due on this level; what is noted meanwhile stays noted.
     pub(super) fn claim_begins(&self, level: u8) {
-        self.claiming.store(1 << level, Ordering::Relaxed);
-        self.due.fetch_and(!(1 << level), Ordering::Relaxed);
+        self.levels().claim_begins(level);
     }
 
-    /// It ended, and noted what it left behind.
-    pub(super) fn claim_ended(&self) {
-        self.claiming.store(0, Ordering::Relaxed);
+    /// It ended, and noted what it left behind. Answers whether it was in the way of a look that has to be made now.
+    pub(super) fn claim_ended(&self) -> bool {
+        self.levels().claim_ended()
+    }
+
+    fn levels(&self) -> std::sync::MutexGuard<'_, Levels> {
+        self.levels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the breaker lets through now.
@@ -336,4 +361,25 @@ impl Lane {
 #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit 53 bits for 285 millennia")]
 fn unix_seconds() -> f64 {
     chrono::Utc::now().timestamp_millis() as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_a_claim_was_in_the_way_of_is_made_once_it_ended() {
+        let mut levels = Levels { due: 0b101, ..Levels::default() };
+        levels.claim_begins(2);
+        assert_eq!(levels.unknown() & 0b111, 0b010);
+        assert!(levels.claim_ended());
+        levels.claim_begins(0);
+        assert!(!levels.claim_ended(), "nobody looked");
+        // What the claim left behind is known: nobody need look.
+        levels.claim_begins(0);
+        levels.unknown();
+        levels.due |= 1;
+        assert!(!levels.claim_ended());
+        assert_eq!(levels.unknown() & 0b111, 0b110);
+    }
 }

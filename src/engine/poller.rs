@@ -131,7 +131,9 @@ impl Poller {
         while let Some(Some(Turn { level, probe, places })) = self.stopping.run_until_cancelled(self.turn(&lane)).await {
             lane.claim_begins(level);
             let claimed = self.claim_once(&lane, &mut drain, level, places).await;
-            lane.claim_ended();
+            if lane.claim_ended() {
+                self.alarm.ring_by(Instant::now());
+            }
             if probe && claimed == 0 {
                 lane.probe_unused();
             }

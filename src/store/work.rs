@@ -129,7 +129,7 @@ pub enum Verdict {
 pub struct Upcoming {
     /// The project.
     pub project: Arc<str>,
-    /// The sources that the node serves.
+    /// What is looked at. Leases that ran out are told of all these sources.
     pub queues: Vec<Queues>,
 }
 
@@ -155,7 +155,7 @@ impl Queues {
 pub struct Outlook {
     /// The database's clock.
     pub now: DateTime<Utc>,
-    /// The earliest due time of each source and level that has waiting messages.
+    /// The earliest due time of each source and level that was asked for and has waiting messages.
     pub due: Vec<NextDue>,
     /// Whether a lease of the project and these sources has run out.
     pub lapsed: bool,

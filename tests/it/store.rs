@@ -125,6 +125,11 @@ mod sqlite {
     crate::store::conformance!(Sqlite);
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn due_times_with_a_fraction_are_claimed_once() {
+        super::fixture::run(crate::support::Backend::Sqlite, super::claim::due_times_with_a_fraction).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_file_that_is_written_while_it_becomes_wal_is_waited_for() {
         super::fixture::run(crate::support::Backend::Sqlite, super::prepare::a_writer_is_waited_for).await;
     }

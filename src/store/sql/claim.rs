@@ -94,7 +94,7 @@ async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(
         Some(Mark { due_at, row }) => {
             let (due, row) = (Value::Time(Some(due_at)), Value::Tie(row));
             let sql = session.sql("claim_after", || {
-                // Other nodes may have gone further.
+                // Other nodes may have gone further. What is left on sheets behind that are rows that were moved there since.
                 let furthest = |column: &str| {
                     format!(
                         "coalesce((SELECT {column} FROM {{sheet}} WHERE project = ? AND source = ? AND level = ? AND (last_due, last_row) > (?, ?)

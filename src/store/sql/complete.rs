@@ -30,6 +30,9 @@ pub(super) fn work(completions: &[Completion]) -> Work {
     let plain = completions.iter().filter(|completion| !completion.delete && is_plain(completion)).count();
     // A message that is named twice makes two rounds, each of which may be right by itself.
     let single = plain == completions.len() || (deletes == completions.len() && !completions.iter().any(may_be_logged));
+    // Those whose address is known and the others are written one after the other.
+    let addressed = completions.iter().filter(|completion| completion.address.is_some()).count();
+    let single = single && (addressed == 0 || addressed == completions.len());
     if single { Work::Write } else { Work::Transaction }
 }
 
@@ -43,7 +46,7 @@ const SUCCESS: Matched = Matched {
         error_class = NULL, error_code = NULL, error_detail = NULL",
     condition: "{held}",
 };
-/// The same where a claim saw its row.
+/// The same where a claim saw its row. `b_there` is whatever the dialect's address is.
 const SUCCESS_THERE: Matched = Matched {
     names: ["succeed_there", "succeed_lock"],
     columns: "b_id:id b_token:int b_epoch:int b_attempt:int b_started:time b_ms:int b_node:text b_result:text b_there:int",
@@ -109,6 +112,7 @@ async fn write<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> R
 }
 
 /// Changes rows that are held: those of which it is known where they stood by that, and whatever is not there any more by its id; answers which.
+/// That some moved is rare: these may be written apart from the others.
 async fn matched<'a, D: Dialect>(
     session: &mut Session<D>,
     batch: &[&'a Completion],
@@ -126,6 +130,8 @@ async fn matched<'a, D: Dialect>(
         if ours.len() < known.len() {
             let found: HashSet<_> = ours.iter().collect();
             others.extend(known.into_iter().filter(|completion| !found.contains(&completion.held.id)));
+            // As in every statement.
+            others.sort_unstable_by_key(|completion| completion.held.id);
         }
     }
     if !others.is_empty() {

@@ -62,7 +62,7 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
     };
     if D::SHEETS && list.state == Some(State::Sending) {
         // A sheet holds these.
-        rows.extend(session.rows_once(&select("AND level IS NOT NULL AND id {in SELECT {on-sheets}}"), &values).await?);
+        rows.extend(session.rows_once(&select("AND {waits} AND id {in SELECT {on-sheets}}"), &values).await?);
         let id = |row: &Row<D>| if let Ok(Id::Known(id)) = D::id(row, 0) { Some(id) } else { None };
         rows.sort_by_cached_key(|row| std::cmp::Reverse(id(row)));
         // It may have been written out in between.
@@ -103,8 +103,8 @@ pub(super) async fn attempts<D: Dialect>(session: &mut Session<D>, project: &str
 }
 
 pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<Vec<Count>, Fail> {
-    // Each part has an index that holds its rows and few others. What waits on levels is counted in the index alone, without a look at the rows:
-    // whichever of them wait for a retry, or are on sheets, are counted once more, for what they are.
+    // Each part has an index that holds its rows and few others. What waits on levels PostgreSQL counts in the index alone, without a look at the
+    // rows: whichever of them wait for a retry, or are on sheets, are counted once more, for what they are.
     let sql = session.sql("counts", || {
         let part = |state: &str, listed: u8, condition: &str, group: &str| {
             format!(
@@ -113,9 +113,12 @@ pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) 
             )
         };
         let mut parts = vec![part("'pending'", 0, if D::SHEETS { "level IS NOT NULL" } else { "state = 'pending'" }, "")];
-        parts.extend(["retrying", "sending", "blocked"].map(|state| part(&format!("'{state}'"), 0, &format!("state = '{state}'"), "")));
+        parts.push(part("'sending'", 0, "state = 'sending'", ""));
+        // What the index leaves out is named again, for SQLite.
+        let of = |state: &str| format!("state = '{state}' AND state NOT IN ('sending', 'succeeded')");
+        parts.extend(["retrying", "blocked"].map(|state| part(&format!("'{state}'"), 0, &of(state), "")));
         if D::SHEETS {
-            parts.push(part("state", 1, "level IS NOT NULL AND id {in SELECT {on-sheets}}", ", state"));
+            parts.push(part("state", 1, "{waits} AND id {in SELECT {on-sheets}}", ", state"));
         }
         parts.join(" UNION ALL ")
     });

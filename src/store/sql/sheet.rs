@@ -161,7 +161,7 @@ async fn write_rows<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, asked: 
         names: ["write_out", "write_out_lock"],
         columns: "b_id:id",
         set: "attempts = {raised}, state = 'sending', lease_token = ?, lease_node = ?, attempt_started_at = ?, lease_until = ?, updated_at = {now}",
-        condition: "level IS NOT NULL",
+        condition: "{waits}",
     };
     let mut ids: Vec<_> = sheet.ids.iter().copied().filter(|id| asked.contains(id)).collect();
     ids.sort_unstable();
@@ -195,7 +195,7 @@ const HANDED_BACK: Matched = Matched {
     names: ["handed_back", "handed_back_lock"],
     columns: "b_id:id",
     set: "state = 'pending', updated_at = {now}",
-    condition: "level IS NOT NULL AND state <> 'pending'",
+    condition: "{waits} AND state <> 'pending'",
 };
 
 /// Hands messages back that sheets hold; answers which.
@@ -224,7 +224,7 @@ async fn waiting<D: Dialect>(session: &mut Session<D>, ids: &[Uuid]) -> Result<H
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
-    let sql = session.sql("waiting", || "SELECT id FROM {log} WHERE id {in SELECT b_id FROM {table b b_id:id}} AND level IS NOT NULL".to_owned());
+    let sql = session.sql("waiting", || "SELECT id FROM {log} WHERE id {in SELECT b_id FROM {table b b_id:id}} AND {waits}".to_owned());
     let rows = session.rows(sql, &[Value::Batch(&Batch::ids(ids.iter().copied()))]).await?;
     Ok(known::<D>(&rows).into_iter().collect())
 }

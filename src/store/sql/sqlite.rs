@@ -54,7 +54,7 @@ impl Dialect for Sqlite {
     }
 
     fn tie(row: &SqliteRow) -> Option<u128> {
-        u128::try_from(Self::int(row, row.len() - 1).ok()??).ok()
+        Self::int(row, row.len() - 1).ok()?.map(|rowid| u128::try_from(rowid).unwrap_or(0))
     }
 
     fn plus(time: &str, micros: &str) -> String {
@@ -126,11 +126,11 @@ impl Dialect for Sqlite {
             return Ok(None);
         }
         let millis = match value.type_info().name() {
-            // An application's own arithmetic may leave a fraction.
+            // An application's own arithmetic may leave a fraction. Rounded up, so that no row comes behind the mark that is made of it.
             "REAL" => {
                 let millis: f64 = row.try_get_unchecked(index)?;
                 #[expect(clippy::cast_possible_truncation, reason = "`as` saturates")]
-                let millis = millis.round() as i64;
+                let millis = millis.ceil() as i64;
                 millis
             }
             "INTEGER" | "INT4" | "INT8" => row.try_get_unchecked(index)?,

@@ -106,6 +106,24 @@ pub(crate) async fn those_due_at_one_time_from_a_mark_on(cx: Fixture) {
     assert_eq!(sorted(taken), put, "each of them once");
 }
 
+/// SQLite alone: a column of times takes any number.
+pub(crate) async fn due_times_with_a_fraction(cx: Fixture) {
+    cx.store().await;
+    for index in 0..12 {
+        let due = 1_700_000_000_000_u64 + index / 4;
+        cx.sql(&format!("INSERT INTO resend_log (source, payload, due_at) VALUES ('billing', 'x', {due}.{index})")).await;
+    }
+    let (mut last, mut taken) = (None, Vec::new());
+    for _ in 0..12 {
+        let claimed = cx.claim(Claim { limit: 3, after: last, ..cx.claim_of("billing") }).await;
+        taken.extend(ids(&claimed.rows));
+        assert_eq!(taken.iter().collect::<HashSet<_>>().len(), taken.len(), "none of them twice");
+        // With nothing behind the mark, a claim looks from the start.
+        last = claimed.last;
+    }
+    assert_eq!(taken.len(), 12);
+}
+
 pub(crate) async fn from_where_others_ended_on(cx: Fixture) {
     let (put, _) = due_ago(&cx, &[50, 40, 30, 20, 10]).await;
     let first = cx.claim(Claim { limit: 1, ..cx.claim_of("billing") }).await;
