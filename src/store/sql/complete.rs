@@ -119,14 +119,12 @@ async fn matched<'a, D: Dialect>(
     columns: impl Fn(&[&'a Completion]) -> Vec<Column<'a>>,
     [there, by_id]: [&Matched; 2],
 ) -> Result<Vec<Uuid>, Fail> {
-    let (known, mut others): (Vec<_>, Vec<_>) =
-        batch.iter().copied().partition(|completion| session.core.dialect.is_addressed() && completion.address.is_some());
+    let (known, mut others): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|completion| completion.address.is_some());
     let mut ours = Vec::new();
     if !known.is_empty() {
         let mut columns = columns(&known);
         columns.push(Column::Addresses(known.iter().filter_map(|completion| completion.address).collect()));
-        let tokens = sheet::tokens(known.iter().map(|completion| &completion.held));
-        ours = there.run_if(session, &Batch::new(known.len(), columns), &[], &sheet::named_by::<D>(&tokens)).await?;
+        ours = run_held(session, there, &known, columns).await?;
         if ours.len() < known.len() {
             let found: HashSet<_> = ours.iter().collect();
             others.extend(known.into_iter().filter(|completion| !found.contains(&completion.held.id)));
@@ -135,10 +133,20 @@ async fn matched<'a, D: Dialect>(
         }
     }
     if !others.is_empty() {
-        let tokens = sheet::tokens(others.iter().map(|completion| &completion.held));
-        ours.extend(by_id.run_if(session, &Batch::new(others.len(), columns(&others)), &[], &sheet::named_by::<D>(&tokens)).await?);
+        ours.extend(run_held(session, by_id, &others, columns(&others)).await?);
     }
     Ok(ours)
+}
+
+/// Runs a change whose condition begins with `{held}`; answers which rows it changed.
+async fn run_held<D: Dialect>(
+    session: &mut Session<D>,
+    change: &Matched,
+    batch: &[&Completion],
+    columns: Vec<Column<'_>>,
+) -> Result<Vec<Uuid>, Fail> {
+    let tokens = sheet::tokens(batch.iter().map(|completion| &completion.held));
+    change.run_if(session, &Batch::new(batch.len(), columns), &[], &sheet::named_by::<D>(&tokens)).await
 }
 
 fn ids(completions: &[&Completion]) -> Column<'static> {
