@@ -12,11 +12,13 @@ mod health;
 mod intake;
 mod lane;
 mod lease;
+mod levels;
 mod poller;
 pub mod purge;
 pub mod submission;
 mod unbroken;
 mod upkeep;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::breaker::{Allows, Breaker, Change};
 use super::dispatcher::Job;
+use super::levels::Levels;
 use super::{SourceSpec, SourceStatus};
 use crate::fault::Fault;
 use crate::outcome::{Class, Outcome};
@@ -100,35 +101,7 @@ pub(super) struct Lane {
     /// Whether the destination has answered since the start, or since its breaker opened.
     proven: AtomicBool,
     jobs: mpsc::UnboundedSender<Job>,
-    levels: Mutex<Levels>,
-}
-
-/// What the claimer knows of a lane's levels: bit n for priority n.
-#[derive(Debug, Default)]
-struct Levels {
-    /// Those that were seen due.
-    due: u16,
-    /// Those on which a claim is under way.
-    claiming: u16,
-    /// Those that were left out of a look because of it.
-    overlooked: u16,
-}
-
-impl Levels {
-    fn unknown(&mut self) -> u16 {
-        self.overlooked |= self.claiming;
-        !(self.due | self.claiming)
-    }
-
-    fn claim_begins(&mut self, level: u8) {
-        self.due &= !(1 << level);
-        (self.claiming, self.overlooked) = (1 << level, 0);
-    }
-
-    fn claim_ended(&mut self) -> bool {
-        self.claiming = 0;
-        self.overlooked & !self.due != 0
-    }
+    pub(super) levels: Levels,
 }
 
 impl Lane {
@@ -151,7 +124,7 @@ impl Lane {
             last_error: Mutex::new(None),
             proven: AtomicBool::new(false),
             jobs,
-            levels: Mutex::default(),
+            levels: Levels::default(),
             spec,
         };
         Ok((Arc::new(lane), queue))
@@ -224,33 +197,14 @@ impl Lane {
 
     /// Remembers levels that have something due, and wakes the claimer.
     pub(super) fn due(&self, levels: u16) {
-        self.levels().due |= levels;
+        self.levels.due(levels);
         self.wake.notify_one();
     }
 
-    /// The queues that are worth a look: the claimer does not know yet that something is due, and is not just about to see.
+    /// The queues that are worth a look.
     pub(super) fn unknown(&self) -> Queues {
         let all = Queues::all(self.spec.name.clone());
-        Queues { levels: all.levels & self.levels().unknown(), ..all }
-    }
-
-    /// The highest level that was seen due.
-    pub(super) fn highest_due(&self) -> Option<u8> {
-        self.levels().due.checked_ilog2().and_then(|level| u8::try_from(level).ok())
-    }
-
-    /// A claim begins that takes what is due on this level; what is noted meanwhile stays noted.
-    pub(super) fn claim_begins(&self, level: u8) {
-        self.levels().claim_begins(level);
-    }
-
-    /// It ended, and noted what it left behind. Answers whether it was in the way of a look that has to be made now.
-    pub(super) fn claim_ended(&self) -> bool {
-        self.levels().claim_ended()
-    }
-
-    fn levels(&self) -> std::sync::MutexGuard<'_, Levels> {
-        self.levels.lock().unwrap_or_else(PoisonError::into_inner)
+        Queues { levels: all.levels & self.levels.unknown(), ..all }
     }
 
     /// What the breaker lets through now.
@@ -361,25 +315,4 @@ impl Lane {
 #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit 53 bits for 285 millennia")]
 fn unix_seconds() -> f64 {
     chrono::Utc::now().timestamp_millis() as f64 / 1000.0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_look_that_a_claim_was_in_the_way_of_is_made_once_it_ended() {
-        let mut levels = Levels { due: 0b101, ..Levels::default() };
-        levels.claim_begins(2);
-        assert_eq!(levels.unknown() & 0b111, 0b010);
-        assert!(levels.claim_ended());
-        levels.claim_begins(0);
-        assert!(!levels.claim_ended(), "nobody looked");
-        // What the claim left behind is known: nobody need look.
-        levels.claim_begins(0);
-        levels.unknown();
-        levels.due |= 1;
-        assert!(!levels.claim_ended());
-        assert_eq!(levels.unknown() & 0b111, 0b110);
-    }
 }

@@ -17,9 +17,10 @@ use super::dispatcher::{Fate, Job, Ticket};
 use super::health::StoreHealth;
 use super::lane::Lane;
 use super::lease::{Ledger, Term};
+use super::walk::Walk;
 use super::{Lanes, config};
 use crate::clock::{self, StoreClock};
-use crate::store::{Claim, Held, Lapsed, Mark, Ready, Row, Store, TakeOver, Upcoming};
+use crate::store::{Claim, Held, Lapsed, Ready, Row, Store, TakeOver, Upcoming};
 use crate::telemetry::throttle::Throttle;
 
 /// However often it is woken, the scout asks no more often than this.
@@ -28,8 +29,6 @@ const SCOUT_GAP: Duration = Duration::from_millis(5);
 const TAKE_OVER: u32 = 500;
 /// How long a claimer waits before it looks again whether its destination still holds back publishers.
 const BLOCKED_WAIT: Duration = Duration::from_millis(250);
-/// A drain skips what it has just claimed (dead index entries) and looks from the start this often, for what was committed late.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What the scout and the claimers share.
 #[derive(Debug)]
@@ -129,9 +128,9 @@ impl Poller {
     pub(super) async fn claim(self: Arc<Self>, lane: Arc<Lane>) {
         let mut drain = Drain::default();
         while let Some(Some(Turn { level, probe, places })) = self.stopping.run_until_cancelled(self.turn(&lane)).await {
-            lane.claim_begins(level);
+            lane.levels.claim_begins(level);
             let claimed = self.claim_once(&lane, &mut drain, level, places).await;
-            if lane.claim_ended() {
+            if lane.levels.claim_ended() {
                 self.alarm.ring_by(Instant::now());
             }
             if probe && claimed == 0 {
@@ -143,7 +142,7 @@ impl Poller {
     /// Waits until something is due and may be claimed. `None` when the lane is closed.
     async fn turn(&self, lane: &Arc<Lane>) -> Option<Turn> {
         loop {
-            let Some(level) = lane.highest_due() else {
+            let Some(level) = lane.levels.highest_due() else {
                 lane.wake.notified().await;
                 continue;
             };
@@ -173,7 +172,7 @@ impl Poller {
             let places = lane.reserve(count).await?;
             // Meanwhile the destination may have gone away, or something more urgent come due.
             if probe || !lane.is_held_back() {
-                return Some(Turn { level: lane.highest_due().unwrap_or(level), probe, places });
+                return Some(Turn { level: lane.levels.highest_due().unwrap_or(level), probe, places });
             }
         }
     }
@@ -209,11 +208,11 @@ impl Poller {
         let term = self.ledger.hold(token, asked, claimed.rows.iter().map(id_of), claimed.open);
         let bytes: usize = claimed.rows.iter().map(weight_of).sum();
         let full = claimed.rows.len() >= count as usize || bytes >= max_bytes / 2;
-        drain.walk.note(level, claimed.last.filter(|_| full));
+        let (rows, at) = (claimed.rows.len(), Instant::now());
+        drain.walk.note(level, claimed.last.filter(|_| full), asked, at);
         if full || !swept {
             lane.due(1 << level);
         }
-        let (rows, at) = (claimed.rows.len(), Instant::now());
         let taken = Taken { token, term, at, now: self.clock.at(at) };
         for row in claimed.rows {
             let Some(place) = places.split(1) else { break };
@@ -320,41 +319,5 @@ struct Drain {
 impl Default for Drain {
     fn default() -> Self {
         Self { walk: Walk::default(), ordered: Throttle::new(1, Duration::from_secs(60)) }
-    }
-}
-
-/// Where a drain stands on each level, so that it need not walk again over what it has just claimed.
-#[derive(Debug, Default)]
-struct Walk {
-    levels: [Option<Step>; 10],
-}
-
-#[derive(Debug)]
-struct Step {
-    last: Mark,
-    swept: Instant,
-}
-
-impl Walk {
-    /// Behind what the next claim may start; `None` for the very start.
-    fn after(&mut self, level: u8, now: Instant) -> Option<Mark> {
-        let step = self.levels.get_mut(usize::from(level))?;
-        if step.as_ref().is_some_and(|step| now.duration_since(step.swept) >= SWEEP_EVERY) {
-            *step = None;
-        }
-        step.as_ref().map(|step| step.last)
-    }
-
-    /// The next claim looks from the very start.
-    fn end(&mut self, level: u8) {
-        if let Some(step) = self.levels.get_mut(usize::from(level)) {
-            *step = None;
-        }
-    }
-
-    /// A claim ended behind this message; `None` if there was nothing more.
-    fn note(&mut self, level: u8, last: Option<Mark>) {
-        let Some(step) = self.levels.get_mut(usize::from(level)) else { return };
-        *step = last.map(|last| Step { last, swept: step.as_ref().map_or_else(Instant::now, |step| step.swept) });
     }
 }

@@ -17,7 +17,7 @@ use crate::store::Changed;
 struct Change {
     from: &'static [State],
     to: Option<State>,
-    matched: &'static Matched,
+    matched: &'static Matched<'static>,
 }
 
 pub(super) async fn retry<D: Dialect>(session: &mut Session<D>, project: &str, ids: &[Uuid]) -> Result<Vec<Changed>, Fail> {

@@ -46,14 +46,6 @@ const SUCCESS: Matched = Matched {
         error_class = NULL, error_code = NULL, error_detail = NULL",
     condition: "{held}",
 };
-/// The same where a claim saw its row. `b_there` is whatever the dialect's address is.
-const SUCCESS_THERE: Matched = Matched {
-    names: ["succeed_there", "succeed_lock"],
-    columns: "b_id:id b_token:int b_epoch:int b_attempt:int b_started:time b_ms:int b_node:text b_result:text b_there:int",
-    condition: "{held} AND l.{address} = b_there",
-    ..SUCCESS
-};
-
 /// Anything else. `attempts` goes first: MySQL reads what it has just written.
 const OUTCOME: Matched = Matched {
     names: ["outcome", "outcome_lock"],
@@ -97,7 +89,7 @@ async fn write<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> R
         ours.extend(delete(session, &deletes).await?);
     }
     if !plain.is_empty() {
-        ours.extend(matched(session, &plain, successes, [&SUCCESS_THERE, &SUCCESS]).await?);
+        ours.extend(change_held(session, &plain, successes, &SUCCESS, "succeed_there").await?);
     }
     if !others.is_empty() {
         let changed: HashSet<Uuid> = OUTCOME.run(session, &outcomes(&others), &[]).await?.into_iter().collect();
@@ -111,20 +103,23 @@ async fn write<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> R
     Ok(ours)
 }
 
-/// Changes rows that are held: those of which it is known where they stood by that, and whatever is not there any more by its id; answers which.
-/// That some moved is rare: these may be written apart from the others.
-async fn matched<'a, D: Dialect>(
+/// Changes rows that are held: those of which it is known where a claim saw them by that, which is what the statement `there` does, and whatever
+/// is not there any more by its id; answers which. That some moved is rare: these may be written apart from the others.
+async fn change_held<'a, D: Dialect>(
     session: &mut Session<D>,
     batch: &[&'a Completion],
     columns: impl Fn(&[&'a Completion]) -> Vec<Column<'a>>,
-    [there, by_id]: [&Matched; 2],
+    change: &Matched<'_>,
+    there: &'static str,
 ) -> Result<Vec<Uuid>, Fail> {
     let (known, mut others): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|completion| completion.address.is_some());
     let mut ours = Vec::new();
     if !known.is_empty() {
-        let mut columns = columns(&known);
-        columns.push(Column::Addresses(known.iter().filter_map(|completion| completion.address).collect()));
-        ours = run_held(session, there, &known, columns).await?;
+        let mut values = columns(&known);
+        values.push(Column::Addresses(known.iter().filter_map(|completion| completion.address).collect()));
+        let columns = format!("{} b_there:int", change.columns);
+        let change = Matched { names: [there, change.names[1]], columns: &columns, condition: "{held} AND l.{address} = b_there", ..*change };
+        ours = run_held(session, &change, &known, values).await?;
         if ours.len() < known.len() {
             let found: HashSet<_> = ours.iter().collect();
             others.extend(known.into_iter().filter(|completion| !found.contains(&completion.held.id)));
@@ -133,7 +128,7 @@ async fn matched<'a, D: Dialect>(
         }
     }
     if !others.is_empty() {
-        ours.extend(run_held(session, by_id, &others, columns(&others)).await?);
+        ours.extend(run_held(session, change, &others, columns(&others)).await?);
     }
     Ok(ours)
 }
@@ -141,7 +136,7 @@ async fn matched<'a, D: Dialect>(
 /// Runs a change whose condition begins with `{held}`; answers which rows it changed.
 async fn run_held<D: Dialect>(
     session: &mut Session<D>,
-    change: &Matched,
+    change: &Matched<'_>,
     batch: &[&Completion],
     columns: Vec<Column<'_>>,
 ) -> Result<Vec<Uuid>, Fail> {
@@ -261,17 +256,9 @@ async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Res
 /// A message whose history is not kept.
 const DELETE: Matched =
     Matched { names: ["delete", "delete_lock"], columns: "b_id:id b_token:int b_epoch:int b_attempt:int", set: "", condition: "{held}" };
-/// The same where a claim saw its row.
-const DELETE_THERE: Matched = Matched {
-    names: ["delete_there", "delete_lock"],
-    columns: "b_id:id b_token:int b_epoch:int b_attempt:int b_there:int",
-    condition: "{held} AND l.{address} = b_there",
-    ..DELETE
-};
-
 /// Deletes messages whose history is not kept, with their attempts.
 async fn delete<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<Vec<Uuid>, Fail> {
-    let gone = matched(session, batch, attempts, [&DELETE_THERE, &DELETE]).await?;
+    let gone = change_held(session, batch, attempts, &DELETE, "delete_there").await?;
     let there: HashSet<_> = gone.iter().copied().collect();
     let logged: Vec<_> = batch
         .iter()

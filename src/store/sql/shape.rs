@@ -30,18 +30,18 @@ fn in_order<'a, D: Dialect>(set: &[Value<'a>], batch: &'a Batch<'a>) -> Vec<Valu
 }
 
 /// Changes the rows that a batch names, or deletes them. The batch's first column is `b_id`.
-pub(super) struct Matched {
+pub(super) struct Matched<'a> {
     /// The statement's name, and that of the locking query.
     pub(super) names: [&'static str; 2],
     /// The batch's columns, as `{table b …}` takes them.
-    pub(super) columns: &'static str,
+    pub(super) columns: &'a str,
     /// What SET says; nothing where the rows are deleted.
     pub(super) set: &'static str,
     /// What must hold of the row.
     pub(super) condition: &'static str,
 }
 
-impl Matched {
+impl Matched<'_> {
     /// Runs it, with the parameters of SET; answers the ids of the rows that it changed.
     pub(super) async fn run<D: Dialect>(&self, session: &mut Session<D>, batch: &Batch<'_>, lead: &[Value<'_>]) -> Result<Vec<Uuid>, Fail> {
         self.run_if(session, batch, lead, &[]).await
