@@ -111,7 +111,8 @@ kafka_jaas_scram() { echo "org.apache.kafka.common.security.scram.ScramLoginModu
 kafka_launch() {
     local home
     home=$(home_of kafka)
-    launch kafka /usr/bin/java -Xmx512m -Xms128m -XX:+UseSerialGC -XX:-UsePerfData -XX:+ExitOnOutOfMemoryError \
+    # With the young generation of a heap this small it would stop for 20 to 50 ms every few seconds under load.
+    launch kafka /usr/bin/java -Xmx512m -Xms512m -Xmn192m -XX:+UseSerialGC -XX:-UsePerfData -XX:+ExitOnOutOfMemoryError \
         -Djava.awt.headless=true -Dlog4j2.configurationFile="$home/log4j2.properties" \
         -cp "$KAFKA_LIBS/*" kafka.Kafka "$home/server.properties"
 }
