@@ -18,7 +18,6 @@ use serde_json::value::RawValue;
 use super::problem::{Code, Problem};
 use super::query::parse_time;
 use crate::engine::Submission;
-use crate::engine::submission::MAX_HEADERS;
 use crate::message::{Headers, Key};
 use crate::retry;
 use crate::source::options::Mode;
@@ -159,14 +158,12 @@ pub(super) fn parse(body: &Bytes, text: &[u8], take: Take) -> Result<Submission,
         (None, None) => None,
     };
     let due_at = item.due_at.as_deref().map(parse_time).transpose().map_err(|detail| Problem::field("due_at", detail))?;
-    let headers = item.headers.unwrap_or_default();
-    check_repeats(&headers)?;
     Ok(Submission {
         source: item.source,
         topic: item.topic,
         key,
         payload,
-        headers,
+        headers: item.headers.unwrap_or_default(),
         priority: item.priority.unwrap_or(0),
         due: due(item.delay, due_at)?,
         expires_after: item.expires_after,
@@ -219,17 +216,6 @@ pub(super) fn due(delay: Option<Span>, due_at: Option<DateTime<Utc>>) -> Result<
         }
         (None, Some(at)) => Ok(Some(Due::At(at))),
     }
-}
-
-/// Refuses a header that is given twice: only one of them would arrive.
-pub(super) fn check_repeats(headers: &Headers) -> Result<(), Problem> {
-    // Too many are refused by the engine, which knows the limit; this keeps the search small until then.
-    for (index, (name, _)) in headers.iter().enumerate().take(MAX_HEADERS) {
-        if headers.iter().take(index).any(|(before, _)| before == name) {
-            return Err(Problem::field("headers", format!("`{}` is given twice", name.escape_debug())));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -92,9 +92,7 @@ fn headers(headers: &HeaderMap) -> Result<Headers, Problem> {
         };
         pairs.push((name.to_owned(), value.to_owned()));
     }
-    let headers = Headers::new(pairs);
-    item::check_repeats(&headers)?;
-    Ok(headers)
+    Ok(Headers::new(pairs))
 }
 
 #[cfg(test)]

@@ -106,8 +106,12 @@ impl Submission {
             return invalid(format!("must be at most {MAX_HEADERS}"));
         }
         let mut bytes = 0;
-        for (name, value) in self.headers.iter() {
+        for (index, (name, value)) in self.headers.iter().enumerate() {
             bytes += name.len() + value.len();
+            if self.headers.iter().take(index).any(|(before, _)| before == name) {
+                // Only one of them would arrive.
+                return invalid(format!("`{}` is given twice", name.escape_debug()));
+            }
             if name.is_empty() || name.len() > MAX_HEADER_NAME || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
                 return invalid(format!(
                     "`{}`: a name must be 1 to {MAX_HEADER_NAME} bytes long, without spaces or control characters",

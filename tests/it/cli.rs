@@ -200,6 +200,7 @@ fn what_can_not_be_sent_is_refused_before_it_is_kept() {
     refused(&["send", "l", "--payload", &"x".repeat(101)], "max_payload");
     refused(&["send", "l", "--payload", "x", "--topic", ""], "topic");
     refused(&["send", "l", "--payload", "x", "--header", "a b=c"], "headers");
+    refused(&["send", "l", "--payload", "x", "--header", "a=1", "--header", "a=2"], "headers: `a` is given twice");
     refused(&["send", "l", "--payload", "x", "--priority", "10"], "priority");
     refused(&["send", "l", "--payload", "x", "--key-base64", "???"], "--key-base64");
     refused(&["send", "l", "--file", "none"], "none");
