@@ -66,6 +66,8 @@ async fn what_is_wrong_is_refused_with_its_field() {
     }
     let large = client.send(client.request(Method::POST, "/v1/publish/main").body("123456789")).await;
     assert_eq!(large.problem(), (413, "payload_too_large".into(), "payload".into()));
+    let twice = client.request(Method::POST, "/v1/publish/main").header("Redrive-Header-A", "1").header("Redrive-Header-A", "2");
+    assert_eq!(client.send(twice).await.problem(), (422, "invalid_field".into(), "headers".into()));
     client.app.end().await;
 }
 
