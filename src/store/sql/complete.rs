@@ -46,6 +46,7 @@ const SUCCESS: Matched = Matched {
         error_class = NULL, error_code = NULL, error_detail = NULL",
     condition: "{held}",
 };
+
 /// Anything else. `attempts` goes first: MySQL reads what it has just written.
 const OUTCOME: Matched = Matched {
     names: ["outcome", "outcome_lock"],
@@ -256,6 +257,7 @@ async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Res
 /// A message whose history is not kept.
 const DELETE: Matched =
     Matched { names: ["delete", "delete_lock"], columns: "b_id:id b_token:int b_epoch:int b_attempt:int", set: "", condition: "{held}" };
+
 /// Deletes messages whose history is not kept, with their attempts.
 async fn delete<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<Vec<Uuid>, Fail> {
     let gone = change_held(session, batch, attempts, &DELETE, "delete_there").await?;
