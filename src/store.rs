@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use config::Config;
-pub use look::{Attempt, Changed, Count, List, Page, Purge, Purged, Record};
+pub use look::{Attempt, Changed, Count, List, Page, Purge, Purged, Record, Sample};
 pub use sql::Guard;
 pub use work::{
     Address, Claim, Claimed, Completion, Due, Heartbeat, Held, Idempotency, Insert, Inserted, Lapsed, LastError, Lease, Mark, NewMessage, NextDue,
@@ -76,6 +76,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Counts the waiting messages of a project by source and state.
     async fn counts(&self, project: &str) -> Result<Vec<Count>, Error>;
+
+    /// The same, counted once for all nodes: whoever asks first when a count is due makes it, all others are told what the last one found.
+    /// `None` while the first is being made.
+    async fn sample(&self, sample: Sample) -> Result<Option<Vec<Count>>, Error>;
 
     /// One message.
     async fn get(&self, project: &str, id: Uuid, payload: bool) -> Result<Option<Record>, Error>;

@@ -14,7 +14,7 @@ use super::health::StoreHealth;
 use super::lease::Ledger;
 use crate::message::judge::Log;
 use crate::message::{AttemptOutcome, State};
-use crate::store::{Completion, Count, Heartbeat, Held, LastError, Store, Stray, Strays, Unserved};
+use crate::store::{Completion, Count, Error, Heartbeat, Held, LastError, Sample, Store, Stray, Strays, Unserved};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
@@ -24,9 +24,11 @@ const TTL: Duration = Duration::from_secs(6);
 /// Rows of an unknown source are left this long: another node that knows it may be about to start.
 const MIN_AGE: Duration = Duration::from_secs(5);
 /// So many beats between two looks for strays, two reports of unserved rows, two samples of the gauges.
-const STRAYS_EVERY: u32 = 3;
-const UNSERVED_EVERY: u32 = 5;
-const SAMPLE_EVERY: u32 = 8;
+const STRAYS_EVERY: u32 = 4;
+const UNSERVED_EVERY: u32 = 6;
+const SAMPLE_EVERY: u32 = 10;
+/// A sample is good for all nodes until a little before it is asked for again.
+const SAMPLE_GOOD_FOR: Duration = Duration::from_secs(19);
 /// At most so many strays at once, and so many kinds of unserved rows in a report.
 const STRAYS: u32 = 500;
 const UNSERVED: u32 = 20;
@@ -166,13 +168,12 @@ impl Upkeep {
         }
     }
 
-    /// Samples the table-wide gauges. Counting a long table takes a while: the more it takes, the rarer it is.
+    /// Samples the table-wide gauges.
     async fn sample(&self, mut asked: mpsc::Receiver<()>) {
         let served = self.lanes.names();
         let mut others: BTreeSet<String> = BTreeSet::new();
         while asked.recv().await.is_some() {
-            let began = Instant::now();
-            match self.store.counts(&self.project).await {
+            match self.counted().await {
                 Ok(counts) => {
                     let mut counts: BTreeMap<_, _> = counts.into_iter().map(|count| (count.source.clone(), count)).collect();
                     // Sources that nobody here serves are told of while something of theirs waits; they may be made up, and many.
@@ -190,9 +191,19 @@ impl Upkeep {
                         }
                     }
                 }
-                Err(error) => self.health.failed("counts", &error),
+                Err(error) => self.health.failed("sample", &error),
             }
-            tokio::time::sleep(began.elapsed() * SAMPLE_SHARE).await;
+        }
+    }
+
+    /// What waits, by this node's count or another's; the first is waited for.
+    async fn counted(&self) -> Result<Vec<Count>, Error> {
+        loop {
+            let sample = Sample { project: self.project.clone(), every: SAMPLE_GOOD_FOR, share: SAMPLE_SHARE };
+            match self.store.sample(sample).await? {
+                Some(counts) => return Ok(counts),
+                None => tokio::time::sleep(BEAT).await,
+            }
         }
     }
 }

@@ -23,6 +23,17 @@ pub struct Count {
     pub overdue: Duration,
 }
 
+/// A count that all nodes of a project share.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The project.
+    pub project: Arc<str>,
+    /// How long a count is good.
+    pub every: Duration,
+    /// It is good at least this many times as long as it took: counting a long table takes a while.
+    pub share: u32,
+}
+
 /// A message as it is shown.
 #[derive(Clone, Debug)]
 pub struct Record {

@@ -17,13 +17,15 @@ mod open;
 mod pool;
 mod postgres;
 mod purge;
+mod sample;
 mod shape;
 mod sheet;
 mod sqlite;
+mod strays;
 mod template;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,11 +34,12 @@ use uuid::Uuid;
 
 use super::{
     Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Insert, Inserted, Lapsed, List, Observer, Outlook, Page,
-    Prepared, Purge, Purged, Record, Store, Stray, Strays, TakeOver, Unserved, Upcoming,
+    Prepared, Purge, Purged, Record, Sample, Store, Stray, Strays, TakeOver, Unserved, Upcoming,
 };
 use crate::fault::Fault;
 use dialect::Dialect;
 use pool::{Core, Work};
+use sample::Turn;
 
 pub use guard::Guard;
 pub use open::print_sql;
@@ -129,7 +132,16 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn take_strays(&self, strays: Strays) -> Result<Vec<Stray>, Error> {
-        self.core.observed("take_strays", Work::Transaction, move |session| Box::pin(async move { nodes::take_strays(session, &strays).await })).await
+        let strays = Arc::new(strays);
+        let asked = strays.clone();
+        if !self
+            .core
+            .observed("look_for_strays", Work::Read, move |session| Box::pin(async move { strays::are_there(session, &asked).await }))
+            .await?
+        {
+            return Ok(Vec::new());
+        }
+        self.core.observed("take_strays", Work::Transaction, move |session| Box::pin(async move { strays::take(session, &strays).await })).await
     }
 
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error> {
@@ -148,6 +160,23 @@ impl<D: Dialect> Store for SqlStore<D> {
     async fn counts(&self, project: &str) -> Result<Vec<Count>, Error> {
         let project = project.to_owned();
         self.core.observed("counts", Work::Read, move |session| Box::pin(async move { look::counts(session, &project).await })).await
+    }
+
+    async fn sample(&self, sample: Sample) -> Result<Option<Vec<Count>>, Error> {
+        let Sample { project, every, share } = sample;
+        let asked = project.clone();
+        let turn =
+            self.core.observed("sample", Work::Loose, move |session| Box::pin(async move { sample::turn(session, &asked, every).await })).await?;
+        if let Turn::Told(counts) = turn {
+            return Ok(counts);
+        }
+        let began = Instant::now();
+        let counts = self.counts(&project).await?;
+        let (found, rest) = (counts.clone(), began.elapsed().saturating_mul(share));
+        self.core
+            .observed("sample_tell", Work::Write, move |session| Box::pin(async move { sample::tell(session, &project, &found, rest).await }))
+            .await?;
+        Ok(Some(counts))
     }
 
     async fn get(&self, project: &str, id: Uuid, payload: bool) -> Result<Option<Record>, Error> {

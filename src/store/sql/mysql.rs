@@ -79,7 +79,10 @@ fn session(timeout: Duration) -> String {
 impl Dialect for Mysql {
     type Db = Driver;
 
-    const MIGRATIONS: &'static [(&'static str, &'static str)] = &[("0001_tables", include_str!("../../../migrations/mysql/0001_tables.sql"))];
+    const MIGRATIONS: &'static [(&'static str, &'static str)] = &[
+        ("0001_tables", include_str!("../../../migrations/mysql/0001_tables.sql")),
+        ("0004_sample", include_str!("../../../migrations/mysql/0004_sample.sql")),
+    ];
     const NOW: &'static str = "UTC_TIMESTAMP(6)";
     // Of the table alone, which is `l` wherever a batch leads: MySQL would lock the batch too, and refuses to. MariaDB knows no OF.
     const LOCK: &'static str = "FOR UPDATE /*!80000 OF l */";

@@ -4,16 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use uuid::Uuid;
-
-use super::claim::{LEVELS, earliest, mend};
+use super::claim::{LEVELS, earliest};
 use super::decode;
 use super::dialect::{Batch, Dialect, Row, Value};
 use super::insert::{clock, micros};
 use super::pool::{Fail, Session};
-use super::shape::{Parameters, Picked};
-use super::sheet;
-use crate::store::{Heartbeat, Stray, Strays, Unserved};
+use crate::store::{Heartbeat, Unserved};
 
 /// The most kinds of rows that a look for strays goes through. An application that makes up more is told of these first.
 const MOST_KINDS: i64 = 200;
@@ -46,7 +42,7 @@ pub(super) async fn sign_off<D: Dialect>(session: &mut Session<D>, project: &str
 }
 
 /// What live nodes serve, by project.
-async fn served<D: Dialect>(session: &mut Session<D>) -> Result<BTreeMap<String, HashSet<String>>, Fail> {
+pub(super) async fn served<D: Dialect>(session: &mut Session<D>) -> Result<BTreeMap<String, HashSet<String>>, Fail> {
     let sql = session.sql("served", || "SELECT {text project}, {text sources} FROM {node} WHERE expires_at > {now}".to_owned());
     let mut served: BTreeMap<String, HashSet<String>> = BTreeMap::new();
     for row in session.rows(sql, &[]).await? {
@@ -73,7 +69,7 @@ async fn leap<D: Dialect>(session: &mut Session<D>, first: Arc<str>, next: Arc<s
 }
 
 /// The sources for which rows of a project wait, found by leaps through the index rather than by reading it.
-async fn kinds<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<Vec<String>, Fail> {
+pub(super) async fn kinds<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<Vec<String>, Fail> {
     if !D::LEAPS {
         let from = "FROM {log} {claim-index} WHERE project = ? AND source";
         let first = session.sql("kinds_first", || format!("SELECT {{text source}} {from} >= ? ORDER BY project, source LIMIT 1"));
@@ -116,9 +112,13 @@ async fn projects<D: Dialect>(session: &mut Session<D>) -> Result<Vec<String>, F
 }
 
 pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Fail> {
+    let projects = projects(session).await?;
+    if projects.is_empty() {
+        return Ok(Vec::new());
+    }
     let served = served(session).await?;
     let mut found = Vec::new();
-    for project in projects(session).await? {
+    for project in projects {
         let live = served.get(&project);
         let kinds: Vec<_> = kinds(session, &project).await?.into_iter().filter(|source| !live.is_some_and(|live| live.contains(source))).collect();
         if kinds.is_empty() {
@@ -147,169 +147,4 @@ pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, min_age: Dura
         }
     }
     Ok(found)
-}
-
-const STRAY_SET: &str =
-    "state = 'sending', lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = NULL, updated_at = {now}";
-const STRAY: &str = "id, {text source}, epoch, attempts, retries, {time expires_at}, {time attempt_started_at}";
-
-pub(super) async fn take_strays<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<Vec<Stray>, Fail> {
-    const UNKNOWN: Picked = Picked {
-        names: ["strays_unknown", "strays_unknown_pick", "strays_read"],
-        from: "FROM {log} WHERE project = ? AND source = ? AND level IS NOT NULL {free}
-            AND created_at <= {plus {now}|?} LIMIT ?",
-        set: STRAY_SET,
-        columns: STRAY,
-    };
-    const SOURCELESS: Picked = Picked {
-        names: ["strays_sourceless", "strays_sourceless_pick", "strays_read"],
-        from: "FROM {log} WHERE project = ? AND {sourceless} AND level IS NOT NULL
-            AND created_at <= {plus {now}|?} LIMIT ?",
-        set: STRAY_SET,
-        columns: STRAY,
-    };
-    // What another node was sending, or failing, when it died, and whose source nobody serves any more.
-    const ORPHANED: Picked = Picked {
-        names: ["strays_orphaned", "strays_orphaned_pick", "strays_orphaned_read"],
-        from: "FROM {log} WHERE project = ? AND state = 'sending' AND (lease_until <= {now} OR lease_until IS NULL)
-            AND ({sourceless} OR source NOT IN (SELECT s_source FROM {table s s_source:text}))
-            AND created_at <= {plus {now}|?} ORDER BY lease_until LIMIT ?",
-        set: "lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, updated_at = {now}",
-        columns: STRAY,
-    };
-    const TIMELESS: Picked = Picked {
-        names: ["strays_timeless", "strays_timeless_pick", "strays_read"],
-        from: "FROM {log} WHERE project = ? AND source = ? AND level = ? AND due_at > {far}
-            AND created_at <= {plus {now}|?} LIMIT ?",
-        set: STRAY_SET,
-        columns: STRAY,
-    };
-    const HOMELESS: Picked = Picked {
-        names: ["adopt_homeless", "adopt_homeless_pick", "adopt_read"],
-        from: "FROM {log} WHERE project IS NULL AND level IS NOT NULL
-            AND created_at <= {plus {now}|?} LIMIT ?",
-        set: "project = ?, due_at = coalesce(due_at, {now}), updated_at = {now}",
-        columns: "id",
-    };
-    const UNDATED: Picked = Picked {
-        names: ["adopt_undated", "adopt_undated_pick", "adopt_read"],
-        from: "FROM {log} WHERE project = ? AND source = ? AND level = ? AND due_at IS NULL
-            AND created_at <= {plus {now}|?} LIMIT ?",
-        set: "due_at = {now}, updated_at = {now}",
-        columns: "id",
-    };
-    let project = Value::Text(&strays.project);
-    let age = Value::Int(-micros(strays.min_age));
-    let limit = Value::Int(i64::from(strays.limit));
-    HOMELESS.run(session, &Parameters { pick: &[age, limit], set: &[project], cut: None }).await?;
-    let set = [Value::Int(strays.lease.token), Value::Int(micros(strays.lease.ttl)), Value::Text(&strays.lease.node)];
-    let mut taken: Vec<Stray> = Vec::new();
-    let left = |taken: &Vec<Stray>| i64::from(strays.limit).saturating_sub(i64::try_from(taken.len()).unwrap_or(i64::MAX));
-
-    let pick = [project, age, Value::Int(left(&taken))];
-    let rows = SOURCELESS.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
-    gather(session, &rows, "no_source", &mut taken).await?;
-
-    sheet::write_out_lapsed(session, &strays.project).await?;
-    let served = served(session).await?;
-    let live = served.get(&*strays.project);
-    let known = Batch::texts(strays.sources.iter().map(|source| &**source).chain(live.into_iter().flatten().map(String::as_str)));
-    let pick = [project, Value::Batch(&known), age, Value::Int(left(&taken))];
-    let rows = ORPHANED.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
-    for row in &rows {
-        let stray = stray(session, row, "unknown_source").await?;
-        taken.push(Stray { lost: decode::maybe_time::<D>(row, 6), ..stray });
-    }
-
-    let kinds = kinds(session, &strays.project).await?;
-    let is_served = |source: &str| strays.sources.iter().any(|known| &**known == source) || live.is_some_and(|live| live.contains(source));
-    for source in kinds.iter().filter(|source| !is_served(source)) {
-        if left(&taken) <= 0 {
-            return Ok(taken);
-        }
-        sheet::turn(session, &strays.project, source).await?;
-        let pick = [project, Value::Text(source), age, Value::Int(left(&taken))];
-        let rows = UNKNOWN.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
-        gather(session, &rows, "unknown_source", &mut taken).await?;
-    }
-    // Its own sources are always looked at, however many names of others the index holds.
-    let own = strays.sources.iter().map(|source| &**source);
-    let others = kinds.iter().map(String::as_str).filter(|source| is_served(source) && !strays.sources.iter().any(|own| **own == **source));
-    for (source, level, odd) in oddities(session, &strays.project, own.chain(others)).await? {
-        if odd.undated {
-            let pick = [project, Value::Text(&source), Value::Int(level), age, limit];
-            UNDATED.run(session, &Parameters { pick: &pick, set: &[], cut: None }).await?;
-        }
-        if odd.timeless {
-            if left(&taken) <= 0 {
-                return Ok(taken);
-            }
-            let pick = [project, Value::Text(&source), Value::Int(level), age, Value::Int(left(&taken))];
-            let rows = TIMELESS.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
-            gather(session, &rows, "invalid_due_at", &mut taken).await?;
-        }
-    }
-    Ok(taken)
-}
-
-async fn gather<D: Dialect>(session: &mut Session<D>, rows: &[Row<D>], code: &'static str, taken: &mut Vec<Stray>) -> Result<(), Fail> {
-    for row in rows {
-        taken.push(stray(session, row, code).await?);
-    }
-    Ok(())
-}
-
-/// A row that was taken, as one of which no attempt was lost.
-async fn stray<D: Dialect>(session: &mut Session<D>, row: &Row<D>, code: &'static str) -> Result<Stray, Fail> {
-    let (id, _): (Uuid, _) = mend(session, row).await?;
-    let source = if code == "no_source" { None } else { decode::maybe_text::<D>(row, 1) };
-    Ok(Stray {
-        id,
-        epoch: decode::about::<D>(row, 2),
-        attempt: decode::about::<D>(row, 3),
-        retries: decode::about::<D>(row, 4),
-        expires_at: decode::maybe_time::<D>(row, 5),
-        lost: None,
-        code: if source.is_none() { "no_source" } else { code },
-        source,
-    })
-}
-
-/// What is odd about the waiting rows of a source and level.
-#[derive(Clone, Copy)]
-struct Odd {
-    timeless: bool,
-    undated: bool,
-}
-
-/// Looks at both ends of each queue: a due time that is no time sorts last, one that is missing first (or last).
-async fn oddities<'a, D: Dialect>(
-    session: &mut Session<D>,
-    project: &str,
-    sources: impl Iterator<Item = &'a str>,
-) -> Result<Vec<(String, i64, Odd)>, Fail> {
-    let batch = Batch::texts(sources);
-    if batch.rows == 0 {
-        return Ok(Vec::new());
-    }
-    let sql = session.sql("oddities", || {
-        format!(
-            "SELECT b_source, n_level,
-                CASE WHEN (SELECT due_at FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND {{dated}}
-                           ORDER BY project DESC, source DESC, level DESC, due_at DESC LIMIT 1) > {{far}} THEN 1 ELSE 0 END,
-                CASE WHEN EXISTS (SELECT 1 FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND due_at IS NULL)
-                     THEN 1 ELSE 0 END
-             FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
-        )
-    });
-    let project = Value::Text(project);
-    let mut odd = Vec::new();
-    for row in session.rows(sql, &[project, project, Value::Batch(&batch)]).await? {
-        let flag = |index| D::int(&row, index).ok().flatten() == Some(1);
-        let found = Odd { timeless: flag(2), undated: flag(3) };
-        if found.timeless || found.undated {
-            odd.push((decode::maybe_text::<D>(&row, 0).unwrap_or_default(), i64::from(decode::about::<D>(&row, 1)), found));
-        }
-    }
-    Ok(odd)
 }

@@ -105,6 +105,7 @@ impl Dialect for Postgres {
         ("0001_tables", include_str!("../../../migrations/postgres/0001_tables.sql")),
         ("0002_sheets", include_str!("../../../migrations/postgres/0002_sheets.sql")),
         ("0003_queue", include_str!("../../../migrations/postgres/0003_queue.sql")),
+        ("0004_sample", include_str!("../../../migrations/postgres/0004_sample.sql")),
     ];
     const NOW: &'static str = "statement_timestamp()";
     const LOCK: &'static str = "FOR UPDATE";

@@ -31,6 +31,7 @@ impl Dialect for Sqlite {
         ("0001_tables", include_str!("../../../migrations/sqlite/0001_tables.sql")),
         ("0002_sheets", include_str!("../../../migrations/sqlite/0002_sheets.sql")),
         ("0003_queue", include_str!("../../../migrations/sqlite/0003_queue.sql")),
+        ("0004_sample", include_str!("../../../migrations/sqlite/0004_sample.sql")),
     ];
     // Not unixepoch('subsec'): the tables' defaults run in the application's SQLite, and both must agree.
     const NOW: &'static str = "CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)";

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redrive::message::State;
-use redrive::store::{Due, NewMessage, NextDue, Queues, Unserved, Upcoming};
+use redrive::store::{Count, Due, NewMessage, NextDue, Queues, Sample, Unserved, Upcoming};
 
 use super::fixture::{Fixture, LONG, SHORT, message, refused, succeeded};
 use crate::support::{assert_near, eventually};
@@ -140,4 +140,25 @@ pub(crate) async fn waiting_messages_are_counted(cx: Fixture) {
     );
     let overdue: Vec<_> = counts.iter().map(|count| count.overdue.as_secs()).collect();
     assert!((100..110).contains(&overdue[0]) && overdue[1] == 0, "{overdue:?}");
+}
+
+pub(crate) async fn one_counts_for_all(cx: Fixture) {
+    let pending = |counts: Option<Vec<Count>>| counts.map(|counts| counts.iter().filter_map(|count| count.states.get(&State::Pending)).sum::<u64>());
+    let sample = |every, share| Sample { project: cx.project.clone(), every, share };
+    cx.put("billing", 2).await;
+    let (one, other) = (cx.store().await, cx.test.open());
+    assert_eq!(pending(one.sample(sample(LONG, 0)).await.unwrap()), Some(2), "whoever comes first counts");
+    let first = other.sample(sample(LONG, 0)).await.unwrap().unwrap();
+    assert_eq!(first[0].source, "billing");
+    cx.put("billing", 1).await;
+    assert_eq!(other.sample(sample(LONG, 0)).await.unwrap().unwrap(), first, "all are told the same until the next is due");
+    let theirs = Sample { project: "invoices".into(), ..sample(LONG, 0) };
+    assert_eq!(pending(other.sample(theirs).await.unwrap()), Some(0), "of the project alone");
+    cx.sql("UPDATE redrive_sample SET due_at = (SELECT min(created_at) FROM resend_log)").await;
+    assert_eq!(pending(other.sample(sample(Duration::ZERO, 0)).await.unwrap()), Some(3), "whoever comes first then");
+    assert_eq!(pending(one.sample(sample(Duration::ZERO, u32::MAX)).await.unwrap()), Some(3));
+    cx.put("billing", 1).await;
+    assert_eq!(pending(one.sample(sample(Duration::ZERO, 0)).await.unwrap()), Some(3), "what took long is not repeated soon");
+    cx.sql("UPDATE redrive_sample SET counts = NULL").await;
+    assert_eq!(one.sample(sample(Duration::ZERO, 0)).await.unwrap(), None, "the first is being made");
 }

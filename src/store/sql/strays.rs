@@ -1,0 +1,212 @@
+//! Rows that nobody can claim.
+
+use uuid::Uuid;
+
+use super::claim::{LEVELS, mend};
+use super::decode;
+use super::dialect::{Batch, Dialect, Row, Value};
+use super::insert::micros;
+use super::nodes::{kinds, served};
+use super::pool::{Fail, Session};
+use super::shape::{Parameters, Picked};
+use super::sheet;
+use crate::store::{Stray, Strays};
+
+const STRAY_SET: &str =
+    "state = 'sending', lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = NULL, updated_at = {now}";
+const STRAY: &str = "id, {text source}, epoch, attempts, retries, {time expires_at}, {time attempt_started_at}";
+
+/// The latest due time of a queue, if it is none at which anything is ever sent: it sorts last.
+const TIMELESS_LAST: &str = "(SELECT due_at FROM {log} {claim-index} WHERE project = ? AND source = b_source AND level = n_level AND {dated}
+    ORDER BY project DESC, source DESC, level DESC, due_at DESC LIMIT 1) > {far}";
+/// One that is missing sorts first, or last.
+const UNDATED_FIRST: &str =
+    "EXISTS (SELECT 1 FROM {log} {claim-index} WHERE project = ? AND source = b_source AND level = n_level AND due_at IS NULL)";
+
+/// Whether there may be strays at all: two looks into indexes, where to take some is a transaction of ten statements.
+pub(super) async fn are_there<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<bool, Fail> {
+    let is_own = |source: &String| strays.sources.iter().any(|own| **own == **source);
+    if strays.sources.is_empty() || !kinds(session, &strays.project).await?.iter().all(is_own) {
+        return Ok(true);
+    }
+    let sql = session.sql("are_there_strays", || {
+        let orphaned = |lease: &str| {
+            format!(
+                "EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND state = 'sending' AND {lease}
+                    AND ({{sourceless}} OR source NOT IN (SELECT s_source FROM {{table s s_source:text}})))"
+            )
+        };
+        let lapsed = if D::SHEETS { "OR EXISTS (SELECT 1 FROM {sheet} WHERE project = ? AND lease_until <= {now})" } else { "" };
+        format!(
+            "SELECT CASE WHEN EXISTS (SELECT 1 FROM {{log}} WHERE project IS NULL AND level IS NOT NULL)
+                OR EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND {{sourceless}} AND level IS NOT NULL)
+                OR {} OR {} {lapsed}
+                OR EXISTS (SELECT 1 FROM {{table b b_source:text}} CROSS JOIN {LEVELS} WHERE {TIMELESS_LAST} OR {UNDATED_FIRST})
+             THEN 1 ELSE 0 END",
+            orphaned("lease_until <= {now}"),
+            orphaned("lease_until IS NULL")
+        )
+    });
+    let own = Batch::texts(strays.sources.iter().map(|source| &**source));
+    let (project, own) = (Value::Text(&strays.project), Value::Batch(&own));
+    let lapsed: &[Value<'_>] = if D::SHEETS { &[project] } else { &[] };
+    let values = [&[project, project, own, project, own], lapsed, &[own, project, project]].concat();
+    Ok(session.rows(sql, &values).await?.first().is_none_or(|row| D::int(row, 0).ok().flatten() != Some(0)))
+}
+
+pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<Vec<Stray>, Fail> {
+    const UNKNOWN: Picked = Picked {
+        names: ["strays_unknown", "strays_unknown_pick", "strays_read"],
+        from: "FROM {log} WHERE project = ? AND source = ? AND level IS NOT NULL {free}
+            AND created_at <= {plus {now}|?} LIMIT ?",
+        set: STRAY_SET,
+        columns: STRAY,
+    };
+    const SOURCELESS: Picked = Picked {
+        names: ["strays_sourceless", "strays_sourceless_pick", "strays_read"],
+        from: "FROM {log} WHERE project = ? AND {sourceless} AND level IS NOT NULL
+            AND created_at <= {plus {now}|?} LIMIT ?",
+        set: STRAY_SET,
+        columns: STRAY,
+    };
+    // What another node was sending, or failing, when it died, and whose source nobody serves any more.
+    const ORPHANED: Picked = Picked {
+        names: ["strays_orphaned", "strays_orphaned_pick", "strays_orphaned_read"],
+        from: "FROM {log} WHERE project = ? AND state = 'sending' AND (lease_until <= {now} OR lease_until IS NULL)
+            AND ({sourceless} OR source NOT IN (SELECT s_source FROM {table s s_source:text}))
+            AND created_at <= {plus {now}|?} ORDER BY lease_until LIMIT ?",
+        set: "lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, updated_at = {now}",
+        columns: STRAY,
+    };
+    const TIMELESS: Picked = Picked {
+        names: ["strays_timeless", "strays_timeless_pick", "strays_read"],
+        from: "FROM {log} WHERE project = ? AND source = ? AND level = ? AND due_at > {far}
+            AND created_at <= {plus {now}|?} LIMIT ?",
+        set: STRAY_SET,
+        columns: STRAY,
+    };
+    const HOMELESS: Picked = Picked {
+        names: ["adopt_homeless", "adopt_homeless_pick", "adopt_read"],
+        from: "FROM {log} WHERE project IS NULL AND level IS NOT NULL
+            AND created_at <= {plus {now}|?} LIMIT ?",
+        set: "project = ?, due_at = coalesce(due_at, {now}), updated_at = {now}",
+        columns: "id",
+    };
+    const UNDATED: Picked = Picked {
+        names: ["adopt_undated", "adopt_undated_pick", "adopt_read"],
+        from: "FROM {log} WHERE project = ? AND source = ? AND level = ? AND due_at IS NULL
+            AND created_at <= {plus {now}|?} LIMIT ?",
+        set: "due_at = {now}, updated_at = {now}",
+        columns: "id",
+    };
+    let project = Value::Text(&strays.project);
+    let age = Value::Int(-micros(strays.min_age));
+    let limit = Value::Int(i64::from(strays.limit));
+    HOMELESS.run(session, &Parameters { pick: &[age, limit], set: &[project], cut: None }).await?;
+    let set = [Value::Int(strays.lease.token), Value::Int(micros(strays.lease.ttl)), Value::Text(&strays.lease.node)];
+    let mut taken: Vec<Stray> = Vec::new();
+    let left = |taken: &Vec<Stray>| i64::from(strays.limit).saturating_sub(i64::try_from(taken.len()).unwrap_or(i64::MAX));
+
+    let pick = [project, age, Value::Int(left(&taken))];
+    let rows = SOURCELESS.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
+    gather(session, &rows, "no_source", &mut taken).await?;
+
+    sheet::write_out_lapsed(session, &strays.project).await?;
+    let served = served(session).await?;
+    let live = served.get(&*strays.project);
+    let known = Batch::texts(strays.sources.iter().map(|source| &**source).chain(live.into_iter().flatten().map(String::as_str)));
+    let pick = [project, Value::Batch(&known), age, Value::Int(left(&taken))];
+    let rows = ORPHANED.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
+    for row in &rows {
+        let stray = stray(session, row, "unknown_source").await?;
+        taken.push(Stray { lost: decode::maybe_time::<D>(row, 6), ..stray });
+    }
+
+    let kinds = kinds(session, &strays.project).await?;
+    let is_served = |source: &str| strays.sources.iter().any(|known| &**known == source) || live.is_some_and(|live| live.contains(source));
+    for source in kinds.iter().filter(|source| !is_served(source)) {
+        if left(&taken) <= 0 {
+            return Ok(taken);
+        }
+        sheet::turn(session, &strays.project, source).await?;
+        let pick = [project, Value::Text(source), age, Value::Int(left(&taken))];
+        let rows = UNKNOWN.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
+        gather(session, &rows, "unknown_source", &mut taken).await?;
+    }
+    // Its own sources are always looked at, however many names of others the index holds.
+    let own = strays.sources.iter().map(|source| &**source);
+    let others = kinds.iter().map(String::as_str).filter(|source| is_served(source) && !strays.sources.iter().any(|own| **own == **source));
+    for (source, level, odd) in oddities(session, &strays.project, own.chain(others)).await? {
+        if odd.undated {
+            let pick = [project, Value::Text(&source), Value::Int(level), age, limit];
+            UNDATED.run(session, &Parameters { pick: &pick, set: &[], cut: None }).await?;
+        }
+        if odd.timeless {
+            if left(&taken) <= 0 {
+                return Ok(taken);
+            }
+            let pick = [project, Value::Text(&source), Value::Int(level), age, Value::Int(left(&taken))];
+            let rows = TIMELESS.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
+            gather(session, &rows, "invalid_due_at", &mut taken).await?;
+        }
+    }
+    Ok(taken)
+}
+
+async fn gather<D: Dialect>(session: &mut Session<D>, rows: &[Row<D>], code: &'static str, taken: &mut Vec<Stray>) -> Result<(), Fail> {
+    for row in rows {
+        taken.push(stray(session, row, code).await?);
+    }
+    Ok(())
+}
+
+/// A row that was taken, as one of which no attempt was lost.
+async fn stray<D: Dialect>(session: &mut Session<D>, row: &Row<D>, code: &'static str) -> Result<Stray, Fail> {
+    let (id, _): (Uuid, _) = mend(session, row).await?;
+    let source = if code == "no_source" { None } else { decode::maybe_text::<D>(row, 1) };
+    Ok(Stray {
+        id,
+        epoch: decode::about::<D>(row, 2),
+        attempt: decode::about::<D>(row, 3),
+        retries: decode::about::<D>(row, 4),
+        expires_at: decode::maybe_time::<D>(row, 5),
+        lost: None,
+        code: if source.is_none() { "no_source" } else { code },
+        source,
+    })
+}
+
+/// What is odd about the waiting rows of a source and level.
+#[derive(Clone, Copy)]
+struct Odd {
+    timeless: bool,
+    undated: bool,
+}
+
+/// Looks at both ends of each queue.
+async fn oddities<'a, D: Dialect>(
+    session: &mut Session<D>,
+    project: &str,
+    sources: impl Iterator<Item = &'a str>,
+) -> Result<Vec<(String, i64, Odd)>, Fail> {
+    let batch = Batch::texts(sources);
+    if batch.rows == 0 {
+        return Ok(Vec::new());
+    }
+    let sql = session.sql("oddities", || {
+        format!(
+            "SELECT b_source, n_level, CASE WHEN {TIMELESS_LAST} THEN 1 ELSE 0 END, CASE WHEN {UNDATED_FIRST} THEN 1 ELSE 0 END
+             FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
+        )
+    });
+    let project = Value::Text(project);
+    let mut odd = Vec::new();
+    for row in session.rows(sql, &[project, project, Value::Batch(&batch)]).await? {
+        let flag = |index| D::int(&row, index).ok().flatten() == Some(1);
+        let found = Odd { timeless: flag(2), undated: flag(3) };
+        if found.timeless || found.undated {
+            odd.push((decode::maybe_text::<D>(&row, 0).unwrap_or_default(), i64::from(decode::about::<D>(&row, 1)), found));
+        }
+    }
+    Ok(odd)
+}
