@@ -22,7 +22,7 @@ pub use look::{Attempt, Changed, Count, List, Page, Purge, Purged, Record, Sampl
 pub use sql::Guard;
 pub use work::{
     Address, Claim, Claimed, Completion, Due, Heartbeat, Held, Idempotency, Insert, Inserted, Lapsed, LastError, Lease, Mark, NewMessage, NextDue,
-    Outlook, Prepared, Queues, Ready, Row, Stray, Strays, TakeOver, Unserved, Unusable, Upcoming, Verdict,
+    Outlook, Prepared, Queues, Ready, Row, Served, Stray, Strays, TakeOver, Unserved, Unusable, Upcoming, Verdict,
 };
 
 /// The resend log of one database. All methods may be called at once from many tasks, and dropping the future of one leaves
@@ -71,8 +71,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Takes the node out of the list of the living.
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error>;
 
-    /// Waiting rows, of any project, that no live node serves, at most `limit` kinds of them.
-    async fn unserved(&self, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Error>;
+    /// Waiting rows, of any project, that neither the asking node nor another that lives serves, at most `limit` kinds of them.
+    async fn unserved(&self, own: Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Error>;
 
     /// Counts the waiting messages of a project by source and state.
     async fn counts(&self, project: &str) -> Result<Vec<Count>, Error>;

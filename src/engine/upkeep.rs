@@ -14,7 +14,7 @@ use super::health::StoreHealth;
 use super::lease::Ledger;
 use crate::message::judge::Log;
 use crate::message::{AttemptOutcome, State};
-use crate::store::{Completion, Count, Error, Heartbeat, Held, LastError, Sample, Store, Stray, Strays, Unserved};
+use crate::store::{Completion, Count, Error, Heartbeat, Held, LastError, Sample, Served, Store, Stray, Strays, Unserved};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
@@ -88,9 +88,13 @@ impl Upkeep {
         }
     }
 
+    fn serves(&self) -> Served {
+        Served { project: self.project.clone(), sources: if self.sends { self.lanes.names() } else { Vec::new() } }
+    }
+
     async fn beat(&self) {
-        let sources = if self.sends { self.lanes.names() } else { Vec::new() };
-        let beat = Heartbeat { project: self.project.clone(), node: self.ledger.node().clone(), sources, ttl: TTL };
+        let Served { project, sources } = self.serves();
+        let beat = Heartbeat { project, node: self.ledger.node().clone(), sources, ttl: TTL };
         match self.store.heartbeat(beat).await {
             Ok(()) => self.health.answered(),
             Err(error) => self.health.failed("heartbeat", &error),
@@ -154,7 +158,7 @@ impl Upkeep {
     }
 
     async fn look_for_unserved(&self, lines: &mut Throttle) {
-        match self.store.unserved(MIN_AGE, UNSERVED).await {
+        match self.store.unserved(self.serves(), MIN_AGE, UNSERVED).await {
             Ok(found) => {
                 for row in &found {
                     if let Some(held_back) = lines.pass(Instant::now()) {

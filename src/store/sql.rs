@@ -34,7 +34,7 @@ use uuid::Uuid;
 
 use super::{
     Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Insert, Inserted, Lapsed, List, Observer, Outlook, Page,
-    Prepared, Purge, Purged, Record, Sample, Store, Stray, Strays, TakeOver, Unserved, Upcoming,
+    Prepared, Purge, Purged, Record, Sample, Served, Store, Stray, Strays, TakeOver, Unserved, Upcoming,
 };
 use crate::fault::Fault;
 use dialect::Dialect;
@@ -153,8 +153,8 @@ impl<D: Dialect> Store for SqlStore<D> {
         self.core.observed("sign_off", Work::Write, move |session| Box::pin(async move { nodes::sign_off(session, &project, &node).await })).await
     }
 
-    async fn unserved(&self, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Error> {
-        self.core.observed("unserved", Work::Read, move |session| Box::pin(async move { nodes::unserved(session, min_age, limit).await })).await
+    async fn unserved(&self, own: Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Error> {
+        self.core.observed("unserved", Work::Read, move |session| Box::pin(async move { nodes::unserved(session, &own, min_age, limit).await })).await
     }
 
     async fn counts(&self, project: &str) -> Result<Vec<Count>, Error> {

@@ -351,6 +351,15 @@ pub struct Lapsed {
     pub due_at: DateTime<Utc>,
 }
 
+/// What a node serves.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// The project.
+    pub project: Arc<str>,
+    /// The sources; none for one that only accepts.
+    pub sources: Vec<Arc<str>>,
+}
+
 /// Asks for rows that nobody can claim.
 #[derive(Clone, Debug)]
 pub struct Strays {

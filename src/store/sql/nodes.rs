@@ -1,6 +1,6 @@
 //! Who lives, what nobody serves.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::decode;
 use super::dialect::{Batch, Dialect, Row, Value};
 use super::insert::{clock, micros};
 use super::pool::{Fail, Session};
-use crate::store::{Heartbeat, Unserved};
+use crate::store::{Heartbeat, Served, Unserved};
 
 /// The most kinds of rows that a look for strays goes through. An application that makes up more is told of these first.
 const MOST_KINDS: i64 = 200;
@@ -111,14 +111,39 @@ async fn projects<D: Dialect>(session: &mut Session<D>) -> Result<Vec<String>, F
     Ok(texts::<D>(&session.rows(sql, &[]).await?))
 }
 
-pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Fail> {
-    let projects = projects(session).await?;
-    if projects.is_empty() {
+/// Whether rows of a project wait for other sources than these: a condition, and its parameters. It looks into the gaps between them, so that the
+/// rows of its own, those that are long gone and still in the index too, are never passed over.
+pub(super) fn foreign<'a>(project: &'a str, sources: &'a [Arc<str>]) -> (String, Vec<Value<'a>>) {
+    let names: BTreeSet<&str> = sources.iter().map(|source| &**source).collect();
+    let (mut gaps, mut values, mut last) = (Vec::new(), Vec::new(), None);
+    for next in names.into_iter().map(Some).chain([None]) {
+        let above = if last.is_some() { "AND source > ?" } else { "" };
+        let below = if next.is_some() { "AND source < ?" } else { "" };
+        gaps.push(format!("EXISTS (SELECT 1 FROM {{log}} {{claim-index}} WHERE project = ? {above} {below} {{waiting}})"));
+        values.push(Value::Text(project));
+        values.extend([last, next].into_iter().flatten().map(Value::Text));
+        last = next;
+    }
+    (gaps.join(" OR "), values)
+}
+
+/// Whether a condition holds that is asked seldom.
+pub(super) async fn is_true<D: Dialect>(session: &mut Session<D>, condition: &str, values: &[Value<'_>]) -> Result<bool, Fail> {
+    let rows = session.rows_once(&format!("SELECT CASE WHEN {condition} THEN 1 ELSE 0 END"), values).await?;
+    Ok(rows.first().is_some_and(|row| D::int(row, 0).ok().flatten() == Some(1)))
+}
+
+pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, own: &Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Fail> {
+    let (foreign, names) = foreign(&own.project, &own.sources);
+    let of = |other: &str| format!("EXISTS (SELECT 1 FROM {{log}} {{claim-index}} WHERE project {other} ? {{waiting}})");
+    let project = Value::Text(&own.project);
+    if !is_true(session, &format!("{} OR {} OR {foreign}", of("<"), of(">")), &[&[project, project][..], &names].concat()).await? {
         return Ok(Vec::new());
     }
-    let served = served(session).await?;
+    let mut served = served(session).await?;
+    served.entry(own.project.to_string()).or_default().extend(own.sources.iter().map(ToString::to_string));
     let mut found = Vec::new();
-    for project in projects {
+    for project in projects(session).await? {
         let live = served.get(&project);
         let kinds: Vec<_> = kinds(session, &project).await?.into_iter().filter(|source| !live.is_some_and(|live| live.contains(source))).collect();
         if kinds.is_empty() {

@@ -6,7 +6,7 @@ use super::claim::{LEVELS, mend};
 use super::decode;
 use super::dialect::{Batch, Dialect, Row, Value};
 use super::insert::micros;
-use super::nodes::{kinds, served};
+use super::nodes::{foreign, is_true, kinds, served};
 use super::pool::{Fail, Session};
 use super::shape::{Parameters, Picked};
 use super::sheet;
@@ -23,35 +23,26 @@ const TIMELESS_LAST: &str = "(SELECT due_at FROM {log} {claim-index} WHERE proje
 const UNDATED_FIRST: &str =
     "EXISTS (SELECT 1 FROM {log} {claim-index} WHERE project = ? AND source = b_source AND level = n_level AND due_at IS NULL)";
 
-/// Whether there may be strays at all: two looks into indexes, where to take some is a transaction of ten statements.
+/// Whether there may be strays at all: looks into indexes, where to take some is a transaction of ten statements.
 pub(super) async fn are_there<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<bool, Fail> {
-    let is_own = |source: &String| strays.sources.iter().any(|own| **own == **source);
-    if strays.sources.is_empty() || !kinds(session, &strays.project).await?.iter().all(is_own) {
-        return Ok(true);
-    }
-    let sql = session.sql("are_there_strays", || {
-        let orphaned = |lease: &str| {
-            format!(
-                "EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND state = 'sending' AND {lease}
-                    AND ({{sourceless}} OR source NOT IN (SELECT s_source FROM {{table s s_source:text}})))"
-            )
-        };
-        let lapsed = if D::SHEETS { "OR EXISTS (SELECT 1 FROM {sheet} WHERE project = ? AND lease_until <= {now})" } else { "" };
+    let orphaned = |lease: &str| {
         format!(
-            "SELECT CASE WHEN EXISTS (SELECT 1 FROM {{log}} WHERE project IS NULL AND level IS NOT NULL)
-                OR EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND {{sourceless}} AND level IS NOT NULL)
-                OR {} OR {} {lapsed}
-                OR EXISTS (SELECT 1 FROM {{table b b_source:text}} CROSS JOIN {LEVELS} WHERE {TIMELESS_LAST} OR {UNDATED_FIRST})
-             THEN 1 ELSE 0 END",
-            orphaned("lease_until <= {now}"),
-            orphaned("lease_until IS NULL")
+            "EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND state = 'sending' AND {lease}
+                AND ({{sourceless}} OR source NOT IN (SELECT s_source FROM {{table s s_source:text}})))"
         )
-    });
+    };
     let own = Batch::texts(strays.sources.iter().map(|source| &**source));
-    let (project, own) = (Value::Text(&strays.project), Value::Batch(&own));
-    let lapsed: &[Value<'_>] = if D::SHEETS { &[project] } else { &[] };
-    let values = [&[project, project, own, project, own], lapsed, &[own, project, project]].concat();
-    Ok(session.rows(sql, &values).await?.first().is_none_or(|row| D::int(row, 0).ok().flatten() != Some(0)))
+    let (project, sources) = (Value::Text(&strays.project), Value::Batch(&own));
+    let (foreign, names) = foreign(&strays.project, &strays.sources);
+    let any = format!(
+        "EXISTS (SELECT 1 FROM {{log}} WHERE project IS NULL AND level IS NOT NULL)
+            OR EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND {{sourceless}} AND level IS NOT NULL)
+            OR {} OR {}
+            OR EXISTS (SELECT 1 FROM {{table b b_source:text}} CROSS JOIN {LEVELS} WHERE {TIMELESS_LAST} OR {UNDATED_FIRST}) OR {foreign}",
+        orphaned("lease_until <= {now}"),
+        orphaned("lease_until IS NULL")
+    );
+    is_true(session, &any, &[&[project, project, sources, project, sources, sources, project, project][..], &names].concat()).await
 }
 
 pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<Vec<Stray>, Fail> {

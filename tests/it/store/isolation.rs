@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redrive::message::State;
-use redrive::store::{Changed, Claim, Heartbeat, List, Purge, Queues, Strays, TakeOver, Upcoming};
+use redrive::store::{Changed, Claim, Heartbeat, List, Purge, Queues, Served, Strays, TakeOver, Upcoming};
 
 use super::fixture::{Fixture, LONG, NONE, SHORT, failed};
 
@@ -45,11 +45,12 @@ pub(crate) async fn every_verb_keeps_to_its_project(cx: Fixture) {
     store.purge(Purge { project: theirs.clone(), keep, max_rows: 0, surplus: None, batch: 1000 }).await.unwrap();
 
     // A node of theirs that serves a source of this name serves none of ours.
+    let own = Served { project: theirs.clone(), sources: sources.clone() };
     store.heartbeat(Heartbeat { project: theirs.clone(), node: "node-1".into(), sources, ttl: LONG }).await.unwrap();
-    assert!(store.unserved(Duration::ZERO, 10).await.unwrap().iter().any(|rows| rows.project == "orders" && rows.source == "billing"));
+    assert!(store.unserved(own.clone(), Duration::ZERO, 10).await.unwrap().iter().any(|rows| rows.project == "orders" && rows.source == "billing"));
     cx.beat("node-1", &["billing"], LONG).await;
     store.sign_off(&theirs, "node-1").await.unwrap();
-    assert!(!store.unserved(Duration::ZERO, 10).await.unwrap().iter().any(|rows| rows.project == "orders" && rows.source == "billing"));
+    assert!(!store.unserved(own.clone(), Duration::ZERO, 10).await.unwrap().iter().any(|rows| rows.project == "orders" && rows.source == "billing"));
 
     for (id, before) in all.into_iter().zip(before) {
         assert_eq!(cx.everything_about(id).await, before);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use redrive::message::State;
-use redrive::store::{Claim, Completion, Held, Ready, Row};
+use redrive::store::{Claim, Completion, Held, Ready, Row, Served};
 use uuid::Uuid;
 
 use super::fixture::{Fixture, failed, succeeded};
@@ -229,7 +229,7 @@ pub(crate) async fn a_time_that_is_none_is_a_stray(cx: Fixture) {
     let outlook = cx.outlook(&["billing"]).await;
     assert!(outlook.due.iter().any(|due| due.at <= outlook.now), "what sorts first hides nothing: {outlook:?}");
     cx.store().await.counts(&cx.project).await.unwrap();
-    cx.store().await.unserved(Duration::ZERO, 10).await.unwrap();
+    cx.store().await.unserved(Served { project: cx.project.clone(), sources: Vec::new() }, Duration::ZERO, 10).await.unwrap();
     let (sent, refused) = serve(&cx).await;
     assert!(good.iter().all(|id| sent.contains_key(id)));
     for (id, code) in &refused {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redrive::message::State;
-use redrive::store::{Count, Due, NewMessage, NextDue, Queues, Sample, Unserved, Upcoming};
+use redrive::store::{Count, Due, NewMessage, NextDue, Queues, Sample, Served, Unserved, Upcoming};
 
 use super::fixture::{Fixture, LONG, SHORT, message, refused, succeeded};
 use crate::support::{assert_near, eventually};
@@ -73,8 +73,19 @@ pub(crate) async fn a_lapsed_lease_is_told(cx: Fixture) {
     assert!(!cx.store().await.upcoming(theirs).await.unwrap().lapsed, "of this project");
 }
 
+fn nothing(cx: &Fixture) -> Served {
+    Served { project: cx.project.clone(), sources: Vec::new() }
+}
+
 async fn unserved(cx: &Fixture, min_age: Duration, limit: u32) -> Vec<(String, String)> {
-    let told = cx.store().await.unserved(min_age, limit).await.unwrap();
+    names(cx.store().await.unserved(nothing(cx), min_age, limit).await.unwrap())
+}
+
+async fn told_to(cx: &Fixture, own: Served) -> Vec<(String, String)> {
+    names(cx.store().await.unserved(own, Duration::ZERO, 10).await.unwrap())
+}
+
+fn names(told: Vec<Unserved>) -> Vec<(String, String)> {
     let mut told: Vec<_> = told.into_iter().map(|Unserved { project, source, .. }| (project, source)).collect();
     told.sort();
     told
@@ -93,8 +104,23 @@ pub(crate) async fn unserved_rows_are_told(cx: Fixture) {
     assert_eq!(unserved(&cx, Duration::ZERO, 2).await.len(), 2);
     cx.beat("node-1", &["billing"], LONG).await;
     assert_eq!(unserved(&cx, Duration::ZERO, 10).await, pairs(&[("invoices", "billing"), ("orders", "refund")]), "a node serves its own project");
-    let told = cx.store().await.unserved(Duration::ZERO, 10).await.unwrap();
+    let told = cx.store().await.unserved(nothing(&cx), Duration::ZERO, 10).await.unwrap();
     assert!(told.iter().all(|rows| rows.oldest < Duration::from_secs(30)), "{told:?}");
+    // What the asking node serves is not told, wherever in the order of names others stand.
+    let own = |names: &[&str]| Served { sources: names.iter().map(|&name| name.into()).collect(), ..nothing(&cx) };
+    assert_eq!(told_to(&cx, own(&["billing", "refund"])).await, pairs(&[("invoices", "billing")]));
+    cx.sql("DELETE FROM resend_log WHERE project = 'invoices'").await;
+    cx.store().await.sign_off(&cx.project, "node-1").await.unwrap();
+    let (billing, refund) = (("orders", "billing"), ("orders", "refund"));
+    for (names, told) in [
+        (&["billing"][..], &[refund][..]),
+        (&["refund"], &[billing]),
+        (&["apples", "crm", "refund"], &[billing]),
+        (&["crm"], &[billing, refund]),
+        (&["refund", "billing"], &[]),
+    ] {
+        assert_eq!(told_to(&cx, own(names)).await, pairs(told), "{names:?}");
+    }
 }
 
 pub(crate) async fn a_node_lives_as_long_as_it_beats(cx: Fixture) {
