@@ -79,10 +79,10 @@ async fn marked<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(
 async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Vec<Row<D>>, Option<Mark>), Fail> {
     sheet::turn(session, &claim.project, &claim.source).await?;
     let address = if session.core.dialect.is_addressed() { "{address}" } else { "NULL" };
-    let pick = |further: &str, sheets: &str| {
+    let pick = |unheld: &str| {
         format!(
-            "SELECT {}, {address}, {WEIGHT}, {{row}} FROM {{log}} WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} {further}
-             AND id NOT IN (SELECT {{on-sheets}} WHERE s.project = ? AND s.source = ? {sheets}) ORDER BY due_at, {{tie}} LIMIT ? {{skip}}",
+            "SELECT {}, {address}, {WEIGHT}, {{row}} FROM {{log}} WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} AND {unheld}
+             ORDER BY due_at, {{tie}} LIMIT ? {{skip}}",
             decode::CLAIMED
         )
     };
@@ -90,22 +90,24 @@ async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(
     let [project, source, level] = queue(claim);
     let (payloads, limit) = ([Value::Int(cut.payload.min(WITH_LOCK)), Value::Int(cut.payload)], Value::Int(claim.limit.into()));
     let (sql, values) = match claim.after {
-        None => (session.sql("claim", || pick("", "")), [&payloads[..], &queue(claim), &[project, source, limit]].concat()),
+        None => {
+            let sql = session.sql("claim", || pick("id NOT IN (SELECT {on-sheets} WHERE s.project = ? AND s.source = ?)"));
+            (sql, [&payloads[..], &[project, source, level, project, source, limit]].concat())
+        }
         Some(Mark { due_at, row }) => {
-            let (due, row) = (Value::Time(Some(due_at)), Value::Tie(row));
             let sql = session.sql("claim_after", || {
-                // Other nodes may have gone further. What is left on sheets behind that are rows that were moved there since.
+                // Other nodes may have gone further. Behind the furthest of all sheets nothing is held.
                 let furthest = |column: &str| {
                     format!(
                         "coalesce((SELECT {column} FROM {{sheet}} WHERE project = ? AND source = ? AND level = ? AND (last_due, last_row) > (?, ?)
                                    ORDER BY last_due DESC, last_row DESC LIMIT 1), ?)"
                     )
                 };
-                let further = format!("AND (due_at, {{tie}}) > ({}, {})", furthest("last_due"), furthest("last_row"));
-                pick(&further, "AND (s.last_due, s.last_row) > (?, ?)")
+                pick(&format!("(due_at, {{tie}}) > ({}, {})", furthest("last_due"), furthest("last_row")))
             });
+            let (due, row) = (Value::Time(Some(due_at)), Value::Tie(row));
             let furthest = |otherwise| [project, source, level, due, row, otherwise];
-            (sql, [&payloads[..], &queue(claim), &furthest(due), &furthest(row), &[project, source, due, row, limit]].concat())
+            (sql, [&payloads[..], &[project, source, level], &furthest(due), &furthest(row), &[limit]].concat())
         }
     };
     let picked = session.rows(sql, &values).await?;
