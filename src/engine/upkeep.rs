@@ -27,8 +27,8 @@ const MIN_AGE: Duration = Duration::from_secs(5);
 const STRAYS_EVERY: u32 = 4;
 const UNSERVED_EVERY: u32 = 6;
 const SAMPLE_EVERY: u32 = 10;
-/// A sample is good for all nodes until a little before it is asked for again.
-const SAMPLE_GOOD_FOR: Duration = Duration::from_secs(19);
+/// A sample is good for all nodes this long. No longer: a node that was just started would tell of what was there before.
+const SAMPLE_GOOD_FOR: Duration = Duration::from_secs(10);
 /// At most so many strays at once, and so many kinds of unserved rows in a report.
 const STRAYS: u32 = 500;
 const UNSERVED: u32 = 20;

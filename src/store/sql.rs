@@ -171,12 +171,14 @@ impl<D: Dialect> Store for SqlStore<D> {
             return Ok(counts);
         }
         let began = Instant::now();
-        let counts = self.counts(&project).await?;
-        let (found, rest) = (counts.clone(), began.elapsed().saturating_mul(share));
-        self.core
-            .observed("sample_tell", Work::Write, move |session| Box::pin(async move { sample::tell(session, &project, &found, rest).await }))
-            .await?;
-        Ok(Some(counts))
+        let counts = self.counts(&project).await;
+        let (found, rest) = (counts.as_ref().ok().cloned(), began.elapsed().saturating_mul(share));
+        let told = self
+            .core
+            .observed("sample_tell", Work::Write, move |session| Box::pin(async move { sample::tell(session, &project, found, rest).await }))
+            .await;
+        let counts = counts?;
+        told.map(|()| Some(counts))
     }
 
     async fn get(&self, project: &str, id: Uuid, payload: bool) -> Result<Option<Record>, Error> {

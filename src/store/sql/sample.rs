@@ -40,19 +40,22 @@ pub(super) async fn turn<D: Dialect>(session: &mut Session<D>, project: &str, ev
     Ok(Turn::Told(None))
 }
 
-/// Writes down what a count found; the next is made after a rest at least.
-pub(super) async fn tell<D: Dialect>(session: &mut Session<D>, project: &str, counts: &[Count], rest: Duration) -> Result<(), Fail> {
-    let tell = session.sql("sample_tell", || "UPDATE {sample} SET counts = ?, due_at = {later due_at|{plus {now}|?}} WHERE project = ?".to_owned());
-    session.execute(tell, &[Value::Text(&written(counts)), Value::Int(micros(rest)), Value::Text(project)]).await?;
+/// Writes down what a count found; the next is made after a rest at least, also where this one failed (it may have taken all the time that it had).
+pub(super) async fn tell<D: Dialect>(session: &mut Session<D>, project: &str, counts: Option<Vec<Count>>, rest: Duration) -> Result<(), Fail> {
+    let tell = session.sql("sample_tell", || {
+        "UPDATE {sample} SET counts = coalesce(?, counts), due_at = {later due_at|{plus {now}|?}} WHERE project = ?".to_owned()
+    });
+    let counts = counts.map(written);
+    session.execute(tell, &[Value::MaybeText(counts.as_deref()), Value::Int(micros(rest)), Value::Text(project)]).await?;
     Ok(())
 }
 
-fn written(counts: &[Count]) -> String {
+fn written(counts: Vec<Count>) -> String {
     let written: Written = counts
-        .iter()
+        .into_iter()
         .map(|Count { source, states, overdue }| {
             let states = states.iter().map(|(state, messages)| (state.as_str().to_owned(), *messages)).collect();
-            (source.clone(), states, overdue.as_micros().try_into().unwrap_or(u64::MAX))
+            (source, states, overdue.as_micros().try_into().unwrap_or(u64::MAX))
         })
         .collect();
     serde_json::to_string(&written).unwrap_or_default()

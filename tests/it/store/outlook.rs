@@ -185,6 +185,11 @@ pub(crate) async fn one_counts_for_all(cx: Fixture) {
     assert_eq!(pending(one.sample(sample(Duration::ZERO, u32::MAX)).await.unwrap()), Some(3));
     cx.put("billing", 1).await;
     assert_eq!(pending(one.sample(sample(Duration::ZERO, 0)).await.unwrap()), Some(3), "what took long is not repeated soon");
+    cx.sql("UPDATE redrive_sample SET due_at = (SELECT min(created_at) FROM resend_log)").await;
+    cx.sql("ALTER TABLE resend_log RENAME TO elsewhere").await;
+    one.sample(sample(Duration::ZERO, u32::MAX)).await.unwrap_err();
+    cx.sql("ALTER TABLE elsewhere RENAME TO resend_log").await;
+    assert_eq!(pending(one.sample(sample(Duration::ZERO, 0)).await.unwrap()), Some(3), "nor is what failed");
     cx.sql("UPDATE redrive_sample SET counts = NULL").await;
     assert_eq!(one.sample(sample(Duration::ZERO, 0)).await.unwrap(), None, "the first is being made");
 }
