@@ -48,7 +48,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Writes what attempts came to, each guarded by its token. The answer says, in order, which were still ours.
     async fn complete(&self, completions: Arc<Vec<Completion>>) -> Result<Vec<bool>, Error>;
 
-    /// Forgets [open](Claimed::open) claims of which nothing is held any more. One that is not closed ends with its lease.
+    /// Forgets claims of which nothing is held any more. One that is not closed ends with its lease.
     async fn close_claims(&self, tokens: Vec<i64>) -> Result<(), Error>;
 
     /// Prolongs leases; answers those that were not ours any more.

@@ -205,7 +205,7 @@ impl Poller {
         };
         self.health.answered();
         self.clock.read(claimed.now);
-        let term = self.ledger.hold(token, asked, claimed.rows.iter().map(id_of), claimed.open);
+        let term = self.ledger.hold(token, asked, claimed.rows.iter().map(id_of), true);
         let bytes: usize = claimed.rows.iter().map(weight_of).sum();
         let full = claimed.rows.len() >= count as usize || bytes >= max_bytes / 2;
         let (rows, at) = (claimed.rows.len(), Instant::now());

@@ -65,11 +65,6 @@ struct SqlStore<D: Dialect> {
     migrate: super::config::Migrate,
 }
 
-impl<D: Dialect> SqlStore<D> {
-    /// What has to do with leases is one statement where only rows hold them.
-    const HOLDS: Work = if D::SHEETS { Work::Transaction } else { Work::Write };
-}
-
 #[async_trait]
 impl<D: Dialect> Store for SqlStore<D> {
     async fn prepare(&self) -> Result<Prepared, Error> {
@@ -101,7 +96,7 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn claim(&self, claim: Claim) -> Result<Claimed, Error> {
-        self.core.observed("claim", Self::HOLDS, move |session| Box::pin(async move { claim::claim(session, &claim).await })).await
+        self.core.observed("claim", Work::Transaction, move |session| Box::pin(async move { claim::claim(session, &claim).await })).await
     }
 
     async fn complete(&self, completions: Arc<Vec<Completion>>) -> Result<Vec<bool>, Error> {
@@ -113,22 +108,22 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn close_claims(&self, tokens: Vec<i64>) -> Result<(), Error> {
-        if !D::SHEETS || tokens.is_empty() {
+        if tokens.is_empty() {
             return Ok(());
         }
         self.core.observed("close_claims", Work::Write, move |session| Box::pin(async move { sheet::close(session, tokens).await })).await
     }
 
     async fn renew(&self, held: Vec<Held>, ttl: Duration) -> Result<Vec<Uuid>, Error> {
-        self.core.observed("renew", Self::HOLDS, move |session| Box::pin(async move { claim::renew(session, &held, ttl).await })).await
+        self.core.observed("renew", Work::Transaction, move |session| Box::pin(async move { claim::renew(session, &held, ttl).await })).await
     }
 
     async fn release(&self, held: Vec<Held>) -> Result<u64, Error> {
-        self.core.observed("release", Self::HOLDS, move |session| Box::pin(async move { claim::release(session, &held).await })).await
+        self.core.observed("release", Work::Transaction, move |session| Box::pin(async move { claim::release(session, &held).await })).await
     }
 
     async fn take_over(&self, take: TakeOver) -> Result<Vec<Lapsed>, Error> {
-        self.core.observed("take_over", Self::HOLDS, move |session| Box::pin(async move { claim::take_over(session, &take).await })).await
+        self.core.observed("take_over", Work::Transaction, move |session| Box::pin(async move { claim::take_over(session, &take).await })).await
     }
 
     async fn take_strays(&self, strays: Strays) -> Result<Vec<Stray>, Error> {

@@ -187,8 +187,7 @@ pub struct Claim {
     pub max_bytes: u64,
     /// A larger payload is not read; its row comes as [`Row::Unusable`].
     pub max_payload: u64,
-    /// Only what comes after this message: spares a walk over what was just claimed. `None` for all. A store whose claims take the rows
-    /// out of the queue may bring others that are due at the same time.
+    /// Only what comes after this message: spares a walk over what was just claimed. `None` for all.
     pub after: Option<Mark>,
     /// The lease to be taken.
     pub lease: Lease,
@@ -212,8 +211,6 @@ pub struct Claimed {
     pub rows: Vec<Row>,
     /// Where it ended; `None` if nothing was taken that has a due time.
     pub last: Option<Mark>,
-    /// Whether the store wants to be [told](crate::store::Store::close_claims) once nothing of it is held any more.
-    pub open: bool,
 }
 
 /// A row that a claim took.

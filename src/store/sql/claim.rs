@@ -4,13 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::decode;
 use super::dialect::{Batch, Column, Dialect, Id, Row, Value};
 use super::insert::{clock, micros, now};
 use super::pool::{Fail, Session};
-use super::shape::{Cut, HELD, Matched, PICKED, Parameters, Picked, WEIGHT, WITH_LOCK, fitting};
+use super::shape::{HELD, Matched, NAMED, Picked};
 use super::sheet;
 use crate::store::{Claim, Claimed, Held, Lapsed, Mark, NextDue, Outlook, TakeOver, Unusable, Upcoming};
 
@@ -18,80 +19,54 @@ use crate::store::{Claim, Claimed, Held, Lapsed, Mark, NextDue, Outlook, TakeOve
 pub(super) const LEVELS: &str = "(SELECT 0 AS n_level UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4
     UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9) AS n";
 
-const CLAIM: Picked = Picked {
-    names: ["claim", "claim_pick", "claim_read"],
-    from: "FROM {log} {claim-index} WHERE project = ? AND source = ? AND level = ? AND due_at <= {now} ORDER BY due_at LIMIT ?",
-    set: CLAIM_SET,
-    columns: decode::CLAIMED,
-};
-const CLAIM_AFTER: Picked = Picked {
-    names: ["claim_after", "claim_after_pick", "claim_read"],
-    from: "FROM {log} {claim-index} WHERE project = ? AND source = ? AND level = ? AND due_at <= {now} AND due_at >= ? ORDER BY due_at LIMIT ?",
-    set: CLAIM_SET,
-    columns: decode::CLAIMED,
-};
-const CLAIM_SET: &str = "state = 'sending', attempts = {raised},
-    lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = {now}, updated_at = {now}";
-
 pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Claimed, Fail> {
-    let (mut rows, last) = if D::SHEETS { listed(session, claim).await? } else { marked(session, claim).await? };
-    let Some(first) = rows.first() else { return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None, open: false }) };
+    let picked = pick(session, claim).await?;
+    let Some((first, _)) = picked.first() else { return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None }) };
     let now = clock::<D>(first, decode::CLAIMED_NOW)?;
-    rows.sort_by_cached_key(|row| D::time(row, decode::CLAIMED_DUE).ok().flatten());
-    let (mut claimed, mut ids) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
-    for row in &rows {
-        let (id, odd) = mend(session, row).await?;
+    let (mut taken, mut ids, mut large, mut last) = (Vec::with_capacity(picked.len()), Vec::with_capacity(picked.len()), Vec::new(), None);
+    for (row, is_large) in picked {
+        let (id, odd) = mend(session, &row).await?;
+        let mark = decode::maybe_time::<D>(&row, decode::CLAIMED_DUE).zip(D::tie(&row, id)).map(|(due_at, row)| Mark { due_at, row });
+        last = last.max(mark);
+        if is_large {
+            large.push(id);
+        }
         ids.push(id);
-        let row = match (decode::claimed::<D>(row, id, &claim.project, &claim.source, claim.max_payload), odd) {
+        taken.push((row, odd));
+    }
+    let mut whole = read(session, large, claim).await?;
+    let mut rows = Vec::with_capacity(taken.len());
+    for ((row, odd), &id) in taken.into_iter().zip(&ids) {
+        let row = whole.remove(&id).unwrap_or(row);
+        rows.push(match (decode::claimed::<D>(&row, id, &claim.project, &claim.source, claim.max_payload), odd) {
             (Ok(ready), None) => crate::store::Row::Ready(ready),
             (Ok(ready), Some(detail)) => {
                 crate::store::Row::Unusable(Unusable { id, epoch: ready.message.epoch, attempt: ready.message.attempt, code: "invalid_row", detail })
             }
             (Err(unusable), _) => crate::store::Row::Unusable(unusable),
-        };
-        claimed.push(row);
+        });
     }
-    if D::SHEETS {
-        sheet::write(session, claim, &ids, last.unwrap_or(Mark { due_at: now, row: u128::MAX })).await?;
-    }
-    Ok(Claimed { now, rows: claimed, last, open: D::SHEETS })
-}
-
-/// The furthest of rows, told apart from others that are due at the same time.
-fn furthest<'a, D: Dialect>(rows: impl Iterator<Item = &'a Row<D>>, tie: impl Fn(&Row<D>) -> Option<u128>) -> Option<Mark> {
-    rows.filter_map(|row| Some(Mark { due_at: decode::maybe_time::<D>(row, decode::CLAIMED_DUE)?, row: tie(row)? })).max()
-}
-
-/// Claims by marking each row as being sent.
-async fn marked<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Vec<Row<D>>, Option<Mark>), Fail> {
-    let limit = Value::Int(i64::from(claim.limit));
-    let set = [Value::Int(claim.lease.token), Value::Int(micros(claim.lease.ttl)), Value::Text(&claim.lease.node)];
-    let [project, source, level] = queue(claim);
-    let plain = [project, source, level, limit];
-    let after = [project, source, level, Value::Time(claim.after.map(|after| after.due_at)), limit];
-    let (shape, pick): (_, &[Value<'_>]) = if claim.after.is_some() { (&CLAIM_AFTER, &after) } else { (&CLAIM, &plain) };
-    let rows = shape.run(session, &Parameters { pick, set: &set, cut: Some(cut(claim)) }).await?;
-    let last = furthest::<D>(rows.iter(), |_| Some(0));
-    Ok((rows, last))
+    sheet::write(session, claim, &ids, last.unwrap_or(Mark { due_at: now, row: u128::MAX })).await?;
+    Ok(Claimed { now, rows, last })
 }
 
 /// Locks and reads what is to go on a sheet, and leaves it as it is.
-async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Vec<Row<D>>, Option<Mark>), Fail> {
+async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Vec<(Row<D>, bool)>, Fail> {
     sheet::turn(session, &claim.project, &claim.source).await?;
     let address = if session.core.dialect.is_addressed() { "{address}" } else { "NULL" };
     let pick = |unheld: &str| {
         format!(
-            "SELECT {}, {address}, {WEIGHT}, {{row}} FROM {{log}} WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} AND {unheld}
+            "SELECT {}, {address}, {WEIGHT}, {{row}} FROM {{log}} {{claim-index}} WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} AND {unheld}
              ORDER BY due_at, {{tie}} LIMIT ? {{skip}}",
             decode::CLAIMED
         )
     };
-    let cut = cut(claim);
-    let [project, source, level] = queue(claim);
-    let (payloads, limit) = ([Value::Int(cut.payload.min(WITH_LOCK)), Value::Int(cut.payload)], Value::Int(claim.limit.into()));
+    let payload = bytes(claim.max_payload);
+    let (project, source, level) = (Value::Text(&claim.project), Value::Text(&claim.source), Value::Int(i64::from(claim.level)));
+    let (payloads, limit) = ([Value::Int(payload.min(WITH_LOCK)), Value::Int(payload)], Value::Int(claim.limit.into()));
     let (sql, values) = match claim.after {
         None => {
-            let sql = session.sql("claim", || pick("id NOT IN (SELECT {on-sheets} WHERE s.project = ? AND s.source = ?)"));
+            let sql = session.sql("claim", || pick("id NOT IN ({on-sheets} WHERE s.project = ? AND s.source = ?)"));
             (sql, [&payloads[..], &[project, source, level, project, source, limit]].concat())
         }
         Some(Mark { due_at, row }) => {
@@ -103,34 +78,54 @@ async fn listed<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(
                                    ORDER BY last_due DESC, last_row DESC LIMIT 1), ?)"
                     )
                 };
-                pick(&format!("(due_at, {{tie}}) > ({}, {})", furthest("last_due"), furthest("last_row")))
+                let (due, row) = (furthest("last_due"), furthest("last_row"));
+                if D::COMPARES_PAIRS {
+                    pick(&format!("(due_at, {{tie}}) > ({due}, {row})"))
+                } else {
+                    pick(&format!("(due_at > {due} OR (due_at = {due} AND {{tie}} > {row}))"))
+                }
             });
             let (due, row) = (Value::Time(Some(due_at)), Value::Tie(row));
             let furthest = |otherwise| [project, source, level, due, row, otherwise];
-            (sql, [&payloads[..], &[project, source, level], &furthest(due), &furthest(row), &[limit]].concat())
+            let dues = [furthest(due), furthest(due)].concat();
+            let dues = if D::COMPARES_PAIRS { &dues[..6] } else { &dues };
+            (sql, [&payloads[..], &[project, source, level], dues, &furthest(row), &[limit]].concat())
         }
     };
-    let picked = session.rows(sql, &values).await?;
-    let (mut rows, mut large) = (Vec::with_capacity(picked.len()), Vec::new());
-    for (row, is_large) in fitting::<D>(picked, Some(cut)) {
-        if is_large { large.push(row) } else { rows.push(row) }
-    }
-    let last = furthest::<D>(rows.iter().chain(&large), D::tie);
-    if !large.is_empty() {
-        let sql = session.sql("claim_read", || format!("SELECT {} FROM {PICKED}", decode::CLAIMED));
-        let named = D::named(&large);
-        rows.extend(session.rows(sql, &[Value::Int(cut.payload), Value::Batch(&named)]).await?);
-    }
-    Ok((rows, last))
+    Ok(fitting::<D>(session.rows(sql, &values).await?, bytes(claim.max_bytes)))
 }
 
-fn queue(claim: &Claim) -> [Value<'_>; 3] {
-    [Value::Text(&claim.project), Value::Text(&claim.source), Value::Int(i64::from(claim.level))]
+/// Reads rows again that were locked, with their payloads.
+async fn read<D: Dialect>(session: &mut Session<D>, ids: Vec<Uuid>, claim: &Claim) -> Result<HashMap<Uuid, Row<D>>, Fail> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let sql = session.sql("claim_read", || format!("SELECT {} FROM {{table b b_id:id}} {NAMED}", decode::CLAIMED));
+    let rows = session.rows(sql, &[Value::Int(bytes(claim.max_payload)), Value::Batch(&Batch::ids(ids))]).await?;
+    Ok(rows.into_iter().filter_map(|row| if let Ok(Id::Known(id)) = D::id(&row, 0) { Some((id, row)) } else { None }).collect())
 }
 
-fn cut(claim: &Claim) -> Cut {
-    let most = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    Cut { payload: most(claim.max_payload), most: most(claim.max_bytes) }
+fn bytes(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// What a row weighs at a cut. The parameter is the largest payload that is read.
+const WEIGHT: &str = "coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0)";
+/// Payloads up to so many bytes come with the lock; larger ones are read once the cut is made, to bound memory.
+const WITH_LOCK: i64 = 16 << 10;
+/// The rows whose payloads fit so many bytes together, the first in any case, and whether the payload of each is still to be read. Their last
+/// column but one is what a row weighs.
+fn fitting<D: Dialect>(rows: Vec<Row<D>>, most: i64) -> Vec<(Row<D>, bool)> {
+    let (mut fit, mut total) = (Vec::with_capacity(rows.len()), 0_i64);
+    for row in rows {
+        let size = D::int(&row, row.len() - 2).ok().flatten().unwrap_or(0);
+        total = total.saturating_add(size);
+        if total > most && !fit.is_empty() {
+            break;
+        }
+        fit.push((row, size > WITH_LOCK));
+    }
+    fit
 }
 
 /// The id of a row that was taken. One that is written otherwise is rewritten as redrive writes ids, so that the row can be found;
@@ -172,7 +167,7 @@ async fn rename<D: Dialect>(session: &mut Session<D>, new: Uuid, old: Value<'_>,
 pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeOver) -> Result<Vec<Lapsed>, Fail> {
     // The node stays as it is: it is the one that lost the attempt.
     const TAKE_OVER: Picked = Picked {
-        names: ["take_over", "take_over_pick", "take_over_read"],
+        names: ["take_over", "take_over_pick"],
         from: "FROM {log} WHERE project = ? AND state = 'sending'
             AND (lease_until <= {now} OR lease_until IS NULL) AND source IN (SELECT s_source FROM {table s s_source:text}) ORDER BY lease_until LIMIT ?",
         set: "lease_token = ?, lease_until = {plus {now}|?}, updated_at = {now}",
@@ -183,12 +178,8 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
     }
     sheet::write_out_lapsed(session, &take.project).await?;
     let sources = Batch::texts(take.sources.iter().map(|source| &**source));
-    let parameters = Parameters {
-        pick: &[Value::Text(&take.project), Value::Batch(&sources), Value::Int(i64::from(take.limit))],
-        set: &[Value::Int(take.lease.token), Value::Int(micros(take.lease.ttl))],
-        cut: None,
-    };
-    let rows = TAKE_OVER.run(session, &parameters).await?;
+    let lapsed = [Value::Text(&take.project), Value::Batch(&sources), Value::Int(i64::from(take.limit))];
+    let rows = TAKE_OVER.run(session, &lapsed, &[Value::Int(take.lease.token), Value::Int(micros(take.lease.ttl))]).await?;
     let mut taken = Vec::with_capacity(rows.len());
     for row in &rows {
         let (id, _) = mend(session, row).await?;
@@ -212,29 +203,22 @@ pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Up
         )
     };
     let sql = session.sql("upcoming", || {
-        let mut lapsed = format!("{} OR {}", lapsed("lease_until <= {now}"), lapsed("lease_until IS NULL"));
-        if D::SHEETS {
-            lapsed.push_str(
-                " OR EXISTS (SELECT 1 FROM {sheet} WHERE project = ? AND lease_until <= {now} AND source IN (SELECT s_source FROM {table s s_source:text}))",
-            );
-        }
-        let free = if D::SHEETS { "AND id NOT IN (SELECT {on-sheets} WHERE s.project = ?)" } else { "" };
+        let lapsed = format!(
+            "{} OR {} OR EXISTS (SELECT 1 FROM {{sheet}} WHERE project = ? AND lease_until <= {{now}} AND source IN (SELECT s_source FROM {{table s s_source:text}}))",
+            lapsed("lease_until <= {now}"),
+            lapsed("lease_until IS NULL")
+        );
         format!(
             "SELECT b_source, n_level,
                 CASE WHEN (b_levels >> n_level) & 1 = 1 THEN
-                    (SELECT {{time due_at}} FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND {{dated}} {free}
+                    (SELECT {{time due_at}} FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND {{dated}} AND id NOT IN ({{on-sheets}} WHERE s.project = ?)
                         ORDER BY project, source, level, due_at LIMIT 1) END,
                 {{time {{now}}}}, CASE WHEN {lapsed} THEN 1 ELSE 0 END
              FROM {{table b b_source:text b_levels:int}} CROSS JOIN {LEVELS}"
         )
     });
     let (project, sources, queues) = (Value::Text(&upcoming.project), Value::Batch(&sources), Value::Batch(&queues));
-    let rows = if D::SHEETS {
-        // The same once more, where sheets are looked at too.
-        session.rows(sql, &[project, project, project, sources, project, sources, project, sources, queues]).await?
-    } else {
-        session.rows(sql, &[project, project, sources, project, sources, queues]).await?
-    };
+    let rows = session.rows(sql, &[project, project, project, sources, project, sources, project, sources, queues]).await?;
     let now = match rows.first() {
         Some(row) => clock::<D>(row, 3)?,
         None => now(session).await?,

@@ -142,7 +142,7 @@ async fn run_held<D: Dialect>(
     columns: Vec<Column<'_>>,
 ) -> Result<Vec<Uuid>, Fail> {
     let tokens = sheet::tokens(batch.iter().map(|completion| &completion.held));
-    change.run_if(session, &Batch::new(batch.len(), columns), &[], &sheet::named_by::<D>(&tokens)).await
+    change.run_if(session, &Batch::new(batch.len(), columns), &[], &[Value::Batch(&tokens)]).await
 }
 
 fn ids(completions: &[&Completion]) -> Column<'static> {

@@ -25,7 +25,7 @@ pub(super) const CLAIMED_ADDRESS: usize = 20;
 pub(super) const SHOWN: &str = "id, {text project}, {text source}, {text topic}, {text msg_key}, {bytes msg_key_bytes},
     {bytes CASE WHEN ? = 1 THEN payload END}, {text headers}, {text state}, priority, epoch, attempts, retries, {text retry}, max_retries,
     {time due_at}, {time created_at}, {time updated_at}, {time finished_at}, {time expires_at}, {text idempotency_key},
-    {text error_class}, {text error_code}, {text error_detail}, {text result}, {listed}";
+    {text error_class}, {text error_code}, {text error_detail}, {text result}, {is-listed}";
 
 /// What is read of a row whose lease ran out.
 pub(super) const LAPSED: &str = "id, {text source}, epoch, attempts, {time attempt_started_at}, {text lease_node}, retries, {time expires_at},

@@ -42,23 +42,23 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     /// Whether a change answers the rows that it changed, at no great cost: MySQL's answers none, SQLite puts them aside first. Where not, rows
     /// are read, locked and changed by several statements of one transaction.
     const RETURNING: bool = false;
-    /// Whether a claim is a row of its own, its [sheet](super::sheet), instead of a change of all the rows that it takes.
-    const SHEETS: bool = false;
-    /// The ids on all sheets `s`: a query from its columns on.
-    const ON_SHEETS: &'static str = "";
+    /// The ids that a [sheet](super::sheet) `s` names, as rows: what follows it in FROM, and the column.
+    const LISTED: &'static str;
+    const LISTED_ID: &'static str;
+    /// Follows the SELECT of a query whose answer is looked into for each row of another, where it would be asked for each of them.
+    const ONCE: &'static str = "";
+    /// Whether two columns that are compared with two values at once are looked up in an index.
+    const COMPARES_PAIRS: bool = true;
     /// Whether UPDATE and DELETE join the table to the batch that names its rows: MySQL would look for what a subquery names by reading all.
     const JOINED: bool = false;
     /// What names a row from one statement of a transaction to the next.
     const ROW: &'static str = "id";
-    /// The rows of a query whose first column is the id and whose last is [`Self::ROW`], as a batch that names them.
-    fn named(rows: &[Row<Self>]) -> Batch<'static> {
-        Batch::ids(known::<Self>(rows))
-    }
     /// What orders those that are due at one time, as the claim's index does.
     const TIE: &'static str = "id";
-    /// Reads it from a row whose first column is the id and whose last is [`Self::ROW`].
-    fn tie(row: &Row<Self>) -> Option<u128> {
-        if let Ok(Id::Known(id)) = Self::id(row, 0) { Some(id.as_u128()) } else { None }
+    /// The same of a row with that id, whose last column is [`Self::ROW`].
+    fn tie(row: &Row<Self>, id: Uuid) -> Option<u128> {
+        let _ = row;
+        Some(id.as_u128())
     }
     /// The column by which a row is found without an index for as long as nobody changes it, if there is one.
     const ADDRESS: Option<&'static str> = None;
@@ -152,10 +152,10 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     fn time(row: &Row<Self>, index: usize) -> Result<Option<i64>, Bad>;
     /// Reads an id.
     fn id(row: &Row<Self>, index: usize) -> Result<Id, Bad>;
-    /// Reads a list of ids, where there are [arrays](Self::ARRAYS) or [sheets](Self::SHEETS).
+    /// Reads a list of ids: a JSON list, where there are no [arrays](Self::ARRAYS).
     fn ids(row: &Row<Self>, index: usize) -> Result<Vec<Uuid>, Bad> {
-        let _ = (row, index);
-        Err(Bad("is no array".to_owned()))
+        let text = Self::text(row, index)?.unwrap_or_default();
+        serde_json::from_str(&text).map_err(|error| Bad(error.to_string()))
     }
 
     /// Connects and sets the session up.

@@ -51,18 +51,18 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
     }
     let limit = list.limit.clamp(1, MOST_ROWS);
     values.push(Value::Int(i64::from(limit) + 1));
-    let select = |state: &str| format!("SELECT {} FROM {{log}} WHERE project = ? {state}{sql} ORDER BY id DESC LIMIT ?", decode::SHOWN);
+    let select = |from: &str, state: &str| format!("SELECT {} FROM {from} WHERE project = ? {state}{sql} ORDER BY id DESC LIMIT ?", decode::SHOWN);
     // The state is written out, so that the planner sees which partial index serves.
     let mut rows = match list.state {
-        None => session.rows_once(&select(""), &values).await?,
+        None => session.rows_once(&select("{log}", ""), &values).await?,
         Some(state @ (State::Pending | State::Retrying)) => {
-            session.rows_once(&select(&format!("AND state = '{}' {{free}}", state.as_str())), &values).await?
+            session.rows_once(&select("{log}", &format!("AND state = '{}' {{free}}", state.as_str())), &values).await?
         }
-        Some(state) => session.rows_once(&select(&format!("AND state = '{}'", state.as_str())), &values).await?,
+        Some(state) => session.rows_once(&select("{log}", &format!("AND state = '{}'", state.as_str())), &values).await?,
     };
-    if D::SHEETS && list.state == Some(State::Sending) {
+    if list.state == Some(State::Sending) {
         // A sheet holds these.
-        rows.extend(session.rows_once(&select("AND {waits} AND id {in SELECT {on-sheets}}"), &values).await?);
+        rows.extend(session.rows_once(&select("{being-sent}", "AND {waits}"), &values).await?);
         let id = |row: &Row<D>| if let Ok(Id::Known(id)) = D::id(row, 0) { Some(id) } else { None };
         rows.sort_by_cached_key(|row| std::cmp::Reverse(id(row)));
         // It may have been written out in between.
@@ -106,24 +106,21 @@ pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) 
     // Each part has an index that holds its rows and few others. What waits on levels PostgreSQL counts in the index alone, without a look at the
     // rows: whichever of them wait for a retry, or are on sheets, are counted once more, for what they are.
     let sql = session.sql("counts", || {
-        let part = |state: &str, listed: u8, condition: &str, group: &str| {
+        let part = |state: &str, listed: u8, from: &str, condition: &str, group: &str| {
             format!(
                 "SELECT {{text source}}, {{text {state}}}, {listed}, count(*), {{time min(due_at)}}, {{time {{now}}}}
-                 FROM {{log}} WHERE project = ? AND {condition} GROUP BY source{group}"
+                 FROM {from} WHERE project = ? AND {condition} GROUP BY source{group}"
             )
         };
-        let mut parts = vec![part("'pending'", 0, if D::SHEETS { "level IS NOT NULL" } else { "state = 'pending'" }, "")];
-        parts.push(part("'sending'", 0, "state = 'sending'", ""));
+        let mut parts = vec![part("'pending'", 0, "{log}", "level IS NOT NULL", ""), part("'sending'", 0, "{log}", "state = 'sending'", "")];
         // What the index leaves out is named again, for SQLite.
         let of = |state: &str| format!("state = '{state}' AND state NOT IN ('sending', 'succeeded')");
-        parts.extend(["retrying", "blocked"].map(|state| part(&format!("'{state}'"), 0, &of(state), "")));
-        if D::SHEETS {
-            parts.push(part("state", 1, "{waits} AND id {in SELECT {on-sheets}}", ", state"));
-        }
+        parts.extend(["retrying", "blocked"].map(|state| part(&format!("'{state}'"), 0, "{log}", &of(state), "")));
+        parts.push(part("state", 1, "{being-sent}", "{waits}", ", state"));
         parts.join(" UNION ALL ")
     });
     let mut sources: BTreeMap<String, (BTreeMap<State, i64>, Duration)> = BTreeMap::new();
-    for row in session.rows(sql, &vec![Value::Text(project); if D::SHEETS { 5 } else { 4 }]).await? {
+    for row in session.rows(sql, &[Value::Text(project); 5]).await? {
         let now: DateTime<Utc> = clock::<D>(&row, 5)?;
         let due = D::time(&row, 4).ok().flatten().and_then(earliest);
         let int = |index| D::int(&row, index).ok().flatten().unwrap_or(0);
@@ -133,7 +130,7 @@ pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) 
         // Where it was counted before.
         if listed {
             *states.entry(state).or_default() -= messages;
-        } else if D::SHEETS && state == State::Retrying {
+        } else if state == State::Retrying {
             *states.entry(State::Pending).or_default() -= messages;
         }
         *states.entry(if listed { State::Sending } else { state }).or_default() += messages;

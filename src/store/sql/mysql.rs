@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::mysql::{MySql as Driver, MySqlArguments, MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlRow, MySqlSslMode};
 use sqlx::{Arguments as _, ConnectOptions as _, Connection as _, Row as _};
+use uuid::Uuid;
 
 use super::dialect::{Bad, Batch, Dialect, Id, Kind, Role, Value, driver};
 use super::nodelay;
@@ -81,6 +82,7 @@ impl Dialect for Mysql {
 
     const MIGRATIONS: &'static [(&'static str, &'static str)] = &[
         ("0001_tables", include_str!("../../../migrations/mysql/0001_tables.sql")),
+        ("0002_sheets", include_str!("../../../migrations/mysql/0002_sheets.sql")),
         ("0004_sample", include_str!("../../../migrations/mysql/0004_sample.sql")),
     ];
     const NOW: &'static str = "UTC_TIMESTAMP(6)";
@@ -88,6 +90,12 @@ impl Dialect for Mysql {
     const LOCK: &'static str = "FOR UPDATE /*!80000 OF l */";
     const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
     const BEGIN: &'static str = "START TRANSACTION";
+    const LISTED: &'static str = ", JSON_TABLE(s.ids, '$[*]' COLUMNS (id char(36) CHARACTER SET utf8mb4
+        /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */ PATH '$')) AS u";
+    // Where there may be NULL, MySQL asks again for each row.
+    const LISTED_ID: &'static str = "COALESCE(u.id, '')";
+    const ONCE: &'static str = "/*+ SUBQUERY(MATERIALIZATION) */";
+    const COMPARES_PAIRS: bool = false;
     const JOINED: bool = true;
     // Finished rows stand in the claim's index too: leaping from source to source is cheap, looking for one that waits is not.
     const WAITING: &'static str = "";
@@ -167,7 +175,7 @@ impl Dialect for Mysql {
             Value::MaybeText(text) => sqlx::Arguments::add(arguments, *text),
             Value::MaybeBytes(bytes) => sqlx::Arguments::add(arguments, *bytes),
             Value::Ids(ids) => arguments.add(super::dialect::listed(ids)),
-            Value::Tie(tie) => arguments.add(tie.to_string()),
+            Value::Tie(tie) => arguments.add(Uuid::from_u128(*tie).as_hyphenated().to_string()),
             Value::Id(id) => sqlx::Arguments::add(arguments, id.as_hyphenated().to_string()),
             Value::Time(at) => sqlx::Arguments::add(arguments, at.map(|at| at.naive_utc())),
             Value::Batch(batch) => Self::bind_batch(arguments, batch),

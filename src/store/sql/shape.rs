@@ -13,11 +13,15 @@ use crate::store::Error;
 /// statistics of a quiet hour it would read all that are being sent, for each row of the batch.
 pub(super) const HELD: &str = "CASE WHEN state = 'sending' THEN lease_token END = b_token";
 
+/// The number of attempts once a claim has raised it. One that is nonsense stays as it is: the row is found unusable, and no sum runs over.
+pub(super) const RAISED: &str = "CASE WHEN attempts BETWEEN 0 AND 2147483646 THEN attempts + 1 ELSE attempts END";
+
 /// The same where a [sheet](super::sheet) may hold it instead of its own row: the sheet names it, and no attempt came after this one. The batch
 /// has `b_epoch` and `b_attempt` too.
 pub(super) const HELD_OR_LISTED: &str = "CASE WHEN state = 'sending' THEN lease_token = b_token
     ELSE level IS NOT NULL AND epoch = b_epoch AND {raised} = b_attempt
-        AND (b_token, b_id) IN (SELECT s.token, {on-sheets} WHERE s.token {in SELECT t_token FROM {table t t_token:int}}) END";
+        AND (coalesce(b_token, 0), l.id) IN
+            (SELECT {once} s.token, {listed-id} FROM {table t t_token:int} {join} {sheet} s {by-key} ON s.token = t.t_token{listed}) END";
 
 /// Follows a batch `b` in a join: the rows that it names. MySQL is told to read them by their key: it would read, and so lock, the whole of a
 /// small table.
@@ -101,113 +105,54 @@ impl Matched<'_> {
     }
 }
 
-/// Changes the rows that a query picks, and reads what they hold. What is read is nothing that SET changes, but for `{raised}`.
+/// Changes the rows that a query picks, and reads what they hold. What is read is nothing that SET changes.
 pub(super) struct Picked {
-    /// The names of the statement, the locking query and the reading one.
-    pub(super) names: [&'static str; 3],
+    /// The names of the statement and of the locking query.
+    pub(super) names: [&'static str; 2],
     /// The query from FROM on, up to its lock.
     pub(super) from: &'static str,
     /// What SET says.
     pub(super) set: &'static str,
-    /// What is read of each row, `id` first. Where payloads are read, its one parameter is the largest.
+    /// What is read of each row, `id` first.
     pub(super) columns: &'static str,
 }
 
-/// The parameters of a [`Picked`].
-pub(super) struct Parameters<'a> {
-    /// Those of the query.
-    pub(super) pick: &'a [Value<'a>],
-    pub(super) set: &'a [Value<'a>],
-    /// Where payloads are read.
-    pub(super) cut: Option<Cut>,
-}
-
-/// The bounds on what a [`Picked`] reads, in bytes.
-#[derive(Clone, Copy)]
-pub(super) struct Cut {
-    /// The largest payload that is read.
-    pub(super) payload: i64,
-    /// Rows are cut off, the latest due first, where their payloads add up to more.
-    pub(super) most: i64,
-}
-
-/// What a row weighs at a cut. The parameter is the largest payload that is read.
-pub(super) const WEIGHT: &str = "coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0)";
-/// The number of attempts once a claim has raised it. One that is nonsense stays as it is: the row is found unusable, and no sum runs over.
-pub(super) const RAISED: &str = "CASE WHEN attempts BETWEEN 0 AND 2147483646 THEN attempts + 1 ELSE attempts END";
-/// Payloads up to so many bytes come with the lock; larger ones are read once the cut is made, to bound memory.
-pub(super) const WITH_LOCK: i64 = 16 << 10;
-
-/// The rows that were picked by a statement before, from a batch of what names them.
-pub(super) const PICKED: &str = "{table b b_row:id} {join} {log} l {by-key} ON l.{row} = b.b_row";
-
-/// The rows that fit the bounds, the first in any case, and whether the payload of each is still to be read. Their last columns are what a row
-/// weighs and what names it.
-pub(super) fn fitting<D: Dialect>(rows: Vec<Row<D>>, cut: Option<Cut>) -> Vec<(Row<D>, bool)> {
-    let (mut fit, mut total) = (Vec::with_capacity(rows.len()), 0_i64);
-    for row in rows {
-        let size = D::int(&row, row.len() - 2).ok().flatten().unwrap_or(0);
-        total = total.saturating_add(size);
-        if cut.is_some_and(|cut| total > cut.most) && !fit.is_empty() {
-            break;
-        }
-        fit.push((row, size > WITH_LOCK));
-    }
-    fit
-}
-
 impl Picked {
-    pub(super) async fn run<D: Dialect>(&self, session: &mut Session<D>, parameters: &Parameters<'_>) -> Result<Vec<Row<D>>, Fail> {
-        if D::RETURNING { self.at_once(session, parameters).await } else { self.step_by_step(session, parameters).await }
+    /// Runs it, with the parameters of the query and those of SET.
+    pub(super) async fn run<D: Dialect>(&self, session: &mut Session<D>, from: &[Value<'_>], set: &[Value<'_>]) -> Result<Vec<Row<D>>, Fail> {
+        if D::RETURNING { self.at_once(session, &[from, set].concat()).await } else { self.step_by_step(session, from, set).await }
     }
 
-    async fn at_once<D: Dialect>(&self, session: &mut Session<D>, parameters: &Parameters<'_>) -> Result<Vec<Row<D>>, Fail> {
+    async fn at_once<D: Dialect>(&self, session: &mut Session<D>, values: &[Value<'_>]) -> Result<Vec<Row<D>>, Fail> {
         let Self { names, from, set, columns } = self;
         let sql = session.sql(names[0], || {
-            // What it was raised to.
-            let columns = columns.replace("{raised}", "attempts");
             format!("WITH picked AS (SELECT id {from} {{skip}}) UPDATE {{log}} SET {set} WHERE id {{in SELECT id FROM picked}} RETURNING {columns}")
         });
-        Ok(session.rows(sql, &[parameters.pick, parameters.set].concat()).await?)
+        Ok(session.rows(sql, values).await?)
     }
 
-    async fn step_by_step<D: Dialect>(&self, session: &mut Session<D>, parameters: &Parameters<'_>) -> Result<Vec<Row<D>>, Fail> {
+    async fn step_by_step<D: Dialect>(
+        &self,
+        session: &mut Session<D>,
+        from_values: &[Value<'_>],
+        set_values: &[Value<'_>],
+    ) -> Result<Vec<Row<D>>, Fail> {
         let Self { names, from, set, columns } = self;
-        let Parameters { pick, set: set_values, cut } = *parameters;
-        let size = if cut.is_some() { WEIGHT } else { "0" };
-        let lock = session.sql(names[1], || format!("SELECT {columns}, {size}, {{text {{row}}}} {from} {{skip}}"));
-        // What is read with the lock, and what a row weighs.
-        let payloads = cut.map(|cut| [Value::Int(cut.payload.min(WITH_LOCK)), Value::Int(cut.payload)]);
-        let values: Vec<_> = payloads.into_iter().flatten().chain(pick.iter().copied()).collect();
-        let locked = session.rows(lock, &values).await?;
-        let (mut rows, mut named, mut large) = (Vec::with_capacity(locked.len()), Vec::with_capacity(locked.len()), Vec::new());
-        for (row, is_large) in fitting::<D>(locked, cut) {
-            let Some(name) = D::text(&row, row.len() - 1).ok().flatten() else { continue };
-            if is_large {
-                large.push(name.clone());
-            } else {
-                rows.push(row);
-            }
-            named.push(name);
-        }
+        let lock = session.sql(names[1], || format!("SELECT {columns}, {{text {{row}}}} {from} {{skip}}"));
+        let rows = session.rows(lock, from_values).await?;
+        let named: Vec<_> = rows.iter().filter_map(|row| D::text(row, row.len() - 1).ok().flatten()).collect();
         if named.is_empty() {
             return Ok(rows);
         }
         let change = session.sql(names[0], || {
             if D::JOINED {
-                format!("UPDATE {PICKED} SET {set}")
+                format!("UPDATE {{table b b_row:id}} {{join}} {{log}} l {{by-key}} ON l.{{row}} = b.b_row SET {set}")
             } else {
                 format!("UPDATE {{log}} SET {set} WHERE {{row}} IN (SELECT b_row FROM {{table b b_row:id}})")
             }
         });
         let named = Batch::texts(named.iter().map(String::as_str));
         session.execute(change, &in_order::<D>(set_values, &named)).await?;
-        if !large.is_empty() {
-            let read = session.sql(names[2], || format!("SELECT {} FROM {PICKED}", columns.replace("{raised}", "attempts")));
-            let named = Batch::texts(large.iter().map(String::as_str));
-            let values: Vec<_> = cut.map(|cut| Value::Int(cut.payload)).into_iter().chain([Value::Batch(&named)]).collect();
-            rows.extend(session.rows(read, &values).await?);
-        }
         Ok(rows)
     }
 }

@@ -19,7 +19,7 @@ use super::decode;
 use super::dialect::{Batch, Dialect, Row, Value, known};
 use super::insert::micros;
 use super::pool::{Fail, Session};
-use super::shape::Matched;
+use super::shape::{self, Matched};
 use crate::store::{Claim, Error, Held, Mark};
 
 /// At most so many sheets that ran out are written out at once.
@@ -28,14 +28,17 @@ const LAPSED: i64 = 4;
 /// Sees to it that no claim of the source is made until the transaction ends, and that all made before are seen. The row is locked and never
 /// changed: versions of it would pile up behind a snapshot that somebody holds.
 pub(super) async fn turn<D: Dialect>(session: &mut Session<D>, project: &str, source: &str) -> Result<(), Fail> {
-    if !D::SHEETS || D::LOCK.is_empty() {
+    if D::LOCK.is_empty() {
         // There is one writer.
         return Ok(());
     }
-    let take = session.sql("turn", || "SELECT 1 FROM {turn} WHERE project = ? AND source = ? {lock}".to_owned());
+    let take = session.sql("turn", || "SELECT 1 FROM {turn} AS l WHERE project = ? AND source = ? {lock}".to_owned());
     let values = [Value::Text(project), Value::Text(source)];
     if session.rows(take.clone(), &values).await?.is_empty() {
-        let make = session.sql("turn_make", || "INSERT INTO {turn} (project, source) VALUES (?, ?) ON CONFLICT DO NOTHING".to_owned());
+        let make = session.sql("turn_make", || {
+            let same = [("source", D::proposed("source"))];
+            format!("INSERT INTO {{turn}} {} (project, source) VALUES (?, ?) {}", D::AS_OLD, D::upsert("project, source", &same))
+        });
         session.execute(make, &values).await?;
         session.rows(take, &values).await?;
     }
@@ -66,7 +69,13 @@ pub(super) async fn write<D: Dialect>(session: &mut Session<D>, claim: &Claim, i
 
 /// Takes away sheets of which nothing is held any more.
 pub(super) async fn close<D: Dialect>(session: &mut Session<D>, tokens: Vec<i64>) -> Result<(), Fail> {
-    let sql = session.sql("sheet_close", || "DELETE FROM {sheet} WHERE token {in SELECT b_token FROM {table b b_token:int}}".to_owned());
+    let sql = session.sql("sheet_close", || {
+        if D::JOINED {
+            format!("DELETE l FROM {NAMED}")
+        } else {
+            "DELETE FROM {sheet} WHERE token {in SELECT b_token FROM {table b b_token:int}}".to_owned()
+        }
+    });
     session.execute(sql, &[Value::Batch(&Batch::ints(tokens))]).await?;
     Ok(())
 }
@@ -79,6 +88,9 @@ struct Sheet {
     lease_until: Option<DateTime<Utc>>,
     ids: Vec<Uuid>,
 }
+
+/// The sheets that a batch of tokens names.
+const NAMED: &str = "{table b b_token:int} {join} {sheet} l {by-key} ON l.token = b.b_token";
 
 const SHEET: &str = "token, {text node}, {time begun_at}, {time lease_until}, {text ids}";
 
@@ -101,17 +113,10 @@ pub(super) fn tokens<'a>(held: impl Iterator<Item = &'a Held>) -> Batch<'static>
     Batch::ints(tokens)
 }
 
-/// The parameter of `{held}`.
-pub(super) fn named_by<'a, D: Dialect>(tokens: &'a Batch<'a>) -> Vec<Value<'a>> {
-    if D::SHEETS { vec![Value::Batch(tokens)] } else { Vec::new() }
-}
-
 /// Locks the sheets under whose tokens messages are held, in the order of the tokens.
 async fn lock<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<Vec<Sheet>, Fail> {
     let tokens = tokens(held.iter());
-    let sql = session.sql("sheets", || {
-        format!("SELECT {SHEET} FROM {{sheet}} WHERE token {{in SELECT b_token FROM {{table b b_token:int}}}} ORDER BY token {{lock}}")
-    });
+    let sql = session.sql("sheets", || format!("SELECT {SHEET} FROM {NAMED} ORDER BY token {{lock}}"));
     session.rows(sql, &[Value::Batch(&tokens)]).await?.iter().map(read::<D>).collect()
 }
 
@@ -130,27 +135,23 @@ async fn shorten<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, keep: impl
 
 /// Has messages that sheets hold be held by their own rows, with the same token: being sent, the attempt's number taken.
 pub(super) async fn write_out<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<(), Fail> {
-    if D::SHEETS {
-        for sheet in lock(session, held).await? {
-            let asked: HashSet<_> = held.iter().filter(|held| held.token == sheet.token).map(|held| held.id).collect();
-            write_rows(session, &sheet, &asked).await?;
-            shorten(session, &sheet, |id| !asked.contains(id)).await?;
-        }
+    for sheet in lock(session, held).await? {
+        let asked: HashSet<_> = held.iter().filter(|held| held.token == sheet.token).map(|held| held.id).collect();
+        write_rows(session, &sheet, &asked).await?;
+        shorten(session, &sheet, |id| !asked.contains(id)).await?;
     }
     Ok(())
 }
 
 /// The same for all that is on a project's sheets whose lease has run out.
 pub(super) async fn write_out_lapsed<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<(), Fail> {
-    if D::SHEETS {
-        let sql = session.sql("sheets_lapsed", || {
-            format!("SELECT {SHEET} FROM {{sheet}} WHERE project = ? AND lease_until <= {{now}} ORDER BY token LIMIT ? {{skip}}")
-        });
-        for row in session.rows(sql, &[Value::Text(project), Value::Int(LAPSED)]).await? {
-            let sheet = read::<D>(&row)?;
-            write_rows(session, &sheet, &sheet.ids.iter().copied().collect()).await?;
-            close(session, vec![sheet.token]).await?;
-        }
+    let sql = session.sql("sheets_lapsed", || {
+        format!("SELECT {SHEET} FROM {{sheet}} WHERE project = ? AND lease_until <= {{now}} ORDER BY token LIMIT ? {{skip}}")
+    });
+    for row in session.rows(sql, &[Value::Text(project), Value::Int(LAPSED)]).await? {
+        let sheet = read::<D>(&row)?;
+        write_rows(session, &sheet, &sheet.ids.iter().copied().collect()).await?;
+        close(session, vec![sheet.token]).await?;
     }
     Ok(())
 }
@@ -174,19 +175,14 @@ async fn write_rows<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, asked: 
 
 /// Prolongs the leases of sheets, which name from then on only what still waits; answers what of `held` they hold.
 pub(super) async fn renew<D: Dialect>(session: &mut Session<D>, held: &[Held], ttl: Duration) -> Result<HashSet<Held>, Fail> {
-    if !D::SHEETS {
-        return Ok(HashSet::new());
-    }
+    let sql = session.sql("sheet_renew", || "UPDATE {sheet} SET lease_until = {plus {now}|?} WHERE token = ?".to_owned());
     let mut ours = HashSet::new();
     for sheet in lock(session, held).await? {
         let waiting = waiting(session, &sheet.ids).await?;
         shorten(session, &sheet, |id| waiting.contains(id)).await?;
+        session.execute(sql.clone(), &[Value::Int(micros(ttl)), Value::Int(sheet.token)]).await?;
         ours.extend(held.iter().copied().filter(|held| held.token == sheet.token && waiting.contains(&held.id)));
     }
-    let sql = session.sql("sheets_renew", || {
-        "UPDATE {sheet} SET lease_until = {plus {now}|?} WHERE token {in SELECT b_token FROM {table b b_token:int}}".to_owned()
-    });
-    session.execute(sql, &[Value::Int(micros(ttl)), Value::Batch(&tokens(held.iter()))]).await?;
     Ok(ours)
 }
 
@@ -200,9 +196,6 @@ const HANDED_BACK: Matched = Matched {
 
 /// Hands messages back that sheets hold; answers which.
 pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<HashSet<Held>, Fail> {
-    if !D::SHEETS {
-        return Ok(HashSet::new());
-    }
     let mut ours = HashSet::new();
     for sheet in lock(session, held).await? {
         let named: HashSet<_> = sheet.ids.iter().copied().collect();
@@ -224,19 +217,19 @@ async fn waiting<D: Dialect>(session: &mut Session<D>, ids: &[Uuid]) -> Result<H
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
-    let sql = session.sql("waiting", || "SELECT id FROM {log} WHERE id {in SELECT b_id FROM {table b b_id:id}} AND {waits}".to_owned());
+    let sql = session.sql("waiting", || format!("SELECT id FROM {{table b b_id:id}} {} WHERE {{waits}}", shape::NAMED));
     let rows = session.rows(sql, &[Value::Batch(&Batch::ids(ids.iter().copied()))]).await?;
     Ok(known::<D>(&rows).into_iter().collect())
 }
 
 /// Which of these messages sheets name. Said of rows that are locked, it stays so until the transaction ends.
 pub(super) async fn on_sheets<D: Dialect>(session: &mut Session<D>, project: &str, ids: &[Uuid]) -> Result<HashSet<Uuid>, Fail> {
-    if !D::SHEETS || ids.is_empty() {
+    if ids.is_empty() {
         return Ok(HashSet::new());
     }
     // A CASE, so that the sheets are read once and no join is made of it.
     let sql = session.sql("on_sheets", || {
-        "SELECT b_id FROM {table b b_id:id} WHERE CASE WHEN b_id IN (SELECT {on-sheets} WHERE s.project = ?) THEN 1 END = 1".to_owned()
+        format!("SELECT id FROM {{table b b_id:id}} {} WHERE CASE WHEN l.id IN ({{on-sheets}} WHERE s.project = ?) THEN 1 END = 1", shape::NAMED)
     });
     let rows = session.rows(sql, &[Value::Batch(&Batch::ids(ids.iter().copied())), Value::Text(project)]).await?;
     Ok(known::<D>(&rows).into_iter().collect())

@@ -38,8 +38,8 @@ impl Dialect for Sqlite {
     const LOCK: &'static str = "";
     const SKIP: &'static str = "";
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
-    const SHEETS: bool = true;
-    const ON_SHEETS: &'static str = "u.value FROM {sheet} s, json_each(s.ids) AS u";
+    const LISTED: &'static str = ", json_each(s.ids) AS u";
+    const LISTED_ID: &'static str = "u.value";
     // Found without the key's index, and there whatever an application wrote for an id.
     const ROW: &'static str = "rowid";
     const TIE: &'static str = "rowid";
@@ -50,11 +50,7 @@ impl Dialect for Sqlite {
     const FAR: &'static str = "253402300799999";
     const VERSION: &'static str = "SELECT 'SQLite ' || sqlite_version()";
 
-    fn named(rows: &[SqliteRow]) -> Batch<'static> {
-        Batch::ints(rows.iter().filter_map(|row| Self::int(row, row.len() - 1).ok().flatten()))
-    }
-
-    fn tie(row: &SqliteRow) -> Option<u128> {
+    fn tie(row: &SqliteRow, _: Uuid) -> Option<u128> {
         Self::int(row, row.len() - 1).ok()?.map(|rowid| u128::try_from(rowid).unwrap_or(0))
     }
 
@@ -147,11 +143,6 @@ impl Dialect for Sqlite {
         }
         let bytes: Vec<u8> = row.try_get_unchecked(index)?;
         Ok(String::from_utf8(bytes).map_or_else(|error| Id::Raw(error.into_bytes()), canonical))
-    }
-
-    fn ids(row: &SqliteRow, index: usize) -> Result<Vec<Uuid>, Bad> {
-        let text = Self::text(row, index)?.unwrap_or_default();
-        serde_json::from_str(&text).map_err(|error| Bad(error.to_string()))
     }
 
     async fn connect(&self, role: Role) -> Result<SqliteConnection, sqlx::Error> {

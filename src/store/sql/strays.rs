@@ -8,7 +8,7 @@ use super::dialect::{Batch, Dialect, Row, Value};
 use super::insert::micros;
 use super::nodes::{foreign, is_true, kinds, served};
 use super::pool::{Fail, Session};
-use super::shape::{Parameters, Picked};
+use super::shape::Picked;
 use super::sheet;
 use crate::store::{Stray, Strays};
 
@@ -47,14 +47,14 @@ pub(super) async fn are_there<D: Dialect>(session: &mut Session<D>, strays: &Str
 
 pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<Vec<Stray>, Fail> {
     const UNKNOWN: Picked = Picked {
-        names: ["strays_unknown", "strays_unknown_pick", "strays_read"],
+        names: ["strays_unknown", "strays_unknown_pick"],
         from: "FROM {log} WHERE project = ? AND source = ? AND level IS NOT NULL {free}
             AND created_at <= {plus {now}|?} LIMIT ?",
         set: STRAY_SET,
         columns: STRAY,
     };
     const SOURCELESS: Picked = Picked {
-        names: ["strays_sourceless", "strays_sourceless_pick", "strays_read"],
+        names: ["strays_sourceless", "strays_sourceless_pick"],
         from: "FROM {log} WHERE project = ? AND {sourceless} AND level IS NOT NULL
             AND created_at <= {plus {now}|?} LIMIT ?",
         set: STRAY_SET,
@@ -62,7 +62,7 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     };
     // What another node was sending, or failing, when it died, and whose source nobody serves any more.
     const ORPHANED: Picked = Picked {
-        names: ["strays_orphaned", "strays_orphaned_pick", "strays_orphaned_read"],
+        names: ["strays_orphaned", "strays_orphaned_pick"],
         from: "FROM {log} WHERE project = ? AND state = 'sending' AND (lease_until <= {now} OR lease_until IS NULL)
             AND ({sourceless} OR source NOT IN (SELECT s_source FROM {table s s_source:text}))
             AND created_at <= {plus {now}|?} ORDER BY lease_until LIMIT ?",
@@ -70,21 +70,21 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
         columns: STRAY,
     };
     const TIMELESS: Picked = Picked {
-        names: ["strays_timeless", "strays_timeless_pick", "strays_read"],
+        names: ["strays_timeless", "strays_timeless_pick"],
         from: "FROM {log} WHERE project = ? AND source = ? AND level = ? AND due_at > {far}
             AND created_at <= {plus {now}|?} LIMIT ?",
         set: STRAY_SET,
         columns: STRAY,
     };
     const HOMELESS: Picked = Picked {
-        names: ["adopt_homeless", "adopt_homeless_pick", "adopt_read"],
+        names: ["adopt_homeless", "adopt_homeless_pick"],
         from: "FROM {log} WHERE project IS NULL AND level IS NOT NULL
             AND created_at <= {plus {now}|?} LIMIT ?",
         set: "project = ?, due_at = coalesce(due_at, {now}), updated_at = {now}",
         columns: "id",
     };
     const UNDATED: Picked = Picked {
-        names: ["adopt_undated", "adopt_undated_pick", "adopt_read"],
+        names: ["adopt_undated", "adopt_undated_pick"],
         from: "FROM {log} WHERE project = ? AND source = ? AND level = ? AND due_at IS NULL
             AND created_at <= {plus {now}|?} LIMIT ?",
         set: "due_at = {now}, updated_at = {now}",
@@ -93,13 +93,13 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     let project = Value::Text(&strays.project);
     let age = Value::Int(-micros(strays.min_age));
     let limit = Value::Int(i64::from(strays.limit));
-    HOMELESS.run(session, &Parameters { pick: &[age, limit], set: &[project], cut: None }).await?;
+    HOMELESS.run(session, &[age, limit], &[project]).await?;
     let set = [Value::Int(strays.lease.token), Value::Int(micros(strays.lease.ttl)), Value::Text(&strays.lease.node)];
     let mut taken: Vec<Stray> = Vec::new();
     let left = |taken: &Vec<Stray>| i64::from(strays.limit).saturating_sub(i64::try_from(taken.len()).unwrap_or(i64::MAX));
 
     let pick = [project, age, Value::Int(left(&taken))];
-    let rows = SOURCELESS.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
+    let rows = SOURCELESS.run(session, &pick, &set).await?;
     gather(session, &rows, "no_source", &mut taken).await?;
 
     sheet::write_out_lapsed(session, &strays.project).await?;
@@ -107,7 +107,7 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     let live = served.get(&*strays.project);
     let known = Batch::texts(strays.sources.iter().map(|source| &**source).chain(live.into_iter().flatten().map(String::as_str)));
     let pick = [project, Value::Batch(&known), age, Value::Int(left(&taken))];
-    let rows = ORPHANED.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
+    let rows = ORPHANED.run(session, &pick, &set).await?;
     for row in &rows {
         let stray = stray(session, row, "unknown_source").await?;
         taken.push(Stray { lost: decode::maybe_time::<D>(row, 6), ..stray });
@@ -121,7 +121,7 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
         }
         sheet::turn(session, &strays.project, source).await?;
         let pick = [project, Value::Text(source), age, Value::Int(left(&taken))];
-        let rows = UNKNOWN.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
+        let rows = UNKNOWN.run(session, &pick, &set).await?;
         gather(session, &rows, "unknown_source", &mut taken).await?;
     }
     // Its own sources are always looked at, however many names of others the index holds.
@@ -130,14 +130,14 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     for (source, level, odd) in oddities(session, &strays.project, own.chain(others)).await? {
         if odd.undated {
             let pick = [project, Value::Text(&source), Value::Int(level), age, limit];
-            UNDATED.run(session, &Parameters { pick: &pick, set: &[], cut: None }).await?;
+            UNDATED.run(session, &pick, &[]).await?;
         }
         if odd.timeless {
             if left(&taken) <= 0 {
                 return Ok(taken);
             }
             let pick = [project, Value::Text(&source), Value::Int(level), age, Value::Int(left(&taken))];
-            let rows = TIMELESS.run(session, &Parameters { pick: &pick, set: &set, cut: None }).await?;
+            let rows = TIMELESS.run(session, &pick, &set).await?;
             gather(session, &rows, "invalid_due_at", &mut taken).await?;
         }
     }

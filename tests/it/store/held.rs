@@ -51,18 +51,16 @@ pub(crate) async fn it_is_told_as_being_sent(cx: Fixture) {
 
 pub(crate) async fn a_claim_that_is_closed_leaves_the_others(cx: Fixture) {
     cx.put("billing", 4).await;
-    let (held, of) = claimed(&cx).await;
+    let (held, _) = claimed(&cx).await;
     assert_eq!(cx.complete(vec![succeeded(held[0]), refused(held[1], Duration::ZERO)]).await, [true, true]);
     let store = cx.store().await;
     assert_eq!(store.release(vec![held[2]]).await.unwrap(), 1);
     let again = sorted(vec![held[1].id, held[2].id]);
-    let (taken, second) = claimed(&cx).await;
+    let (taken, _) = claimed(&cx).await;
     assert_eq!(taken.iter().map(|held| held.id).collect::<Vec<_>>(), again, "an outcome and a hand-back let go of one message each");
     assert_eq!(cx.complete(vec![Completion { delete: true, ..succeeded(held[3]) }]).await, [true]);
-    if of.open {
-        store.close_claims(vec![held[0].token, 17]).await.unwrap();
-    }
-    assert!(of.open == second.open && sorted(listed(&cx, State::Sending).await) == again, "the other claim holds");
+    store.close_claims(vec![held[0].token, 17]).await.unwrap();
+    assert_eq!(sorted(listed(&cx, State::Sending).await), again, "the other claim holds");
     assert_eq!(cx.claim_ids("billing").await, NONE);
     let attempts = [2, 1].map(|attempt| if again[0] == held[1].id { attempt } else { 3 - attempt });
     let outcomes = taken.iter().zip(attempts).map(|(held, attempt)| Completion { attempt, ..succeeded(*held) });

@@ -119,7 +119,7 @@ impl Database {
         let on_sheets = match self.kind {
             Kind::Postgres => "SELECT unnest(ids) FROM redrive_sheet",
             Kind::Sqlite => "SELECT u.value FROM redrive_sheet s, json_each(s.ids) AS u",
-            Kind::Mariadb => "SELECT NULL",
+            Kind::Mariadb => "SELECT u.id FROM redrive_sheet s, JSON_TABLE(s.ids, '$[*]' COLUMNS (id char(36) PATH '$')) AS u",
         };
         let state = format!("CASE WHEN level IS NOT NULL AND id IN ({on_sheets}) THEN 'sending' ELSE state END");
         let rows = self.session().await.rows(&format!("SELECT id, {state}, attempts, error_code, error_detail FROM resend_log")).await;
