@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use redrive::store::config::Migrate;
-use redrive::store::{self, Claim, Error, Insert, List, Store};
+use redrive::store::{self, Claim, Error, Held, Insert, List, Store};
 
-use super::fixture::{Fixture, ids, message, sorted};
+use super::fixture::{Fixture, ids, message, sorted, succeeded};
 
 pub(crate) async fn once_by_several_nodes_at_once(cx: Fixture) {
     let stores: Vec<_> = (0..5).map(|_| cx.test.open()).collect();
@@ -46,26 +46,40 @@ pub(crate) async fn a_later_start_with_another_project_leaves_the_default(cx: Fi
 }
 
 pub(crate) async fn what_an_older_build_left_goes_on(cx: Fixture) {
-    if cx.backend.is_mysql() {
-        // Its tables are as they always were.
-        return;
-    }
-    cx.put("billing", 5).await;
-    let held = cx.claim(Claim { limit: 2, ..cx.claim_of("billing") }).await;
-    // The tables as they were before they were changed last.
-    if cx.backend.is_postgres() {
-        cx.sql("DROP INDEX resend_log_queue").await;
-        cx.sql("CREATE INDEX resend_log_claim ON resend_log (project, source, level, due_at) WHERE level IS NOT NULL").await;
-    }
-    cx.sql("ALTER TABLE redrive_sheet DROP COLUMN last_row").await;
-    cx.sql("DELETE FROM redrive_migrations WHERE version = '0003_queue'").await;
+    let put = cx.put("billing", 5).await;
+    // The tables as they were before they were changed last, and what was being sent.
+    let (held, applied) = if cx.backend.is_mysql() {
+        let held = put.iter().copied().take(2).collect::<Vec<_>>();
+        for id in &held {
+            cx.sql(&format!(
+                "UPDATE resend_log SET state = 'sending', attempts = 1, lease_token = 7, lease_until = '2999-01-01', lease_node = 'old' WHERE id = '{id}'"
+            ))
+            .await;
+        }
+        cx.sql("DROP TABLE redrive_sheet").await;
+        cx.sql("DROP TABLE redrive_turn").await;
+        cx.sql("ALTER TABLE resend_log ADD INDEX resend_log_lease (project, state, lease_until)").await;
+        (held, "0002_sheets")
+    } else {
+        let held = ids(&cx.claim(Claim { limit: 2, ..cx.claim_of("billing") }).await.rows);
+        if cx.backend.is_postgres() {
+            cx.sql("DROP INDEX resend_log_queue").await;
+            cx.sql("CREATE INDEX resend_log_claim ON resend_log (project, source, level, due_at) WHERE level IS NOT NULL").await;
+        }
+        cx.sql("ALTER TABLE redrive_sheet DROP COLUMN last_row").await;
+        (held, "0003_queue")
+    };
+    cx.sql(&format!("DELETE FROM redrive_migrations WHERE version = '{applied}'")).await;
     let store = cx.test.open();
-    assert_eq!(store.prepare().await.unwrap().applied, ["0003_queue"]);
+    assert_eq!(store.prepare().await.unwrap().applied, [applied]);
     let first = store.claim(Claim { limit: 1, ..cx.claim_of("billing") }).await.unwrap();
     let others = store.claim(cx.claim_of("billing")).await.unwrap();
-    let claimed = [held, first, others].map(|claimed| ids(&claimed.rows));
+    let claimed = [held, ids(&first.rows), ids(&others.rows)];
     assert_eq!(claimed.each_ref().map(Vec::len), [2, 1, 2]);
-    assert_eq!(sorted(claimed.concat()), sorted(cx.all().await.into_iter().map(|record| record.id).collect()));
+    assert_eq!(sorted(claimed.concat()), sorted(put));
+    if cx.backend.is_mysql() {
+        assert_eq!(cx.complete(vec![succeeded(Held { id: claimed[0][0], token: 7 })]).await, [true], "a row's own lease goes on");
+    }
 }
 
 pub(crate) async fn verify_changes_nothing(cx: Fixture) {
