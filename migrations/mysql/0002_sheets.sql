@@ -21,10 +21,3 @@ CREATE TABLE IF NOT EXISTS {turn} (
     source  varchar(255) NOT NULL,
     PRIMARY KEY (project, source)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */;
-
--- What is being sent is on sheets; the few rows that say so by themselves are found by their state. An index fewer to be changed with each message.
-SET @redrive = (SELECT CASE WHEN COUNT(*) > 0 THEN 'ALTER TABLE {log} DROP INDEX {p}resend_log_lease' ELSE 'DO 0' END
-    FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = '{log}' AND index_name = '{p}resend_log_lease');
-PREPARE redrive FROM @redrive;
-EXECUTE redrive;
-DEALLOCATE PREPARE redrive;

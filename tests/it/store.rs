@@ -59,7 +59,7 @@ macro_rules! conformance {
                 a_leased_insert_lapses_like_a_claim at_most_the_limit_is_taken_over;
             held:
                 it_is_told_as_being_sent a_claim_that_is_closed_leaves_the_others the_claim_of_another_does_not_serve
-                it_is_found_where_it_stood_and_where_it_went
+                outcomes_of_the_same_claims_do_not_wait_crosswise it_is_found_where_it_stood_and_where_it_went
                 it_is_claimed_or_cancelled_never_both it_is_claimed_or_a_stray_never_both;
             strays:
                 an_unknown_source_is_taken_once_old_enough what_a_live_node_serves_is_left

@@ -37,7 +37,7 @@ pub(super) fn work(completions: &[Completion]) -> Work {
 }
 
 /// A plain success. Its error and its log stay as they were: there was none, or the entries tell. The attempt's number is on the row already
-/// unless a sheet held the message.
+/// unless a sheet held the message, and is looked at before the state changes.
 const SUCCESS: Matched = Matched {
     names: ["succeed", "succeed_lock"],
     columns: "b_id:id b_token:int b_epoch:int b_attempt:int b_started:time b_ms:int b_node:text b_result:text",
@@ -47,7 +47,7 @@ const SUCCESS: Matched = Matched {
     condition: "{held}",
 };
 
-/// Anything else. `attempts` goes first: MySQL reads what it has just written.
+/// Anything else. `attempts` goes first here too: MySQL reads what it has just written.
 const OUTCOME: Matched = Matched {
     names: ["outcome", "outcome_lock"],
     columns: "b_id:id b_token:int b_begun:int b_state:text b_delay:int b_retries:int b_expires:time b_started:time b_ms:int b_node:text b_result:text
@@ -134,15 +134,21 @@ async fn change_held<'a, D: Dialect>(
     Ok(ours)
 }
 
-/// Runs a change whose condition begins with `{held}`; answers which rows it changed.
+/// Runs a change whose condition begins with `{held}`, and finds what that asks for; answers which rows it changed.
 async fn run_held<D: Dialect>(
     session: &mut Session<D>,
     change: &Matched<'_>,
     batch: &[&Completion],
-    columns: Vec<Column<'_>>,
+    mut columns: Vec<Column<'_>>,
 ) -> Result<Vec<Uuid>, Fail> {
     let tokens = sheet::tokens(batch.iter().map(|completion| &completion.held));
-    change.run_if(session, &Batch::new(batch.len(), columns), &[], &[Value::Batch(&tokens)]).await
+    if D::RETURNING {
+        return change.run_if(session, &Batch::new(batch.len(), columns), &[], &[Value::Batch(&tokens)]).await;
+    }
+    let named = sheet::named(session, &tokens).await?;
+    columns.push(ints(batch, |completion| i64::from(named.contains(&completion.held))));
+    let change = Matched { columns: &format!("{} b_listed:int", change.columns), ..*change };
+    change.run(session, &Batch::new(batch.len(), columns), &[]).await
 }
 
 fn ids(completions: &[&Completion]) -> Column<'static> {

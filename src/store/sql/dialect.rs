@@ -42,9 +42,8 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     /// Whether a change answers the rows that it changed, at no great cost: MySQL's answers none, SQLite puts them aside first. Where not, rows
     /// are read, locked and changed by several statements of one transaction.
     const RETURNING: bool = false;
-    /// The ids that a [sheet](super::sheet) `s` names, as rows: what follows it in FROM, and the column.
-    const LISTED: &'static str;
-    const LISTED_ID: &'static str;
+    /// The ids on all [sheets](super::sheet) `s`: a query from its column on, which is called `h_id`.
+    const ON_SHEETS: &'static str;
     /// Follows the SELECT of a query whose answer is looked into for each row of another, where it would be asked for each of them.
     const ONCE: &'static str = "";
     /// Whether two columns that are compared with two values at once are looked up in an index.

@@ -62,7 +62,10 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
     };
     if list.state == Some(State::Sending) {
         // A sheet holds these.
-        rows.extend(session.rows_once(&select("{being-sent}", "AND {waits}"), &values).await?);
+        let (from, condition) = on_sheets::<D>();
+        let page = format!("(SELECT l.id AS p_id FROM {from} WHERE project = ? AND {condition}{sql} ORDER BY l.id DESC LIMIT ?) AS p");
+        let held = format!("SELECT {} FROM {page} {{join}} {{log}} l {{by-key}} ON l.id = p_id ORDER BY l.id DESC", decode::SHOWN);
+        rows.extend(session.rows_once(&held, &values).await?);
         let id = |row: &Row<D>| if let Ok(Id::Known(id)) = D::id(row, 0) { Some(id) } else { None };
         rows.sort_by_cached_key(|row| std::cmp::Reverse(id(row)));
         // It may have been written out in between.
@@ -72,6 +75,11 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
     let items: Vec<_> = rows.iter().take(limit as usize).filter_map(decode::shown::<D>).collect();
     let next = if more { items.last().map(|last| last.id) } else { None };
     Ok(Page { items, next })
+}
+
+/// The rows that sheets hold, and what is true of them. MySQL is led there by their ids.
+const fn on_sheets<D: Dialect>() -> (&'static str, &'static str) {
+    if D::JOINED { ("{being-sent}", "{waits}") } else { ("{log} AS l", "{waits} AND id {in {on-sheets}}") }
 }
 
 pub(super) async fn attempts<D: Dialect>(session: &mut Session<D>, project: &str, id: Uuid) -> Result<Option<Vec<Attempt>>, Fail> {
@@ -116,7 +124,8 @@ pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) 
         // What the index leaves out is named again, for SQLite.
         let of = |state: &str| format!("state = '{state}' AND state NOT IN ('sending', 'succeeded')");
         parts.extend(["retrying", "blocked"].map(|state| part(&format!("'{state}'"), 0, "{log}", &of(state), "")));
-        parts.push(part("state", 1, "{being-sent}", "{waits}", ", state"));
+        let (from, condition) = on_sheets::<D>();
+        parts.push(part("state", 1, from, condition, ", state"));
         parts.join(" UNION ALL ")
     });
     let mut sources: BTreeMap<String, (BTreeMap<State, i64>, Duration)> = BTreeMap::new();

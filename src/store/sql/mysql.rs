@@ -63,14 +63,15 @@ impl Mysql {
 }
 
 /// READ COMMITTED: at the default level, claims that skip locked rows hold up an application's inserts. And nothing of ours holds a lock
-/// for long: a transaction that waits for a node that was stopped is ended (MariaDB), or its idle session (MySQL, which knows no better).
+/// for long: a transaction that waits for a node that was stopped is ended (MariaDB), or its idle session (MySQL, which knows no better),
+/// and so is one that is read no more.
 fn session(timeout: Duration) -> String {
     let limit = timeout.as_secs().clamp(1, 3600);
     let lock = (limit / 2).max(1);
     format!(
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;
          SET SESSION sql_mode = 'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', SESSION autocommit = 1,
-             SESSION innodb_lock_wait_timeout = {lock}, SESSION lock_wait_timeout = {lock}
+             SESSION innodb_lock_wait_timeout = {lock}, SESSION lock_wait_timeout = {lock}, SESSION net_write_timeout = 5
              /*M!100600 , SESSION idle_transaction_timeout = 2, SESSION max_statement_time = {limit} */
              /*!80000 , SESSION wait_timeout = 3, SESSION max_execution_time = {}, SESSION information_schema_stats_expiry = 0 */;",
         limit * 1000
@@ -90,10 +91,9 @@ impl Dialect for Mysql {
     const LOCK: &'static str = "FOR UPDATE /*!80000 OF l */";
     const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
     const BEGIN: &'static str = "START TRANSACTION";
-    const LISTED: &'static str = ", JSON_TABLE(s.ids, '$[*]' COLUMNS (id char(36) CHARACTER SET utf8mb4
-        /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */ PATH '$')) AS u";
     // Where there may be NULL, MySQL asks again for each row.
-    const LISTED_ID: &'static str = "COALESCE(u.id, '')";
+    const ON_SHEETS: &'static str = "COALESCE(u.id, '') AS h_id FROM {sheet} s, JSON_TABLE(s.ids, '$[*]' COLUMNS (id char(36) CHARACTER SET utf8mb4
+        /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */ PATH '$')) AS u";
     const ONCE: &'static str = "/*+ SUBQUERY(MATERIALIZATION) */";
     const COMPARES_PAIRS: bool = false;
     const JOINED: bool = true;

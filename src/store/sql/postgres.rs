@@ -114,8 +114,7 @@ impl Dialect for Postgres {
     const BEGIN: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED";
     const NUMBERED: bool = true;
     const RETURNING: bool = true;
-    const LISTED: &'static str = ", unnest(s.ids) AS u (id)";
-    const LISTED_ID: &'static str = "u.id";
+    const ON_SHEETS: &'static str = "h_id FROM {sheet} s, unnest(s.ids) AS u (h_id)";
     const DELETE_USING: bool = true;
     const ARRAYS: bool = true;
     const ADDRESS: Option<&'static str> = Some("ctid");

@@ -18,17 +18,21 @@ pub(super) const RAISED: &str = "CASE WHEN attempts BETWEEN 0 AND 2147483646 THE
 
 /// The same where a [sheet](super::sheet) may hold it instead of its own row: the sheet names it, and no attempt came after this one. The batch
 /// has `b_epoch` and `b_attempt` too.
-pub(super) const HELD_OR_LISTED: &str = "CASE WHEN state = 'sending' THEN lease_token = b_token
+pub(super) const HELD_OR_NAMED: &str = "CASE WHEN state = 'sending' THEN lease_token = b_token
     ELSE level IS NOT NULL AND epoch = b_epoch AND {raised} = b_attempt
-        AND (coalesce(b_token, 0), l.id) IN
-            (SELECT {once} s.token, {listed-id} FROM {table t t_token:int} {join} {sheet} s {by-key} ON s.token = t.t_token{listed}) END";
+        AND (b_token, b_id) IN (SELECT s.token, {named} WHERE s.token {in SELECT t_token FROM {table t t_token:int}}) END";
+
+/// The same where changes are several statements anyway: the sheets were read before, and `b_listed` tells what they name. MySQL would lock
+/// them, after rows, and so wait for others crosswise.
+pub(super) const HELD_OR_LISTED: &str = "CASE WHEN state = 'sending' THEN lease_token = b_token
+    ELSE level IS NOT NULL AND epoch = b_epoch AND {raised} = b_attempt AND b_listed = 1 END";
 
 /// Follows a batch `b` in a join: the rows that it names. MySQL is told to read them by their key: it would read, and so lock, the whole of a
 /// small table.
 pub(super) const NAMED: &str = "{join} {log} l {by-key} ON l.id = b.b_id";
 
 /// The parameters of a change, those of SET and its batch, in the order in which its SQL names them.
-fn in_order<'a, D: Dialect>(set: &[Value<'a>], batch: &'a Batch<'a>) -> Vec<Value<'a>> {
+pub(super) fn in_order<'a, D: Dialect>(set: &[Value<'a>], batch: &'a Batch<'a>) -> Vec<Value<'a>> {
     let batch = [Value::Batch(batch)];
     if D::JOINED { [&batch, set].concat() } else { [set, &batch].concat() }
 }

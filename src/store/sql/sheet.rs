@@ -19,7 +19,7 @@ use super::decode;
 use super::dialect::{Batch, Dialect, Row, Value, known};
 use super::insert::micros;
 use super::pool::{Fail, Session};
-use super::shape::{self, Matched};
+use super::shape::{self, Matched, in_order};
 use crate::store::{Claim, Error, Held, Mark};
 
 /// At most so many sheets that ran out are written out at once.
@@ -69,13 +69,8 @@ pub(super) async fn write<D: Dialect>(session: &mut Session<D>, claim: &Claim, i
 
 /// Takes away sheets of which nothing is held any more.
 pub(super) async fn close<D: Dialect>(session: &mut Session<D>, tokens: Vec<i64>) -> Result<(), Fail> {
-    let sql = session.sql("sheet_close", || {
-        if D::JOINED {
-            format!("DELETE l FROM {NAMED}")
-        } else {
-            "DELETE FROM {sheet} WHERE token {in SELECT b_token FROM {table b b_token:int}}".to_owned()
-        }
-    });
+    let sql = session
+        .sql("sheet_close", || if D::JOINED { format!("DELETE l FROM {NAMED}") } else { format!("DELETE FROM {{sheet}} WHERE {TOKEN_NAMED}") });
     session.execute(sql, &[Value::Batch(&Batch::ints(tokens))]).await?;
     Ok(())
 }
@@ -91,6 +86,8 @@ struct Sheet {
 
 /// The sheets that a batch of tokens names.
 const NAMED: &str = "{table b b_token:int} {join} {sheet} l {by-key} ON l.token = b.b_token";
+/// True of them, where a change does not join.
+const TOKEN_NAMED: &str = "token {in SELECT b_token FROM {table b b_token:int}}";
 
 const SHEET: &str = "token, {text node}, {time begun_at}, {time lease_until}, {text ids}";
 
@@ -118,6 +115,17 @@ async fn lock<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<Vec
     let tokens = tokens(held.iter());
     let sql = session.sql("sheets", || format!("SELECT {SHEET} FROM {NAMED} ORDER BY token {{lock}}"));
     session.rows(sql, &[Value::Batch(&tokens)]).await?.iter().map(read::<D>).collect()
+}
+
+/// What sheets name at this moment under these tokens.
+pub(super) async fn named<D: Dialect>(session: &mut Session<D>, tokens: &Batch<'_>) -> Result<HashSet<Held>, Fail> {
+    let sql = session.sql("sheets_read", || format!("SELECT {SHEET} FROM {NAMED}"));
+    let mut named = HashSet::new();
+    for row in session.rows(sql, &[Value::Batch(tokens)]).await? {
+        let Sheet { token, ids, .. } = read::<D>(&row)?;
+        named.extend(ids.into_iter().map(|id| Held { id, token }));
+    }
+    Ok(named)
 }
 
 /// Has a sheet name no more messages than it should.
@@ -175,14 +183,18 @@ async fn write_rows<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, asked: 
 
 /// Prolongs the leases of sheets, which name from then on only what still waits; answers what of `held` they hold.
 pub(super) async fn renew<D: Dialect>(session: &mut Session<D>, held: &[Held], ttl: Duration) -> Result<HashSet<Held>, Fail> {
-    let sql = session.sql("sheet_renew", || "UPDATE {sheet} SET lease_until = {plus {now}|?} WHERE token = ?".to_owned());
     let mut ours = HashSet::new();
     for sheet in lock(session, held).await? {
         let waiting = waiting(session, &sheet.ids).await?;
         shorten(session, &sheet, |id| waiting.contains(id)).await?;
-        session.execute(sql.clone(), &[Value::Int(micros(ttl)), Value::Int(sheet.token)]).await?;
         ours.extend(held.iter().copied().filter(|held| held.token == sheet.token && waiting.contains(&held.id)));
     }
+    let sql = session.sql("sheets_renew", || {
+        let set = "SET lease_until = {plus {now}|?}";
+        if D::JOINED { format!("UPDATE {NAMED} {set}") } else { format!("UPDATE {{sheet}} {set} WHERE {TOKEN_NAMED}") }
+    });
+    let tokens = tokens(held.iter());
+    session.execute(sql, &in_order::<D>(&[Value::Int(micros(ttl))], &tokens)).await?;
     Ok(ours)
 }
 
@@ -227,7 +239,7 @@ pub(super) async fn on_sheets<D: Dialect>(session: &mut Session<D>, project: &st
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
-    // A CASE, so that the sheets are read once and no join is made of it.
+    // A CASE, so that the sheets are read once; of the rows themselves, whose ids are never NULL, so that MySQL does so too.
     let sql = session.sql("on_sheets", || {
         format!("SELECT id FROM {{table b b_id:id}} {} WHERE CASE WHEN l.id IN ({{on-sheets}} WHERE s.project = ?) THEN 1 END = 1", shape::NAMED)
     });

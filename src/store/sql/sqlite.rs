@@ -38,8 +38,7 @@ impl Dialect for Sqlite {
     const LOCK: &'static str = "";
     const SKIP: &'static str = "";
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
-    const LISTED: &'static str = ", json_each(s.ids) AS u";
-    const LISTED_ID: &'static str = "u.value";
+    const ON_SHEETS: &'static str = "u.value AS h_id FROM {sheet} s, json_each(s.ids) AS u";
     // Found without the key's index, and there whatever an application wrote for an id.
     const ROW: &'static str = "rowid";
     const TIE: &'static str = "rowid";

@@ -111,16 +111,12 @@ fn phrase<D: Dialect>(names: &Names, inside: &str) -> String {
         "dated" => D::DATED.to_owned(),
         "far" => D::FAR.to_owned(),
         "raised" => shape::RAISED.to_owned(),
-        "once" => D::ONCE.to_owned(),
-        "listed-id" => D::LISTED_ID.to_owned(),
-        "listed" => D::LISTED.to_owned(),
-        "on-sheets" => expand::<D>(names, "SELECT {once} {listed-id} FROM {sheet} s{listed}"),
-        "held" => expand::<D>(names, shape::HELD_OR_LISTED),
+        "named" => expand::<D>(names, D::ON_SHEETS),
+        "on-sheets" => format!("SELECT {} {}", D::ONCE, expand::<D>(names, "{named}")),
+        "held" => expand::<D>(names, if D::RETURNING { shape::HELD_OR_NAMED } else { shape::HELD_OR_LISTED }),
         "is-listed" => expand::<D>(names, "CASE WHEN level IS NOT NULL AND id IN ({on-sheets}) THEN 1 ELSE 0 END"),
         "free" => expand::<D>(names, "AND id NOT IN ({on-sheets})"),
-        "being-sent" => {
-            expand::<D>(names, "(SELECT DISTINCT {listed-id} AS h_id FROM {sheet} s{listed}) AS h {join} {log} l {by-key} ON l.id = h.h_id")
-        }
+        "being-sent" => expand::<D>(names, "(SELECT DISTINCT {named}) AS h {join} {log} l {by-key} ON l.id = h.h_id"),
         "claim-index" => expand::<D>(names, D::CLAIM_INDEX),
         "time" => D::select_time(&rest),
         "text" => D::select_text(&rest),

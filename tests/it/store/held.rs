@@ -1,6 +1,7 @@
 //! What a claim holds, whoever else looks at it, wants it or is late.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redrive::message::State;
@@ -91,10 +92,34 @@ pub(crate) async fn the_claim_of_another_does_not_serve(cx: Fixture) {
     let right = [(one, tokens[0]), (other, tokens[1])].map(|(id, token)| succeeded(Held { id, token }));
     // An earlier attempt of the same message is no more ours.
     let early = Completion { attempt: 0, ..right[0].clone() };
-    if !cx.backend.is_mysql() {
-        assert_eq!(cx.complete(vec![early]).await, [false]);
-    }
+    assert_eq!(cx.complete(vec![early]).await, [false]);
     assert_eq!(cx.complete(right.to_vec()).await, [true, true]);
+}
+
+/// As a node does it: outcomes of several claims in a batch, two batches at once, and leases that are renewed meanwhile.
+pub(crate) async fn outcomes_of_the_same_claims_do_not_wait_crosswise(cx: Fixture) {
+    const ROUNDS: usize = 40;
+    let store = cx.store().await;
+    cx.put("billing", 4 * ROUNDS).await;
+    let [mut one, mut other] = [Vec::new(), Vec::new()];
+    for half in [&mut one, &mut other] {
+        let claim = Claim { limit: u32::try_from(2 * ROUNDS).unwrap(), ..cx.claim_of("billing") };
+        let token = claim.lease.token;
+        half.extend(ids(&cx.claim(claim).await.rows).into_iter().map(|id| Held { id, token }));
+    }
+    let (last_one, last_other) = (one[2 * ROUNDS - 1], other[2 * ROUNDS - 1]);
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    for _ in 0..ROUNDS {
+        let mut batch = |fails: bool| {
+            let [a, b] = [one.next().unwrap(), other.next().unwrap()];
+            let (failed, done) = if fails { (a, b) } else { (b, a) };
+            Arc::new(vec![refused(failed, LONG), succeeded(done)])
+        };
+        let (first, second) = (store.complete(batch(true)), store.complete(batch(false)));
+        let (first, second, renewed) = tokio::join!(first, second, store.renew(vec![last_one, last_other], LONG));
+        assert_eq!([first.unwrap(), second.unwrap()].concat(), [true; 4]);
+        renewed.unwrap();
+    }
 }
 
 pub(crate) async fn it_is_found_where_it_stood_and_where_it_went(cx: Fixture) {

@@ -58,7 +58,6 @@ pub(crate) async fn what_an_older_build_left_goes_on(cx: Fixture) {
         }
         cx.sql("DROP TABLE redrive_sheet").await;
         cx.sql("DROP TABLE redrive_turn").await;
-        cx.sql("ALTER TABLE resend_log ADD INDEX resend_log_lease (project, state, lease_until)").await;
         (held, "0002_sheets")
     } else {
         let held = ids(&cx.claim(Claim { limit: 2, ..cx.claim_of("billing") }).await.rows);
