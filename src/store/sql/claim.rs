@@ -87,9 +87,9 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Vec
             });
             let (due, row) = (Value::Time(Some(due_at)), Value::Tie(row));
             let furthest = |otherwise| [project, source, level, due, row, otherwise];
-            let dues = [furthest(due), furthest(due)].concat();
-            let dues = if D::COMPARES_PAIRS { &dues[..6] } else { &dues };
-            (sql, [&payloads[..], &[project, source, level], dues, &furthest(row), &[limit]].concat())
+            let (dues, rows) = (furthest(due), furthest(row));
+            let again = if D::COMPARES_PAIRS { &[][..] } else { &dues };
+            (sql, [&payloads[..], &[project, source, level], &dues, again, &rows, &[limit]].concat())
         }
     };
     Ok(fitting::<D>(session.rows(sql, &values).await?, bytes(claim.max_bytes)))

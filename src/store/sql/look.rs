@@ -51,14 +51,14 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
     }
     let limit = list.limit.clamp(1, MOST_ROWS);
     values.push(Value::Int(i64::from(limit) + 1));
-    let select = |from: &str, state: &str| format!("SELECT {} FROM {from} WHERE project = ? {state}{sql} ORDER BY id DESC LIMIT ?", decode::SHOWN);
+    let select = |state: &str| format!("SELECT {} FROM {{log}} WHERE project = ? {state}{sql} ORDER BY id DESC LIMIT ?", decode::SHOWN);
     // The state is written out, so that the planner sees which partial index serves.
     let mut rows = match list.state {
-        None => session.rows_once(&select("{log}", ""), &values).await?,
+        None => session.rows_once(&select(""), &values).await?,
         Some(state @ (State::Pending | State::Retrying)) => {
-            session.rows_once(&select("{log}", &format!("AND state = '{}' {{free}}", state.as_str())), &values).await?
+            session.rows_once(&select(&format!("AND state = '{}' {{free}}", state.as_str())), &values).await?
         }
-        Some(state) => session.rows_once(&select("{log}", &format!("AND state = '{}'", state.as_str())), &values).await?,
+        Some(state) => session.rows_once(&select(&format!("AND state = '{}'", state.as_str())), &values).await?,
     };
     if list.state == Some(State::Sending) {
         // A sheet holds these.
