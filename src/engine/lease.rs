@@ -69,7 +69,8 @@ impl Ledger {
         Lease { token: rand::rng().random_range(1..=i64::MAX), node: self.node.clone(), ttl: self.ttl }
     }
 
-    /// Notes what was taken under a token, asked for at `asked`, and whether a claim of the store took it, which is [closed](Store::close_claims) in the end.
+    /// Notes what was taken under a token, asked for at `asked`, and whether a claim of the store took it, which is
+    /// [closed](Store::close_claims) in the end.
     pub(super) fn hold(&self, token: i64, asked: Instant, ids: impl Iterator<Item = Uuid>, open: bool) -> Arc<Term> {
         let term = Arc::new(Term::new(asked, self.ttl));
         let ids: HashSet<Uuid> = ids.collect();

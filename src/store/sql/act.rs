@@ -6,7 +6,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::decode;
-use super::dialect::{Batch, Dialect, Id, Value};
+use super::dialect::{Batch, Dialect, Value, known_id};
 use super::pool::{Fail, Session};
 use super::shape::{Matched, NAMED};
 use super::sheet;
@@ -73,7 +73,7 @@ async fn change<D: Dialect>(session: &mut Session<D>, project: &str, ids: &[Uuid
     let batch = Batch::ids(sorted);
     let mut states: HashMap<Uuid, State> = HashMap::new();
     for row in session.rows(sql, &[Value::Batch(&batch), Value::Text(project)]).await? {
-        if let Ok(Id::Known(id)) = D::id(&row, 0) {
+        if let Some(id) = known_id::<D>(&row) {
             states.insert(id, decode::state(decode::maybe_text::<D>(&row, 1).as_deref()));
         }
     }

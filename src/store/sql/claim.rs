@@ -8,7 +8,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::decode;
-use super::dialect::{Batch, Column, Dialect, Id, Row, Value};
+use super::dialect::{Batch, Column, Dialect, Id, Row, Value, known_id};
 use super::insert::{clock, micros, now};
 use super::pool::{Fail, Session};
 use super::shape::{HELD, Matched, NAMED, Picked};
@@ -56,7 +56,8 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Vec
     let address = if session.core.dialect.is_addressed() { "{address}" } else { "NULL" };
     let pick = |unheld: &str| {
         format!(
-            "SELECT {}, {address}, {WEIGHT}, {{row}} FROM {{log}} {{claim-index}} WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} AND {unheld}
+            "SELECT {}, {address}, {WEIGHT}, {{row}} FROM {{log}} {{claim-index}}
+             WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} AND {unheld}
              ORDER BY due_at, {{tie}} LIMIT ? {{skip}}",
             decode::CLAIMED
         )
@@ -102,7 +103,7 @@ async fn read<D: Dialect>(session: &mut Session<D>, ids: Vec<Uuid>, claim: &Clai
     }
     let sql = session.sql("claim_read", || format!("SELECT {} FROM {{table b b_id:id}} {NAMED}", decode::CLAIMED));
     let rows = session.rows(sql, &[Value::Int(bytes(claim.max_payload)), Value::Batch(&Batch::ids(ids))]).await?;
-    Ok(rows.into_iter().filter_map(|row| if let Ok(Id::Known(id)) = D::id(&row, 0) { Some((id, row)) } else { None }).collect())
+    Ok(rows.into_iter().filter_map(|row| known_id::<D>(&row).map(|id| (id, row))).collect())
 }
 
 fn bytes(bytes: u64) -> i64 {
@@ -113,6 +114,7 @@ fn bytes(bytes: u64) -> i64 {
 const WEIGHT: &str = "coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0)";
 /// Payloads up to so many bytes come with the lock; larger ones are read once the cut is made, to bound memory.
 const WITH_LOCK: i64 = 16 << 10;
+
 /// The rows whose payloads fit so many bytes together, the first in any case, and whether the payload of each is still to be read. Their last
 /// column but one is what a row weighs.
 fn fitting<D: Dialect>(rows: Vec<Row<D>>, most: i64) -> Vec<(Row<D>, bool)> {

@@ -43,7 +43,7 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     /// are read, locked and changed by several statements of one transaction.
     const RETURNING: bool = false;
     /// The ids on all [sheets](super::sheet) `s`: a query from its column on, which is called `h_id`.
-    const ON_SHEETS: &'static str;
+    fn on_sheets() -> String;
     /// Follows the SELECT of a query whose answer is looked into for each row of another, where it would be asked for each of them.
     const ONCE: &'static str = "";
     /// Whether two columns that are compared with two values at once are looked up in an index.
@@ -221,12 +221,12 @@ pub(super) fn listed(ids: &[Uuid]) -> String {
 
 /// The ids of rows whose first column is one. Odd ones can't have been named by a batch.
 pub(super) fn known<D: Dialect>(rows: &[Row<D>]) -> Vec<Uuid> {
-    rows.iter()
-        .filter_map(|row| match D::id(row, 0) {
-            Ok(Id::Known(id)) => Some(id),
-            _ => None,
-        })
-        .collect()
+    rows.iter().filter_map(known_id::<D>).collect()
+}
+
+/// The id of a row whose first column is one, if it is written as redrive writes it.
+pub(super) fn known_id<D: Dialect>(row: &Row<D>) -> Option<Uuid> {
+    if let Ok(Id::Known(id)) = D::id(row, 0) { Some(id) } else { None }
 }
 
 /// What a connection is for.

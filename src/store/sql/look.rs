@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::claim::earliest;
 use super::decode;
-use super::dialect::{Dialect, Id, Row, Value};
+use super::dialect::{Dialect, Value, known_id};
 use super::insert::clock;
 use super::pool::{Fail, Session};
 use crate::message::{AttemptOutcome, State};
@@ -64,9 +64,9 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
         // A sheet holds these.
         let (from, condition) = on_sheets::<D>();
         let page = format!("(SELECT l.id AS p_id FROM {from} WHERE project = ? AND {condition}{sql} ORDER BY l.id DESC LIMIT ?) AS p");
-        let held = format!("SELECT {} FROM {page} {{join}} {{log}} l {{by-key}} ON l.id = p_id ORDER BY l.id DESC", decode::SHOWN);
+        let held = format!("SELECT {} FROM {page} {{join}} {{log}} l {{by-key}} ON l.id = p_id", decode::SHOWN);
         rows.extend(session.rows_once(&held, &values).await?);
-        let id = |row: &Row<D>| if let Ok(Id::Known(id)) = D::id(row, 0) { Some(id) } else { None };
+        let id = known_id::<D>;
         rows.sort_by_cached_key(|row| std::cmp::Reverse(id(row)));
         // It may have been written out in between.
         rows.dedup_by(|one, other| id(one).is_some() && id(one) == id(other));

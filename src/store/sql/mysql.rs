@@ -91,9 +91,6 @@ impl Dialect for Mysql {
     const LOCK: &'static str = "FOR UPDATE /*!80000 OF l */";
     const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
     const BEGIN: &'static str = "START TRANSACTION";
-    // Where there may be NULL, MySQL asks again for each row.
-    const ON_SHEETS: &'static str = "COALESCE(u.id, '') AS h_id FROM {sheet} s, JSON_TABLE(s.ids, '$[*]' COLUMNS (id char(36) CHARACTER SET utf8mb4
-        /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */ PATH '$')) AS u";
     const ONCE: &'static str = "/*+ SUBQUERY(MATERIALIZATION) */";
     const COMPARES_PAIRS: bool = false;
     const JOINED: bool = true;
@@ -108,6 +105,11 @@ impl Dialect for Mysql {
     const AS_OLD: &'static str = "";
     const SCHEMA_SETTINGS: Option<&'static str> = Some("SET SESSION lock_wait_timeout = 60 /*M!100600 , SESSION max_statement_time = 0 */");
     const VERSION: &'static str = "SELECT CONCAT(CASE WHEN VERSION() LIKE '%MariaDB%' THEN 'MariaDB ' ELSE 'MySQL ' END, VERSION())";
+
+    // Where there may be NULL, MySQL asks again for each row.
+    fn on_sheets() -> String {
+        format!("COALESCE(u.id, '') AS h_id FROM {{sheet}} s, JSON_TABLE(s.ids, '$[*]' COLUMNS (id char(36) {COLLATION} PATH '$')) AS u")
+    }
 
     fn plus(time: &str, micros: &str) -> String {
         format!("DATE_ADD({time}, INTERVAL {micros} MICROSECOND)")

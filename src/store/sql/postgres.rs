@@ -114,7 +114,6 @@ impl Dialect for Postgres {
     const BEGIN: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED";
     const NUMBERED: bool = true;
     const RETURNING: bool = true;
-    const ON_SHEETS: &'static str = "h_id FROM {sheet} s, unnest(s.ids) AS u (h_id)";
     const DELETE_USING: bool = true;
     const ARRAYS: bool = true;
     const ADDRESS: Option<&'static str> = Some("ctid");
@@ -133,6 +132,10 @@ impl Dialect for Postgres {
         let mut address = [0; 8];
         address.get_mut(2..)?.copy_from_slice(<&[u8; 6]>::try_from(bytes).ok()?);
         Some(Address(u64::from_be_bytes(address)))
+    }
+
+    fn on_sheets() -> String {
+        "h_id FROM {sheet} s, unnest(s.ids) AS u (h_id)".to_owned()
     }
 
     fn plus(time: &str, micros: &str) -> String {

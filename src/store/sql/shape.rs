@@ -13,19 +13,18 @@ use crate::store::Error;
 /// statistics of a quiet hour it would read all that are being sent, for each row of the batch.
 pub(super) const HELD: &str = "CASE WHEN state = 'sending' THEN lease_token END = b_token";
 
-/// The number of attempts once a claim has raised it. One that is nonsense stays as it is: the row is found unusable, and no sum runs over.
-pub(super) const RAISED: &str = "CASE WHEN attempts BETWEEN 0 AND 2147483646 THEN attempts + 1 ELSE attempts END";
-
 /// The same where a [sheet](super::sheet) may hold it instead of its own row: the sheet names it, and no attempt came after this one. The batch
 /// has `b_epoch` and `b_attempt` too.
-pub(super) const HELD_OR_NAMED: &str = "CASE WHEN state = 'sending' THEN lease_token = b_token
-    ELSE level IS NOT NULL AND epoch = b_epoch AND {raised} = b_attempt
-        AND (b_token, b_id) IN (SELECT s.token, {named} WHERE s.token {in SELECT t_token FROM {table t t_token:int}}) END";
-
-/// The same where changes are several statements anyway: the sheets were read before, and `b_listed` tells what they name. MySQL would lock
-/// them, after rows, and so wait for others crosswise.
 pub(super) const HELD_OR_LISTED: &str = "CASE WHEN state = 'sending' THEN lease_token = b_token
-    ELSE level IS NOT NULL AND epoch = b_epoch AND {raised} = b_attempt AND b_listed = 1 END";
+    ELSE level IS NOT NULL AND epoch = b_epoch AND {raised} = b_attempt AND {listed} END";
+/// The sheet names it. The parameter is a batch of the tokens.
+pub(super) const LISTED: &str = "(b_token, b_id) IN (SELECT s.token, {named} WHERE s.token {in SELECT t_token FROM {table t t_token:int}})";
+/// The same where changes are several statements anyway: the sheets were read before. MySQL would lock them, after rows, and so wait for others
+/// crosswise.
+pub(super) const LISTED_BEFORE: &str = "b_listed = 1";
+
+/// The number of attempts once a claim has raised it. One that is nonsense stays as it is: the row is found unusable, and no sum runs over.
+pub(super) const RAISED: &str = "CASE WHEN attempts BETWEEN 0 AND 2147483646 THEN attempts + 1 ELSE attempts END";
 
 /// Follows a batch `b` in a join: the rows that it names. MySQL is told to read them by their key: it would read, and so lock, the whole of a
 /// small table.
@@ -55,7 +54,7 @@ impl Matched<'_> {
         self.run_if(session, batch, lead, &[]).await
     }
 
-    /// The same, with the parameters of the condition too.
+    /// The same, with the parameters of the condition too; only where changes answer their rows.
     pub(super) async fn run_if<D: Dialect>(
         &self,
         session: &mut Session<D>,
@@ -64,7 +63,7 @@ impl Matched<'_> {
         tail: &[Value<'_>],
     ) -> Result<Vec<Uuid>, Fail> {
         let Self { columns, set, condition, .. } = self;
-        self.change(session, batch, &[&in_order::<D>(lead, batch), tail].concat(), tail, || match (set.is_empty(), D::JOINED) {
+        self.change(session, batch, &[&in_order::<D>(lead, batch), tail].concat(), || match (set.is_empty(), D::JOINED) {
             (false, true) => format!("UPDATE {{table b {columns}}} {NAMED} SET {set} WHERE {condition}"),
             (false, false) => format!("UPDATE {{log}} AS l SET {set} FROM {{table b {columns}}} WHERE l.id = b.b_id AND {condition}"),
             (true, true) => format!("DELETE l FROM {{table b {columns}}} {NAMED} WHERE {condition}"),
@@ -83,7 +82,6 @@ impl Matched<'_> {
         session: &mut Session<D>,
         batch: &Batch<'_>,
         values: &[Value<'_>],
-        tail: &[Value<'_>],
         change: impl FnOnce() -> String,
     ) -> Result<Vec<Uuid>, Fail> {
         let Self { names, columns, condition, .. } = self;
@@ -101,7 +99,7 @@ impl Matched<'_> {
         }
         session.script("ROLLBACK TO SAVEPOINT untouched".to_owned()).await?;
         let lock = session.sql(names[1], || format!("SELECT id FROM {{table b {columns}}} {NAMED} WHERE {condition} {{lock}}"));
-        let ids = known::<D>(&session.rows(lock, &[&[Value::Batch(batch)], tail].concat()).await?);
+        let ids = known::<D>(&session.rows(lock, &[Value::Batch(batch)]).await?);
         if !ids.is_empty() {
             session.execute(change, values).await?;
         }

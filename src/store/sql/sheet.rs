@@ -75,7 +75,7 @@ pub(super) async fn close<D: Dialect>(session: &mut Session<D>, tokens: Vec<i64>
     Ok(())
 }
 
-/// A sheet that is there, locked.
+/// A sheet that is there.
 struct Sheet {
     token: i64,
     node: String,

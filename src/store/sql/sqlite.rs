@@ -38,7 +38,6 @@ impl Dialect for Sqlite {
     const LOCK: &'static str = "";
     const SKIP: &'static str = "";
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
-    const ON_SHEETS: &'static str = "u.value AS h_id FROM {sheet} s, json_each(s.ids) AS u";
     // Found without the key's index, and there whatever an application wrote for an id.
     const ROW: &'static str = "rowid";
     const TIE: &'static str = "rowid";
@@ -51,6 +50,10 @@ impl Dialect for Sqlite {
 
     fn tie(row: &SqliteRow, _: Uuid) -> Option<u128> {
         Self::int(row, row.len() - 1).ok()?.map(|rowid| u128::try_from(rowid).unwrap_or(0))
+    }
+
+    fn on_sheets() -> String {
+        "u.value AS h_id FROM {sheet} s, json_each(s.ids) AS u".to_owned()
     }
 
     fn plus(time: &str, micros: &str) -> String {
