@@ -57,11 +57,20 @@ pub struct Config {
     pub unreachable_delay: Option<Span>,
 }
 
+/// What a message overrides of its source's policy: of most messages nothing, which takes no room.
+pub type Overrides = Option<Box<Config>>;
+
 impl Config {
     /// Whether nothing is overridden.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// What it overrides.
+    #[must_use]
+    pub fn overrides(self) -> Overrides {
+        (!self.is_empty()).then(|| Box::new(self))
     }
 }
 

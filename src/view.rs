@@ -90,7 +90,7 @@ impl MessageView {
             epoch: record.epoch,
             attempts: record.attempts,
             retries: record.retries,
-            max_retries: record.retry.max_retries.or(max_retries),
+            max_retries: record.retry.as_ref().and_then(|overrides| overrides.max_retries).or(max_retries),
             due_at: record.due_at,
             created_at: record.created_at,
             updated_at: record.updated_at,
@@ -294,7 +294,7 @@ mod tests {
             epoch: 1,
             attempts: 2,
             retries: 1,
-            retry: retry::Config::default(),
+            retry: None,
             due_at: Some(now),
             created_at: now,
             updated_at: now,
@@ -336,7 +336,7 @@ mod tests {
     fn a_binary_key_is_base64_and_an_override_wins() {
         let record = Record {
             key: Some(Key::Binary(Bytes::from_static(&[0, 255]))),
-            retry: retry::Config { max_retries: Some(9), ..retry::Config::default() },
+            retry: retry::Config { max_retries: Some(9), ..retry::Config::default() }.overrides(),
             ..record()
         };
         let shown = shown(record, false);

@@ -177,7 +177,7 @@ fn insert(submission: Submission, config: &Config, options: &Options) -> Insert 
         priority: submission.priority,
         due: submission.due.unwrap_or(Due::Now),
         expires_after,
-        retry: submission.retry,
+        retry: submission.retry.overrides(),
         idempotency,
         leased: false,
     };

@@ -73,21 +73,21 @@ impl Completer {
             if taken == 0 {
                 return;
             }
-            let (back, made): (Vec<_>, Vec<_>) = reports.drain(..).partition(|report| matches!(report.ending, Ending::HandBack));
+            let back: Vec<_> = reports.extract_if(.., |report| matches!(report.ending, Ending::HandBack)).collect();
             if !back.is_empty() {
                 self.hand_back(&back).await;
             }
-            if !made.is_empty() {
+            if !reports.is_empty() {
                 let now = self.clock.now();
-                let completions: Vec<_> = made.iter().map(|report| self.completion(report, now, &mut rng)).collect();
-                self.write(made, completions, &mut failures).await;
+                let completions: Vec<_> = reports.iter_mut().map(|report| self.completion(report, now, &mut rng)).collect();
+                self.write(&mut reports, completions, &mut failures).await;
             }
         }
     }
 
-    /// What is written of an attempt.
-    fn completion(&self, report: &Report, now: DateTime<Utc>, rng: &mut StdRng) -> Completion {
-        let ticket = &report.ticket;
+    /// What is written of an attempt, which takes what its outcome says along.
+    fn completion(&self, report: &mut Report, now: DateTime<Utc>, rng: &mut StdRng) -> Completion {
+        let Report { ticket, ending } = report;
         let mut completion = Completion {
             held: ticket.held,
             address: ticket.address,
@@ -107,21 +107,21 @@ impl Completer {
             log: Log::Own,
             delete: false,
         };
-        let lost;
-        let (outcome, is_lost) = match &report.ending {
+        let mut lost;
+        let (outcome, is_lost) = match ending {
             Ending::Sent { outcome, took } => {
                 completion.duration = *took;
                 (outcome, false)
             }
             Ending::Lost => {
                 lost = Outcome::unreachable("lost", "the lease ran out without a word from the node that held it");
-                (&lost, true)
+                (&mut lost, true)
             }
             Ending::Expired => return unsent(completion, "expired", "expired", "too old to be sent", &self.keep),
             Ending::Invalid { code, detail } => return unsent(completion, "invalid", code, detail, &self.keep),
             Ending::HandBack => return unsent(completion, "invalid", "bug", "handed back", &self.keep),
         };
-        let policy = ticket.lane.policy_for(&ticket.retry);
+        let policy = ticket.lane.policy_for(ticket.retry.as_deref());
         let verdict = judge(outcome, is_lost, ticket.attempt, &ticket.standing, &policy, now, rng);
         completion.state = verdict.state;
         completion.delay = verdict.delay;
@@ -131,7 +131,7 @@ impl Completer {
         completion.delete = verdict.state.is_finished() && self.keep.deletes(verdict.state);
         let keeps_result = ticket.lane.spec.options.keep_result || ticket.lane.spec.kind == "kafka";
         if keeps_result && !completion.delete {
-            completion.result.clone_from(&outcome.result);
+            completion.result = outcome.result.take();
         }
         if outcome.class != Class::Succeeded {
             let class = match verdict.reason {
@@ -139,13 +139,13 @@ impl Completer {
                 _ if is_lost => "lost",
                 _ => outcome.class.as_str(),
             };
-            completion.error = Some(LastError { class: class.to_owned(), code: outcome.code.to_string(), detail: outcome.detail.clone() });
+            completion.error = Some(LastError { class: class.to_owned(), code: outcome.code.to_string(), detail: std::mem::take(&mut outcome.detail) });
         }
         completion
     }
 
     /// Writes a batch, however long the store is away: until then its leases are renewed, or pass to others and the write changes nothing.
-    async fn write(&self, reports: Vec<Report>, completions: Vec<Completion>, failures: &mut Throttle) {
+    async fn write(&self, reports: &mut Vec<Report>, completions: Vec<Completion>, failures: &mut Throttle) {
         let completions = Arc::new(completions);
         let mut wait = FIRST_WAIT;
         let ours = loop {
@@ -162,15 +162,15 @@ impl Completer {
                 }
                 Err(error) => {
                     tracing::warn!(error = %error, batch = completions.len(), "a batch of outcomes was refused; they are written one by one");
-                    for (report, completion) in reports.into_iter().zip(completions.iter()) {
-                        Box::pin(self.write(vec![report], vec![completion.clone()], failures)).await;
+                    for (report, completion) in reports.drain(..).zip(completions.iter()) {
+                        Box::pin(self.write(&mut vec![report], vec![completion.clone()], failures)).await;
                     }
                     return;
                 }
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
-                () = self.abandon.cancelled() => return,
+                () = self.abandon.cancelled() => return reports.clear(),
             }
         };
         self.health.answered();
@@ -178,7 +178,7 @@ impl Completer {
         if let Some(soonest) = completions.iter().filter(|completion| completion.state == State::Retrying).map(|completion| completion.delay).min() {
             self.alarm.ring_by(Instant::now() + soonest);
         }
-        for ((report, completion), ours) in reports.into_iter().zip(completions.iter()).zip(ours) {
+        for ((report, completion), ours) in reports.drain(..).zip(completions.iter()).zip(ours) {
             written(report, completion, ours, failures);
         }
         self.close(ended).await;

@@ -40,7 +40,7 @@ pub(super) struct Ticket {
     pub(super) epoch: u32,
     pub(super) attempt: u32,
     pub(super) standing: Standing,
-    pub(super) retry: retry::Config,
+    pub(super) retry: retry::Overrides,
     pub(super) due_at: DateTime<Utc>,
     /// When the attempt began, on the database's clock and on the machine's.
     pub(super) started_at: DateTime<Utc>,
@@ -62,7 +62,7 @@ impl Ticket {
             epoch: 1,
             attempt: 1,
             standing: Standing::default(),
-            retry: retry::Config::default(),
+            retry: None,
             due_at: started_at,
             started_at,
             began,

@@ -126,7 +126,7 @@ impl Intake {
             return Err(Refusal::Unavailable { detail: "the message was not committed under a lease".to_owned() });
         };
         let now = self.committer.clock.now();
-        let standing = Standing { expires_at: age_limit(now, now, &lane.policy_for(&retry)), ..Standing::default() };
+        let standing = Standing { expires_at: age_limit(now, now, &lane.policy_for(retry.as_deref())), ..Standing::default() };
         let (waiter, written) = oneshot::channel();
         let ticket = Box::new(Ticket {
             standing,
@@ -160,11 +160,11 @@ enum Waiting {
 
 fn new_message(submission: Submission, lane: &Lane) -> NewMessage {
     let idempotency = submission.idempotency();
-    let policy = lane.policy_for(&submission.retry).expires_after();
-    let mut retry = submission.retry;
+    let mut retry = submission.retry.overrides();
+    let policy = lane.policy_for(retry.as_deref()).expires_after();
     if submission.expires_after.is_some() {
         // Kept with the message: a retry by a person starts its age anew.
-        retry.expires_after = submission.expires_after;
+        retry.get_or_insert_default().expires_after = submission.expires_after;
     }
     NewMessage {
         id: Uuid::now_v7(),

@@ -1,5 +1,6 @@
 //! A lane: all of one source on this node. Its budget, its breaker, its sender, its counters; a dead destination jams its own lane alone.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -300,11 +301,9 @@ impl Lane {
 
     /// The policy of a message that overrides some of it. An override that makes no sense is left aside: it was refused at intake,
     /// so it can only have come by SQL.
-    pub(super) fn policy_for(&self, overrides: &retry::Config) -> std::borrow::Cow<'_, Policy> {
-        if overrides.is_empty() {
-            return std::borrow::Cow::Borrowed(&self.policy);
-        }
-        self.policy.with(overrides).map_or(std::borrow::Cow::Borrowed(&self.policy), std::borrow::Cow::Owned)
+    pub(super) fn policy_for(&self, overrides: Option<&retry::Config>) -> Cow<'_, Policy> {
+        let policy = overrides.and_then(|overrides| self.policy.with(overrides).ok());
+        policy.map_or(Cow::Borrowed(&self.policy), Cow::Owned)
     }
 
     fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {

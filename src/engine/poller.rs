@@ -241,7 +241,7 @@ impl Poller {
         }
         let Ready { message, mut standing, retry, created_at, due_at, address, .. } = row;
         if standing.expires_at.is_none() && message.attempt == 1 {
-            standing.expires_at = age_limit(created_at, due_at, &lane.policy_for(&retry));
+            standing.expires_at = age_limit(created_at, due_at, &lane.policy_for(retry.as_deref()));
         }
         let ticket = Ticket {
             epoch: message.epoch,
@@ -281,15 +281,15 @@ impl Taken {
 }
 
 fn lost_ticket(lane: Arc<Lane>, token: i64, term: Arc<Term>, row: Lapsed) -> Ticket {
-    let mut standing = row.standing;
+    let (mut standing, retry) = (row.standing, row.retry);
     if standing.expires_at.is_none() && row.attempt <= 1 {
-        standing.expires_at = age_limit(row.created_at, row.due_at, &lane.policy_for(&row.retry));
+        standing.expires_at = age_limit(row.created_at, row.due_at, &lane.policy_for(retry.as_deref()));
     }
     Ticket {
         epoch: row.epoch,
         attempt: row.attempt,
         standing,
-        retry: row.retry,
+        retry,
         due_at: row.due_at,
         ..Ticket::new(lane, Held { id: row.id, token }, term, row.started_at, Instant::now())
     }

@@ -62,7 +62,7 @@ pub struct Record {
     /// Refused attempts of this epoch.
     pub retries: u32,
     /// What it overrides of its source's policy.
-    pub retry: retry::Config,
+    pub retry: retry::Overrides,
     /// When it is or was due; `None` where the row holds no time.
     pub due_at: Option<DateTime<Utc>>,
     /// When it was created.

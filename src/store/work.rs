@@ -77,7 +77,7 @@ pub struct NewMessage {
     /// Its age limit, counted from its creation or its due time, whichever is later; `None` for never.
     pub expires_after: Option<Duration>,
     /// What it overrides of its source's retry policy.
-    pub retry: retry::Config,
+    pub retry: retry::Overrides,
     /// Its idempotency key.
     pub idempotency: Option<Idempotency>,
     /// Committed as `sending` under the lease, attempt 1 begun: the first send needs no claim.
@@ -230,7 +230,7 @@ pub struct Ready {
     /// Where it stands.
     pub standing: Standing,
     /// What it overrides of its source's policy, the column `max_retries` included.
-    pub retry: retry::Config,
+    pub retry: retry::Overrides,
     /// When it was created.
     pub created_at: DateTime<Utc>,
     /// When it was due.
@@ -341,7 +341,7 @@ pub struct Lapsed {
     /// Where it stands.
     pub standing: Standing,
     /// What it overrides of its source's policy.
-    pub retry: retry::Config,
+    pub retry: retry::Overrides,
     /// When it was created.
     pub created_at: DateTime<Utc>,
     /// When it was due.

@@ -4,59 +4,67 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::decode;
-use super::dialect::{Batch, Column, Dialect, Id, Row, Value, known_id};
+use super::dialect::{Bad, Batch, Column, Dialect, Id, Value, known_id};
 use super::insert::{clock, micros, now};
 use super::pool::{Fail, Session};
 use super::shape::{HELD, Matched, NAMED, Picked};
 use super::sheet;
-use crate::store::{Claim, Claimed, Held, Lapsed, Mark, NextDue, Outlook, TakeOver, Unusable, Upcoming};
+use crate::message::Message;
+use crate::store::{Claim, Claimed, Held, Lapsed, Mark, NextDue, Outlook, Ready, Row, TakeOver, Unusable, Upcoming};
 
 /// The queues of a source.
 pub(super) const LEVELS: &str = "(SELECT 0 AS n_level UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4
     UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9) AS n";
 
 pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Claimed, Fail> {
-    let picked = pick(session, claim).await?;
-    let Some((first, _)) = picked.first() else { return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None }) };
-    let now = clock::<D>(first, decode::CLAIMED_NOW)?;
-    let (mut taken, mut ids, mut large, mut last) = (Vec::with_capacity(picked.len()), Vec::with_capacity(picked.len()), Vec::new(), None);
-    for (row, is_large) in picked {
-        let (id, odd) = mend(session, &row).await?;
-        let mark = decode::maybe_time::<D>(&row, decode::CLAIMED_DUE).zip(D::tie(&row, id)).map(|(due_at, row)| Mark { due_at, row });
-        last = last.max(mark);
+    let (clock, picked) = pick(session, claim).await?;
+    let Some(clock) = clock else { return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None }) };
+    let now = clock?;
+    let (mut rows, mut ids, mut large, mut last) = (Vec::with_capacity(picked.len()), Vec::with_capacity(picked.len()), Vec::new(), None);
+    for Seen { id, due_at, tie, read, is_large } in picked {
+        let (id, odd) = mend(session, id).await?;
+        last = last.max(due_at.map(|due_at| Mark { due_at, row: tie.unwrap_or(id.as_u128()) }));
         if is_large {
             large.push(id);
         }
         ids.push(id);
-        taken.push((row, odd));
-    }
-    let mut whole = read(session, large, claim).await?;
-    let mut rows = Vec::with_capacity(taken.len());
-    for ((row, odd), &id) in taken.into_iter().zip(&ids) {
-        let row = whole.remove(&id).unwrap_or(row);
-        rows.push(match (decode::claimed::<D>(&row, id, &claim.project, &claim.source, claim.max_payload), odd) {
-            (Ok(ready), None) => crate::store::Row::Ready(ready),
-            (Ok(ready), Some(detail)) => {
-                crate::store::Row::Unusable(Unusable { id, epoch: ready.message.epoch, attempt: ready.message.attempt, code: "invalid_row", detail })
+        rows.push(match (read, odd) {
+            (Ok(mut ready), None) => {
+                ready.message.id = id;
+                Row::Ready(ready)
             }
-            (Err(unusable), _) => crate::store::Row::Unusable(unusable),
+            (Ok(ready), Some(detail)) => {
+                Row::Unusable(Unusable { id, epoch: ready.message.epoch, attempt: ready.message.attempt, code: "invalid_row", detail })
+            }
+            (Err(unusable), _) => Row::Unusable(Unusable { id, ..unusable }),
         });
     }
+    payloads(session, large, &mut rows).await?;
     sheet::write(session, claim, &ids, last.unwrap_or(Mark { due_at: now, row: u128::MAX })).await?;
     Ok(Claimed { now, rows, last })
 }
 
-/// Locks and reads what is to go on a sheet, and leaves it as it is.
-async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Vec<(Row<D>, bool)>, Fail> {
+/// What a claim saw of a row.
+struct Seen {
+    id: Result<Id, Bad>,
+    due_at: Option<DateTime<Utc>>,
+    tie: Option<u128>,
+    /// Under whatever id it has, to be mended.
+    read: Result<Box<Ready>, Unusable>,
+    /// Its payload is still to be read.
+    is_large: bool,
+}
+
+/// Locks and reads what is to go on a sheet, and leaves it as it is. Answers the database's clock too, if there was anything.
+async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Option<Result<DateTime<Utc>, Fail>>, Vec<Seen>), Fail> {
     sheet::turn(session, &claim.project, &claim.source).await?;
     let address = if session.core.dialect.is_addressed() { "{address}" } else { "NULL" };
     let pick = |unheld: &str| {
         format!(
-            "SELECT {}, {address}, {WEIGHT}, {{row}} FROM {{log}} {{claim-index}}
+            "SELECT {}, {address}, {{row}} FROM {{log}} {{claim-index}}
              WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} AND {unheld}
              ORDER BY due_at, {{tie}} LIMIT ? {{skip}}",
             decode::CLAIMED
@@ -64,7 +72,7 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Vec
     };
     let payload = bytes(claim.max_payload);
     let (project, source, level) = (Value::Text(&claim.project), Value::Text(&claim.source), Value::Int(i64::from(claim.level)));
-    let (payloads, limit) = ([Value::Int(payload.min(WITH_LOCK)), Value::Int(payload)], Value::Int(claim.limit.into()));
+    let (payloads, limit) = ([Value::Int(payload.min(WITH_LOCK))], Value::Int(claim.limit.into()));
     let (sql, values) = match claim.after {
         None => {
             let sql = session.sql("claim", || pick("id NOT IN ({on-sheets} WHERE s.project = ? AND s.source = ?)"));
@@ -93,47 +101,58 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Vec
             (sql, [&payloads[..], &[project, source, level], &dues, again, &rows, &[limit]].concat())
         }
     };
-    Ok(fitting::<D>(session.rows(sql, &values).await?, bytes(claim.max_bytes)))
+    let (mut clock_read, mut left) = (None, Some(bytes(claim.max_bytes)));
+    let picked = session.each(sql, &values, |row| {
+        let size = D::int(&row, decode::CLAIMED_SIZE).ok().flatten().filter(|size| *size <= payload).unwrap_or(0);
+        // The first is taken whatever it weighs. Once one does not fit, none that follows is, so that they go in order.
+        left = left.filter(|left| clock_read.is_none() || size <= *left).map(|left| left.saturating_sub(size));
+        left?;
+        clock_read.get_or_insert_with(|| clock::<D>(&row, decode::CLAIMED_NOW));
+        Some(Seen {
+            id: D::id(&row, 0),
+            due_at: decode::maybe_time::<D>(&row, decode::CLAIMED_DUE),
+            tie: D::tie(&row),
+            read: decode::claimed::<D>(&row, &claim.project, &claim.source, claim.max_payload),
+            is_large: size > WITH_LOCK,
+        })
+    });
+    let picked = picked.await?;
+    Ok((clock_read, picked))
 }
 
-/// Reads rows again that were locked, with their payloads.
-async fn read<D: Dialect>(session: &mut Session<D>, ids: Vec<Uuid>, claim: &Claim) -> Result<HashMap<Uuid, Row<D>>, Fail> {
-    if ids.is_empty() {
-        return Ok(HashMap::new());
+/// Reads the payloads of rows that were locked.
+async fn payloads<D: Dialect>(session: &mut Session<D>, large: Vec<Uuid>, rows: &mut [Row]) -> Result<(), Fail> {
+    if large.is_empty() {
+        return Ok(());
     }
-    let sql = session.sql("claim_read", || format!("SELECT {} FROM {{table b b_id:id}} {NAMED}", decode::CLAIMED));
-    let rows = session.rows(sql, &[Value::Int(bytes(claim.max_payload)), Value::Batch(&Batch::ids(ids))]).await?;
-    Ok(rows.into_iter().filter_map(|row| known_id::<D>(&row).map(|id| (id, row))).collect())
+    let sql = session.sql("claim_payloads", || format!("SELECT id, {{bytes payload}} FROM {{table b b_id:id}} {NAMED}"));
+    let read = session.each(sql, &[Value::Batch(&Batch::ids(large))], |row| Some((known_id::<D>(&row)?, D::bytes(&row, 1)))).await?;
+    let mut read: HashMap<_, _> = read.into_iter().collect();
+    for row in rows {
+        let Row::Ready(ready) = row else { continue };
+        match read.remove(&ready.message.id) {
+            None => {}
+            Some(Ok(payload)) => ready.message.payload = payload.map(Into::into),
+            Some(Err(Bad(detail))) => {
+                let Message { id, epoch, attempt, .. } = ready.message;
+                *row = Row::Unusable(Unusable { id, epoch, attempt, code: "invalid_row", detail: format!("column payload: {detail}") });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn bytes(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// What a row weighs at a cut. The parameter is the largest payload that is read.
-const WEIGHT: &str = "coalesce(CASE WHEN octet_length(payload) <= ? THEN octet_length(payload) END, 0)";
 /// Payloads up to so many bytes come with the lock; larger ones are read once the cut is made, to bound memory.
 const WITH_LOCK: i64 = 16 << 10;
 
-/// The rows whose payloads fit so many bytes together, the first in any case, and whether the payload of each is still to be read. Their last
-/// column but one is what a row weighs.
-fn fitting<D: Dialect>(rows: Vec<Row<D>>, most: i64) -> Vec<(Row<D>, bool)> {
-    let (mut fit, mut total) = (Vec::with_capacity(rows.len()), 0_i64);
-    for row in rows {
-        let size = D::int(&row, row.len() - 2).ok().flatten().unwrap_or(0);
-        total = total.saturating_add(size);
-        if total > most && !fit.is_empty() {
-            break;
-        }
-        fit.push((row, size > WITH_LOCK));
-    }
-    fit
-}
-
 /// The id of a row that was taken. One that is written otherwise is rewritten as redrive writes ids, so that the row can be found;
 /// one that is none is replaced by a new one, and the answer says so.
-pub(super) async fn mend<D: Dialect>(session: &mut Session<D>, row: &Row<D>) -> Result<(Uuid, Option<String>), Fail> {
-    let odd = match D::id(row, 0) {
+pub(super) async fn mend<D: Dialect>(session: &mut Session<D>, id: Result<Id, Bad>) -> Result<(Uuid, Option<String>), Fail> {
+    let odd = match id {
         Ok(Id::Known(id)) => return Ok((id, None)),
         Ok(odd) => odd,
         Err(bad) => return Err(crate::store::Error::Refused(format!("the id of a row can't be read: {}", bad.0)).into()),
@@ -184,7 +203,7 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
     let rows = TAKE_OVER.run(session, &lapsed, &[Value::Int(take.lease.token), Value::Int(micros(take.lease.ttl))]).await?;
     let mut taken = Vec::with_capacity(rows.len());
     for row in &rows {
-        let (id, _) = mend(session, row).await?;
+        let (id, _) = mend(session, D::id(row, 0)).await?;
         taken.push(decode::lapsed::<D>(row, id));
     }
     Ok(taken)
@@ -286,18 +305,13 @@ fn holding(held: &[Held]) -> Batch<'static> {
 /// Items in rounds that name no message twice, as a node may that lost a message and took it again: each is answered for itself.
 /// In a round they are in order of their ids, so that two batches never wait for each other crosswise.
 pub(super) fn rounds<T>(items: impl IntoIterator<Item = T>, id: impl Fn(&T) -> Uuid) -> Vec<Vec<T>> {
-    let mut rounds: Vec<Vec<T>> = Vec::new();
-    let mut seen: HashMap<Uuid, usize> = HashMap::new();
-    for item in items {
-        let times = seen.entry(id(&item)).or_insert(0);
-        match rounds.get_mut(*times) {
-            Some(round) => round.push(item),
-            None => rounds.push(vec![item]),
-        }
-        *times += 1;
-    }
-    for round in &mut rounds {
-        round.sort_unstable_by_key(&id);
+    let mut round: Vec<T> = items.into_iter().collect();
+    round.sort_by_key(&id);
+    let mut rounds = Vec::new();
+    while !round.is_empty() {
+        let mut last = None;
+        let again = round.extract_if(.., |item| last.replace(id(item)) == Some(id(item))).collect();
+        rounds.push(std::mem::replace(&mut round, again));
     }
     rounds
 }

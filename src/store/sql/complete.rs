@@ -68,9 +68,11 @@ pub(super) async fn complete<D: Dialect>(session: &mut Session<D>, completions: 
     let mut answers = vec![false; completions.len()];
     for round in rounds(completions.iter().enumerate(), |(_, completion)| completion.held.id) {
         let ours = write(session, &round.iter().map(|(_, completion)| *completion).collect::<Vec<_>>()).await?;
+        // Nearly always all of them.
+        let some = (ours.len() < round.len()).then(|| ours.into_iter().collect::<HashSet<_>>());
         for (index, completion) in round {
             if let Some(answer) = answers.get_mut(index) {
-                *answer = ours.contains(&completion.held.id);
+                *answer = some.as_ref().is_none_or(|ours| ours.contains(&completion.held.id));
             }
         }
     }
@@ -78,10 +80,10 @@ pub(super) async fn complete<D: Dialect>(session: &mut Session<D>, completions: 
 }
 
 /// Writes what one attempt each of these messages came to; answers which were ours.
-async fn write<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<HashSet<Uuid>, Fail> {
+async fn write<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<Vec<Uuid>, Fail> {
     let (deletes, kept): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|completion| completion.delete);
     let (plain, others): (Vec<_>, Vec<_>) = kept.into_iter().partition(|completion| is_plain(completion));
-    let mut ours: HashSet<Uuid> = HashSet::with_capacity(batch.len());
+    let mut ours = Vec::new();
     // Sheets are locked before rows, here as everywhere.
     if !others.is_empty() {
         sheet::write_out(session, &others.iter().map(|completion| completion.held).collect::<Vec<_>>()).await?;

@@ -1,5 +1,7 @@
 //! Rows into messages, cell by cell. Applications write these rows: what can't be read is said of its row and stops no other.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -18,8 +20,10 @@ pub(super) const CLAIMED: &str = "id, {text topic}, {text msg_key}, {bytes msg_k
 pub(super) const CLAIMED_NOW: usize = 19;
 /// The due time in [`CLAIMED`].
 pub(super) const CLAIMED_DUE: usize = 17;
-/// The address of a row, behind [`CLAIMED`] where a claim picks its rows.
-pub(super) const CLAIMED_ADDRESS: usize = 20;
+/// The length of the payload in [`CLAIMED`].
+pub(super) const CLAIMED_SIZE: usize = 5;
+/// The address of a row, behind [`CLAIMED`].
+const CLAIMED_ADDRESS: usize = 20;
 
 /// What is read of a message that is shown. Its one parameter is 1 for the payload, else 0.
 pub(super) const SHOWN: &str = "id, {text project}, {text source}, {text topic}, {text msg_key}, {bytes msg_key_bytes},
@@ -90,15 +94,16 @@ pub(super) fn maybe_text<D: Dialect>(row: &Row<D>, index: usize) -> Option<Strin
 }
 
 /// What a message overrides. The column that applications write goes first; absurd numbers count as the nearest that makes sense.
-fn policy<D: Dialect>(row: &Row<D>, retry: usize, max_retries: usize) -> Result<retry::Config, Wrong> {
-    let mut config = match D::text(row, retry).map_err(wrong("retry"))? {
-        Some(text) => serde_json::from_str(&text).map_err(|error| ("invalid_row", format!("column retry: {error}")))?,
-        None => retry::Config::default(),
+fn policy<D: Dialect>(row: &Row<D>, retry: usize, max_retries: usize) -> Result<retry::Overrides, Wrong> {
+    let text = D::text(row, retry).map_err(wrong("retry"))?;
+    let mut overrides = match &text {
+        Some(text) => serde_json::from_str::<retry::Config>(text).map_err(|error| ("invalid_row", format!("column retry: {error}")))?.overrides(),
+        None => None,
     };
     if let Some(number) = D::int(row, max_retries).map_err(wrong("max_retries"))? {
-        config.max_retries = Some(u32::try_from(number.max(0)).unwrap_or(u32::MAX).min(retry::MOST_RETRIES));
+        overrides.get_or_insert_default().max_retries = Some(u32::try_from(number.max(0)).unwrap_or(u32::MAX).min(retry::MOST_RETRIES));
     }
-    Ok(config)
+    Ok(overrides)
 }
 
 fn standing<D: Dialect>(row: &Row<D>, retries: u32, expires_at: Option<DateTime<Utc>>, log: usize) -> Standing {
@@ -115,16 +120,10 @@ fn key<D: Dialect>(row: &Row<D>, text: usize) -> Result<Option<Key>, Wrong> {
     }
 }
 
-/// A claimed row. `id` was read, and mended where it had to be.
-pub(super) fn claimed<D: Dialect>(
-    row: &Row<D>,
-    id: Uuid,
-    project: &std::sync::Arc<str>,
-    source: &std::sync::Arc<str>,
-    max_payload: u64,
-) -> Result<Box<Ready>, Unusable> {
-    ready::<D>(row, id, project, source, max_payload).map_err(|(code, detail)| Unusable {
-        id,
+/// A claimed row, whose id is still to be filled in.
+pub(super) fn claimed<D: Dialect>(row: &Row<D>, project: &Arc<str>, source: &Arc<str>, max_payload: u64) -> Result<Box<Ready>, Unusable> {
+    ready::<D>(row, project, source, max_payload).map_err(|(code, detail)| Unusable {
+        id: Uuid::nil(),
         epoch: about_or::<D>(row, 7, 1),
         attempt: about_or::<D>(row, 8, 1),
         code,
@@ -132,14 +131,8 @@ pub(super) fn claimed<D: Dialect>(
     })
 }
 
-fn ready<D: Dialect>(
-    row: &Row<D>,
-    id: Uuid,
-    project: &std::sync::Arc<str>,
-    source: &std::sync::Arc<str>,
-    max_payload: u64,
-) -> Result<Box<Ready>, Wrong> {
-    let size = D::int(row, 5).map_err(wrong("payload"))?;
+fn ready<D: Dialect>(row: &Row<D>, project: &Arc<str>, source: &Arc<str>, max_payload: u64) -> Result<Box<Ready>, Wrong> {
+    let size = D::int(row, CLAIMED_SIZE).map_err(wrong("payload"))?;
     if let Some(size) = size
         && u64::try_from(size).unwrap_or(0) > max_payload
     {
@@ -157,7 +150,7 @@ fn ready<D: Dialect>(
     }
     let expires_at = time::<D>(row, 10, "expires_at")?;
     let message = Message {
-        id,
+        id: Uuid::nil(),
         project: project.clone(),
         source: source.clone(),
         topic: D::text(row, 1).map_err(wrong("topic"))?,

@@ -54,10 +54,10 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     const ROW: &'static str = "id";
     /// What orders those that are due at one time, as the claim's index does.
     const TIE: &'static str = "id";
-    /// The same of a row with that id, whose last column is [`Self::ROW`].
-    fn tie(row: &Row<Self>, id: Uuid) -> Option<u128> {
+    /// The same of a row whose last column is [`Self::ROW`], where that is not its id.
+    fn tie(row: &Row<Self>) -> Option<u128> {
         let _ = row;
-        Some(id.as_u128())
+        None
     }
     /// The column by which a row is found without an index for as long as nobody changes it, if there is one.
     const ADDRESS: Option<&'static str> = None;
@@ -159,13 +159,14 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
 
     /// Connects and sets the session up.
     fn connect(&self, role: Role) -> impl Future<Output = Result<Connection<Self>, sqlx::Error>> + Send;
-    /// Runs a statement and gives its rows.
-    fn fetch(
+    /// Runs a statement and gives what is taken of its rows, each as it comes.
+    fn fetch<T: Send>(
         connection: &mut Connection<Self>,
         sql: Arc<str>,
         arguments: Arguments<Self>,
         keep: bool,
-    ) -> impl Future<Output = Result<Vec<Row<Self>>, sqlx::Error>> + Send;
+        take: impl FnMut(Row<Self>) -> Option<T> + Send,
+    ) -> impl Future<Output = Result<Vec<T>, sqlx::Error>> + Send;
     /// Runs a statement and gives the number of rows that it changed (matched, on MySQL).
     fn execute(
         connection: &mut Connection<Self>,
@@ -384,13 +385,20 @@ impl From<BoxDynError> for Bad {
 /// The three calls of a driver, whose bounds can't be written once for all databases.
 macro_rules! driver {
     () => {
-        async fn fetch(
+        async fn fetch<T: Send>(
             connection: &mut $crate::store::sql::dialect::Connection<Self>,
             sql: std::sync::Arc<str>,
             arguments: $crate::store::sql::dialect::Arguments<Self>,
             keep: bool,
-        ) -> Result<Vec<$crate::store::sql::dialect::Row<Self>>, sqlx::Error> {
-            sqlx::query_with(sqlx::AssertSqlSafe(sql), arguments).persistent(keep).fetch_all(connection).await
+            mut take: impl FnMut($crate::store::sql::dialect::Row<Self>) -> Option<T> + Send,
+        ) -> Result<Vec<T>, sqlx::Error> {
+            use futures::TryStreamExt;
+            let mut rows = sqlx::query_with(sqlx::AssertSqlSafe(sql), arguments).persistent(keep).fetch(connection);
+            let mut taken = Vec::new();
+            while let Some(row) = rows.try_next().await? {
+                taken.extend(take(row));
+            }
+            Ok(taken)
         }
 
         async fn execute(

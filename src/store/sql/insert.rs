@@ -166,7 +166,7 @@ fn binary_key(message: &NewMessage) -> Option<&[u8]> {
 }
 
 fn retry(message: &NewMessage) -> Option<String> {
-    if message.retry.is_empty() { None } else { serde_json::to_string(&message.retry).ok() }
+    message.retry.as_ref().and_then(|overrides| serde_json::to_string(overrides).ok())
 }
 
 /// All rows in one statement, a parameter a column.

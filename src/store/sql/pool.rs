@@ -348,7 +348,17 @@ impl<D: Dialect> Session<D> {
 
     /// Runs a statement and gives its rows.
     pub(super) async fn rows(&mut self, sql: Arc<str>, values: &[Value<'_>]) -> Result<Vec<Row<D>>, sqlx::Error> {
-        D::fetch(&mut self.connection, sql, Self::arguments(values)?, self.core.keep).await
+        self.each(sql, values, Some).await
+    }
+
+    /// Runs a statement and gives what is taken of its rows. Each is read as it comes, while it is in the processor's cache, and let go of.
+    pub(super) async fn each<T: Send>(
+        &mut self,
+        sql: Arc<str>,
+        values: &[Value<'_>],
+        take: impl FnMut(Row<D>) -> Option<T> + Send,
+    ) -> Result<Vec<T>, sqlx::Error> {
+        D::fetch(&mut self.connection, sql, Self::arguments(values)?, self.core.keep, take).await
     }
 
     /// Runs a statement and gives the number of rows that it changed.
@@ -359,7 +369,7 @@ impl<D: Dialect> Session<D> {
     /// As [`Self::rows`], for a statement that is seldom asked and not kept prepared.
     pub(super) async fn rows_once(&mut self, template: &str, values: &[Value<'_>]) -> Result<Vec<Row<D>>, sqlx::Error> {
         let sql = render::<D>(&self.core.names, template).into();
-        D::fetch(&mut self.connection, sql, Self::arguments(values)?, false).await
+        D::fetch(&mut self.connection, sql, Self::arguments(values)?, false, Some).await
     }
 
     /// Runs statements as they are.

@@ -48,7 +48,7 @@ impl Dialect for Sqlite {
     const FAR: &'static str = "253402300799999";
     const VERSION: &'static str = "SELECT 'SQLite ' || sqlite_version()";
 
-    fn tie(row: &SqliteRow, _: Uuid) -> Option<u128> {
+    fn tie(row: &SqliteRow) -> Option<u128> {
         Self::int(row, row.len() - 1).ok()?.map(|rowid| u128::try_from(rowid).unwrap_or(0))
     }
 

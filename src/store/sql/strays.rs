@@ -153,7 +153,7 @@ async fn gather<D: Dialect>(session: &mut Session<D>, rows: &[Row<D>], code: &'s
 
 /// A row that was taken, as one of which no attempt was lost.
 async fn stray<D: Dialect>(session: &mut Session<D>, row: &Row<D>, code: &'static str) -> Result<Stray, Fail> {
-    let (id, _): (Uuid, _) = mend(session, row).await?;
+    let (id, _): (Uuid, _) = mend(session, D::id(row, 0)).await?;
     let source = if code == "no_source" { None } else { decode::maybe_text::<D>(row, 1) };
     Ok(Stray {
         id,

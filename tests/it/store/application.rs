@@ -28,14 +28,14 @@ pub(crate) async fn four_columns_are_enough(cx: Fixture) {
     assert_near(row.due_at.unwrap(), now, near, "due");
     assert_near(row.created_at, now, near, "created");
     assert_near(row.updated_at, now, near, "updated");
-    assert!(row.retry.is_empty());
+    assert!(row.retry.is_none());
     assert_eq!((row.headers, row.finished_at, row.expires_at, row.idempotency_key, row.last_error, row.result), (None, None, None, None, None, None));
 
     let (ready, _) = cx.take(row.id, "billing", Duration::from_secs(60)).await;
     let message = ready.message;
     assert_eq!((&*message.project, &*message.source, message.epoch, message.attempt), ("orders", "billing", 1, 1));
     assert_eq!((message.topic.as_deref(), message.payload.as_deref()), (Some("invoices"), Some(&b"hello"[..])));
-    assert!(message.headers.is_empty() && !ready.ordered && ready.retry.is_empty());
+    assert!(message.headers.is_empty() && !ready.ordered && ready.retry.is_none());
 }
 
 /// The time in a UUIDv7.
@@ -60,11 +60,11 @@ pub(crate) async fn every_column_may_be_written(cx: Fixture) {
     assert_eq!(row.message.key, Some(Key::Binary(b"\x00\xff".as_slice().into())));
     assert_eq!(row.message.headers.iter().collect::<Vec<_>>(), [("b", "1"), ("a", "2")]);
     assert!(row.ordered);
-    assert_eq!(row.retry.max_retries, Some(9));
+    assert_eq!(row.retry.unwrap().max_retries, Some(9));
     assert_near(row.due_at, now - Duration::from_secs(5), Duration::from_secs(10), "due");
     assert_near(row.standing.expires_at.unwrap(), now + Duration::from_secs(3600), Duration::from_secs(10), "expires");
     let shown = cx.get(id).await;
-    assert_eq!((shown.priority, shown.retry.max_retries), (7, Some(9)));
+    assert_eq!((shown.priority, shown.retry.unwrap().max_retries), (7, Some(9)));
 }
 
 pub(crate) async fn ids_are_unique(cx: Fixture) {

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use redrive::message::judge::Log;
 use redrive::message::{AttemptOutcome, Headers, Key, State};
-use redrive::retry;
 use redrive::store::{
     Claim, Claimed, Completion, Due, Heartbeat, Held, Insert, LastError, Lease, List, NewMessage, Outlook, Queues, Ready, Record, Row, Store,
     TakeOver, Upcoming, Verdict,
@@ -213,7 +212,7 @@ pub(crate) fn message(source: &str) -> NewMessage {
         priority: 0,
         due: Due::Now,
         expires_after: None,
-        retry: retry::Config::default(),
+        retry: None,
         idempotency: None,
         leased: false,
     }

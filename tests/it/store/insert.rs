@@ -118,6 +118,7 @@ pub(crate) async fn an_override_of_the_policy_is_kept(cx: Fixture) {
     };
     let some = retry::Config { max_retries: Some(8), ..retry::Config::default() };
     for retry in [policy, some] {
+        let retry = retry.overrides();
         let message = NewMessage { retry: retry.clone(), ..message("billing") };
         let id = message.id;
         cx.insert(vec![message]).await;

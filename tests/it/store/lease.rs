@@ -78,7 +78,7 @@ pub(crate) async fn released_it_is_as_if_never_claimed(cx: Fixture) {
 
 pub(crate) async fn taken_over_only_after_it_ran_out(cx: Fixture) {
     let retry = retry::Config { max_retries: Some(7), ..retry::Config::default() };
-    let new = NewMessage { retry: retry.clone(), expires_after: Some(LONG), ..message("billing") };
+    let new = NewMessage { retry: retry.clone().overrides(), expires_after: Some(LONG), ..message("billing") };
     let id = new.id;
     cx.insert(vec![new]).await;
     let (_, held) = cx.take(id, "billing", LONG).await;
@@ -99,7 +99,7 @@ pub(crate) async fn taken_over_only_after_it_ran_out(cx: Fixture) {
     assert_eq!((lapsed.standing.retries, lapsed.standing.logged), (1, 1));
     assert_eq!(lapsed.standing.last_entry, Some(Entry { number: 1, outcome: AttemptOutcome::Refused }));
     assert_eq!(lapsed.standing.expires_at, row.standing.expires_at);
-    assert_eq!((lapsed.retry.max_retries, lapsed.created_at), (retry.max_retries, row.created_at));
+    assert_eq!((lapsed.retry.unwrap().max_retries, lapsed.created_at), (retry.max_retries, row.created_at));
     assert_eq!(lapsed.due_at, row.due_at);
 
     let shown = cx.get(id).await;

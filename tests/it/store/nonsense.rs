@@ -167,7 +167,7 @@ pub(crate) async fn absurd_retries_are_clamped(cx: Fixture) {
     assert!(refused.is_empty(), "{refused:?}");
     let policy = redrive::retry::Policy::default();
     for (id, expected) in rows.iter().copied().chain(absurd.map(|id| (id, None))) {
-        let retry = &sent[&id].retry;
+        let retry = sent[&id].retry.as_deref().expect("what the column says");
         policy.with(retry).expect("a policy that can be applied");
         if expected.is_some() {
             assert_eq!(retry.max_retries, expected);
