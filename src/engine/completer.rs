@@ -139,7 +139,8 @@ impl Completer {
                 _ if is_lost => "lost",
                 _ => outcome.class.as_str(),
             };
-            completion.error = Some(LastError { class: class.to_owned(), code: outcome.code.to_string(), detail: std::mem::take(&mut outcome.detail) });
+            completion.error =
+                Some(LastError { class: class.to_owned(), code: outcome.code.to_string(), detail: std::mem::take(&mut outcome.detail) });
         }
         completion
     }

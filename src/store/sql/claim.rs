@@ -13,16 +13,17 @@ use super::pool::{Fail, Session};
 use super::shape::{HELD, Matched, NAMED, Picked};
 use super::sheet;
 use crate::message::Message;
-use crate::store::{Claim, Claimed, Held, Lapsed, Mark, NextDue, Outlook, Ready, Row, TakeOver, Unusable, Upcoming};
+use crate::store::{Claim, Claimed, Error, Held, Lapsed, Mark, NextDue, Outlook, Ready, Row, TakeOver, Unusable, Upcoming};
 
 /// The queues of a source.
 pub(super) const LEVELS: &str = "(SELECT 0 AS n_level UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4
     UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9) AS n";
 
 pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Claimed, Fail> {
-    let (clock, picked) = pick(session, claim).await?;
-    let Some(clock) = clock else { return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None }) };
-    let now = clock?;
+    let (now, picked) = match pick(session, claim).await? {
+        (Some(now), picked) => (now, picked),
+        (None, _) => return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None }),
+    };
     let (mut rows, mut ids, mut large, mut last) = (Vec::with_capacity(picked.len()), Vec::with_capacity(picked.len()), Vec::new(), None);
     for Seen { id, due_at, tie, read, is_large } in picked {
         let (id, odd) = mend(session, id).await?;
@@ -59,7 +60,7 @@ struct Seen {
 }
 
 /// Locks and reads what is to go on a sheet, and leaves it as it is. Answers the database's clock too, if there was anything.
-async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Option<Result<DateTime<Utc>, Fail>>, Vec<Seen>), Fail> {
+async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Option<DateTime<Utc>>, Vec<Seen>), Fail> {
     sheet::turn(session, &claim.project, &claim.source).await?;
     let address = if session.core.dialect.is_addressed() { "{address}" } else { "NULL" };
     let pick = |unheld: &str| {
@@ -117,7 +118,7 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Op
         })
     });
     let picked = picked.await?;
-    Ok((clock_read, picked))
+    Ok((clock_read.transpose()?, picked))
 }
 
 /// Reads the payloads of rows that were locked.
@@ -125,9 +126,14 @@ async fn payloads<D: Dialect>(session: &mut Session<D>, large: Vec<Uuid>, rows: 
     if large.is_empty() {
         return Ok(());
     }
+    let count = large.len();
     let sql = session.sql("claim_payloads", || format!("SELECT id, {{bytes payload}} FROM {{table b b_id:id}} {NAMED}"));
     let read = session.each(sql, &[Value::Batch(&Batch::ids(large))], |row| Some((known_id::<D>(&row)?, D::bytes(&row, 1)))).await?;
     let mut read: HashMap<_, _> = read.into_iter().collect();
+    if read.len() < count {
+        // Never seen. Without its payload a message would be another one.
+        return Err(Error::Refused("rows that were locked can't be read again".to_owned()).into());
+    }
     for row in rows {
         let Row::Ready(ready) = row else { continue };
         match read.remove(&ready.message.id) {
@@ -155,7 +161,7 @@ pub(super) async fn mend<D: Dialect>(session: &mut Session<D>, id: Result<Id, Ba
     let odd = match id {
         Ok(Id::Known(id)) => return Ok((id, None)),
         Ok(odd) => odd,
-        Err(bad) => return Err(crate::store::Error::Refused(format!("the id of a row can't be read: {}", bad.0)).into()),
+        Err(bad) => return Err(Error::Refused(format!("the id of a row can't be read: {}", bad.0)).into()),
     };
     let (old, meant, detail) = match &odd {
         Id::Raw(bytes) => (Value::MaybeBytes(Some(bytes)), None, "column id: is not UTF-8".to_owned()),
