@@ -20,9 +20,8 @@ pub(super) const LEVELS: &str = "(SELECT 0 AS n_level UNION ALL SELECT 1 UNION A
     UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9) AS n";
 
 pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Claimed, Fail> {
-    let (now, picked) = match pick(session, claim).await? {
-        (Some(now), picked) => (now, picked),
-        (None, _) => return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None }),
+    let (Some(now), picked) = pick(session, claim).await? else {
+        return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None });
     };
     let (mut rows, mut ids, mut large, mut last) = (Vec::with_capacity(picked.len()), Vec::with_capacity(picked.len()), Vec::new(), None);
     for Seen { id, due_at, tie, read, is_large } in picked {
