@@ -61,16 +61,10 @@ pub struct Config {
 pub type Overrides = Option<Box<Config>>;
 
 impl Config {
-    /// Whether nothing is overridden.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
     /// What it overrides.
     #[must_use]
     pub fn overrides(self) -> Overrides {
-        (!self.is_empty()).then(|| Box::new(self))
+        (self != Self::default()).then(|| Box::new(self))
     }
 }
 

@@ -281,15 +281,15 @@ impl Taken {
 }
 
 fn lost_ticket(lane: Arc<Lane>, token: i64, term: Arc<Term>, row: Lapsed) -> Ticket {
-    let (mut standing, retry) = (row.standing, row.retry);
+    let mut standing = row.standing;
     if standing.expires_at.is_none() && row.attempt <= 1 {
-        standing.expires_at = age_limit(row.created_at, row.due_at, &lane.policy_for(retry.as_deref()));
+        standing.expires_at = age_limit(row.created_at, row.due_at, &lane.policy_for(row.retry.as_deref()));
     }
     Ticket {
         epoch: row.epoch,
         attempt: row.attempt,
         standing,
-        retry,
+        retry: row.retry,
         due_at: row.due_at,
         ..Ticket::new(lane, Held { id: row.id, token }, term, row.started_at, Instant::now())
     }

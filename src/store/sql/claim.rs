@@ -72,11 +72,11 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Op
     };
     let payload = bytes(claim.max_payload);
     let (project, source, level) = (Value::Text(&claim.project), Value::Text(&claim.source), Value::Int(i64::from(claim.level)));
-    let (payloads, limit) = ([Value::Int(payload.min(WITH_LOCK))], Value::Int(claim.limit.into()));
+    let (inline, limit) = (Value::Int(payload.min(WITH_LOCK)), Value::Int(claim.limit.into()));
     let (sql, values) = match claim.after {
         None => {
             let sql = session.sql("claim", || pick("id NOT IN ({on-sheets} WHERE s.project = ? AND s.source = ?)"));
-            (sql, [&payloads[..], &[project, source, level, project, source, limit]].concat())
+            (sql, vec![inline, project, source, level, project, source, limit])
         }
         Some(Mark { due_at, row }) => {
             let sql = session.sql("claim_after", || {
@@ -98,7 +98,7 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Op
             let furthest = |otherwise| [project, source, level, due, row, otherwise];
             let (dues, rows) = (furthest(due), furthest(row));
             let again = if D::COMPARES_PAIRS { &[][..] } else { &dues };
-            (sql, [&payloads[..], &[project, source, level], &dues, again, &rows, &[limit]].concat())
+            (sql, [&[inline, project, source, level][..], &dues, again, &rows, &[limit]].concat())
         }
     };
     let (mut clock_read, mut left) = (None, Some(bytes(claim.max_bytes)));
@@ -108,13 +108,9 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Op
         left = left.filter(|left| clock_read.is_none() || size <= *left).map(|left| left.saturating_sub(size));
         left?;
         clock_read.get_or_insert_with(|| clock::<D>(&row, decode::CLAIMED_NOW));
-        Some(Seen {
-            id: D::id(&row, 0),
-            due_at: decode::maybe_time::<D>(&row, decode::CLAIMED_DUE),
-            tie: D::tie(&row),
-            read: decode::claimed::<D>(&row, &claim.project, &claim.source, claim.max_payload),
-            is_large: size > WITH_LOCK,
-        })
+        let read = decode::claimed::<D>(&row, &claim.project, &claim.source, claim.max_payload);
+        let due_at = read.as_ref().map_or_else(|_| decode::maybe_time::<D>(&row, decode::CLAIMED_DUE), |ready| Some(ready.due_at));
+        Some(Seen { id: D::id(&row, 0), due_at, tie: D::tie(&row), read, is_large: size > WITH_LOCK })
     });
     let picked = picked.await?;
     Ok((clock_read.transpose()?, picked))
