@@ -65,7 +65,7 @@ async fn change<D: Dialect>(session: &mut Session<D>, project: &str, ids: &[Uuid
     }
     let sql = session.sql("states", || {
         if D::RETURNING {
-            "SELECT id, {text state} FROM {log} WHERE id {in SELECT b_id FROM {table b b_id:id}} AND project = ? ORDER BY id {lock}".to_owned()
+            "SELECT id, {text state} FROM {log} AS l WHERE id {in SELECT b_id FROM {table b b_id:id}} AND project = ? ORDER BY id {lock}".to_owned()
         } else {
             format!("SELECT id, {{text state}} FROM {{table b b_id:id}} {NAMED} WHERE project = ? {{lock}}")
         }

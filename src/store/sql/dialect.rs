@@ -31,9 +31,9 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     const MIGRATIONS: &'static [(&'static str, &'static str)];
     /// The present time as the columns hold it.
     const NOW: &'static str;
-    /// Follows a SELECT whose rows are about to be changed.
+    /// Follows a SELECT whose rows of the table `l` are about to be changed. A batch that is joined with it can't be locked.
     const LOCK: &'static str;
-    /// The same, passing over rows that others hold.
+    /// Follows a SELECT of one table, passing over rows that others hold.
     const SKIP: &'static str;
     /// Begins a transaction that writes.
     const BEGIN: &'static str;

@@ -87,7 +87,7 @@ impl Dialect for Mysql {
         ("0004_sample", include_str!("../../../migrations/mysql/0004_sample.sql")),
     ];
     const NOW: &'static str = "UTC_TIMESTAMP(6)";
-    // Of the table alone, which is `l` wherever a batch leads: MySQL would lock the batch too, and refuses to. MariaDB knows no OF.
+    // MariaDB knows no OF, and needs none.
     const LOCK: &'static str = "FOR UPDATE /*!80000 OF l */";
     const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
     const BEGIN: &'static str = "START TRANSACTION";

@@ -108,7 +108,7 @@ impl Dialect for Postgres {
         ("0004_sample", include_str!("../../../migrations/postgres/0004_sample.sql")),
     ];
     const NOW: &'static str = "statement_timestamp()";
-    const LOCK: &'static str = "FOR UPDATE";
+    const LOCK: &'static str = "FOR UPDATE OF l";
     const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
     // Whatever the default is: each statement sees what was committed before it, the sheets of other claims too.
     const BEGIN: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -135,7 +135,7 @@ impl Dialect for Postgres {
     }
 
     fn on_sheets() -> String {
-        "h_id FROM {sheet} s, unnest(s.ids) AS u (h_id)".to_owned()
+        "unnest(s.ids) AS h_id FROM {sheet} s".to_owned()
     }
 
     fn plus(time: &str, micros: &str) -> String {
@@ -151,9 +151,10 @@ impl Dialect for Postgres {
         format!("= ANY (ARRAY ({query}))")
     }
 
+    // In a list of columns, not in FROM: there each array becomes a table of its own first, which is put aside and read again.
     fn table(alias: &str, columns: &[(&str, Kind)]) -> String {
-        let (names, parameters): (Vec<_>, Vec<_>) = columns.iter().map(|(name, _)| (*name, "?")).unzip();
-        format!("unnest({}) AS {alias} ({})", parameters.join(", "), names.join(", "))
+        let columns: Vec<_> = columns.iter().map(|(name, _)| format!("unnest(?) AS {name}")).collect();
+        format!("(SELECT {}) AS {alias}", columns.join(", "))
     }
 
     fn exists(schema: Option<&str>, table: &str) -> String {

@@ -171,7 +171,7 @@ mod tests {
         let postgres = render::<Postgres>(&names(Some("s")), template);
         assert_eq!(
             postgres,
-            "SELECT statement_timestamp() FROM \"s\".rd_resend_log WHERE a = $1 AND b IN (SELECT x FROM unnest($2, $3) AS t (x, y)) AND c = $4"
+            "SELECT statement_timestamp() FROM \"s\".rd_resend_log WHERE a = $1 AND b IN (SELECT x FROM (SELECT unnest($2) AS x, unnest($3) AS y) AS t) AND c = $4"
         );
         let sqlite = render::<Sqlite>(&names(None), template);
         assert!(sqlite.contains("json_extract(value, '$[0]') AS x") && sqlite.ends_with("c = ?"), "{sqlite}");
