@@ -39,7 +39,7 @@ impl Connection for Postgres {
         let ids: Vec<Uuid> = payloads.iter().map(|_| Uuid::now_v7()).collect();
         let sql = format!(
             "INSERT INTO {log} (id, source, topic, payload{column})
-             SELECT u.id, '{source}', '{topic}', u.payload{value} FROM unnest($1::uuid[], $2::bytea[]) AS u (id, payload)"
+             SELECT unnest($1::uuid[]), '{source}', '{topic}', unnest($2::bytea[]){value}"
         );
         sqlx::query(AssertSqlSafe(sql)).bind(ids).bind(payloads).execute(&mut self.0).await.map(drop)
     }
