@@ -438,11 +438,9 @@ impl Handle {
     /// What is due in the table, for a run that ends when nothing is left to do.
     pub async fn work(&self) -> Result<Work, store::Error> {
         let lanes = &self.inner.lanes;
-        let outlook = self
-            .inner
-            .store
-            .upcoming(store::Upcoming { project: self.inner.project.clone(), queues: lanes.names().into_iter().map(store::Queues::all).collect() })
-            .await?;
+        let queues = lanes.names().into_iter().map(store::Queues::all).collect();
+        let upcoming = store::Upcoming { project: self.inner.project.clone(), queues, horizon: Duration::ZERO };
+        let outlook = self.inner.store.upcoming(upcoming).await?;
         let due = outlook.due.iter().filter(|due| due.at <= outlook.now).filter_map(|due| lanes.get(&due.source));
         let (unreachable, reachable): (Vec<_>, Vec<_>) = due.partition(|lane| lane.is_open());
         Ok(Work { sendable: outlook.lapsed || !reachable.is_empty(), unreachable: !unreachable.is_empty() })

@@ -46,14 +46,14 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    /// Asks what is due, wakes the claimers concerned and sleeps until something will be due, the poll interval at the most.
+    /// Asks what is due, wakes the claimers concerned and sleeps until something will be due or a lease ends, the poll interval at the most.
     pub(super) async fn scout(self: Arc<Self>) {
         let sources = self.lanes.names();
         loop {
             let asked = Instant::now();
-            let soonest = self.look(&sources).await;
             // Jitter keeps many nodes from asking in step.
             let interval = self.options.interval.get().mul_f64(rand::rng().random_range(0.9..=1.1));
+            let soonest = self.look(&sources, interval).await;
             let latest = asked + soonest.map_or(interval, |soon| soon.min(interval)).max(SCOUT_GAP);
             tokio::select! {
                 () = self.alarm.wait(latest) => {}
@@ -63,11 +63,11 @@ impl Poller {
         }
     }
 
-    /// One look; answers how soon the next message is due that is not due yet.
-    async fn look(&self, sources: &[Arc<str>]) -> Option<Duration> {
+    /// One look; answers how soon the next message is due that is not due yet, or the next lease ends within the horizon.
+    async fn look(&self, sources: &[Arc<str>], horizon: Duration) -> Option<Duration> {
         // Levels of which it is known already are left to the claimers, which empty them: a look would pass over all that is held there.
         let queues = self.lanes.iter().map(|lane| lane.unknown()).collect();
-        let outlook = match self.store.upcoming(Upcoming { project: self.project.clone(), queues }).await {
+        let outlook = match self.store.upcoming(Upcoming { project: self.project.clone(), queues, horizon }).await {
             Ok(outlook) => outlook,
             Err(error) => {
                 self.health.failed("upcoming", &error);
@@ -76,21 +76,20 @@ impl Poller {
         };
         self.health.answered();
         self.clock.read(outlook.now);
-        let mut soonest: Option<Duration> = None;
+        let mut next = outlook.next_lapse;
         for due in &outlook.due {
             let Some(lane) = self.lanes.get(&due.source) else { continue };
             if due.at <= outlook.now {
                 lane.due(1 << due.level.min(9));
             } else {
-                let wait = clock::between(outlook.now, due.at);
-                soonest = Some(soonest.map_or(wait, |have| have.min(wait)));
+                next = Some(next.map_or(due.at, |have| have.min(due.at)));
             }
         }
         // What is still ours is no lost attempt, however long the store was away: its outcome may be waiting to be written.
         if outlook.lapsed && self.ledger.revive(&*self.store, &self.health).await {
             self.take_over(sources).await;
         }
-        soonest
+        next.map(|at| clock::between(outlook.now, at))
     }
 
     /// Attempts whose lease ran out are lost: they are judged, and their messages go on.
@@ -103,11 +102,9 @@ impl Poller {
             Ok(lapsed) => lapsed,
             Err(error) => return self.health.failed("take_over", &error),
         };
-        if lapsed.len() >= TAKE_OVER as usize {
-            self.alarm.ring_by(Instant::now());
-        }
-        // A node that dies may leave thousands: one line for all that are taken over at once.
+        // A node that dies may leave thousands: they are looked for until there are none, and told in one line for all that are taken over at once.
         if let Some(first) = lapsed.first() {
+            self.alarm.ring_by(Instant::now());
             tracing::warn!(messages = lapsed.len(), message.id = %first.id, message.source = %first.source, lease.node = %first.node,
                 "leases ran out without a word from their node: the attempts are lost, the messages go on");
         }
@@ -181,14 +178,14 @@ impl Poller {
     async fn claim_once(&self, lane: &Arc<Lane>, drain: &mut Drain, level: u8, mut places: OwnedSemaphorePermit) -> usize {
         let count = u32::try_from(places.num_permits()).unwrap_or(u32::MAX);
         let (lease, asked) = (self.ledger.lease(), Instant::now());
-        let (token, after, max_bytes) = (lease.token, drain.walk.after(level, asked), lane.claim_bytes());
+        let (token, after) = (lease.token, drain.walk.after(level, asked));
         let swept = after.is_none();
         let claim = Claim {
             project: self.project.clone(),
             source: lane.name().clone(),
             level,
             limit: count,
-            max_bytes: max_bytes as u64,
+            max_bytes: lane.claim_bytes() as u64,
             max_payload: lane.spec.options.max_payload.bytes() as u64,
             after,
             lease,
@@ -206,8 +203,7 @@ impl Poller {
         self.health.answered();
         self.clock.read(claimed.now);
         let term = self.ledger.hold(token, asked, claimed.rows.iter().map(id_of), true);
-        let bytes: usize = claimed.rows.iter().map(weight_of).sum();
-        let full = claimed.rows.len() >= count as usize || bytes >= max_bytes / 2;
+        let full = claimed.cut || claimed.rows.len() >= count as usize;
         let (rows, at) = (claimed.rows.len(), Instant::now());
         drain.walk.note(level, claimed.last.filter(|_| full), asked, at);
         if full || !swept {
@@ -299,13 +295,6 @@ const fn id_of(row: &Row) -> Uuid {
     match row {
         Row::Ready(ready) => ready.message.id,
         Row::Unusable(row) => row.id,
-    }
-}
-
-fn weight_of(row: &Row) -> usize {
-    match row {
-        Row::Ready(ready) => ready.message.payload.as_ref().map_or(0, bytes::Bytes::len),
-        Row::Unusable(_) => 0,
     }
 }
 

@@ -129,8 +129,10 @@ pub enum Verdict {
 pub struct Upcoming {
     /// The project.
     pub project: Arc<str>,
-    /// What is looked at. Leases that ran out are told of all these sources.
+    /// What is looked at. Leases are told of all these sources.
     pub queues: Vec<Queues>,
+    /// How far ahead ends of leases are looked for.
+    pub horizon: Duration,
 }
 
 /// The queues of a source that are looked at.
@@ -159,6 +161,8 @@ pub struct Outlook {
     pub due: Vec<NextDue>,
     /// Whether a lease of the project and these sources has run out.
     pub lapsed: bool,
+    /// When the next one will, if that is within the horizon.
+    pub next_lapse: Option<DateTime<Utc>>,
 }
 
 /// The earliest due time of a source and level.
@@ -183,7 +187,7 @@ pub struct Claim {
     pub level: u8,
     /// At most so many rows.
     pub limit: u32,
-    /// Stops before the row with which the payloads would weigh more; the first row is always taken.
+    /// Stops before the row with which the messages would [weigh](Message::weight) more; the first row is always taken.
     pub max_bytes: u64,
     /// A larger payload is not read; its row comes as [`Row::Unusable`].
     pub max_payload: u64,
@@ -211,6 +215,8 @@ pub struct Claimed {
     pub rows: Vec<Row>,
     /// Where it ended; `None` if nothing was taken that has a due time.
     pub last: Option<Mark>,
+    /// Whether something was left behind because it weighs too much.
+    pub cut: bool,
 }
 
 /// A row that a claim took.

@@ -158,3 +158,20 @@ async fn an_outcome_that_can_not_be_written_is_not_sent_again_before_its_lease_i
     assert_eq!(client.get(&format!("/v1/messages/{id}")).await.json()["state"], "sending");
     client.app.end().await;
 }
+
+#[tokio::test]
+async fn a_lost_attempt_is_found_when_its_lease_ends() {
+    // By polls alone it would take a minute.
+    let client = client("poller: { interval: 1m }\nsources: { main: { kind: scripted, retry: { first_delay: 10ms } } }").await;
+    let mut other = writer(client.app.folder()).await;
+    let gone = "INSERT INTO resend_log (id, source, state, attempts, lease_token, lease_node, lease_until, attempt_started_at)
+        SELECT '019a0000-0000-7000-8000-000000000001', 'main', 'sending', 1, 7, 'gone', now + 3000, now
+        FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)";
+    run(&mut other, gone).await;
+    // Something that is due soon has the scout look once.
+    let id = client.submitted(r#","delay":"100ms""#).await;
+    client.until(&id, "succeeded").await;
+    let again = client.until("019a0000-0000-7000-8000-000000000001", "succeeded").await;
+    assert_eq!(again["attempts"], 2);
+    client.app.end().await;
+}

@@ -20,11 +20,11 @@ pub(super) const LEVELS: &str = "(SELECT 0 AS n_level UNION ALL SELECT 1 UNION A
     UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9) AS n";
 
 pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Claimed, Fail> {
-    let (Some(now), picked) = pick(session, claim).await? else {
-        return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None });
+    let Pick { now: Some(now), seen, cut } = pick(session, claim).await? else {
+        return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None, cut: false });
     };
-    let (mut rows, mut ids, mut large, mut last) = (Vec::with_capacity(picked.len()), Vec::with_capacity(picked.len()), Vec::new(), None);
-    for Seen { id, due_at, tie, read, is_large } in picked {
+    let (mut rows, mut ids, mut large, mut last) = (Vec::with_capacity(seen.len()), Vec::with_capacity(seen.len()), Vec::new(), None);
+    for Seen { id, due_at, tie, read, is_large } in seen {
         let (id, odd) = mend(session, id).await?;
         last = last.max(due_at.map(|due_at| Mark { due_at, row: tie.unwrap_or(id.as_u128()) }));
         if is_large {
@@ -44,7 +44,16 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
     }
     payloads(session, large, &mut rows).await?;
     sheet::write(session, claim, &ids, last.unwrap_or(Mark { due_at: now, row: u128::MAX })).await?;
-    Ok(Claimed { now, rows, last })
+    Ok(Claimed { now, rows, last, cut })
+}
+
+/// What a claim is to take.
+struct Pick {
+    /// The database's clock, if there was anything.
+    now: Option<DateTime<Utc>>,
+    seen: Vec<Seen>,
+    /// Whether something was left behind because it weighs too much.
+    cut: bool,
 }
 
 /// What a claim saw of a row.
@@ -58,8 +67,8 @@ struct Seen {
     is_large: bool,
 }
 
-/// Locks and reads what is to go on a sheet, and leaves it as it is. Answers the database's clock too, if there was anything.
-async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Option<DateTime<Utc>>, Vec<Seen>), Fail> {
+/// Locks and reads what is to go on a sheet, and leaves it as it is.
+async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Pick, Fail> {
     sheet::turn(session, &claim.project, &claim.source).await?;
     let address = if session.core.dialect.is_addressed() { "{address}" } else { "NULL" };
     let pick = |unheld: &str| {
@@ -103,17 +112,21 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<(Op
     };
     let (mut clock_read, mut left) = (None, Some(bytes(claim.max_bytes)));
     let picked = session.each(sql, &values, |row| {
+        left?;
+        let read = decode::claimed::<D>(&row, &claim.project, &claim.source, claim.max_payload);
         let size = D::int(&row, decode::CLAIMED_SIZE).ok().flatten().filter(|size| *size <= payload).unwrap_or(0);
+        let is_large = size > WITH_LOCK;
+        let unread = if is_large { size } else { 0 };
+        let weight = read.as_ref().map_or(0, |ready| i64::try_from(ready.message.weight()).unwrap_or(i64::MAX).saturating_add(unread));
         // The first is taken whatever it weighs. Once one does not fit, none that follows is, so that they go in order.
-        left = left.filter(|left| clock_read.is_none() || size <= *left).map(|left| left.saturating_sub(size));
+        left = left.filter(|left| clock_read.is_none() || weight <= *left).map(|left| left.saturating_sub(weight));
         left?;
         clock_read.get_or_insert_with(|| clock::<D>(&row, decode::CLAIMED_NOW));
-        let read = decode::claimed::<D>(&row, &claim.project, &claim.source, claim.max_payload);
         let due_at = read.as_ref().map_or_else(|_| decode::maybe_time::<D>(&row, decode::CLAIMED_DUE), |ready| Some(ready.due_at));
-        Some(Seen { id: D::id(&row, 0), due_at, tie: D::tie(&row), read, is_large: size > WITH_LOCK })
+        Some(Seen { id: D::id(&row, 0), due_at, tie: D::tie(&row), read, is_large })
     });
-    let picked = picked.await?;
-    Ok((clock_read.transpose()?, picked))
+    let seen = picked.await?;
+    Ok(Pick { now: clock_read.transpose()?, seen, cut: left.is_none() })
 }
 
 /// Reads the payloads of rows that were locked.
@@ -212,40 +225,46 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
 
 pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Upcoming) -> Result<Outlook, Fail> {
     if upcoming.queues.is_empty() {
-        return Ok(Outlook { now: now(session).await?, due: Vec::new(), lapsed: false });
+        return Ok(Outlook { now: now(session).await?, due: Vec::new(), lapsed: false, next_lapse: None });
     }
     let sources = Batch::texts(upcoming.queues.iter().map(|queues| &*queues.source));
     let levels = upcoming.queues.iter().map(|queues| Some(i64::from(queues.levels))).collect();
     let queues =
         Batch::new(sources.rows, vec![Column::Texts(upcoming.queues.iter().map(|queues| Some(&*queues.source)).collect()), Column::Ints(levels)]);
-    // Two questions, each of them one look into the index: leases that ran out, and rows that an application made up as being sent.
-    let lapsed = |lease: &str| {
-        format!(
-            "EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND state = 'sending' AND {lease} AND source IN (SELECT s_source FROM {{table s s_source:text}}))"
-        )
-    };
     let sql = session.sql("upcoming", || {
-        let lapsed = format!(
-            "{} OR {} OR EXISTS (SELECT 1 FROM {{sheet}} WHERE project = ? AND lease_until <= {{now}} AND source IN (SELECT s_source FROM {{table s s_source:text}}))",
-            lapsed("lease_until <= {now}"),
-            lapsed("lease_until IS NULL")
-        );
+        let ours = "source IN (SELECT s_source FROM {table s s_source:text})";
+        let (rows, sheets) = ("{log} WHERE project = ? AND state = 'sending'", "{sheet} WHERE project = ?");
+        // Questions of which each is one look into the index. An application may make up a row as being sent, without a lease.
+        let lapsed = |held: &str, lease: &str| format!("EXISTS (SELECT 1 FROM {held} AND {lease} AND {ours})");
+        let past = "lease_until <= {now}";
+        let lapsed = [lapsed(rows, past), lapsed(rows, "lease_until IS NULL"), lapsed(sheets, past)].join(" OR ");
+        let next = |held: &str| {
+            format!(
+                "(SELECT {{time lease_until}} FROM {held} AND lease_until > {{now}} AND lease_until <= {{plus {{now}}|?}} AND {ours}
+                    ORDER BY project, lease_until LIMIT 1)"
+            )
+        };
+        let (next_row, next_sheet) = (next(rows), next(sheets));
         format!(
             "SELECT b_source, n_level,
                 CASE WHEN (b_levels >> n_level) & 1 = 1 THEN
                     (SELECT {{time due_at}} FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level AND {{dated}} AND id NOT IN ({{on-sheets}} WHERE s.project = ?)
                         ORDER BY project, source, level, due_at LIMIT 1) END,
-                {{time {{now}}}}, CASE WHEN {lapsed} THEN 1 ELSE 0 END
+                {{time {{now}}}}, CASE WHEN {lapsed} THEN 1 ELSE 0 END, {next_row}, {next_sheet}
              FROM {{table b b_source:text b_levels:int}} CROSS JOIN {LEVELS}"
         )
     });
     let (project, sources, queues) = (Value::Text(&upcoming.project), Value::Batch(&sources), Value::Batch(&queues));
-    let rows = session.rows(sql, &[project, project, project, sources, project, sources, project, sources, queues]).await?;
+    let lapsed = [project, sources];
+    let next = [project, Value::Int(micros(upcoming.horizon)), sources];
+    let values = [&[project, project][..], &lapsed, &lapsed, &lapsed, &next, &next, &[queues]].concat();
+    let rows = session.rows(sql, &values).await?;
     let now = match rows.first() {
         Some(row) => clock::<D>(row, 3)?,
         None => now(session).await?,
     };
     let lapsed = rows.first().is_some_and(|row| D::int(row, 4).ok().flatten() == Some(1));
+    let next_lapse = rows.first().and_then(|row| [5, 6].into_iter().filter_map(|column| decode::maybe_time::<D>(row, column)).min());
     let mut due = Vec::new();
     for row in &rows {
         let Some(at) = D::time(row, 2).ok().flatten().and_then(earliest) else { continue };
@@ -255,7 +274,7 @@ pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Up
             due.push(NextDue { source: Arc::clone(&queues.source), level, at });
         }
     }
-    Ok(Outlook { now, due, lapsed })
+    Ok(Outlook { now, due, lapsed, next_lapse })
 }
 
 /// A due time that says when to look: one before all calendars has long come, one after them never comes.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use redrive::message::{AttemptOutcome, Entry, State};
+use redrive::message::{AttemptOutcome, Entry, Headers, State};
 use redrive::store::{Claim, Due, Mark, NewMessage, Row};
 use uuid::Uuid;
 
@@ -66,17 +66,20 @@ pub(crate) async fn at_most_the_limit(cx: Fixture) {
 
 pub(crate) async fn at_most_so_many_bytes_but_always_one(cx: Fixture) {
     let now = cx.now().await;
-    let sizes = [400, 400, 400, 5000, 10, 10];
+    // Payload, and a header that is sent with it.
+    let sizes = [(400, 0), (400, 0), (400, 0), (5000, 0), (10, 2000), (10, 0)];
     let mut put = Vec::new();
-    for (index, size) in sizes.iter().enumerate() {
+    for (index, (size, header)) in sizes.into_iter().enumerate() {
         let due = Due::At(now - Duration::from_secs(60 - index as u64));
-        let new = NewMessage { due, payload: Some(vec![b'x'; *size].into()), ..message("billing") };
+        let headers = Headers::new(vec![("x".to_owned(), "y".repeat(header))]);
+        let new = NewMessage { due, headers, payload: Some(vec![b'x'; size].into()), ..message("billing") };
         put.push(new.id);
         cx.insert(vec![new]).await;
     }
-    for expected in [&put[..2], &put[2..3], &put[3..4], &put[4..]] {
-        let claimed = cx.claim(Claim { max_bytes: 1000, ..cx.claim_of("billing") }).await;
-        assert_eq!(ids(&claimed.rows), expected);
+    for (expected, cut) in [(&put[..2], true), (&put[2..3], true), (&put[3..4], true), (&put[4..5], true), (&put[5..], false)] {
+        // Two of the lightest, with what a message weighs by itself.
+        let claimed = cx.claim(Claim { max_bytes: 1500, ..cx.claim_of("billing") }).await;
+        assert_eq!((ids(&claimed.rows).as_slice(), claimed.cut), (expected, cut));
         assert!(claimed.rows.iter().all(|row| matches!(row, Row::Ready(_))));
     }
     for id in put {

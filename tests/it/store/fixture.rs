@@ -76,9 +76,10 @@ impl Fixture {
         self.outlook(&["billing"]).await.now
     }
 
+    /// What is due, and which lease ends next, unless that is later than that of a [`LONG`] one.
     pub(crate) async fn outlook(&self, sources: &[&str]) -> Outlook {
         let queues = sources.iter().map(|&source| Queues::all(source.into())).collect();
-        self.store().await.upcoming(Upcoming { project: self.project.clone(), queues }).await.unwrap()
+        self.store().await.upcoming(Upcoming { project: self.project.clone(), queues, horizon: LONG }).await.unwrap()
     }
 
     pub(crate) async fn beat(&self, node: &str, sources: &[&str], ttl: Duration) {

@@ -25,7 +25,10 @@ pub(crate) async fn every_verb_keeps_to_its_project(cx: Fixture) {
     }
 
     let sources: Vec<std::sync::Arc<str>> = vec!["billing".into(), "refund".into()];
-    let outlook = store.upcoming(Upcoming { project: theirs.clone(), queues: sources.iter().cloned().map(Queues::all).collect() }).await.unwrap();
+    let outlook = store
+        .upcoming(Upcoming { project: theirs.clone(), queues: sources.iter().cloned().map(Queues::all).collect(), horizon: LONG })
+        .await
+        .unwrap();
     assert!(outlook.due.is_empty() && !outlook.lapsed);
     assert!(cx.claim(Claim { project: theirs.clone(), ..cx.claim_of("billing") }).await.rows.is_empty());
     let take = TakeOver { project: theirs.clone(), ..cx.take_over_of(&["billing", "refund"]) };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redrive::message::State;
-use redrive::store::{Count, Due, NewMessage, NextDue, Queues, Sample, Served, Unserved, Upcoming};
+use redrive::store::{Count, Due, Insert, NewMessage, NextDue, Queues, Sample, Served, Unserved, Upcoming};
 
 use super::fixture::{Fixture, LONG, SHORT, message, refused, succeeded};
 use crate::support::{assert_near, eventually};
@@ -49,7 +49,7 @@ pub(crate) async fn only_of_the_levels_asked_for(cx: Fixture) {
     let batch = [0, 3, 9].map(|priority| NewMessage { priority, ..message("billing") });
     cx.insert(batch.to_vec()).await;
     let queues = vec![Queues { source: "billing".into(), levels: 1 << 9 | 1 << 4 | 1 }];
-    let outlook = cx.store().await.upcoming(Upcoming { project: cx.project.clone(), queues }).await.unwrap();
+    let outlook = cx.store().await.upcoming(Upcoming { project: cx.project.clone(), queues, horizon: LONG }).await.unwrap();
     let mut levels: Vec<_> = outlook.due.iter().map(|next| next.level).collect();
     levels.sort_unstable();
     assert_eq!(levels, [0, 9]);
@@ -57,7 +57,7 @@ pub(crate) async fn only_of_the_levels_asked_for(cx: Fixture) {
 
 pub(crate) async fn nothing_of_others(cx: Fixture) {
     cx.put("billing", 1).await;
-    let theirs = Upcoming { project: "invoices".into(), queues: vec![Queues::all("billing".into())] };
+    let theirs = Upcoming { project: "invoices".into(), queues: vec![Queues::all("billing".into())], horizon: LONG };
     let outlook = cx.store().await.upcoming(theirs).await.unwrap();
     assert!(outlook.due.is_empty() && !outlook.lapsed);
     let wall = chrono::Utc::now();
@@ -69,8 +69,33 @@ pub(crate) async fn a_lapsed_lease_is_told(cx: Fixture) {
     cx.take(id, "billing", SHORT).await;
     cx.lapse("billing").await;
     assert!(!cx.outlook(&["refund"]).await.lapsed, "of these sources");
-    let theirs = Upcoming { project: "invoices".into(), queues: vec![Queues::all("billing".into())] };
+    let theirs = Upcoming { project: "invoices".into(), queues: vec![Queues::all("billing".into())], horizon: LONG };
     assert!(!cx.store().await.upcoming(theirs).await.unwrap().lapsed, "of this project");
+}
+
+pub(crate) async fn the_next_end_of_a_lease_is_told_beforehand(cx: Fixture) {
+    let next = async |source| cx.outlook(&[source]).await.next_lapse;
+    let (soon, sooner, tolerance) = (LONG / 2, LONG / 4, Duration::from_secs(3));
+    let now = cx.now().await;
+    // Held by their own rows, and by a sheet: whichever ends next is told.
+    let hold = async |ttl| {
+        let insert = Insert { lease: cx.lease(ttl), ..cx.insertion(vec![NewMessage { leased: true, ..message("billing") }]) };
+        cx.store().await.insert(insert).await.unwrap();
+    };
+    hold(LONG * 2).await;
+    assert_eq!(next("billing").await, None, "behind the horizon");
+    hold(soon).await;
+    assert_near(next("billing").await.unwrap(), now + soon, tolerance, "of a row");
+    let id = cx.put("billing", 1).await[0];
+    cx.take(id, "billing", sooner).await;
+    assert_near(next("billing").await.unwrap(), now + sooner, tolerance, "of a sheet");
+    assert_eq!(next("refund").await, None, "of these sources");
+    assert!(!cx.outlook(&["billing"]).await.lapsed);
+    // What has run out is none that will.
+    let id = cx.put("crm", 1).await[0];
+    cx.take(id, "crm", SHORT).await;
+    cx.lapse("crm").await;
+    assert_eq!(next("crm").await, None);
 }
 
 fn nothing(cx: &Fixture) -> Served {
