@@ -8,6 +8,7 @@ mod committer;
 mod completer;
 pub mod config;
 mod dispatcher;
+mod feed;
 mod health;
 mod intake;
 mod lane;
@@ -45,6 +46,7 @@ use alarm::Alarm;
 use committer::{Backlog, Committer};
 use completer::Completer;
 use dispatcher::Dispatcher;
+use feed::Feed;
 use health::StoreHealth;
 use intake::Intake;
 use lane::{Lane, Memory};
@@ -207,7 +209,7 @@ impl Engine {
             health: health.clone(),
             ledger: ledger.clone(),
             keep: config.history.keep.clone(),
-            reports: tokio::sync::Mutex::new(queue),
+            reports: Feed::new(queue),
             alarm: alarm.clone(),
             abandon: abandon.clone(),
         });

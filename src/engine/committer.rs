@@ -1,10 +1,11 @@
-//! Commits messages. Whatever waits while a commit is under way goes into the next one (group commit, without any linger).
+//! Commits messages. What comes while a commit is under way goes into the next one, or, if it is much, into one beside it (group commit, without a
+//! linger when nothing is under way).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -12,6 +13,7 @@ use uuid::Uuid;
 use super::RETRY_AFTER;
 use super::alarm::Alarm;
 use super::dispatcher::{Fate, Job, Ticket};
+use super::feed::Feed;
 use super::health::StoreHealth;
 use super::lane::{Lane, Place};
 use super::lease::{Ledger, Term};
@@ -70,14 +72,14 @@ pub(super) struct Backlog {
     most: usize,
     bytes: AtomicUsize,
     entries: mpsc::UnboundedSender<Entry>,
-    queue: Mutex<mpsc::UnboundedReceiver<Entry>>,
+    queue: Feed<Entry>,
 }
 
 impl Backlog {
     /// At most so many bytes.
     pub(super) fn new(most: usize) -> Self {
         let (entries, queue) = mpsc::unbounded_channel();
-        Self { most, bytes: AtomicUsize::new(0), entries, queue: Mutex::new(queue) }
+        Self { most, bytes: AtomicUsize::new(0), entries, queue: Feed::new(queue) }
     }
 }
 
@@ -118,9 +120,7 @@ impl Committer {
     pub(super) async fn run(self: Arc<Self>) {
         let mut entries = Vec::with_capacity(BATCH);
         loop {
-            if self.backlog.queue.lock().await.recv_many(&mut entries, BATCH).await == 0 {
-                return;
-            }
+            let Some(_turn) = self.backlog.queue.take(&mut entries, BATCH).await else { return };
             let mut batch = Vec::with_capacity(entries.len());
             let mut bytes = 0;
             for entry in entries.drain(..) {

@@ -1,17 +1,17 @@
-//! Writes what attempts came to, in batches: whatever was reported while the last batch was written goes into the next.
+//! Writes what attempts came to, in batches: what is reported while one is written goes into the next, or, if it is much, into one beside it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rand::rngs::StdRng;
-use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::alarm::Alarm;
 use super::config::Keep;
 use super::dispatcher::Ticket;
+use super::feed::Feed;
 use super::health::StoreHealth;
 use super::lease::Ledger;
 use crate::clock::{self, StoreClock};
@@ -57,7 +57,7 @@ pub(super) struct Completer {
     pub(super) health: Arc<StoreHealth>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) keep: Keep,
-    pub(super) reports: Mutex<mpsc::UnboundedReceiver<Report>>,
+    pub(super) reports: Feed<Report>,
     pub(super) alarm: Arc<Alarm>,
     /// Cancelled when the process must end, whatever is not written yet.
     pub(super) abandon: CancellationToken,
@@ -69,10 +69,7 @@ impl Completer {
         let mut reports = Vec::with_capacity(BATCH);
         let mut failures = Throttle::new(10, Duration::from_secs(1));
         loop {
-            let taken = self.reports.lock().await.recv_many(&mut reports, BATCH).await;
-            if taken == 0 {
-                return;
-            }
+            let Some(_turn) = self.reports.take(&mut reports, BATCH).await else { return };
             let back: Vec<_> = reports.extract_if(.., |report| matches!(report.ending, Ending::HandBack)).collect();
             if !back.is_empty() {
                 self.hand_back(&back).await;
