@@ -66,18 +66,25 @@ pub struct Outcome {
     pub retry_after: Option<Duration>,
     /// What the destination answered, as JSON text. At most [`MAX_RESULT`] bytes.
     pub result: Option<String>,
+    /// Whether the destination was asked. What was refused without asking says nothing about it: the breaker does not count it.
+    pub asked: bool,
 }
 
 impl Outcome {
     /// The destination has it.
     #[must_use]
     pub const fn succeeded() -> Self {
-        Self { class: Class::Succeeded, code: Cow::Borrowed(""), detail: String::new(), retry_after: None, result: None }
+        Self { class: Class::Succeeded, code: Cow::Borrowed(""), detail: String::new(), retry_after: None, result: None, asked: true }
     }
 
     /// Refused for good.
     pub fn permanent(code: impl Into<Cow<'static, str>>, detail: impl fmt::Display) -> Self {
         Self::failure(Class::Permanent, code, detail)
+    }
+
+    /// Refused for good without asking the destination: the message can't be said in its terms.
+    pub fn unsendable(code: impl Into<Cow<'static, str>>, detail: impl fmt::Display) -> Self {
+        Self { asked: false, ..Self::permanent(code, detail) }
     }
 
     /// Refused this time.
@@ -98,7 +105,7 @@ impl Outcome {
         }
         // PostgreSQL's text takes no NUL; what a destination answers may hold one.
         let detail = cut(&detail.to_string(), MAX_DETAIL).replace('\0', "\u{fffd}");
-        Self { class, code, detail, retry_after: None, result: None }
+        Self { class, code, detail, retry_after: None, result: None, asked: true }
     }
 
     /// The same with what the destination answered, cut to [`MAX_RESULT`] bytes.

@@ -246,6 +246,9 @@ impl Lane {
             self.metrics.last_success.set(unix_seconds());
         }
         let unreachable = outcome.class == Class::Unreachable;
+        if !outcome.asked && !unreachable {
+            return self.probe_unused();
+        }
         if !unreachable && !self.proven.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
         }

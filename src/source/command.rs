@@ -33,7 +33,7 @@ impl Source for Command {
     async fn send(&self, message: &Message) -> Outcome {
         let environment = match environment::facts(message) {
             Ok(environment) => environment,
-            Err(detail) => return Outcome::permanent("command_environment", detail),
+            Err(detail) => return Outcome::unsendable("command_environment", detail),
         };
         let program = self.program.clone();
         let payload = message.payload.clone().unwrap_or_default();

@@ -68,10 +68,11 @@ impl Source for Http {
 impl Http {
     /// The request for a message; what can't be said in HTTP at all is refused for good.
     fn request(&self, message: &Message) -> Result<reqwest::Request, Box<Outcome>> {
-        let permanent = |code, detail: String| Box::new(Outcome::permanent(code, detail));
-        let url = self.target.url(message.topic.as_deref()).map_err(|detail| permanent("http_topic", detail))?;
+        let unsendable = |code, detail: String| Box::new(Outcome::unsendable(code, detail));
+        let url = self.target.url(message.topic.as_deref()).map_err(|detail| unsendable("http_topic", detail))?;
         let id = message.id.to_string();
-        let mut headers = request::headers(message, &id, &self.headers, self.signer.is_some()).map_err(|detail| permanent("http_headers", detail))?;
+        let mut headers =
+            request::headers(message, &id, &self.headers, self.signer.is_some()).map_err(|detail| unsendable("http_headers", detail))?;
         let body = message.payload.clone().unwrap_or_default();
         if let Some(signer) = &self.signer {
             sign(signer, &id, Utc::now().timestamp(), &body, &mut headers);

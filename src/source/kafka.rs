@@ -150,9 +150,9 @@ impl Kafka {
     fn topic<'a>(&'a self, message: &'a Message) -> Result<&'a str, Outcome> {
         let Some(topic) = message.topic.as_deref() else {
             // The source's own was checked when it was built.
-            return self.topic.as_deref().ok_or_else(|| Outcome::permanent("kafka_no_topic", "neither the message nor the source names a topic"));
+            return self.topic.as_deref().ok_or_else(|| Outcome::unsendable("kafka_no_topic", "neither the message nor the source names a topic"));
         };
-        topic_fault(topic).map_or(Ok(topic), |fault| Err(Outcome::permanent("kafka_invalid_topic", fault)))
+        topic_fault(topic).map_or(Ok(topic), |fault| Err(Outcome::unsendable("kafka_invalid_topic", fault)))
     }
 }
 

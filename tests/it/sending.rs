@@ -57,6 +57,21 @@ async fn what_expired_behind_an_open_breaker_is_no_probe() {
 }
 
 #[tokio::test]
+async fn what_is_refused_without_asking_closes_no_breaker() {
+    let client = client("sources: { main: { kind: scripted, breaker: { after: 1, probe: 1s } } }").await;
+    client.submitted(r#","topic":"away""#).await;
+    let is_open = async || client.get("/metrics").await.text.contains("redrive_breaker_state{project=\"test\",source=\"main\"} 1");
+    eventually(Duration::from_secs(5), async || is_open().await.then_some(())).await;
+    let absurd = client.submitted(r#","topic":"absurd""#).await;
+    assert_eq!(client.until(&absurd, "failed").await["last_error"]["code"], "scripted_absurd");
+    assert!(is_open().await);
+    let fine = client.submitted("").await;
+    client.until(&fine, "succeeded").await;
+    assert!(!is_open().await);
+    client.app.end().await;
+}
+
+#[tokio::test]
 async fn sends_that_take_long_hold_up_no_others() {
     let client = client("sources: { main: { kind: scripted, in_flight: 8 } }").await;
     let first = client.submitted("").await;

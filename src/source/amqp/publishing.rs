@@ -27,13 +27,13 @@ impl Publishing {
     /// The message with the source's own routing key where it names none. `frame_max` is what the broker takes at once (0: anything).
     ///
     /// # Errors
-    /// A permanent outcome: nothing will make it fit.
+    /// Why it can't be sent: nothing will make it fit.
     pub(super) fn of(message: &Message, default_key: Option<&str>, frame_max: u32) -> Result<Self, Outcome> {
         let Some(key) = message.topic.as_deref().or(default_key) else {
-            return Err(Outcome::permanent("amqp_no_routing_key", "neither the message nor the source names a routing key"));
+            return Err(Outcome::unsendable("amqp_no_routing_key", "neither the message nor the source names a routing key"));
         };
         if let Some(fault) = routing_key_fault(key) {
-            return Err(Outcome::permanent("amqp_routing_key_too_long", fault));
+            return Err(Outcome::unsendable("amqp_routing_key_too_long", fault));
         }
         let routing_key = short(key, "amqp_routing_key_too_long", "the routing key")?;
 
@@ -51,7 +51,7 @@ impl Publishing {
                 continue;
             }
             if ROUTES.contains(&name) {
-                return Err(Outcome::permanent("amqp_header_reserved", format_args!("the header {name} means further routing keys to RabbitMQ")));
+                return Err(Outcome::unsendable("amqp_header_reserved", format_args!("the header {name} means further routing keys to RabbitMQ")));
             }
             table.insert(short(name, "amqp_header_name_too_long", "the name of a header")?, text(value.as_bytes()));
         }
@@ -61,14 +61,14 @@ impl Publishing {
         }
         table.insert(ShortString::try_new("redrive-attempt").unwrap_or_default(), text(message.attempt.to_string().as_bytes()));
         if frame_max != 0 && weight > usize::try_from(frame_max).unwrap_or(usize::MAX) {
-            return Err(Outcome::permanent("amqp_headers_too_large", format_args!("key and headers must fit one frame of {frame_max} bytes")));
+            return Err(Outcome::unsendable("amqp_headers_too_large", format_args!("key and headers must fit one frame of {frame_max} bytes")));
         }
         Ok(Self { routing_key, properties: properties.with_headers(table) })
     }
 }
 
 fn short(value: &str, code: &'static str, what: &str) -> Result<ShortString, Outcome> {
-    ShortString::try_new(value).map_err(|_| Outcome::permanent(code, format_args!("{what} has at most 255 bytes, not {}", value.len())))
+    ShortString::try_new(value).map_err(|_| Outcome::unsendable(code, format_args!("{what} has at most 255 bytes, not {}", value.len())))
 }
 
 fn text(bytes: &[u8]) -> AMQPValue {

@@ -43,7 +43,7 @@ pub(super) fn not_started(error: &io::Error, program: &std::ffi::OsStr, director
     match error.kind() {
         NotFound | NotADirectory | IsADirectory | PermissionDenied => Outcome::refused("command_not_found", detail),
         _ if no_program => Outcome::refused("command_not_found", detail),
-        ArgumentListTooLong | InvalidInput => Outcome::permanent("command_environment", detail),
+        ArgumentListTooLong | InvalidInput => Outcome::unsendable("command_environment", detail),
         // No process, memory or descriptor to be had, or the program is being replaced: this machine's trouble, not the message's.
         _ => Outcome::unreachable("command_spawn", detail),
     }
