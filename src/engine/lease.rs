@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::health::StoreHealth;
 use crate::store::{Held, Lease, Store};
 
-/// At most so many leases are renewed by one statement.
-const RENEW_AT_ONCE: usize = 2000;
+/// From so many on, leases are not renewed with others.
+const RENEW_AT_ONCE: usize = 1000;
 
 /// Until when a group of leases taken together surely holds, by the machine's monotonic clock.
 #[derive(Debug)]
@@ -123,22 +123,36 @@ impl Ledger {
                 () = stop.cancelled() => return,
             }
             // With a tick every sixth and two thirds left at the most, a renewal has three more chances before a lease ends.
-            for batch in self.aging(self.ttl * 2 / 3).chunks(RENEW_AT_ONCE) {
-                self.renew(&*store, &health, batch).await;
+            for batch in self.aging(self.ttl * 2 / 3) {
+                self.renew(&*store, &health, &batch).await;
             }
         }
     }
 
-    fn aging(&self, left: Duration) -> Vec<Held> {
+    /// Leases that hold no longer than this, in batches. Groups stay whole: their term is one. Those of claims go apart from those that rows
+    /// hold, whose renewal waits, and then fails, where somebody else has locked one of the rows.
+    fn aging(&self, left: Duration) -> Vec<Vec<Held>> {
         let (groups, now) = (self.lock(), Instant::now());
-        let aging = groups.iter().filter(|(_, group)| group.term.left(now) <= left);
-        aging.flat_map(|(token, group)| group.ids.iter().map(|id| Held { id: *id, token: *token })).collect()
+        let mut batches = Vec::new();
+        for open in [true, false] {
+            let mut batch = Vec::new();
+            for (token, group) in groups.iter().filter(|(_, group)| group.open == open && group.term.left(now) <= left) {
+                batch.extend(group.ids.iter().map(|id| Held { id: *id, token: *token }));
+                if batch.len() >= RENEW_AT_ONCE {
+                    batches.push(std::mem::take(&mut batch));
+                }
+            }
+            if !batch.is_empty() {
+                batches.push(batch);
+            }
+        }
+        batches
     }
 
     /// Renews leases whose time has run out and that nobody else took; answers whether the store said which these are.
     pub(super) async fn revive(&self, store: &dyn Store, health: &StoreHealth) -> bool {
-        for batch in self.aging(Duration::ZERO).chunks(RENEW_AT_ONCE) {
-            if !self.renew(store, health, batch).await {
+        for batch in self.aging(Duration::ZERO) {
+            if !self.renew(store, health, &batch).await {
                 return false;
             }
         }
@@ -172,5 +186,25 @@ impl Ledger {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Group>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_renewed_whole_and_claims_apart_from_rows() {
+        let ledger = Ledger::new("node".into(), Duration::from_secs(30));
+        for token in 0..6 {
+            ledger.hold(token, Instant::now(), (0..600).map(|_| Uuid::now_v7()), token % 2 == 0);
+        }
+        let batches = ledger.aging(Duration::from_secs(31));
+        assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), 6 * 600);
+        for batch in &batches {
+            let tokens: HashSet<_> = batch.iter().map(|held| held.token).collect();
+            assert_eq!(batch.len(), tokens.len() * 600, "whole groups");
+            assert!(tokens.len() <= 2 && tokens.iter().all(|token| token % 2 == batch[0].token % 2));
+        }
     }
 }

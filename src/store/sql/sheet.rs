@@ -151,17 +151,27 @@ pub(super) async fn write_out<D: Dialect>(session: &mut Session<D>, held: &[Held
     Ok(())
 }
 
-/// The same for all that is on a project's sheets whose lease has run out.
+/// The same for what is on a project's sheets whose lease has run out. Rows that somebody else holds stay on their sheet, for another time:
+/// they must not keep the others waiting.
 pub(super) async fn write_out_lapsed<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<(), Fail> {
     let sql = session.sql("sheets_lapsed", || {
         format!("SELECT {SHEET} FROM {{sheet}} WHERE project = ? AND lease_until <= {{now}} ORDER BY token LIMIT ? {{skip}}")
     });
     for row in session.rows(sql, &[Value::Text(project), Value::Int(LAPSED)]).await? {
         let sheet = read::<D>(&row)?;
-        write_rows(session, &sheet, &sheet.ids.iter().copied().collect()).await?;
-        close(session, vec![sheet.token]).await?;
+        let free = free(session, &sheet.ids).await?;
+        write_rows(session, &sheet, &free).await?;
+        let left = waiting(session, &sheet.ids).await?;
+        shorten(session, &sheet, |id| left.contains(id)).await?;
     }
     Ok(())
+}
+
+/// Locks those of these messages that wait and that nobody else holds.
+async fn free<D: Dialect>(session: &mut Session<D>, ids: &[Uuid]) -> Result<HashSet<Uuid>, Fail> {
+    let sql = session.sql("sheet_free", || format!("SELECT id FROM {{table b b_id:id}} {} WHERE {{waits}} {{lock}} {{or-skip}}", shape::NAMED));
+    let rows = session.rows(sql, &[Value::Batch(&Batch::ids(ids.iter().copied()))]).await?;
+    Ok(known::<D>(&rows).into_iter().collect())
 }
 
 /// Has messages of a sheet be held by their own rows; the sheet stays as it is.

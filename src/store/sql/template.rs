@@ -104,6 +104,7 @@ fn phrase<D: Dialect>(names: &Names, inside: &str) -> String {
         "now" => D::NOW.to_owned(),
         "lock" => D::LOCK.to_owned(),
         "skip" => D::SKIP.to_owned(),
+        "or-skip" => (if D::LOCK.is_empty() { "" } else { "SKIP LOCKED" }).to_owned(),
         "waiting" => D::WAITING.to_owned(),
         // Said so that no planner takes it for a way to find rows that are named by their ids: it would read the whole queue.
         "waits" => "CASE WHEN level IS NOT NULL THEN 1 END = 1".to_owned(),

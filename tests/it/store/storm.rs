@@ -11,7 +11,7 @@ use redrive::units::{Secret, Span};
 use url::Url;
 use uuid::Uuid;
 
-use super::fixture::{Fixture, LONG, ids, message, ready, succeeded};
+use super::fixture::{Fixture, LONG, SHORT, ids, message, ready, sorted, succeeded};
 use crate::support::{Proxy, eventually};
 
 /// Not for ever, on a busy machine too.
@@ -149,6 +149,23 @@ pub(crate) async fn rows_that_a_stopped_application_holds_are_skipped(cx: Fixtur
     assert_eq!(ids(&claimed.rows), [put[1], put[3]]);
     raw.run("ROLLBACK").await;
     assert_eq!(ids(&store.claim(cx.claim_of("billing")).await.unwrap().rows), [put[0], put[2]]);
+}
+
+pub(crate) async fn a_row_that_somebody_holds_keeps_no_lapsed_lease_from_being_taken_over(cx: Fixture) {
+    let put = cx.put("billing", 3).await;
+    let claim = Claim { lease: cx.lease(SHORT), ..cx.claim_of("billing") };
+    assert_eq!(cx.claim(claim).await.rows.len(), 3);
+    cx.lapse("billing").await;
+    let store = cx.store().await;
+    let mut raw = cx.test.raw().await;
+    raw.run("BEGIN").await;
+    raw.run(&format!("UPDATE resend_log SET topic = 'mine' WHERE id = '{}'", put[1])).await;
+    let taken = async || sorted(store.take_over(cx.take_over_of(&["billing"])).await.unwrap().iter().map(|row| row.id).collect());
+    assert_eq!(taken().await, [put[0], put[2]]);
+    assert!(cx.outlook(&["billing"]).await.lapsed, "it is not forgotten");
+    raw.run("ROLLBACK").await;
+    assert_eq!(taken().await, [put[1]]);
+    assert!(taken().await.is_empty());
 }
 
 pub(crate) async fn an_application_that_inserts_sees_no_deadlock(cx: Fixture) {
