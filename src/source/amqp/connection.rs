@@ -1,5 +1,6 @@
 //! The connection: made when it is needed, thrown away whole when anything about it is in doubt.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -141,29 +142,20 @@ async fn connect(target: &Target, held: Arc<Held>) -> Result<Arc<Link>, String> 
     let properties = ConnectionProperties::default().with_connection_name(LongString::from(target.name.as_str()));
     let runtime = lapin::runtime::default_runtime().map_err(|error| error.to_string())?;
     let plug = Plug::default();
-    let (tls, socket) = (target.tls.clone(), plug.clone());
+    let (tls, socket, within) = (target.tls.clone(), plug.clone(), target.within);
     let connecting = Connection::connector(
         target.uri.clone(),
         runtime,
         async move |uri, runtime| {
-            let mut last = std::io::Error::other("the name has no address");
-            for address in tokio::net::lookup_host((uri.authority.host.as_str(), uri.authority.port)).await? {
-                let stream = match AsyncTcpStream::connect(&runtime, address).await {
-                    Ok(AsyncTcpStream::Plain(stream)) => stream,
-                    Ok(_) => continue,
-                    Err(error) => {
-                        last = error;
-                        continue;
-                    }
-                };
+            let addresses = tokio::net::lookup_host((uri.authority.host.as_str(), uri.authority.port)).await?.collect();
+            let stream = first_that_answers(addresses, within, |address| AsyncTcpStream::connect(&runtime, address)).await?;
+            if let AsyncTcpStream::Plain(stream) = &stream {
                 socket.insert(stream.get_ref())?;
-                let stream = AsyncTcpStream::Plain(stream);
-                return match uri.scheme {
-                    AMQPScheme::AMQP => Ok(stream),
-                    AMQPScheme::AMQPS => Ok(stream.into_tls(&uri.authority.host, tls.as_ref()).await?),
-                };
             }
-            Err(last.into())
+            match uri.scheme {
+                AMQPScheme::AMQP => Ok(stream),
+                AMQPScheme::AMQPS => Ok(stream.into_tls(&uri.authority.host, tls.as_ref()).await?),
+            }
         },
         properties,
     );
@@ -192,6 +184,25 @@ async fn connect(target: &Target, held: Arc<Held>) -> Result<Arc<Link>, String> 
     });
     let frame_max = connection.configuration().frame_max();
     Ok(Arc::new(Link { connection, frame_max, plug, dead: AtomicBool::new(false), listener: listener.abort_handle() }))
+}
+
+/// A connection to one of several addresses, tried in turn. Each has its part of half the time, so that one from which nothing comes back
+/// leaves the others theirs, and the broker its own.
+async fn first_that_answers<T, F: Future<Output = std::io::Result<T>>>(
+    addresses: Vec<SocketAddr>,
+    within: Duration,
+    connect: impl Fn(SocketAddr) -> F,
+) -> std::io::Result<T> {
+    let mut last = std::io::Error::other("the name has no address");
+    let each = within / 2 / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+    for address in addresses {
+        last = match tokio::time::timeout(each, connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => std::io::Error::new(error.kind(), format!("{address}: {error}")),
+            Err(_) => std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{address}: nothing came back")),
+        };
+    }
+    Err(last)
 }
 
 /// A second handle of the socket, by which it can be shut whatever lapin is doing.
@@ -265,6 +276,22 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_from_which_nothing_comes_back_leaves_the_others_their_time() {
+        let silent: SocketAddr = ([192, 0, 2, 1], 5672).into();
+        let (refuses, answers) = (SocketAddr::from(([192, 0, 2, 2], 5672)), SocketAddr::from(([192, 0, 2, 3], 5672)));
+        let connect = async |address| match address {
+            _ if address == answers => Ok(address),
+            _ if address == refuses => Err(std::io::ErrorKind::ConnectionRefused.into()),
+            _ => std::future::pending().await,
+        };
+        let (within, began) = (Duration::from_secs(5), Instant::now());
+        assert_eq!(first_that_answers(vec![silent, refuses, answers], within, connect).await.unwrap(), answers);
+        assert!(began.elapsed() < within / 2);
+        let error = first_that_answers(vec![refuses, silent], within, connect).await.unwrap_err();
+        assert!(error.to_string().contains("192.0.2.1:5672"), "{error}");
+    }
 
     #[test]
     fn a_hold_ends_when_the_broker_says_so_or_a_while_after_the_connection_is_gone() {
