@@ -100,19 +100,17 @@ impl Outcome {
     /// A failure of a class that was looked up in a table.
     pub fn failure(class: Class, code: impl Into<Cow<'static, str>>, detail: impl fmt::Display) -> Self {
         let mut code = code.into();
-        if code.len() > MAX_CODE {
-            code = cut(&code, MAX_CODE).to_owned().into();
+        if !fits(&code, MAX_CODE) {
+            code = fitting(code.into_owned(), MAX_CODE).into();
         }
-        // PostgreSQL's text takes no NUL; what a destination answers may hold one.
-        let detail = cut(&detail.to_string(), MAX_DETAIL).replace('\0', "\u{fffd}");
+        let detail = fitting(detail.to_string(), MAX_DETAIL);
         Self { class, code, detail, retry_after: None, result: None, asked: true }
     }
 
     /// The same with what the destination answered, cut to [`MAX_RESULT`] bytes.
     #[must_use]
     pub fn with_result(mut self, result: impl Into<String>) -> Self {
-        let result = result.into();
-        self.result = Some(if result.len() > MAX_RESULT { cut(&result, MAX_RESULT).to_owned() } else { result });
+        self.result = Some(fitting(result.into(), MAX_RESULT));
         self
     }
 
@@ -122,6 +120,18 @@ impl Outcome {
         self.retry_after = wait;
         self
     }
+}
+
+/// `text` as every database keeps it: of at most `max` bytes and without NUL, which PostgreSQL's text does not take.
+pub(crate) fn fitting(text: String, max: usize) -> String {
+    if fits(&text, max) {
+        return text;
+    }
+    cut(&text, max).replace('\0', "?")
+}
+
+fn fits(text: &str, max: usize) -> bool {
+    text.len() <= max && !text.contains('\0')
 }
 
 /// The longest prefix of `text` of at most `max` bytes that ends between two characters.
@@ -150,7 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn a_detail_never_holds_a_nul() {
-        assert_eq!(Outcome::refused("x", "a\0b").detail, "a\u{fffd}b");
+    fn nothing_that_is_written_holds_a_nul_or_is_too_long() {
+        let outcome = Outcome::refused("a\0b".to_owned(), "a\0b").with_result("a\0b");
+        let mended = "a?b";
+        assert_eq!((&*outcome.code, &*outcome.detail, outcome.result.as_deref()), (mended, mended, Some(mended)));
+        let nuls = "\0".repeat(MAX_RESULT);
+        let outcome = Outcome::refused(nuls.clone(), &nuls).with_result(nuls);
+        assert!(outcome.code.len() <= MAX_CODE && outcome.detail.len() <= MAX_DETAIL && outcome.result.unwrap().len() <= MAX_RESULT);
     }
 }

@@ -168,6 +168,9 @@ impl Policy {
     pub fn delay(&self, n: u32) -> Duration {
         let delay = if n <= 1 {
             self.first_delay
+        } else if self.base_delay.is_zero() {
+            // Times infinity it would be no number.
+            Duration::ZERO
         } else {
             // Grows past f64 for large n: infinity, which the cap below takes. `powi` would need n to fit i32.
             let seconds = self.base_delay.as_secs_f64() * self.multiplier.powf(f64::from(n - 1));
@@ -249,6 +252,8 @@ mod tests {
         assert_eq!(Policy::default().delay(u32::MAX), Duration::from_secs(21_600));
         let short = policy(&Config { max_delay: Some(Span::secs(1)), ..Config::default() });
         assert_eq!(short.delay(1), Duration::from_secs(1), "the cap holds for the first delay too");
+        let at_once = policy(&Config { base_delay: Some(Span::secs(0)), ..Config::default() });
+        assert_eq!(at_once.delay(u32::MAX), Duration::ZERO);
     }
 
     #[test]
