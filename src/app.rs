@@ -150,24 +150,40 @@ pub struct Ran {
 /// Claims and sends what is due, then ends; for cron. Nothing listens.
 ///
 /// # Errors
-/// If the store can't be used, or did not answer within half a minute.
+/// If the store can't be used, or did not answer for half a minute.
 pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran, Error> {
     config.engine.poller.enabled = true;
     let grace = config.engine.shutdown.grace.get();
     let metrics = Arc::new(Metrics::new(config.project.clone()));
     let engine = start(config, metrics)?;
     let handle = engine.handle();
-    if tokio::time::timeout(STORE_WAIT, handle.store_is_ready()).await.is_err() {
-        let reason = handle.store_trouble().unwrap_or_default();
-        engine.finish(Instant::now()).await;
-        return Err(Error::NotReady { waited: STORE_WAIT, reason });
+    match stop.run_until_cancelled(tokio::time::timeout(STORE_WAIT, handle.store_is_ready())).await {
+        Some(Ok(())) => {}
+        None => {
+            engine.finish(Instant::now()).await;
+            return Ok(Ran { waiting: false });
+        }
+        Some(Err(_)) => {
+            let reason = handle.store_trouble().unwrap_or_default();
+            engine.finish(Instant::now()).await;
+            return Err(Error::NotReady { waited: STORE_WAIT, reason });
+        }
     }
-    let mut waiting = false;
+    let (mut waiting, mut answered) = (false, Instant::now());
     while !stop.is_cancelled() {
-        let work = handle.work().await?;
-        waiting = work.unreachable;
-        if !work.sendable && handle.in_flight() == 0 && engine.is_idle() {
-            break;
+        match handle.work().await {
+            Ok(work) => {
+                (waiting, answered) = (work.unreachable, Instant::now());
+                if !work.sendable && handle.in_flight() == 0 && engine.is_idle() {
+                    break;
+                }
+            }
+            // The engine goes on meanwhile: what is under way is sent and put on record.
+            Err(error) if answered.elapsed() < STORE_WAIT => tracing::debug!(error = %error, "can't see what is left to do"),
+            Err(error) => {
+                engine.finish(Instant::now() + grace).await;
+                return Err(error.into());
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}

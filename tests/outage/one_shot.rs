@@ -8,7 +8,8 @@ use reqwest::StatusCode;
 
 use crate::support::database::new_ids;
 use crate::support::node::{QUICK, redrive};
-use crate::support::{Database, Kind, Node, Sink, Yaml, free_port};
+
+use crate::support::{Database, Kind, Node, Proxy, Sink, Yaml, free_port};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_only_accepts_leaves_the_sending_to_a_run() {
@@ -59,6 +60,35 @@ async fn a_run_ends_although_a_destination_is_away() {
     let records = database.records().await;
     assert!(waiting.iter().all(|id| ["pending", "retrying"].contains(&records[&id.to_string()].state.as_str())), "{records:?}");
     drop(node);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_outlives_a_connection_to_the_database_that_breaks() {
+    let sink = Sink::start().await;
+    let database = Database::fresh(Kind::Postgres).await;
+    let node = Node::start(&Yaml::on(&database).source("crm", &sink.source("")).poller("enabled: false, lease: 4s")).await;
+    let ids = new_ids(10);
+    database.insert("crm", &ids).await;
+    drop(node);
+    sink.hold();
+    let port = free_port();
+    let proxy = Proxy::at(port, database.server()).await;
+    let (yaml, names) =
+        (Yaml::with_store(&database.store_behind(port)).source("crm", &sink.source("")), ids.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let outage = async {
+        sink.received(&names, "a run begins".to_owned(), Duration::from_secs(20)).await;
+        proxy.vanish().await;
+        // Ten looks' time.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let proxy = Proxy::at(port, database.server()).await;
+        sink.let_go();
+        proxy
+    };
+    let node = Node::new(&yaml);
+    let (_proxy, ()) = tokio::join!(outage, run(&node));
+    assert!(sink.copies().values().all(|count| *count == 1), "{:?}", sink.copies());
+    let records = database.records().await;
+    assert!(records.values().all(|record| (record.state.as_str(), record.attempts) == ("succeeded", 1)), "{records:?}");
 }
 
 async fn run(node: &Node) {
