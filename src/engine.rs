@@ -158,7 +158,7 @@ impl Engine {
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let tracker = TaskTracker::new();
         let ledger = Arc::new(Ledger::new(node, config.poller.lease.get()));
-        let memory = Arc::new(Memory::new(config.limits.in_flight.bytes()));
+        let memory = Arc::new(Memory::new(config.limits.in_flight.bytes(), sources.len()));
         let (reports, queue) = mpsc::unbounded_channel();
 
         let (mut lanes, mut dispatchers, mut faults) = (BTreeMap::new(), Vec::new(), Vec::new());
@@ -444,7 +444,7 @@ impl Handle {
         let upcoming = store::Upcoming { project: self.inner.project.clone(), queues, horizon: Duration::ZERO };
         let outlook = self.inner.store.upcoming(upcoming).await?;
         let due = outlook.due.iter().filter(|due| due.at <= outlook.now).filter_map(|due| lanes.get(&due.source));
-        let (unreachable, reachable): (Vec<_>, Vec<_>) = due.partition(|lane| lane.is_open());
+        let (unreachable, reachable): (Vec<_>, Vec<_>) = due.partition(|lane| lane.is_held_back());
         Ok(Work { sendable: outlook.lapsed || !reachable.is_empty(), unreachable: !unreachable.is_empty() })
     }
 

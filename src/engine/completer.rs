@@ -17,8 +17,8 @@ use super::lease::Ledger;
 use crate::clock::{self, StoreClock};
 use crate::message::judge::{Log, Reason, attempt_outcome, judge};
 use crate::message::{AttemptOutcome, State};
-use crate::outcome::{Class, Outcome};
-use crate::store::{Completion, LastError, Store};
+use crate::outcome::{Class, MAX_DETAIL, Outcome, fitting};
+use crate::store::{Completion, Error, LastError, Store};
 use crate::telemetry::throttle::Throttle;
 
 /// At most so many outcomes a batch.
@@ -149,21 +149,21 @@ impl Completer {
         let ours = loop {
             match self.store.complete(completions.clone()).await {
                 Ok(ours) => break ours,
-                Err(error) if error.is_transient() || completions.len() == 1 => {
-                    self.health.failed("complete", &error);
-                    if !error.is_transient() {
-                        // Nothing can be written of this one: its lease runs out, and it is sent again.
-                        self.ledger.leave_open(&completions[0].held);
-                        tracing::error!(message.id = %completions[0].held.id, error = %error, "an outcome can't be written");
-                        break vec![false];
-                    }
-                }
-                Err(error) => {
+                Err(error @ Error::Refused(_)) if completions.len() > 1 => {
                     tracing::warn!(error = %error, batch = completions.len(), "a batch of outcomes was refused; they are written one by one");
                     for (report, completion) in reports.drain(..).zip(completions.iter()) {
                         Box::pin(self.write(&mut vec![report], vec![completion.clone()], failures)).await;
                     }
                     return;
+                }
+                Err(error) => {
+                    self.health.failed("complete", &error);
+                    if matches!(error, Error::Refused(_)) {
+                        // Nothing can be written of this one: its lease runs out, and it is sent again.
+                        self.ledger.leave_open(&completions[0].held);
+                        tracing::error!(message.id = %completions[0].held.id, error = %error, "an outcome can't be written");
+                        break vec![false];
+                    }
                 }
             }
             tokio::select! {
@@ -194,7 +194,10 @@ impl Completer {
     async fn hand_back(&self, reports: &[Report]) {
         let held: Vec<_> = reports.iter().map(|report| report.ticket.held).collect();
         match self.store.release(held.clone()).await {
-            Ok(ours) => tracing::debug!(messages = ours, "messages handed back"),
+            Ok(ours) => {
+                tracing::debug!(messages = ours, "messages handed back");
+                self.alarm.ring_by(Instant::now());
+            }
             // Not tried again: their leases run out, which comes to the same a little later.
             Err(error) => self.health.failed("release", &error),
         }
@@ -206,7 +209,7 @@ impl Completer {
 /// A message that ends without this attempt having been made.
 fn unsent(mut completion: Completion, class: &str, code: &str, detail: &str, keep: &Keep) -> Completion {
     completion.begun = false;
-    completion.error = Some(LastError { class: class.to_owned(), code: code.to_owned(), detail: detail.to_owned() });
+    completion.error = Some(LastError { class: class.to_owned(), code: code.to_owned(), detail: fitting(detail.to_owned(), MAX_DETAIL) });
     completion.delete = keep.deletes(State::Failed);
     completion
 }

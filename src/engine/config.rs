@@ -138,7 +138,7 @@ impl Default for Shutdown {
 pub struct Limits {
     /// Messages that wait to be committed; over it producers are told to wait (429).
     pub intake: Size,
-    /// Messages that are being sent, all sources together; over it no more are claimed.
+    /// Messages that are being sent, all sources together; over it no more are claimed. One half is kept for all sources in equal shares.
     pub in_flight: Size,
 }
 

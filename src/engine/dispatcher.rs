@@ -105,7 +105,12 @@ impl Dispatcher {
         while queue.recv_many(&mut jobs, BATCH).await > 0 {
             let batch: Vec<Delivery> = jobs.drain(..).filter_map(|job| self.prepare(job)).collect();
             match &self.lane.spec.sender {
-                Sender::Pipelined(pipeline) if !batch.is_empty() => pipeline.send(batch).await,
+                Sender::Pipelined(pipeline) if !batch.is_empty() => {
+                    // What it had not finished yet says that itself as it is let go of.
+                    if AssertUnwindSafe(pipeline.send(batch)).catch_unwind().await.is_err() {
+                        tracing::error!(message.source = %self.lane.name(), "the source panicked; this is a bug in it");
+                    }
+                }
                 Sender::Pipelined(_) => {}
                 Sender::Each(source) => {
                     let limit = self.lane.spec.options.timeout.map_or(LONGEST_SEND, Span::get) + TIMEOUT_GRACE;

@@ -59,9 +59,21 @@ impl StoreHealth {
 
     /// The store did not do what it was asked. Only what says that it is away changes the state.
     pub(super) fn failed(&self, op: &'static str, error: &Error) {
-        let away = matches!(error, Error::Unavailable(_) | Error::TimedOut(_) | Error::Schema(_) | Error::InUse(_) | Error::Config(_));
+        self.note(op, error, matches!(error, Error::TimedOut(_)));
+    }
+
+    /// The same of what is done beside sending and may be slow in a large table: that it took too long does not say that the store is away.
+    pub(super) fn failed_beside(&self, op: &'static str, error: &Error) {
+        self.note(op, error, false);
+    }
+
+    fn note(&self, op: &'static str, error: &Error, silent: bool) {
+        let away = silent || matches!(error, Error::Unavailable(_) | Error::Schema(_) | Error::InUse(_) | Error::Config(_));
         let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
+        if !*self.up.borrow() {
+            why.reason = error.to_string();
+        }
         if !away {
             if let Some(held_back) = why.others.pass(now) {
                 tracing::warn!(store.op = op, error = %error, lines_held_back = held_back, "the store failed");
@@ -93,5 +105,31 @@ impl StoreHealth {
         let mut up = self.up.subscribe();
         // The sender lives as long as self, so the channel can't be closed here.
         let _ = up.wait_for(|up| *up).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_slow_beside_sending_does_not_take_the_store_away() {
+        let health = StoreHealth::default();
+        health.answered();
+        let slow = Error::TimedOut(Duration::from_secs(10));
+        health.failed_beside("sample", &slow);
+        assert!(health.is_up());
+        health.failed("claim", &slow);
+        assert!(!health.is_up());
+        health.answered();
+        health.failed_beside("sample", &Error::Unavailable("gone".to_owned()));
+        assert!(!health.is_up());
+    }
+
+    #[test]
+    fn until_it_answers_the_last_failure_is_the_reason() {
+        let health = StoreHealth::default();
+        health.failed("prepare", &Error::Refused("permission denied for schema public".to_owned()));
+        assert!(health.reason().unwrap().contains("permission denied"));
     }
 }

@@ -29,30 +29,68 @@ const UNPROVEN_IN_FLIGHT: u32 = 16;
 /// A claim waits so long for all the places that it asks for.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// What all lanes together may hold in memory, in bytes.
+/// What all lanes together may hold in memory, in bytes: one half is theirs in equal shares, whatever the others do, the other half is for
+/// whoever needs more.
 #[derive(Debug)]
 pub(super) struct Memory {
-    max: usize,
+    /// What is there for all.
+    common: usize,
+    /// How much of it is used.
     used: AtomicUsize,
+    /// What each lane has to itself.
+    share: usize,
     freed: Notify,
 }
 
 impl Memory {
-    pub(super) fn new(max: usize) -> Self {
-        Self { max, used: AtomicUsize::new(0), freed: Notify::new() }
+    /// `max` bytes for so many lanes.
+    pub(super) fn new(max: usize, lanes: usize) -> Self {
+        let share = max / 2 / lanes.max(1);
+        Self { common: max - share * lanes, used: AtomicUsize::new(0), share, freed: Notify::new() }
     }
 
-    /// The bytes that are free.
-    pub(super) fn free(&self) -> usize {
-        self.max.saturating_sub(self.used.load(Ordering::Relaxed))
+    /// What a claim waits for. First sends leave it free, or they could keep a lane from claiming for as long as messages come in.
+    const fn reserve(&self) -> usize {
+        let (share, all) = (self.share / 2, (self.common + self.share) / 8);
+        if share < all { share } else { all }
+    }
+}
+
+/// What one lane holds of it.
+#[derive(Debug)]
+struct Held {
+    memory: Arc<Memory>,
+    bytes: AtomicUsize,
+}
+
+impl Held {
+    /// The bytes that the lane may still take.
+    fn free(&self) -> usize {
+        let own = self.memory.share.saturating_sub(self.bytes.load(Ordering::Relaxed));
+        own + self.memory.common.saturating_sub(self.memory.used.load(Ordering::Relaxed))
     }
 
-    /// Waits until so much is free, or all of it where less than that was ever there.
-    pub(super) async fn wait_for(&self, bytes: usize) {
-        let bytes = bytes.min(self.max);
+    fn take(&self, bytes: usize) {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.memory.used.fetch_add(self.beyond(before + bytes) - self.beyond(before), Ordering::Relaxed);
+    }
+
+    fn give_back(&self, bytes: usize) {
+        let before = self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.memory.used.fetch_sub(self.beyond(before) - self.beyond(before - bytes), Ordering::Relaxed);
+        self.memory.freed.notify_waiters();
+    }
+
+    /// How much of what a lane holds is not its own share.
+    fn beyond(&self, bytes: usize) -> usize {
+        bytes.saturating_sub(self.memory.share)
+    }
+
+    /// Waits until a claim has what it needs.
+    async fn has_reserve(&self) {
         loop {
-            let freed = self.freed.notified();
-            if self.free() >= bytes {
+            let freed = self.memory.freed.notified();
+            if self.free() >= self.memory.reserve() {
                 return;
             }
             freed.await;
@@ -73,8 +111,7 @@ impl Place {
     pub(super) fn release_memory(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if bytes > 0 {
-            self.lane.memory.used.fetch_sub(bytes, Ordering::Relaxed);
-            self.lane.memory.freed.notify_waiters();
+            self.lane.held.give_back(bytes);
         }
     }
 }
@@ -96,7 +133,7 @@ pub(super) struct Lane {
     pub(super) wake: Notify,
     places: Arc<Semaphore>,
     capacity: u32,
-    memory: Arc<Memory>,
+    held: Held,
     breaker: Mutex<Breaker>,
     last_error: Mutex<Option<String>>,
     /// Whether the destination has answered since the start, or since its breaker opened.
@@ -120,7 +157,7 @@ impl Lane {
             wake: Notify::new(),
             places: Arc::new(Semaphore::new(capacity as usize)),
             capacity,
-            memory,
+            held: Held { memory, bytes: AtomicUsize::new(0) },
             breaker: Mutex::new(Breaker::new(&spec.options.breaker, Instant::now())),
             last_error: Mutex::new(None),
             proven: AtomicBool::new(false),
@@ -137,7 +174,7 @@ impl Lane {
 
     /// A place for a first send, if there is one, the destination is not known to be away and memory allows.
     pub(super) fn try_enter(self: &Arc<Self>, bytes: usize) -> Option<Place> {
-        if self.is_held_back() || self.memory.free() < bytes {
+        if self.is_held_back() || self.held.free() < bytes + self.held.memory.reserve() {
             return None;
         }
         if !self.proven.load(Ordering::Relaxed) && self.in_flight() >= UNPROVEN_IN_FLIGHT {
@@ -160,7 +197,7 @@ impl Lane {
     /// Waits for places for a claim: a moment for all of them, so that claims are large, then for whatever is free, so that sends that
     /// take long hold up no others. `None` when the lane is closed.
     pub(super) async fn reserve(&self, count: u32) -> Option<OwnedSemaphorePermit> {
-        self.memory.wait_for(self.memory.max / 8).await;
+        self.held.has_reserve().await;
         let count = count.clamp(1, self.capacity);
         if let Ok(all) = tokio::time::timeout(GATHER, self.places.clone().acquire_many_owned(count)).await {
             return all.ok();
@@ -175,7 +212,7 @@ impl Lane {
 
     /// How many bytes a claim may bring: a quarter of what is free, so that lanes that claim at once stay within the bound together.
     pub(super) fn claim_bytes(&self) -> usize {
-        self.memory.free() / 4
+        self.held.free() / 4
     }
 
     /// Whether nothing may be sent but a probe.
@@ -185,7 +222,7 @@ impl Lane {
 
     /// Takes a reserved place.
     pub(super) fn enter(self: &Arc<Self>, permit: OwnedSemaphorePermit, bytes: usize) -> Place {
-        self.memory.used.fetch_add(bytes, Ordering::Relaxed);
+        self.held.take(bytes);
         self.metrics.in_flight.inc();
         Place { _permit: permit, lane: self.clone(), bytes }
     }

@@ -27,6 +27,9 @@ use crate::telemetry::throttle::Throttle;
 const SCOUT_GAP: Duration = Duration::from_millis(5);
 /// At most so many lapsed leases are taken over at once.
 const TAKE_OVER: u32 = 500;
+/// What is due next on a level that was just emptied is looked for after this at the latest; where rows come in all the time, the look
+/// that they cause does it too.
+const EMPTIED: Duration = Duration::from_millis(20);
 /// How long a claimer waits before it looks again whether its destination still holds back publishers.
 const BLOCKED_WAIT: Duration = Duration::from_millis(250);
 
@@ -208,6 +211,9 @@ impl Poller {
         drain.walk.note(level, claimed.last.filter(|_| full), asked, at);
         if full || !swept {
             lane.due(1 << level);
+        } else {
+            // The last look saw the first of this level alone: what is due next there is not known.
+            self.alarm.ring_by(at + EMPTIED);
         }
         let taken = Taken { token, term, at, now: self.clock.at(at) };
         for row in claimed.rows {
@@ -222,7 +228,9 @@ impl Poller {
         let row = match row {
             Row::Ready(ready) => *ready,
             Row::Unusable(row) => {
-                let ticket = Ticket { epoch: row.epoch, attempt: row.attempt, ..taken.ticket(lane, row.id) };
+                // It has its place until that is written, so that no more are claimed meanwhile.
+                let place = Some(lane.enter(permit, 0));
+                let ticket = Ticket { epoch: row.epoch, attempt: row.attempt, place, ..taken.ticket(lane, row.id) };
                 let ending = Ending::Invalid { code: row.code, detail: row.detail };
                 let _ = self.reports.send(Report { ticket: Box::new(ticket), ending });
                 lane.probe_unused();

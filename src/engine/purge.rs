@@ -75,7 +75,7 @@ impl Purge {
             };
             match self.run(counted).await {
                 Ok(total) => report(&total),
-                Err(error) => health.failed("purge", &error),
+                Err(error) => health.failed_beside("purge", &error),
             }
             tokio::select! {
                 () = tokio::time::sleep(self.history.every.get()) => {}

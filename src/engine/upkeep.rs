@@ -108,7 +108,7 @@ impl Upkeep {
         let strays = Strays { project: self.project.clone(), sources: self.lanes.names(), min_age: MIN_AGE, limit: STRAYS, lease };
         let strays = match self.store.take_strays(strays).await {
             Ok(strays) => strays,
-            Err(error) => return self.health.failed("take_strays", &error),
+            Err(error) => return self.health.failed_beside("take_strays", &error),
         };
         if strays.is_empty() {
             return;
@@ -168,7 +168,7 @@ impl Upkeep {
                 }
                 *self.unserved.lock().unwrap_or_else(PoisonError::into_inner) = found;
             }
-            Err(error) => self.health.failed("unserved", &error),
+            Err(error) => self.health.failed_beside("unserved", &error),
         }
     }
 
@@ -195,7 +195,7 @@ impl Upkeep {
                         }
                     }
                 }
-                Err(error) => self.health.failed("sample", &error),
+                Err(error) => self.health.failed_beside("sample", &error),
             }
         }
     }

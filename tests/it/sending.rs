@@ -141,6 +141,66 @@ async fn what_was_delivered_while_the_store_was_away_is_not_sent_again() {
     client.app.end().await;
 }
 
+#[tokio::test]
+async fn an_outcome_is_kept_while_the_database_can_not_be_opened() {
+    let (client, folder) = impatient("").await;
+    let id = client.submitted(r#","topic":"hold""#).await;
+    let mut other = writer(folder.path()).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    client.app.hold.add_permits(1);
+    // The connection that waits for the other writer is given up, and none can be made in its place.
+    let (file, aside) = (folder.path().join("redrive.db"), folder.path().join("aside.db"));
+    std::fs::rename(&file, &aside).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    eventually(Duration::from_secs(15), async || client.get("/readyz").await.text.contains("can't be used").then_some(())).await;
+    sleep(Duration::from_secs(1)).await;
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&aside, &file).unwrap();
+    run(&mut other, "COMMIT").await;
+    assert_eq!(client.until(&id, "succeeded").await["attempts"], 1);
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn a_source_that_stands_still_takes_no_memory_from_the_others() {
+    let client = client("limits: { in_flight: 1MiB }\nsources: { main: { kind: scripted }, other: { kind: scripted } }").await;
+    let first = client.submitted("").await;
+    client.until(&first, "succeeded").await;
+    let large = "x".repeat(100_000);
+    for _ in 0..20 {
+        client.send(client.request(Method::POST, "/v1/publish/main/hold").body(large.clone())).await;
+    }
+    let sent = client.send(client.request(Method::POST, "/v1/publish/other").body("at once")).await;
+    client.until(sent.json()["id"].as_str().unwrap(), "succeeded").await;
+    let later = client.send(client.request(Method::POST, "/v1/publish/other?delay=100ms").body("claimed")).await;
+    client.until(later.json()["id"].as_str().unwrap(), "succeeded").await;
+    client.app.hold.add_permits(20);
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn messages_that_come_due_one_after_another_wait_for_no_poll() {
+    let client = client("poller: { interval: 1m }").await;
+    let mut ids = Vec::new();
+    for delay in ["300ms", "600ms", "900ms"] {
+        ids.push(client.submitted(&format!(r#","delay":"{delay}""#)).await);
+    }
+    for id in ids {
+        client.until(&id, "succeeded").await;
+    }
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn a_pipeline_that_panics_sends_what_comes_after() {
+    let client = client("sources: { main: { kind: fragile, retry: { unreachable_delay: 1h, first_delay: 1h, base_delay: 1h } } }").await;
+    let broken = client.submitted(r#","topic":"panic""#).await;
+    assert_eq!(client.until(&broken, "retrying").await["last_error"]["code"], "dropped");
+    let fine = client.submitted("").await;
+    client.until(&fine, "succeeded").await;
+    client.app.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_from_cron_sends_beside_a_node_that_only_accepts() {
     let client = client("poller: { enabled: false }").await;

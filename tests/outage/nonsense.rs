@@ -1,6 +1,6 @@
 //! Rows in which applications wrote nonsense: each ends as `failed` with its reason, and its neighbours go on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use uuid::Uuid;
@@ -115,4 +115,36 @@ async fn judge(kind: Kind) {
         }
     }
     assert!(!node.log().contains("panicked"), "{kind:?}: {}", node.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_can_not_be_sent_take_places_and_no_memory() {
+    const ROWS: usize = 200;
+    const PLACES: u64 = 32;
+    let sink = Sink::start().await;
+    let database = Database::fresh(Kind::Postgres).await;
+    let node = Node::start(&Yaml::on(&database).source("crm", &sink.source(&format!(", in_flight: {PLACES}")))).await;
+    let mut session = database.session().await;
+    // To put on record what came of one takes longer than to claim it.
+    session
+        .run(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$;
+             CREATE TRIGGER slow BEFORE UPDATE ON resend_log FOR EACH ROW WHEN (NEW.state = 'failed') EXECUTE FUNCTION slow()",
+        )
+        .await;
+    session.run("BEGIN").await;
+    for (index, id) in new_ids(ROWS).into_iter().enumerate() {
+        let bytes = if index < 40 { 8_000_000 } else { 10 };
+        let values = format!("'{id}', 'crm', '{{\"tenant\": null}}', convert_to(repeat('x', {bytes}), 'UTF8')");
+        session.run(&format!("INSERT INTO resend_log (id, source, headers, payload) VALUES ({values})")).await;
+    }
+    session.run("COMMIT").await;
+    let (mut most, began) = (0, Instant::now());
+    while session.number("SELECT count(*) FROM resend_log WHERE state = 'failed'").await < ROWS as u64 {
+        most = most.max(session.number("SELECT coalesce(sum(cardinality(ids)), 0)::bigint FROM redrive_sheet").await);
+        assert!(began.elapsed() < Duration::from_secs(40), "not all have failed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!((1..=PLACES).contains(&most), "{most} were held");
+    assert!(node.memory() < 128, "{} MiB", node.memory());
 }

@@ -115,7 +115,8 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Pic
         left?;
         let read = decode::claimed::<D>(&row, &claim.project, &claim.source, claim.max_payload);
         let size = D::int(&row, decode::CLAIMED_SIZE).ok().flatten().filter(|size| *size <= payload).unwrap_or(0);
-        let is_large = size > WITH_LOCK;
+        // What can't be sent needs no payload.
+        let is_large = size > WITH_LOCK && read.is_ok();
         let unread = if is_large { size } else { 0 };
         let weight = read.as_ref().map_or(0, |ready| i64::try_from(ready.message.weight()).unwrap_or(i64::MAX).saturating_add(unread));
         // The first is taken whatever it weighs. Once one does not fit, none that follows is, so that they go in order.

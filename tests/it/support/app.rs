@@ -9,7 +9,7 @@ use redrive::app::App;
 use redrive::config::{Config, Scope};
 use redrive::message::Message;
 use redrive::outcome::Outcome;
-use redrive::source::{Registry, Sender, Source};
+use redrive::source::{Delivery, Pipeline, Registry, Sender, Source};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -54,6 +54,19 @@ impl Source for Scripted {
     }
 }
 
+/// A pipeline of kind `fragile`, which panics at a topic `panic`.
+struct Fragile;
+
+#[async_trait]
+impl Pipeline for Fragile {
+    async fn send(&self, batch: Vec<Delivery>) {
+        for delivery in batch {
+            assert_ne!(delivery.message().topic.as_deref(), Some("panic"));
+            delivery.finish(Outcome::succeeded());
+        }
+    }
+}
+
 /// Starts an application on SQLite, or on the store that `yaml` names. `yaml` adds to a configuration with a project, a store and ports.
 pub(crate) async fn start(yaml: &str) -> Running {
     start_in(tempfile::tempdir().expect("a folder"), yaml).await
@@ -79,6 +92,7 @@ pub(crate) async fn start_in(folder: TempDir, yaml: &str) -> Running {
     let mut registry = Registry::default();
     let gate = hold.clone();
     registry.register_with("scripted", move |_, _| Ok(Sender::each(Scripted { hold: gate.clone() })));
+    registry.register_with("fragile", |_, _| Ok(Sender::pipelined(Fragile)));
     let file = folder.path().join("redrive.yaml");
     let config = Config::parse(&text, &file, &|_| None, &registry, Scope::Whole).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
     let app = App::build(config).await.unwrap_or_else(|error| panic!("{error}"));

@@ -185,6 +185,13 @@ impl Node {
         Metrics(self.client.get(self.url("/metrics")).send().await.unwrap().text().await.unwrap())
     }
 
+    /// The most memory that the process has held, in MiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    }
+
     fn pid(&self) -> Pid {
         let pid = self.child.as_ref().and_then(Child::id).expect("it runs");
         Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
