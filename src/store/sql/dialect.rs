@@ -76,8 +76,6 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     const DATED: &'static str = "due_at IS NOT NULL";
     /// Whether a recursive query leaps through an index from one name to the next. Where not, each leap is a statement.
     const LEAPS: bool = true;
-    /// True of a source that is no text.
-    const SOURCELESS: &'static str = "source IS NULL";
     /// A time after which nothing is ever due: text that is no time, infinity, or a year that nobody sees.
     const FAR: &'static str;
     /// What makes a rule of the claim's index where the optimizer would guess.
@@ -98,6 +96,10 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     /// A binary value as it is selected, for [`Self::bytes`].
     fn select_bytes(bytes: &str) -> String {
         bytes.to_owned()
+    }
+    /// True of rows whose source is no text and of which more holds, if `AND …` is given.
+    fn sourceless(more: &str) -> String {
+        format!("(source IS NULL {more})")
     }
     /// A set of the first column of a query, for `id …`.
     fn within(query: &str) -> String {

@@ -13,6 +13,9 @@ use uuid::Uuid;
 use super::dialect::{Bad, Batch, Dialect, Id, Kind, Role, Value, driver, listed};
 use crate::store::Error;
 
+#[cfg(test)]
+mod plans;
+
 /// The wait before a file that another is switching to WAL is opened again.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -43,7 +46,6 @@ impl Dialect for Sqlite {
     const TIE: &'static str = "rowid";
     // Which SQLite does not reorder.
     const JOIN: &'static str = "CROSS JOIN";
-    const SOURCELESS: &'static str = "(source IS NULL OR source >= x'')";
     // Text and blobs sort after every number.
     const FAR: &'static str = "253402300799999";
     const VERSION: &'static str = "SELECT 'SQLite ' || sqlite_version()";
@@ -70,6 +72,11 @@ impl Dialect for Sqlite {
 
     fn select_bytes(bytes: &str) -> String {
         format!("CAST({bytes} AS BLOB)")
+    }
+
+    // Either half is found in a partial index only if it says itself what all rows there have in common.
+    fn sourceless(more: &str) -> String {
+        format!("(source IS NULL {more} OR source >= x'' {more})")
     }
 
     fn table(alias: &str, columns: &[(&str, Kind)]) -> String {

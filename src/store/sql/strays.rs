@@ -25,24 +25,30 @@ const UNDATED_FIRST: &str =
 
 /// Whether there may be strays at all: looks into indexes, where to take some is a transaction of ten statements.
 pub(super) async fn are_there<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<bool, Fail> {
+    let own = Batch::texts(strays.sources.iter().map(|source| &**source));
+    let (any, values) = any(strays, &own);
+    is_true(session, &any, &values).await
+}
+
+/// The condition, and its parameters.
+pub(super) fn any<'a>(strays: &'a Strays, own: &'a Batch<'a>) -> (String, Vec<Value<'a>>) {
     let orphaned = |lease: &str| {
         format!(
             "EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND state = 'sending' AND {lease}
                 AND ({{sourceless}} OR source NOT IN (SELECT s_source FROM {{table s s_source:text}})))"
         )
     };
-    let own = Batch::texts(strays.sources.iter().map(|source| &**source));
-    let (project, sources) = (Value::Text(&strays.project), Value::Batch(&own));
+    let (project, sources) = (Value::Text(&strays.project), Value::Batch(own));
     let (foreign, names) = foreign(&strays.project, &strays.sources);
     let any = format!(
         "EXISTS (SELECT 1 FROM {{log}} WHERE project IS NULL AND level IS NOT NULL)
-            OR EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND {{sourceless}} AND level IS NOT NULL)
+            OR EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND {{sourceless AND level IS NOT NULL}})
             OR {} OR {}
             OR EXISTS (SELECT 1 FROM {{table b b_source:text}} CROSS JOIN {LEVELS} WHERE {TIMELESS_LAST} OR {UNDATED_FIRST}) OR {foreign}",
         orphaned("lease_until <= {now}"),
         orphaned("lease_until IS NULL")
     );
-    is_true(session, &any, &[&[project, project, sources, project, sources, sources, project, project][..], &names].concat()).await
+    (any, [&[project, project, sources, project, sources, sources, project, project][..], &names].concat())
 }
 
 pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<Vec<Stray>, Fail> {
@@ -55,7 +61,7 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     };
     const SOURCELESS: Picked = Picked {
         names: ["strays_sourceless", "strays_sourceless_pick"],
-        from: "FROM {log} WHERE project = ? AND {sourceless} AND level IS NOT NULL
+        from: "FROM {log} WHERE project = ? AND {sourceless AND level IS NOT NULL}
             AND created_at <= {plus {now}|?} LIMIT ?",
         set: STRAY_SET,
         columns: STRAY,

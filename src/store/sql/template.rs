@@ -108,7 +108,7 @@ fn phrase<D: Dialect>(names: &Names, inside: &str) -> String {
         "waiting" => D::WAITING.to_owned(),
         // Said so that no planner takes it for a way to find rows that are named by their ids: it would read the whole queue.
         "waits" => "CASE WHEN level IS NOT NULL THEN 1 END = 1".to_owned(),
-        "sourceless" => D::SOURCELESS.to_owned(),
+        "sourceless" => D::sourceless(&rest),
         "dated" => D::DATED.to_owned(),
         "far" => D::FAR.to_owned(),
         "raised" => shape::RAISED.to_owned(),

@@ -1,0 +1,54 @@
+//! How SQLite finds rows, by its own account: while a table is small nothing else tells of a statement that reads all of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::super::dialect::{Batch, Dialect as _};
+use super::super::pool::{Core, Work};
+use super::super::template::Names;
+use super::super::{migrate, strays};
+use super::Sqlite;
+use crate::store::config::Migrate;
+use crate::store::{Lease, Strays};
+
+/// Of the claim's index all that waits of one project, or all that waits of none.
+const ALL_THAT_WAITS: &str = "SEARCH resend_log USING INDEX resend_log_claim (project=?)";
+
+/// Empty tables.
+async fn tables() -> (Arc<Core<Sqlite>>, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let limit = Duration::from_secs(10);
+    let dialect = Sqlite { file: folder.path().join("redrive.db"), busy: limit, cache: 100 };
+    let names = Names { schema: None, prefix: String::new(), project: "orders".to_owned() };
+    let core = Arc::new(Core::new(dialect, names, limit, true, 1, true, Arc::new(|_, _| {})));
+    migrate::prepare(&core, Migrate::Auto).await.unwrap();
+    (core, folder)
+}
+
+/// The steps of a statement.
+async fn steps(core: &Arc<Core<Sqlite>>, sql: &str) -> Vec<String> {
+    let explain = format!("EXPLAIN QUERY PLAN {sql}");
+    let told = core.run(Work::Read, move |session| {
+        Box::pin(async move { Ok(session.rows_once(&explain, &[]).await?.iter().filter_map(|row| Sqlite::text(row, 3).ok()?).collect()) })
+    });
+    told.await.unwrap()
+}
+
+#[tokio::test]
+async fn rows_without_a_source_are_looked_for_where_they_are() {
+    let (core, _folder) = tables().await;
+    let lease = Lease { token: 1, node: "node-1".into(), ttl: Duration::from_secs(60) };
+    let strays = Strays { project: "orders".into(), sources: vec!["billing".into()], min_age: Duration::ZERO, limit: 100, lease };
+    let looks = steps(&core, &format!("SELECT {}", strays::any(&strays, &Batch::texts(["billing"])).0)).await;
+    assert_eq!(looks.iter().filter(|step| *step == ALL_THAT_WAITS).count(), 1, "for those without a project alone: {looks:#?}");
+
+    core.run(Work::Transaction, move |session| Box::pin(async move { strays::take(session, &strays).await })).await.unwrap();
+    let pick = steps(&core, &core.sql("strays_sourceless_pick", String::new)).await;
+    for range in ["(project=? AND source=? AND level>?)", "(project=? AND source>?)"] {
+        let step = format!("SEARCH resend_log USING INDEX resend_log_claim {range}");
+        assert!(looks.contains(&step) && pick.contains(&step), "{looks:#?}, {pick:#?}");
+    }
+    assert!(!pick.iter().any(|step| step == ALL_THAT_WAITS), "{pick:#?}");
+}
