@@ -23,6 +23,22 @@ pub(super) async fn get<D: Dialect>(session: &mut Session<D>, project: &str, id:
     Ok(rows.first().and_then(decode::shown::<D>))
 }
 
+/// Rows of a state, which is written out, so that the planner sees which partial index serves. What that leaves out is named again, for SQLite.
+fn of(state: State) -> String {
+    let again = if matches!(state, State::Sending | State::Succeeded) { "" } else { " AND state NOT IN ('sending', 'succeeded')" };
+    format!("state = '{state}'{again}")
+}
+
+/// The query of a page whose rows say themselves in which state they are, with further conditions.
+pub(super) fn page(state: Option<State>, narrower: &str) -> String {
+    let condition = match state {
+        None => String::new(),
+        Some(state @ (State::Pending | State::Retrying)) => format!("AND {} {{free}}", of(state)),
+        Some(state) => format!("AND {}", of(state)),
+    };
+    format!("SELECT {} FROM {{log}} WHERE project = ? {condition}{narrower} ORDER BY id DESC LIMIT ?", decode::SHOWN)
+}
+
 pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> Result<Page, Fail> {
     let mut sql = String::new();
     let mut values = vec![Value::Int(i64::from(list.payload)), Value::Text(&list.project)];
@@ -51,15 +67,7 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
     }
     let limit = list.limit.clamp(1, MOST_ROWS);
     values.push(Value::Int(i64::from(limit) + 1));
-    let select = |state: &str| format!("SELECT {} FROM {{log}} WHERE project = ? {state}{sql} ORDER BY id DESC LIMIT ?", decode::SHOWN);
-    // The state is written out, so that the planner sees which partial index serves.
-    let mut rows = match list.state {
-        None => session.rows_once(&select(""), &values).await?,
-        Some(state @ (State::Pending | State::Retrying)) => {
-            session.rows_once(&select(&format!("AND state = '{}' {{free}}", state.as_str())), &values).await?
-        }
-        Some(state) => session.rows_once(&select(&format!("AND state = '{}'", state.as_str())), &values).await?,
-    };
+    let mut rows = session.rows_once(&page(list.state, &sql), &values).await?;
     if list.state == Some(State::Sending) {
         // A sheet holds these.
         let (from, condition) = on_sheets::<D>();
@@ -121,9 +129,7 @@ pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) 
             )
         };
         let mut parts = vec![part("'pending'", 0, "{log}", "level IS NOT NULL", ""), part("'sending'", 0, "{log}", "state = 'sending'", "")];
-        // What the index leaves out is named again, for SQLite.
-        let of = |state: &str| format!("state = '{state}' AND state NOT IN ('sending', 'succeeded')");
-        parts.extend(["retrying", "blocked"].map(|state| part(&format!("'{state}'"), 0, "{log}", &of(state), "")));
+        parts.extend([State::Retrying, State::Blocked].map(|state| part(&format!("'{state}'"), 0, "{log}", &of(state), "")));
         let (from, condition) = on_sheets::<D>();
         parts.push(part("state", 1, from, condition, ", state"));
         parts.join(" UNION ALL ")

@@ -8,8 +8,9 @@ use tempfile::TempDir;
 use super::super::dialect::{Batch, Dialect as _};
 use super::super::pool::{Core, Work};
 use super::super::template::Names;
-use super::super::{migrate, strays};
+use super::super::{look, migrate, strays};
 use super::Sqlite;
+use crate::message::State;
 use crate::store::config::Migrate;
 use crate::store::{Lease, Strays};
 
@@ -51,4 +52,19 @@ async fn rows_without_a_source_are_looked_for_where_they_are() {
         assert!(looks.contains(&step) && pick.contains(&step), "{looks:#?}, {pick:#?}");
     }
     assert!(!pick.iter().any(|step| step == ALL_THAT_WAITS), "{pick:#?}");
+}
+
+#[tokio::test]
+async fn a_page_of_a_state_is_read_from_the_index_of_that_state() {
+    let (core, _folder) = tables().await;
+    for state in State::ALL {
+        let found = match state {
+            State::Sending => "SEARCH resend_log USING INDEX resend_log_lease (project=?)",
+            // It has none: nearly all rows are this.
+            State::Succeeded => continue,
+            _ => "SEARCH resend_log USING INDEX resend_log_state (project=? AND state=?)",
+        };
+        let steps = steps(&core, &look::page(Some(state), "")).await;
+        assert!(steps.iter().any(|step| step == found), "{state}: {steps:#?}");
+    }
 }
