@@ -93,7 +93,8 @@ impl Dialect for Sqlite {
     }
 
     fn estimate(_: Option<&str>, table: &str) -> String {
-        format!("SELECT coalesce(max(rowid) - min(rowid) + 1, 0) FROM {table}")
+        // A query of both would read the whole table.
+        format!("SELECT coalesce((SELECT max(rowid) FROM {table}) - (SELECT min(rowid) FROM {table}) + 1, 0)")
     }
 
     fn bind(arguments: &mut SqliteArguments, value: &Value<'_>) -> Result<(), BoxDynError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::super::dialect::{Batch, Dialect as _};
+use super::super::dialect::{Batch, Dialect};
 use super::super::pool::{Core, Work};
 use super::super::template::Names;
 use super::super::{look, migrate, strays};
@@ -67,4 +67,12 @@ async fn a_page_of_a_state_is_read_from_the_index_of_that_state() {
         let steps = steps(&core, &look::page(Some(state), "")).await;
         assert!(steps.iter().any(|step| step == found), "{state}: {steps:#?}");
     }
+}
+
+#[tokio::test]
+async fn rows_are_estimated_without_a_look_at_them() {
+    let (core, _folder) = tables().await;
+    let steps = steps(&core, &Sqlite::estimate(None, "resend_log")).await;
+    assert!(!steps.iter().any(|step| step.starts_with("SCAN resend_log")), "{steps:#?}");
+    assert_eq!(steps.iter().filter(|step| *step == "SEARCH resend_log").count(), 2, "either end: {steps:#?}");
 }
