@@ -22,7 +22,7 @@ pub use look::{Attempt, Changed, Count, List, Page, Purge, Purged, Record, Sampl
 pub use sql::Guard;
 pub use work::{
     Address, Claim, Claimed, Completion, Due, Heartbeat, Held, Idempotency, Insert, Inserted, Lapsed, LastError, Lease, Mark, NewMessage, NextDue,
-    Outlook, Prepared, Queues, Ready, Row, Served, Stray, Strays, TakeOver, Unserved, Unusable, Upcoming, Verdict,
+    Outlook, Prepared, Queues, Ready, Row, Served, Stray, Strays, TakeOver, Taken, Unserved, Unusable, Upcoming, Verdict,
 };
 
 /// The resend log of one database. All methods may be called at once from many tasks, and dropping the future of one leaves
@@ -62,8 +62,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Takes, under a lease and without beginning an attempt, waiting rows that nobody can claim: of a source that neither `sources` nor a live node of the
     /// project serves, without a source, or with a due time that is no time. Rows younger than `min_age` are left. Rows without
-    /// a project, or without a due time, are given this project and now, and go the usual way.
-    async fn take_strays(&self, strays: Strays) -> Result<Vec<Stray>, Error>;
+    /// a project, or without a due time, are given this project and now, and go the usual way. Those of sources that are served come first.
+    async fn take_strays(&self, strays: Strays) -> Result<Taken, Error>;
 
     /// Says that a node lives and what it serves, for `ttl`.
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error>;

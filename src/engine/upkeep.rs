@@ -14,7 +14,7 @@ use super::health::StoreHealth;
 use super::lease::Ledger;
 use crate::message::judge::Log;
 use crate::message::{AttemptOutcome, State};
-use crate::store::{Completion, Count, Error, Heartbeat, Held, LastError, Sample, Served, Store, Stray, Strays, Unserved};
+use crate::store::{Completion, Count, Error, Heartbeat, Held, LastError, Sample, Served, Store, Stray, Strays, Taken, Unserved};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
 
@@ -54,7 +54,8 @@ pub(super) struct Upkeep {
 impl Upkeep {
     /// Runs until it is told to stop.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let (ask, asked) = mpsc::channel(1);
+        let (ask_strays, strays_asked) = mpsc::channel(1);
+        let (ask_sample, sample_asked) = mpsc::channel(1);
         let work = async {
             let mut beats = 0_u32;
             let mut ticks = tokio::time::interval(BEAT);
@@ -69,21 +70,23 @@ impl Upkeep {
                     continue;
                 }
                 if self.sends && beats % STRAYS_EVERY == 2 {
-                    self.fail_strays().await;
+                    // Rounds that are still going on are not joined by others, and hold up no beat.
+                    let _ = ask_strays.try_send(());
                 }
                 if beats % UNSERVED_EVERY == 4 {
                     self.look_for_unserved(&mut lines).await;
                 }
                 if beats.is_multiple_of(SAMPLE_EVERY) {
                     // A sample that is still running is not joined by another.
-                    let _ = ask.try_send(());
+                    let _ = ask_sample.try_send(());
                 }
                 beats = beats.wrapping_add(1);
             }
         };
         tokio::select! {
             () = work => {}
-            () = self.sample(asked) => {}
+            () = self.strays(strays_asked) => {}
+            () = self.sample(sample_asked) => {}
             () = stop.cancelled() => {}
         }
     }
@@ -101,17 +104,27 @@ impl Upkeep {
         }
     }
 
-    /// Rows that no node of the project can ever claim fail with that reason.
-    async fn fail_strays(&self) {
+    /// Sees to rows that nobody can claim, round after round for as long as there may be more of them.
+    async fn strays(&self, mut asked: mpsc::Receiver<()>) {
+        while asked.recv().await.is_some() {
+            while self.fail_strays().await {}
+        }
+    }
+
+    /// Rows that no node of the project can ever claim fail with that reason. Answers whether there may be more.
+    async fn fail_strays(&self) -> bool {
         let lease = self.ledger.lease();
         let token = lease.token;
         let strays = Strays { project: self.project.clone(), sources: self.lanes.names(), min_age: MIN_AGE, limit: STRAYS, lease };
-        let strays = match self.store.take_strays(strays).await {
-            Ok(strays) => strays,
-            Err(error) => return self.health.failed_beside("take_strays", &error),
+        let Taken { strays, more } = match self.store.take_strays(strays).await {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.health.failed_beside("take_strays", &error);
+                return false;
+            }
         };
         if strays.is_empty() {
-            return;
+            return more;
         }
         let completions: Vec<_> = strays.iter().map(|stray| self.failure(stray, token)).collect();
         match self.store.complete(Arc::new(completions)).await {
@@ -121,9 +134,13 @@ impl Upkeep {
                 let first = strays.first().map_or("", |stray| stray.code);
                 tracing::warn!(messages = failed, error.code = first, message.id = %strays[0].id, message.source = strays[0].source.as_deref().unwrap_or(""),
                     "rows that nobody can send failed");
+                more
             }
             // Their lease runs out and they are found again.
-            Err(error) => self.health.failed("complete", &error),
+            Err(error) => {
+                self.health.failed("complete", &error);
+                false
+            }
         }
     }
 

@@ -34,7 +34,7 @@ use uuid::Uuid;
 
 use super::{
     Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Insert, Inserted, Lapsed, List, Observer, Outlook, Page,
-    Prepared, Purge, Purged, Record, Sample, Served, Store, Stray, Strays, TakeOver, Unserved, Upcoming,
+    Prepared, Purge, Purged, Record, Sample, Served, Store, Strays, TakeOver, Taken, Unserved, Upcoming,
 };
 use crate::fault::Fault;
 use dialect::Dialect;
@@ -126,7 +126,7 @@ impl<D: Dialect> Store for SqlStore<D> {
         self.core.observed("take_over", Work::Transaction, move |session| Box::pin(async move { claim::take_over(session, &take).await })).await
     }
 
-    async fn take_strays(&self, strays: Strays) -> Result<Vec<Stray>, Error> {
+    async fn take_strays(&self, strays: Strays) -> Result<Taken, Error> {
         let strays = Arc::new(strays);
         let asked = strays.clone();
         if !self
@@ -134,7 +134,7 @@ impl<D: Dialect> Store for SqlStore<D> {
             .observed("look_for_strays", Work::Read, move |session| Box::pin(async move { strays::are_there(session, &asked).await }))
             .await?
         {
-            return Ok(Vec::new());
+            return Ok(Taken::default());
         }
         self.core.observed("take_strays", Work::Transaction, move |session| Box::pin(async move { strays::take(session, &strays).await })).await
     }

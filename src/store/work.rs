@@ -372,10 +372,19 @@ pub struct Strays {
     pub sources: Vec<Arc<str>>,
     /// Rows younger than this are left.
     pub min_age: Duration,
-    /// At most so many.
+    /// At most so many, and as many without a project and, of each source and level, without a due time.
     pub limit: u32,
     /// The lease under which they are taken.
     pub lease: Lease,
+}
+
+/// What was done about rows that nobody can claim.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    /// Those that are left to be failed.
+    pub strays: Vec<Stray>,
+    /// Whether there may be more, of these or of those that were given a project or a due time: ask again.
+    pub more: bool,
 }
 
 /// A row that nobody can claim, held under the lease.

@@ -201,6 +201,22 @@ async fn a_pipeline_that_panics_sends_what_comes_after() {
     client.app.end().await;
 }
 
+#[tokio::test]
+async fn rows_without_a_project_or_a_due_time_go_out_however_many_they_are() {
+    let client = client("sources: { main: { kind: scripted } }").await;
+    let mut session = writer(client.app.folder()).await;
+    // Old enough to be taken for what lacks something. Such rows are looked for every 8 s, 500 at once.
+    let insert = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)
+        INSERT INTO resend_log (source, project, due_at, created_at)
+        SELECT 'main', CASE WHEN i % 2 THEN 'test' END, CASE WHEN i % 2 THEN NULL ELSE now END, now - 60000
+        FROM n, (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)";
+    run(&mut session, insert).await;
+    let all = r#"redrive_attempts_total{project="test",source="main",outcome="succeeded"} 4000"#;
+    eventually(Duration::from_secs(16), async || client.get("/metrics").await.text.contains(all).then_some(())).await;
+    session.close().await.unwrap();
+    client.app.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_from_cron_sends_beside_a_node_that_only_accepts() {
     let client = client("poller: { enabled: false }").await;

@@ -64,7 +64,7 @@ macro_rules! conformance {
             strays:
                 an_unknown_source_is_taken_once_old_enough what_a_live_node_serves_is_left
                 what_a_dead_node_was_sending_for_a_source_of_nobody without_a_source at_most_the_limit
-                neighbours_are_left_alone;
+                what_lacks_a_project_or_a_due_time_is_given_it_up_to_the_limit what_is_served_comes_before_what_nobody_serves neighbours_are_left_alone;
             outlook:
                 the_earliest_of_each_source_and_level only_of_the_levels_asked_for nothing_of_others a_lapsed_lease_is_told the_next_end_of_a_lease_is_told_beforehand unserved_rows_are_told
                 a_node_lives_as_long_as_it_beats waiting_messages_are_counted one_counts_for_all;

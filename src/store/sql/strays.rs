@@ -10,7 +10,7 @@ use super::nodes::{foreign, is_true, kinds, served};
 use super::pool::{Fail, Session};
 use super::shape::Picked;
 use super::sheet;
-use crate::store::{Stray, Strays};
+use crate::store::{Stray, Strays, Taken};
 
 const STRAY_SET: &str =
     "state = 'sending', lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = NULL, updated_at = {now}";
@@ -51,7 +51,7 @@ pub(super) fn any<'a>(strays: &'a Strays, own: &'a Batch<'a>) -> (String, Vec<Va
     (any, [&[project, project, sources, project, sources, sources, project, project][..], &names].concat())
 }
 
-pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<Vec<Stray>, Fail> {
+pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<Taken, Fail> {
     const UNKNOWN: Picked = Picked {
         names: ["strays_unknown", "strays_unknown_pick"],
         from: "FROM {log} WHERE project = ? AND source = ? AND level IS NOT NULL {free}
@@ -99,18 +99,37 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     let project = Value::Text(&strays.project);
     let age = Value::Int(-micros(strays.min_age));
     let limit = Value::Int(i64::from(strays.limit));
-    HOMELESS.run(session, &[age, limit], &[project]).await?;
     let set = [Value::Int(strays.lease.token), Value::Int(micros(strays.lease.ttl)), Value::Text(&strays.lease.node)];
+    let is_full = |rows: Vec<Row<D>>| rows.len() >= strays.limit as usize;
+    let mut more = is_full(HOMELESS.run(session, &[age, limit], &[project]).await?);
     let mut taken: Vec<Stray> = Vec::new();
     let left = |taken: &Vec<Stray>| i64::from(strays.limit).saturating_sub(i64::try_from(taken.len()).unwrap_or(i64::MAX));
+
+    let served = served(session).await?;
+    let live = served.get(&*strays.project);
+    let kinds = kinds(session, &strays.project).await?;
+    let is_served = |source: &str| strays.sources.iter().any(|known| &**known == source) || live.is_some_and(|live| live.contains(source));
+    // What is served comes before what nobody serves, which may use up the limit. Its own sources are always looked at, however many names of
+    // others the index holds.
+    let own = strays.sources.iter().map(|source| &**source);
+    let others = kinds.iter().map(String::as_str).filter(|source| is_served(source) && !strays.sources.iter().any(|own| **own == **source));
+    for (source, level, odd) in oddities(session, &strays.project, own.chain(others)).await? {
+        if odd.undated {
+            let pick = [project, Value::Text(&source), Value::Int(level), age, limit];
+            more |= is_full(UNDATED.run(session, &pick, &[]).await?);
+        }
+        if odd.timeless {
+            let pick = [project, Value::Text(&source), Value::Int(level), age, Value::Int(left(&taken))];
+            let rows = TIMELESS.run(session, &pick, &set).await?;
+            gather(session, &rows, "invalid_due_at", &mut taken).await?;
+        }
+    }
 
     let pick = [project, age, Value::Int(left(&taken))];
     let rows = SOURCELESS.run(session, &pick, &set).await?;
     gather(session, &rows, "no_source", &mut taken).await?;
 
     sheet::write_out_lapsed(session, &strays.project).await?;
-    let served = served(session).await?;
-    let live = served.get(&*strays.project);
     let known = Batch::texts(strays.sources.iter().map(|source| &**source).chain(live.into_iter().flatten().map(String::as_str)));
     let pick = [project, Value::Batch(&known), age, Value::Int(left(&taken))];
     let rows = ORPHANED.run(session, &pick, &set).await?;
@@ -119,35 +138,17 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
         taken.push(Stray { lost: decode::maybe_time::<D>(row, 6), ..stray });
     }
 
-    let kinds = kinds(session, &strays.project).await?;
-    let is_served = |source: &str| strays.sources.iter().any(|known| &**known == source) || live.is_some_and(|live| live.contains(source));
     for source in kinds.iter().filter(|source| !is_served(source)) {
         if left(&taken) <= 0 {
-            return Ok(taken);
+            break;
         }
         sheet::turn(session, &strays.project, source).await?;
         let pick = [project, Value::Text(source), age, Value::Int(left(&taken))];
         let rows = UNKNOWN.run(session, &pick, &set).await?;
         gather(session, &rows, "unknown_source", &mut taken).await?;
     }
-    // Its own sources are always looked at, however many names of others the index holds.
-    let own = strays.sources.iter().map(|source| &**source);
-    let others = kinds.iter().map(String::as_str).filter(|source| is_served(source) && !strays.sources.iter().any(|own| **own == **source));
-    for (source, level, odd) in oddities(session, &strays.project, own.chain(others)).await? {
-        if odd.undated {
-            let pick = [project, Value::Text(&source), Value::Int(level), age, limit];
-            UNDATED.run(session, &pick, &[]).await?;
-        }
-        if odd.timeless {
-            if left(&taken) <= 0 {
-                return Ok(taken);
-            }
-            let pick = [project, Value::Text(&source), Value::Int(level), age, Value::Int(left(&taken))];
-            let rows = TIMELESS.run(session, &pick, &set).await?;
-            gather(session, &rows, "invalid_due_at", &mut taken).await?;
-        }
-    }
-    Ok(taken)
+    more |= left(&taken) <= 0;
+    Ok(Taken { strays: taken, more })
 }
 
 async fn gather<D: Dialect>(session: &mut Session<D>, rows: &[Row<D>], code: &'static str, taken: &mut Vec<Stray>) -> Result<(), Fail> {

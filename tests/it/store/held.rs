@@ -207,7 +207,7 @@ pub(crate) async fn it_is_claimed_or_a_stray_never_both(cx: Fixture) {
         let mut taken = HashSet::new();
         for _ in 0..ROWS / 4 {
             match store.take_strays(strays.clone()).await {
-                Ok(strays) => taken.extend(strays.into_iter().map(|stray| stray.id)),
+                Ok(round) => taken.extend(round.strays.into_iter().map(|stray| stray.id)),
                 Err(error) => assert!(error.is_transient(), "{error:?}"),
             }
         }

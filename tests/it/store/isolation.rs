@@ -34,7 +34,7 @@ pub(crate) async fn every_verb_keeps_to_its_project(cx: Fixture) {
     let take = TakeOver { project: theirs.clone(), ..cx.take_over_of(&["billing", "refund"]) };
     assert!(store.take_over(take).await.unwrap().is_empty());
     let strays = Strays { project: theirs.clone(), sources: vec!["x".into()], min_age: Duration::ZERO, limit: 100, lease: cx.lease(LONG) };
-    assert!(store.take_strays(strays).await.unwrap().is_empty());
+    assert!(store.take_strays(strays).await.unwrap().strays.is_empty());
     assert!(store.counts(&theirs).await.unwrap().is_empty());
     assert!(store.list(List { project: theirs.to_string(), limit: 100, ..List::default() }).await.unwrap().items.is_empty());
     for id in all {

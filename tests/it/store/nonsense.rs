@@ -19,7 +19,7 @@ async fn serve(cx: &Fixture) -> (HashMap<Uuid, Ready>, HashMap<Uuid, &'static st
     for _ in 0..3 {
         let strays = strays_of(cx, &["billing"]);
         let token = strays.lease.token;
-        for stray in cx.store().await.take_strays(strays).await.unwrap() {
+        for stray in cx.store().await.take_strays(strays).await.unwrap().strays {
             let held = Held { id: stray.id, token };
             let failure = Completion { begun: false, epoch: stray.epoch, attempt: stray.attempt, ..failed(held) };
             assert_eq!(cx.complete(vec![failure]).await, [true], "{stray:?}");

@@ -7,8 +7,8 @@ use redrive::message::State;
 use redrive::store::{Completion, Due, Held, NewMessage, Stray, Strays};
 use uuid::Uuid;
 
-use super::fixture::{Fixture, LONG, SHORT, failed, message};
-use crate::support::eventually;
+use super::fixture::{Fixture, LONG, SHORT, failed, message, sorted};
+use crate::support::{Backend, eventually};
 
 pub(crate) fn strays_of(cx: &Fixture, sources: &[&str]) -> Strays {
     let sources = sources.iter().map(|&source| source.into()).collect();
@@ -16,7 +16,7 @@ pub(crate) fn strays_of(cx: &Fixture, sources: &[&str]) -> Strays {
 }
 
 pub(crate) async fn take(cx: &Fixture, strays: Strays) -> HashMap<Uuid, Stray> {
-    cx.store().await.take_strays(strays).await.unwrap().into_iter().map(|stray| (stray.id, stray)).collect()
+    cx.store().await.take_strays(strays).await.unwrap().strays.into_iter().map(|stray| (stray.id, stray)).collect()
 }
 
 pub(crate) async fn an_unknown_source_is_taken_once_old_enough(cx: Fixture) {
@@ -79,8 +79,46 @@ pub(crate) async fn without_a_source(cx: Fixture) {
 
 pub(crate) async fn at_most_the_limit(cx: Fixture) {
     cx.put("nowhere", 5).await;
-    for expected in [2, 2, 1, 0] {
-        assert_eq!(take(&cx, Strays { limit: 2, ..strays_of(&cx, &["billing"]) }).await.len(), expected);
+    for expected in [(2, true), (2, true), (1, false), (0, false)] {
+        let taken = cx.store().await.take_strays(Strays { limit: 2, ..strays_of(&cx, &["billing"]) }).await.unwrap();
+        assert_eq!((taken.strays.len(), taken.more), expected);
+    }
+}
+
+pub(crate) async fn what_lacks_a_project_or_a_due_time_is_given_it_up_to_the_limit(cx: Fixture) {
+    for column in ["project", "due_at"] {
+        for _ in 0..5 {
+            cx.sql(&format!("INSERT INTO resend_log (source, {column}, topic, payload) VALUES ('billing', NULL, 'invoices', 'hello')")).await;
+        }
+        for expected in [(2, true), (2, true), (1, false), (0, false)] {
+            let taken = cx.store().await.take_strays(Strays { limit: 2, ..strays_of(&cx, &["billing"]) }).await.unwrap();
+            assert!(taken.strays.is_empty(), "{column}");
+            assert_eq!((cx.claim_ids("billing").await.len(), taken.more), expected, "{column}");
+        }
+    }
+}
+
+pub(crate) async fn what_is_served_comes_before_what_nobody_serves(cx: Fixture) {
+    cx.sql("INSERT INTO resend_log (topic, payload) VALUES ('invoices', 'hello')").await;
+    cx.put("nobody", 3).await;
+    cx.put("nowhere", 3).await;
+    cx.beat("node-2", &["refund"], LONG).await;
+    let never = match cx.backend {
+        Backend::Sqlite => "never",
+        Backend::Mariadb | Backend::Mysql => "9999-12-31 23:59:59",
+        _ => "infinity",
+    };
+    let (mut undated, mut timeless) = (Vec::new(), Vec::new());
+    for source in ["billing", "refund"] {
+        undated.push((source, cx.put(source, 1).await[0]));
+        cx.sql(&format!("UPDATE resend_log SET due_at = NULL WHERE source = '{source}'")).await;
+        timeless.push(cx.put(source, 1).await[0]);
+        cx.sql(&format!("UPDATE resend_log SET due_at = '{never}' WHERE source = '{source}' AND due_at IS NOT NULL")).await;
+    }
+    let taken = take(&cx, Strays { limit: 2, ..strays_of(&cx, &["billing"]) }).await;
+    assert_eq!(sorted(taken.into_keys().collect()), sorted(timeless));
+    for (source, id) in undated {
+        assert_eq!(cx.claim_ids(source).await, [id]);
     }
 }
 
