@@ -3,7 +3,7 @@
 use super::{ConfigFile, Failure, Terminal};
 use crate::config::{Config, Scope};
 use crate::store::config::Migrate;
-use crate::store::sql;
+use crate::store::sql::{self, Unprinted};
 
 /// Create or upgrade the tables of the resend log
 ///
@@ -11,21 +11,31 @@ use crate::store::sql;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   redrive migrate
-  redrive migrate --print-sql > resend_log.sql     for those who may not run DDL themselves")]
+  redrive migrate --print-sql > resend_log.sql     for those who may not run DDL themselves
+  redrive migrate --print-sql --from 0002_sheets   the same for tables that an older build made")]
 pub(super) struct Command {
     #[command(flatten)]
     file: ConfigFile,
     /// Print the statements instead of running them; connects to nothing
     #[arg(long)]
     print_sql: bool,
+    /// Print only what comes after this migration, the last that was applied
+    #[arg(long, value_name = "VERSION", requires = "print_sql")]
+    from: Option<String>,
 }
 
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         if self.print_sql {
             let config = Config::load(&self.file.config, terminal.registry, Scope::Store)?;
-            let sql = sql::print_sql(&config.store, &config.project).map_err(|faults| {
-                Failure::Config(faults.into_iter().map(|fault| fault.within("store").to_string()).collect::<Vec<_>>().join("; "))
+            let from = self.from.as_deref();
+            let sql = sql::print_sql(&config.store, &config.project, from).map_err(|unprinted| match unprinted {
+                Unprinted::Faults(faults) => {
+                    Failure::Config(faults.into_iter().map(|fault| fault.within("store").to_string()).collect::<Vec<_>>().join("; "))
+                }
+                Unprinted::Unknown(versions) => {
+                    Failure::Usage(format!("--from: there is no migration `{}`; there are {}", from.unwrap_or_default(), versions.join(", ")))
+                }
             })?;
             return Ok(write!(terminal.out, "{sql}")?);
         }

@@ -42,7 +42,7 @@ use pool::{Core, Work};
 use sample::Turn;
 
 pub use guard::Guard;
-pub use open::print_sql;
+pub use open::{Unprinted, print_sql};
 
 /// Builds the store that a configuration names.
 pub(super) fn open(config: &Config, project: &str, observer: Observer) -> Result<Arc<dyn Store>, Vec<Fault>> {

@@ -239,6 +239,12 @@ fn the_statements_are_printed_without_a_database() {
     let folder = folder(PLAIN);
     let sql = done(folder.path(), &["migrate", "--print-sql"]);
     assert!(sql.contains("CREATE TABLE resend_log") && sql.contains("DEFAULT 'orders'"));
+    let newer = done(folder.path(), &["migrate", "--print-sql", "--from", "0003_queue"]);
+    assert!(newer.starts_with("-- 0004_sample\n") && sql.ends_with(&newer));
+    let unknown = run(folder.path(), &["migrate", "--print-sql", "--from", "0003"]);
+    assert_eq!((code(&unknown), out(&unknown).as_str()), (2, ""));
+    assert!(err(&unknown).contains("`0003`; there are 0001_tables, 0002_sheets, 0003_queue, 0004_sample"), "{}", err(&unknown));
+    assert_eq!(code(&run(folder.path(), &["migrate", "--from", "0003_queue"])), 2, "it would run all that is missing");
     assert!(!folder.path().join("t.db").exists());
 }
 

@@ -19,9 +19,6 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// How long a look at them may take: it is the first thing that is asked of a server that may just be starting.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What to do about tables that are not as they should be.
-const ADVICE: &str = "run `redrive migrate`, or have the SQL that `redrive migrate --print-sql` prints run by somebody who may change the tables";
-
 /// The checksum of a migration: of the file, so that prefix and project make no difference.
 fn checksum(text: &str) -> String {
     let mut hex = String::with_capacity(64);
@@ -37,13 +34,18 @@ fn record(version: &str, text: &str) -> String {
     format!("INSERT INTO {{migrations}} (version, checksum) VALUES ('{version}', '{}');", checksum(text))
 }
 
-/// Everything that `auto` would run on an empty database.
-pub(super) fn print<D: Dialect>(names: &Names) -> String {
+/// The names of the migrations, in order.
+pub(super) fn versions<D: Dialect>() -> Vec<&'static str> {
+    D::MIGRATIONS.iter().map(|(version, _)| *version).collect()
+}
+
+/// Everything that `auto` would run on an empty database, or on one where this many migrations were applied.
+pub(super) fn print<D: Dialect>(names: &Names, applied: usize) -> String {
     let mut out = String::new();
-    if let Some(schema) = &names.schema {
+    if let (Some(schema), 0) = (&names.schema, applied) {
         let _ = writeln!(out, "CREATE SCHEMA IF NOT EXISTS \"{schema}\";\n");
     }
-    for (version, text) in D::MIGRATIONS {
+    for (version, text) in D::MIGRATIONS.iter().skip(applied) {
         let _ = writeln!(out, "-- {version}\n{}\n{}\n", expand::<D>(names, text).trim_end(), expand::<D>(names, &record(version, text)));
     }
     out
@@ -56,8 +58,8 @@ pub(super) async fn prepare<D: Dialect>(core: &Arc<Core<D>>, mode: Migrate) -> R
         return Ok(Vec::new());
     }
     if mode == Migrate::Verify {
-        let names: Vec<_> = missing.iter().map(|(version, _)| *version).collect();
-        return Err(Error::Schema(format!("{} not applied: {ADVICE}", names.join(", "))));
+        let missing: Vec<_> = missing.iter().map(|(version, _)| *version).collect();
+        return Err(Error::Schema(format!("{} not applied: {}", missing.join(", "), advice::<D>(&missing))));
     }
     // On MySQL a lock of the session guards it and each statement commits by itself; elsewhere all of it is one transaction.
     let work = if D::unlock_schema("").is_some() { Work::Loose } else { Work::Transaction };
@@ -85,6 +87,13 @@ pub(super) async fn prepare<D: Dialect>(core: &Arc<Core<D>>, mode: Migrate) -> R
     // The session was told to be patient, which others should not be.
     core.forget();
     applied
+}
+
+/// What to do about tables that lack migrations.
+fn advice<D: Dialect>(missing: &[&str]) -> String {
+    let applied = versions::<D>().into_iter().take_while(|version| !missing.contains(version)).last();
+    let from = applied.map_or_else(String::new, |version| format!(" --from {version}"));
+    format!("run `redrive migrate`, or have the SQL that `redrive migrate --print-sql{from}` prints run by somebody who may change the tables")
 }
 
 async fn apply<D: Dialect>(session: &mut Session<D>) -> Result<Vec<String>, Fail> {

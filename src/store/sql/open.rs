@@ -138,16 +138,26 @@ fn store<D: Dialect>(config: &Config, names: Names, dialect: D, keep: bool, one_
     Arc::new(SqlStore { core: Arc::new(core), migrate: config.migrate })
 }
 
-/// The SQL that `redrive migrate` would run on an empty database, the record of it included.
+/// Why there is no SQL to print.
+#[derive(Debug)]
+pub enum Unprinted {
+    /// Every fault of the configuration.
+    Faults(Vec<Fault>),
+    /// There is no migration of that name; there are these.
+    Unknown(Vec<&'static str>),
+}
+
+/// The SQL that `redrive migrate` would run on an empty database, or on one where `from` is the last migration that was applied: the record of
+/// it included, and the trigger of `store.notify`, which may be made again.
 ///
 /// # Errors
-/// Every fault of the configuration.
-pub fn print_sql(config: &Config, project: &str) -> Result<String, Vec<Fault>> {
-    let names = names(config, project)?;
-    match target(config)? {
-        Target::Sqlite(_) => Ok(migrate::print::<Sqlite>(&names)),
+/// Faults of the configuration, or a migration that is none.
+pub fn print_sql(config: &Config, project: &str, from: Option<&str>) -> Result<String, Unprinted> {
+    let names = names(config, project).map_err(Unprinted::Faults)?;
+    match target(config).map_err(Unprinted::Faults)? {
+        Target::Sqlite(_) => print::<Sqlite>(&names, from),
         Target::Postgres(_) => {
-            let mut sql = migrate::print::<Postgres>(&names);
+            let mut sql = print::<Postgres>(&names, from)?;
             if config.notify {
                 sql.push_str("-- store.notify\n");
                 sql.push_str(&listen::create(&names));
@@ -155,6 +165,12 @@ pub fn print_sql(config: &Config, project: &str) -> Result<String, Vec<Fault>> {
             }
             Ok(sql)
         }
-        Target::Mysql(_) => Ok(migrate::print::<Mysql>(&names)),
+        Target::Mysql(_) => print::<Mysql>(&names, from),
     }
+}
+
+fn print<D: Dialect>(names: &Names, from: Option<&str>) -> Result<String, Unprinted> {
+    let versions = migrate::versions::<D>();
+    let applied = from.map_or(Some(0), |from| versions.iter().position(|version| *version == from).map(|last| last + 1));
+    applied.map(|applied| migrate::print::<D>(names, applied)).ok_or(Unprinted::Unknown(versions))
 }

@@ -86,6 +86,7 @@ pub(crate) async fn verify_changes_nothing(cx: Fixture) {
     let error = verifying.prepare().await.unwrap_err();
     assert!(matches!(error, Error::Schema(_)), "{error:?}");
     assert!(!error.is_transient());
+    assert!(error.to_string().contains("`redrive migrate --print-sql`"), "{error}");
     assert!(verifying.prepare().await.is_err(), "it made nothing the first time");
     cx.store().await;
     let prepared = verifying.prepare().await.unwrap();
@@ -94,7 +95,7 @@ pub(crate) async fn verify_changes_nothing(cx: Fixture) {
 }
 
 pub(crate) async fn printed_sql_makes_a_store_that_verifies(cx: Fixture) {
-    let sql = store::sql::print_sql(&cx.test.config, &cx.project).unwrap();
+    let sql = store::sql::print_sql(&cx.test.config, &cx.project, None).unwrap();
     // The raw session is opened directly: the fixture's would prepare the store first.
     let mut raw = cx.test.raw().await;
     raw.run(&sql).await;
@@ -104,6 +105,21 @@ pub(crate) async fn printed_sql_makes_a_store_that_verifies(cx: Fixture) {
     verifying.insert(insert).await.unwrap();
     assert_eq!(raw.number("SELECT count(*) FROM resend_log").await, 1);
     assert!(cx.test.open().prepare().await.unwrap().applied.is_empty(), "what was printed counts as applied");
+}
+
+pub(crate) async fn printed_sql_upgrades_the_tables_of_an_older_build(cx: Fixture) {
+    let id = cx.put("billing", 1).await[0];
+    // As they were before the last migration.
+    cx.sql("DROP TABLE redrive_sample").await;
+    cx.sql("DELETE FROM redrive_migrations WHERE version = '0004_sample'").await;
+    let last = if cx.backend.is_mysql() { "0002_sheets" } else { "0003_queue" };
+    let error = verifying(&cx).prepare().await.unwrap_err().to_string();
+    assert!(error.contains("0004_sample not applied") && error.contains(&format!("`redrive migrate --print-sql --from {last}`")), "{error}");
+    let sql = store::sql::print_sql(&cx.test.config, &cx.project, Some(last)).unwrap();
+    cx.sql(&sql).await;
+    verifying(&cx).prepare().await.unwrap();
+    assert_eq!(cx.claim_ids("billing").await, [id]);
+    assert_eq!(store::sql::print_sql(&cx.test.config, &cx.project, Some("0004_sample")).unwrap(), "");
 }
 
 fn verifying(cx: &Fixture) -> std::sync::Arc<dyn Store> {
