@@ -101,7 +101,7 @@ impl Held {
 /// A place in a lane, and the memory of the message in it. Both are given back when it is dropped; the memory may go earlier.
 #[derive(Debug)]
 pub(super) struct Place {
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
     lane: Arc<Lane>,
     bytes: usize,
 }
@@ -120,6 +120,11 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.release_memory();
         self.lane.metrics.in_flight.dec();
+        self.permit = None;
+        // A claimer waits for one of the few places there are.
+        if !self.lane.proven.load(Ordering::Relaxed) {
+            self.lane.wake.notify_one();
+        }
     }
 }
 
@@ -224,7 +229,7 @@ impl Lane {
     pub(super) fn enter(self: &Arc<Self>, permit: OwnedSemaphorePermit, bytes: usize) -> Place {
         self.held.take(bytes);
         self.metrics.in_flight.inc();
-        Place { _permit: permit, lane: self.clone(), bytes }
+        Place { permit: Some(permit), lane: self.clone(), bytes }
     }
 
     /// Hands a job to the dispatcher; gives it back if the lane is closed.

@@ -165,7 +165,7 @@ impl Poller {
             };
             let count = if probe { 1 } else { lane.claim_count(self.options.batch) };
             if count == 0 {
-                // Woken by the first answer; or by none, and then the breaker opens.
+                // Woken by the first answer, or by a place that is free again; or the breaker opens.
                 let _ = tokio::time::timeout(BLOCKED_WAIT, lane.wake.notified()).await;
                 continue;
             }

@@ -106,13 +106,14 @@ impl Upkeep {
 
     /// Sees to rows that nobody can claim, round after round for as long as there may be more of them.
     async fn strays(&self, mut asked: mpsc::Receiver<()>) {
+        let mut lines = Throttle::new(10, Duration::from_secs(60));
         while asked.recv().await.is_some() {
-            while self.fail_strays().await {}
+            while self.fail_strays(&mut lines).await {}
         }
     }
 
     /// Rows that no node of the project can ever claim fail with that reason. Answers whether there may be more.
-    async fn fail_strays(&self) -> bool {
+    async fn fail_strays(&self, lines: &mut Throttle) -> bool {
         let lease = self.ledger.lease();
         let token = lease.token;
         let strays = Strays { project: self.project.clone(), sources: self.lanes.names(), min_age: MIN_AGE, limit: STRAYS, lease };
@@ -131,9 +132,11 @@ impl Upkeep {
             Ok(ours) => {
                 let failed = ours.iter().filter(|ours| **ours).count();
                 (0..failed).for_each(|_| self.metrics.stray_failed());
-                let first = strays.first().map_or("", |stray| stray.code);
-                tracing::warn!(messages = failed, error.code = first, message.id = %strays[0].id, message.source = strays[0].source.as_deref().unwrap_or(""),
-                    "rows that nobody can send failed");
+                if let Some(held_back) = lines.pass(Instant::now()) {
+                    let first = &strays[0];
+                    tracing::warn!(messages = failed, error.code = first.code, message.id = %first.id, message.source = first.source.as_deref().unwrap_or(""),
+                        lines_held_back = held_back, "rows that nobody can send failed");
+                }
                 more
             }
             // Their lease runs out and they are found again.

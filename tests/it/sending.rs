@@ -57,6 +57,20 @@ async fn what_expired_behind_an_open_breaker_is_no_probe() {
 }
 
 #[tokio::test]
+async fn what_expired_before_the_destination_ever_answered_fails_at_once() {
+    let client = client("").await;
+    let mut session = writer(client.app.folder()).await;
+    let insert = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+        INSERT INTO resend_log (source, expires_at) SELECT 'main', CAST(unixepoch('subsec') * 1000 AS INTEGER) - 1000 FROM n";
+    run(&mut session, insert).await;
+    // 64 a second, were places that are free again looked for by the clock.
+    let all = r#"redrive_finished_total{project="test",source="main",state="failed",class="expired"} 1000"#;
+    eventually(Duration::from_secs(8), async || client.get("/metrics").await.text.contains(all).then_some(())).await;
+    session.close().await.unwrap();
+    client.app.end().await;
+}
+
+#[tokio::test]
 async fn what_is_refused_without_asking_closes_no_breaker() {
     let client = client("sources: { main: { kind: scripted, breaker: { after: 1, probe: 1s } } }").await;
     client.submitted(r#","topic":"away""#).await;
