@@ -67,7 +67,9 @@ impl Held {
     /// The bytes that the lane may still take.
     fn free(&self) -> usize {
         let own = self.memory.share.saturating_sub(self.bytes.load(Ordering::Relaxed));
-        own + self.memory.common.saturating_sub(self.memory.used.load(Ordering::Relaxed))
+        // A change may be seen before the one that it follows: less than nothing is nothing.
+        let used = Some(self.memory.used.load(Ordering::Relaxed)).filter(|used| *used <= usize::MAX / 2).unwrap_or(0);
+        own + self.memory.common.saturating_sub(used)
     }
 
     fn take(&self, bytes: usize) {
