@@ -209,10 +209,15 @@ impl Poller {
         let full = claimed.cut || claimed.rows.len() >= count as usize;
         let (rows, at) = (claimed.rows.len(), Instant::now());
         drain.walk.note(level, claimed.last.filter(|_| full), asked, at);
+        if rows > 0 {
+            drain.took |= 1 << level;
+        }
         if full || !swept {
             lane.due(1 << level);
-        } else {
-            // The last look saw the first of this level alone: what is due next there is not known.
+        } else if drain.took & (1 << level) != 0 {
+            // The last look saw the first of this level alone: what is due next there is not known. What brings nothing, such as a row that
+            // somebody has locked, is left to the next poll.
+            drain.took &= !(1 << level);
             self.alarm.ring_by(at + EMPTIED);
         }
         let taken = Taken { token, term, at, now: self.clock.at(at) };
@@ -310,11 +315,13 @@ const fn id_of(row: &Row) -> Uuid {
 #[derive(Debug)]
 struct Drain {
     walk: Walk,
+    /// The levels, as a set, of which something was taken since they were last found empty.
+    took: u16,
     ordered: Throttle,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { walk: Walk::default(), ordered: Throttle::new(1, Duration::from_secs(60)) }
+        Self { walk: Walk::default(), took: 0, ordered: Throttle::new(1, Duration::from_secs(60)) }
     }
 }
