@@ -1,4 +1,4 @@
-//! 100,000 messages waiting for a dead broker are a load on nobody.
+//! What waits is a load on nobody: 100,000 messages for a dead broker, one for a lock of somebody else.
 
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,30 @@ async fn for_a_dead_kafka_on_postgres() {
 async fn for_a_dead_rabbitmq_on_sqlite() {
     let source = format!("{{ kind: amqp, url: \"amqp://127.0.0.1:{}\", routing_key: nowhere, {QUICK} }}", free_port());
     wait_for_a_dead_broker(Kind::Sqlite, &source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn for_a_lock_of_somebody_else() {
+    let sink = Sink::start().await;
+    let database = Database::fresh(Kind::Postgres).await;
+    let node = Node::start(&Yaml::on(&database).source("crm", &sink.source("")).poller("lease: 4s, interval: 1s")).await;
+    let ids: Vec<_> = new_ids(2).iter().map(ToString::to_string).collect();
+    let mut session = database.session().await;
+    // One that goes out before, so that the queue was emptied; the other comes due while it is locked.
+    for (id, wait) in ids.iter().zip([0, 2]) {
+        session.run(&format!("INSERT INTO resend_log (id, source, due_at) VALUES ('{id}', 'crm', now() + interval '{wait} s')")).await;
+    }
+    session.run("BEGIN").await;
+    session.rows(&format!("SELECT id FROM resend_log WHERE id = '{}' FOR UPDATE", ids[1])).await;
+    sink.received(&ids[..1], "the first is sent".to_owned(), Duration::from_secs(10)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let claims = async || node.metrics().await.sum("redrive_store_seconds_count", &[("op", "claim")]);
+    let before = claims().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let made = claims().await - before;
+    assert!((1.0..=8.0).contains(&made), "{made} claims in three polls' time");
+    session.run("COMMIT").await;
+    sink.received(&ids, "the other is sent".to_owned(), Duration::from_secs(10)).await;
 }
 
 async fn wait_for_a_dead_broker(kind: Kind, dead: &str) {
