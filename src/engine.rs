@@ -14,6 +14,7 @@ mod intake;
 mod lane;
 mod lease;
 mod levels;
+mod memory;
 mod poller;
 pub mod purge;
 pub mod submission;
@@ -49,8 +50,9 @@ use dispatcher::Dispatcher;
 use feed::Feed;
 use health::StoreHealth;
 use intake::Intake;
-use lane::{Lane, Memory};
+use lane::Lane;
 use lease::Ledger;
+use memory::Memory;
 use poller::Poller;
 use upkeep::Upkeep;
 

@@ -156,15 +156,14 @@ impl Completer {
                     }
                     return;
                 }
-                Err(error) => {
+                Err(error @ Error::Refused(_)) => {
                     self.health.failed("complete", &error);
-                    if matches!(error, Error::Refused(_)) {
-                        // Nothing can be written of this one: its lease runs out, and it is sent again.
-                        self.ledger.leave_open(&completions[0].held);
-                        tracing::error!(message.id = %completions[0].held.id, error = %error, "an outcome can't be written");
-                        break vec![false];
-                    }
+                    // Nothing can be written of this one: its lease runs out, and it is sent again.
+                    self.ledger.leave_open(&completions[0].held);
+                    tracing::error!(message.id = %completions[0].held.id, error = %error, "an outcome can't be written");
+                    break vec![false];
                 }
+                Err(error) => self.health.failed("complete", &error),
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),

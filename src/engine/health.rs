@@ -71,7 +71,7 @@ impl StoreHealth {
         let away = silent || matches!(error, Error::Unavailable(_) | Error::Schema(_) | Error::InUse(_) | Error::Config(_));
         let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if !*self.up.borrow() {
+        if away || !self.is_up() {
             why.reason = error.to_string();
         }
         if !away {
@@ -83,7 +83,6 @@ impl StoreHealth {
         if self.up.send_replace(false) {
             why.since = now;
         }
-        why.reason = error.to_string();
         if why.reported.is_none_or(|at| now.duration_since(at) >= REPORT_EVERY) {
             why.reported = Some(now);
             tracing::warn!(store.op = op, error = %error, "the store is away");

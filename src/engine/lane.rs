@@ -1,7 +1,7 @@
 //! A lane: all of one source on this node. Its budget, its breaker, its sender, its counters; a dead destination jams its own lane alone.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::breaker::{Allows, Breaker, Change};
 use super::dispatcher::Job;
 use super::levels::Levels;
+use super::memory::{Budget, Memory};
 use super::{SourceSpec, SourceStatus};
 use crate::fault::Fault;
 use crate::outcome::{Class, Outcome};
@@ -29,77 +30,6 @@ const UNPROVEN_IN_FLIGHT: u32 = 16;
 /// A claim waits so long for all the places that it asks for.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// What all lanes together may hold in memory, in bytes: one half is theirs in equal shares, whatever the others do, the other half is for
-/// whoever needs more.
-#[derive(Debug)]
-pub(super) struct Memory {
-    /// What is there for all.
-    common: usize,
-    /// How much of it is used.
-    used: AtomicUsize,
-    /// What each lane has to itself.
-    share: usize,
-    freed: Notify,
-}
-
-impl Memory {
-    /// `max` bytes for so many lanes.
-    pub(super) fn new(max: usize, lanes: usize) -> Self {
-        let share = max / 2 / lanes.max(1);
-        Self { common: max - share * lanes, used: AtomicUsize::new(0), share, freed: Notify::new() }
-    }
-
-    /// What a claim waits for. First sends leave it free, or they could keep a lane from claiming for as long as messages come in.
-    const fn reserve(&self) -> usize {
-        let (share, all) = (self.share / 2, (self.common + self.share) / 8);
-        if share < all { share } else { all }
-    }
-}
-
-/// What one lane holds of it.
-#[derive(Debug)]
-struct Held {
-    memory: Arc<Memory>,
-    bytes: AtomicUsize,
-}
-
-impl Held {
-    /// The bytes that the lane may still take.
-    fn free(&self) -> usize {
-        let own = self.memory.share.saturating_sub(self.bytes.load(Ordering::Relaxed));
-        // A change may be seen before the one that it follows: less than nothing is nothing.
-        let used = Some(self.memory.used.load(Ordering::Relaxed)).filter(|used| *used <= usize::MAX / 2).unwrap_or(0);
-        own + self.memory.common.saturating_sub(used)
-    }
-
-    fn take(&self, bytes: usize) {
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.memory.used.fetch_add(self.beyond(before + bytes) - self.beyond(before), Ordering::Relaxed);
-    }
-
-    fn give_back(&self, bytes: usize) {
-        let before = self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.memory.used.fetch_sub(self.beyond(before) - self.beyond(before - bytes), Ordering::Relaxed);
-        self.memory.freed.notify_waiters();
-    }
-
-    /// How much of what a lane holds is not its own share.
-    fn beyond(&self, bytes: usize) -> usize {
-        bytes.saturating_sub(self.memory.share)
-    }
-
-    /// Waits until a claim has what it needs.
-    async fn has_reserve(&self) {
-        loop {
-            let freed = self.memory.freed.notified();
-            if self.free() >= self.memory.reserve() {
-                return;
-            }
-            freed.await;
-        }
-    }
-}
-
 /// A place in a lane, and the memory of the message in it. Both are given back when it is dropped; the memory may go earlier.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -113,7 +43,7 @@ impl Place {
     pub(super) fn release_memory(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if bytes > 0 {
-            self.lane.held.give_back(bytes);
+            self.lane.budget.give_back(bytes);
         }
     }
 }
@@ -140,7 +70,7 @@ pub(super) struct Lane {
     pub(super) wake: Notify,
     places: Arc<Semaphore>,
     capacity: u32,
-    held: Held,
+    budget: Budget,
     breaker: Mutex<Breaker>,
     last_error: Mutex<Option<String>>,
     /// Whether the destination has answered since the start, or since its breaker opened.
@@ -164,7 +94,7 @@ impl Lane {
             wake: Notify::new(),
             places: Arc::new(Semaphore::new(capacity as usize)),
             capacity,
-            held: Held { memory, bytes: AtomicUsize::new(0) },
+            budget: Budget::of(memory),
             breaker: Mutex::new(Breaker::new(&spec.options.breaker, Instant::now())),
             last_error: Mutex::new(None),
             proven: AtomicBool::new(false),
@@ -181,7 +111,7 @@ impl Lane {
 
     /// A place for a first send, if there is one, the destination is not known to be away and memory allows.
     pub(super) fn try_enter(self: &Arc<Self>, bytes: usize) -> Option<Place> {
-        if self.is_held_back() || self.held.free() < bytes + self.held.memory.reserve() {
+        if self.is_held_back() || !self.budget.has_room(bytes) {
             return None;
         }
         if !self.proven.load(Ordering::Relaxed) && self.in_flight() >= UNPROVEN_IN_FLIGHT {
@@ -204,7 +134,7 @@ impl Lane {
     /// Waits for places for a claim: a moment for all of them, so that claims are large, then for whatever is free, so that sends that
     /// take long hold up no others. `None` when the lane is closed.
     pub(super) async fn reserve(&self, count: u32) -> Option<OwnedSemaphorePermit> {
-        self.held.has_reserve().await;
+        self.budget.has_reserve().await;
         let count = count.clamp(1, self.capacity);
         if let Ok(all) = tokio::time::timeout(GATHER, self.places.clone().acquire_many_owned(count)).await {
             return all.ok();
@@ -219,7 +149,7 @@ impl Lane {
 
     /// How many bytes a claim may bring: a quarter of what is free, so that lanes that claim at once stay within the bound together.
     pub(super) fn claim_bytes(&self) -> usize {
-        self.held.free() / 4
+        self.budget.free() / 4
     }
 
     /// Whether nothing may be sent but a probe.
@@ -229,7 +159,7 @@ impl Lane {
 
     /// Takes a reserved place.
     pub(super) fn enter(self: &Arc<Self>, permit: OwnedSemaphorePermit, bytes: usize) -> Place {
-        self.held.take(bytes);
+        self.budget.take(bytes);
         self.metrics.in_flight.inc();
         Place { permit: Some(permit), lane: self.clone(), bytes }
     }

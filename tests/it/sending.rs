@@ -36,15 +36,20 @@ async fn submit(client: &Client, count: usize, fields: &str) -> Vec<String> {
     ids
 }
 
+/// The breaker of the source `main` is open.
+const OPEN: &str = r#"redrive_breaker_state{project="test",source="main"} 1"#;
+
+/// Waits until `/metrics` has this.
+async fn shows(client: &Client, within: Duration, what: &str) {
+    eventually(within, async || client.get("/metrics").await.text.contains(what).then_some(())).await;
+}
+
 #[tokio::test]
 async fn what_expired_behind_an_open_breaker_is_no_probe() {
     let source = "{ kind: scripted, breaker: { after: 1, probe: 3s }, retry: { unreachable_delay: 1h, base_delay: 1h, first_delay: 1h } }";
     let client = client(&format!("sources: {{ main: {source} }}")).await;
     client.submitted(r#","topic":"away""#).await;
-    eventually(Duration::from_secs(5), async || {
-        client.get("/metrics").await.text.contains("redrive_breaker_state{project=\"test\",source=\"main\"} 1").then_some(())
-    })
-    .await;
+    shows(&client, Duration::from_secs(5), OPEN).await;
     let old = submit(&client, 10, r#","expires_after":"1s""#).await;
     sleep(Duration::from_secs(1)).await;
     let (fresh, began) = (client.submitted("").await, Instant::now());
@@ -65,7 +70,7 @@ async fn what_expired_before_the_destination_ever_answered_fails_at_once() {
     run(&mut session, insert).await;
     // 64 a second, were places that are free again looked for by the clock.
     let all = r#"redrive_finished_total{project="test",source="main",state="failed",class="expired"} 1000"#;
-    eventually(Duration::from_secs(8), async || client.get("/metrics").await.text.contains(all).then_some(())).await;
+    shows(&client, Duration::from_secs(8), all).await;
     session.close().await.unwrap();
     client.app.end().await;
 }
@@ -74,8 +79,8 @@ async fn what_expired_before_the_destination_ever_answered_fails_at_once() {
 async fn what_is_refused_without_asking_closes_no_breaker() {
     let client = client("sources: { main: { kind: scripted, breaker: { after: 1, probe: 1s } } }").await;
     client.submitted(r#","topic":"away""#).await;
-    let is_open = async || client.get("/metrics").await.text.contains("redrive_breaker_state{project=\"test\",source=\"main\"} 1");
-    eventually(Duration::from_secs(5), async || is_open().await.then_some(())).await;
+    let is_open = async || client.get("/metrics").await.text.contains(OPEN);
+    shows(&client, Duration::from_secs(5), OPEN).await;
     let absurd = client.submitted(r#","topic":"absurd""#).await;
     assert_eq!(client.until(&absurd, "failed").await["last_error"]["code"], "scripted_absurd");
     assert!(is_open().await);
@@ -226,7 +231,7 @@ async fn rows_without_a_project_or_a_due_time_go_out_however_many_they_are() {
         FROM n, (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)";
     run(&mut session, insert).await;
     let all = r#"redrive_attempts_total{project="test",source="main",outcome="succeeded"} 4000"#;
-    eventually(Duration::from_secs(16), async || client.get("/metrics").await.text.contains(all).then_some(())).await;
+    shows(&client, Duration::from_secs(16), all).await;
     session.close().await.unwrap();
     client.app.end().await;
 }

@@ -8,7 +8,6 @@ use reqwest::StatusCode;
 
 use crate::support::database::new_ids;
 use crate::support::node::{QUICK, redrive};
-
 use crate::support::{Database, Kind, Node, Proxy, Sink, Yaml, free_port};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -167,13 +167,6 @@ pub(super) async fn write_out_lapsed<D: Dialect>(session: &mut Session<D>, proje
     Ok(())
 }
 
-/// Locks those of these messages that wait and that nobody else holds.
-async fn free<D: Dialect>(session: &mut Session<D>, ids: &[Uuid]) -> Result<HashSet<Uuid>, Fail> {
-    let sql = session.sql("sheet_free", || format!("SELECT id FROM {{table b b_id:id}} {} WHERE {{waits}} {{lock}} {{or-skip}}", shape::NAMED));
-    let rows = session.rows(sql, &[Value::Batch(&Batch::ids(ids.iter().copied()))]).await?;
-    Ok(known::<D>(&rows).into_iter().collect())
-}
-
 /// Has messages of a sheet be held by their own rows; the sheet stays as it is.
 async fn write_rows<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, asked: &HashSet<Uuid>) -> Result<(), Fail> {
     const WRITE_OUT: Matched = Matched {
@@ -236,10 +229,19 @@ pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held])
 
 /// Those of these messages that wait, and are not over.
 async fn waiting<D: Dialect>(session: &mut Session<D>, ids: &[Uuid]) -> Result<HashSet<Uuid>, Fail> {
+    waiting_and(session, ids, "waiting", "").await
+}
+
+/// The same but for those that somebody else holds; they are locked.
+async fn free<D: Dialect>(session: &mut Session<D>, ids: &[Uuid]) -> Result<HashSet<Uuid>, Fail> {
+    waiting_and(session, ids, "waiting_free", "{lock} {or-skip}").await
+}
+
+async fn waiting_and<D: Dialect>(session: &mut Session<D>, ids: &[Uuid], name: &'static str, lock: &str) -> Result<HashSet<Uuid>, Fail> {
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
-    let sql = session.sql("waiting", || format!("SELECT id FROM {{table b b_id:id}} {} WHERE {{waits}}", shape::NAMED));
+    let sql = session.sql(name, || format!("SELECT id FROM {{table b b_id:id}} {} WHERE {{waits}} {lock}", shape::NAMED));
     let rows = session.rows(sql, &[Value::Batch(&Batch::ids(ids.iter().copied()))]).await?;
     Ok(known::<D>(&rows).into_iter().collect())
 }
