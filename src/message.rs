@@ -262,6 +262,8 @@ pub struct Message {
     pub epoch: u32,
     /// The number of this attempt within the epoch, from 1.
     pub attempt: u32,
+    /// When this attempt began, on the database's clock; `None` before it does.
+    pub began_at: Option<DateTime<Utc>>,
 }
 
 impl Message {

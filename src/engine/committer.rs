@@ -254,6 +254,7 @@ impl Committer {
             headers: new.headers.clone(),
             epoch: 1,
             attempt: 1,
+            began_at: None,
         }
     }
 }

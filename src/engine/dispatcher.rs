@@ -129,7 +129,7 @@ impl Dispatcher {
             Fate::Tried(mut place, waiter) => {
                 let lane = self.lane.clone();
                 let began = Instant::now();
-                Some(Delivery::new(job.message, move |outcome| {
+                Some(Delivery::new(Message { began_at: Some(self.clock.at(began)), ..job.message }, move |outcome| {
                     let outcome = lane.reclassify(outcome);
                     lane.note(&outcome, began, Instant::now());
                     place.release_memory();
@@ -155,7 +155,7 @@ impl Dispatcher {
         }
         self.lane.metrics.due_to_send.observe(clock::between(ticket.due_at, ticket.started_at).as_secs_f64());
         let reports = self.reports.clone();
-        Some(Delivery::new(message, move |outcome| {
+        Some(Delivery::new(Message { began_at: Some(ticket.started_at), ..message }, move |outcome| {
             let outcome = ticket.lane.reclassify(outcome);
             let ended = Instant::now();
             ticket.lane.note(&outcome, ticket.began, ended);

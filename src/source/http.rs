@@ -75,7 +75,8 @@ impl Http {
             request::headers(message, &id, &self.headers, self.signer.is_some()).map_err(|detail| unsendable("http_headers", detail))?;
         let body = message.payload.clone().unwrap_or_default();
         if let Some(signer) = &self.signer {
-            sign(signer, &id, Utc::now().timestamp(), &body, &mut headers);
+            // On the database's clock: receivers refuse what seems old, and this machine's may be wrong.
+            sign(signer, &id, message.began_at.unwrap_or_else(Utc::now).timestamp(), &body, &mut headers);
         }
         // Always said, also of an empty body with DELETE, where a client library would leave it out.
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));

@@ -4,6 +4,7 @@
 //! The client is made when the source is built, so that a faulty setting shows at start, and connects on its own, so that no broker need be there.
 
 mod ages;
+mod apart;
 mod complaints;
 mod errors;
 mod producer;
@@ -19,6 +20,7 @@ use rdkafka::ClientConfig;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use self::apart::Apart;
 use self::complaints::Complaints;
 use self::producer::{Broken, Events, Producer, Refusal, Ticket};
 pub use self::settings::Property;
@@ -60,7 +62,8 @@ impl super::Config for Config {
         let settings = settings::settings(&self, cx).map_err(|more| faults.extend(more)).ok();
         let Some(settings) = settings.filter(|_| faults.is_empty()) else { return Err(faults) };
         let complaints = Arc::new(Complaints::default());
-        let events = Events::new(cx.name.clone(), settings.timeout, complaints.clone());
+        let apart = Arc::new(Apart::new(cx.name.clone(), settings.client.clone(), settings.timeout, complaints.clone()));
+        let events = Events::new(cx.name.clone(), settings.timeout, complaints.clone(), Some(apart.clone()));
         let producer = Producer::start(&settings.client, events).map_err(|error| vec![Fault::new("properties", error)])?;
         Ok(Sender::pipelined(Kafka {
             source: cx.name.clone(),
@@ -68,6 +71,7 @@ impl super::Config for Config {
             settings: settings.client,
             timeout: settings.timeout,
             complaints,
+            apart,
             producer: RwLock::new(Some(producer)),
             rebuilt: tokio::sync::Mutex::new(None),
         }))
@@ -99,6 +103,7 @@ struct Kafka {
     settings: ClientConfig,
     timeout: Duration,
     complaints: Arc<Complaints>,
+    apart: Arc<Apart>,
     /// `None` once it was closed.
     producer: RwLock<Option<Arc<Producer>>>,
     rebuilt: tokio::sync::Mutex<Option<Instant>>,
@@ -127,7 +132,7 @@ impl Kafka {
             return Err(Outcome::unreachable("kafka_fatal", "the producer failed and is replaced in a second"));
         }
         *rebuilt = Some(Instant::now());
-        let events = Events::new(self.source.clone(), self.timeout, self.complaints.clone());
+        let events = Events::new(self.source.clone(), self.timeout, self.complaints.clone(), Some(self.apart.clone()));
         let settings = self.settings.clone();
         let fresh = match tokio::task::spawn_blocking(move || Producer::start(&settings, events)).await {
             Ok(Ok(fresh)) => fresh,
@@ -176,7 +181,7 @@ impl Pipeline for Kafka {
                     continue;
                 }
             };
-            let mut ticket = Box::new(Ticket::new(receipt));
+            let mut ticket = Box::new(Ticket::new(receipt, message.began_at));
             while let Err(refusal) = producer.push(topic, &message, ticket) {
                 match refusal {
                     Refusal::Failed(back, outcome) => {
@@ -204,8 +209,13 @@ impl Pipeline for Kafka {
     async fn close(&self, within: Duration) {
         let Some(producer) = self.replace(None) else { return };
         producer.retire();
-        // The client's flush blocks its thread.
-        let _ = tokio::task::spawn_blocking(move || producer.drain(within)).await;
+        let (apart, deadline) = (self.apart.clone(), Instant::now() + within);
+        // The client's flush blocks its thread. What the first has to give back may go to the second.
+        let drain = move || {
+            producer.drain(within);
+            apart.drain(deadline.saturating_duration_since(Instant::now()));
+        };
+        let _ = tokio::task::spawn_blocking(drain).await;
     }
 }
 

@@ -60,6 +60,7 @@ pub(crate) mod tests {
             headers: Headers::default(),
             epoch: 1,
             attempt: 1,
+            began_at: None,
         }
     }
 

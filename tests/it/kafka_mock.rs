@@ -172,7 +172,8 @@ async fn what_the_broker_answers_is_classified() {
         (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD, Class::Permanent, "kafka_invalid_record"),
         (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS, Class::Refused, "kafka_invalid_required_acks"),
     ] {
-        cluster.request_errors(RDKafkaApiKey::Produce, &[error]);
+        // Of a batch, and of the message alone.
+        cluster.request_errors(RDKafkaApiKey::Produce, &[error, error]);
         let outcome = send_one(&sender, message(TOPIC, "x")).await;
         assert_eq!((outcome.class, outcome.code.as_ref()), (class, code), "{outcome:?}");
         cluster.clear_request_errors(RDKafkaApiKey::Produce);

@@ -14,7 +14,6 @@ pub(super) const TABLE: &[(Code, &str, Class)] = &[
     (Code::MessageBatchTooLarge, "kafka_record_list_too_large", Class::Permanent),
     (Code::InvalidRecord, "kafka_invalid_record", Class::Permanent),
     (Code::InvalidTopic, "kafka_topic_exception", Class::Permanent),
-    (Code::InvalidTimestamp, "kafka_invalid_timestamp", Class::Permanent),
     // An operator can mend these while the message waits.
     (Code::UnknownTopicOrPartition, "kafka_unknown_topic_or_part", Class::Refused),
     (Code::UnknownTopic, "kafka_unknown_topic", Class::Refused),
@@ -23,6 +22,7 @@ pub(super) const TABLE: &[(Code, &str, Class)] = &[
     (Code::ClusterAuthorizationFailed, "kafka_cluster_authorization_failed", Class::Refused),
     (Code::PolicyViolation, "kafka_policy_violation", Class::Refused),
     (Code::InvalidConfig, "kafka_invalid_config", Class::Refused),
+    (Code::InvalidTimestamp, "kafka_invalid_timestamp", Class::Refused),
     (Code::InvalidMessage, "kafka_invalid_msg", Class::Refused),
     (Code::UnsupportedCompressionType, "kafka_unsupported_compression_type", Class::Refused),
     (Code::InvalidDifferentRecord, "kafka_invalid_different_record", Class::Unreachable),
@@ -72,6 +72,15 @@ pub(super) const TABLE: &[(Code, &str, Class)] = &[
     (Code::ProducerFenced, "kafka_producer_fenced", Class::Unreachable),
     (Code::Fenced, "kafka_fenced", Class::Unreachable),
 ];
+
+/// The codes with which a broker refuses a whole batch for one of its records, or for the size of all of them.
+const OF_A_BATCH: [Code; 5] =
+    [Code::MessageSizeTooLarge, Code::MessageBatchTooLarge, Code::InvalidRecord, Code::InvalidDifferentRecord, Code::InvalidTimestamp];
+
+/// Whether a broker may have refused a message for those that were sent along with it.
+pub(super) fn is_of_a_batch(code: Code) -> bool {
+    OF_A_BATCH.contains(&code)
+}
 
 /// What a code means: its name and its class. A code in no table is refused, under a name made from the client's own.
 pub(super) fn classify(code: Code) -> (Cow<'static, str>, Class) {

@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{ClientConfig, ClientContext, Message as _};
@@ -14,6 +15,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::ages::{Ages, Slice};
+use super::apart::Apart;
 use super::complaints::Complaints;
 use super::errors;
 use crate::message::{Key, Message};
@@ -28,13 +30,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// A receipt on its way through the client library, which wants it to be `Sync`. The lock is never waited for.
 pub(super) struct Ticket {
     receipt: Mutex<Receipt>,
-    /// When it was handed to the client.
+    /// The time of the record, in milliseconds. A broker refuses what seems to be of another time, and this machine's clock may be wrong.
+    timestamp: Option<i64>,
+    /// When it was handed to a client for the first time.
+    began: Option<Instant>,
+    /// The same as the client's ages have it.
     slice: Option<Slice>,
 }
 
 impl Ticket {
-    pub(super) fn new(receipt: Receipt) -> Self {
-        Self { receipt: Mutex::new(receipt), slice: None }
+    /// Of an attempt that began at this time, on the database's clock.
+    pub(super) fn new(receipt: Receipt, began_at: Option<DateTime<Utc>>) -> Self {
+        Self { receipt: Mutex::new(receipt), timestamp: began_at.map(|at| at.timestamp_millis()), began: None, slice: None }
     }
 
     /// Says what came of the message that the ticket is for.
@@ -54,13 +61,33 @@ pub(super) struct Events {
     waiting: AtomicBool,
     room: Notify,
     complaints: Arc<Complaints>,
+    /// Where messages go of a batch that was refused; not from where each goes alone already.
+    apart: Option<Arc<Apart>>,
 }
 
 impl Events {
     /// For a producer whose messages may take `timeout`.
-    pub(super) fn new(source: Arc<str>, timeout: Duration, complaints: Arc<Complaints>) -> Self {
+    pub(super) fn new(source: Arc<str>, timeout: Duration, complaints: Arc<Complaints>, apart: Option<Arc<Apart>>) -> Self {
         let (fatal, late, waiting) = (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
-        Self { source, fatal, late, ages: Ages::new(timeout), waiting, room: Notify::new(), complaints }
+        Self { source, fatal, late, ages: Ages::new(timeout), waiting, room: Notify::new(), complaints, apart }
+    }
+
+    /// Says what came of a message, unless it has to be tried alone first.
+    fn ended(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+        let (error, message) = match result {
+            Ok(message) => {
+                let result = format!(r#"{{"partition":{},"offset":{}}}"#, message.partition(), message.offset());
+                return ticket.finish(Outcome::succeeded().with_result(result));
+            }
+            Err((error, message)) => (error.rdkafka_error_code().unwrap_or(Code::Fail), message),
+        };
+        match &self.apart {
+            Some(apart) if errors::is_of_a_batch(error) => {
+                self.warn(Some(&errors::classify(error).0), "the broker refused a batch: each of its messages goes again, alone");
+                apart.again(message, ticket);
+            }
+            _ => ticket.finish(self.failed(error, message.topic())),
+        }
     }
 
     fn failed(&self, code: Code, topic: &str) -> Outcome {
@@ -105,15 +132,11 @@ impl ClientContext for Events {
 impl ProducerContext for Events {
     type DeliveryOpaque = Box<Ticket>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
-        let outcome = match result {
-            Ok(message) => Outcome::succeeded().with_result(format!(r#"{{"partition":{},"offset":{}}}"#, message.partition(), message.offset())),
-            Err((error, message)) => self.failed(error.rdkafka_error_code().unwrap_or(Code::Fail), message.topic()),
-        };
-        if let Some(slice) = ticket.slice {
+    fn delivery(&self, result: &DeliveryResult<'_>, mut ticket: Box<Ticket>) {
+        if let Some(slice) = ticket.slice.take() {
             self.ages.end(slice);
         }
-        ticket.finish(outcome);
+        self.ended(result, ticket);
         if self.waiting.load(Ordering::Relaxed) && self.waiting.swap(false, Ordering::AcqRel) {
             self.room.notify_waiters();
         }
@@ -168,7 +191,7 @@ impl Producer {
     }
 
     /// Hands a message to the client, which takes a copy of it. Never waits.
-    pub(super) fn push(&self, topic: &str, message: &Message, mut ticket: Box<Ticket>) -> Result<(), Refusal> {
+    pub(super) fn push(&self, topic: &str, message: &Message, ticket: Box<Ticket>) -> Result<(), Refusal> {
         let mut id = Uuid::encode_buffer();
         let id: &str = message.id.hyphenated().encode_lower(&mut id);
         let mut headers = OwnedHeaders::new_with_capacity(message.headers.iter().len() + 2);
@@ -178,18 +201,35 @@ impl Producer {
         headers = headers
             .insert(Header { key: "redrive-id", value: Some(id) })
             .insert(Header { key: "redrive-attempt", value: Some(&message.attempt.to_string()) });
-        let events = self.inner.context();
-        let slice = events.ages.begin(Instant::now());
-        ticket.slice = Some(slice);
-        let record: BaseRecord<'_, [u8], [u8], Box<Ticket>> = BaseRecord {
+        self.hand_over(BaseRecord {
             topic,
             partition: None,
             payload: message.payload.as_deref(),
             key: message.key.as_ref().map(Key::as_bytes),
-            timestamp: None,
+            timestamp: ticket.timestamp,
             headers: Some(headers),
             delivery_opaque: ticket,
-        };
+        })
+    }
+
+    /// Hands over what another client had.
+    pub(super) fn push_again(&self, message: &BorrowedMessage<'_>, ticket: Box<Ticket>) -> Result<(), Refusal> {
+        self.hand_over(BaseRecord {
+            topic: message.topic(),
+            partition: Some(message.partition()),
+            payload: message.payload(),
+            key: message.key(),
+            // The client does not tell that of a message which failed.
+            timestamp: ticket.timestamp,
+            headers: message.headers().map(BorrowedHeaders::detach),
+            delivery_opaque: ticket,
+        })
+    }
+
+    fn hand_over(&self, mut record: BaseRecord<'_, [u8], [u8], Box<Ticket>>) -> Result<(), Refusal> {
+        let (events, topic) = (self.inner.context(), record.topic);
+        let slice = events.ages.begin(*record.delivery_opaque.began.get_or_insert_with(Instant::now));
+        record.delivery_opaque.slice = Some(slice);
         self.inner.send(record).map_err(|(error, record)| {
             events.ages.end(slice);
             let code = error.rdkafka_error_code().unwrap_or(Code::InvalidArgument);

@@ -159,6 +159,7 @@ fn ready<D: Dialect>(row: &Row<D>, project: &Arc<str>, source: &Arc<str>, max_pa
         headers,
         epoch,
         attempt,
+        began_at: None,
     };
     Ok(Box::new(Ready {
         message,

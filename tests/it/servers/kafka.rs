@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers as _, Message as _, OwnedMessage};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use redrive::message::Key;
+use redrive::message::{Key, Message};
 use redrive::outcome::Class;
 use redrive::source::{Context, Sender};
 use redrive::tls::Tls;
@@ -140,23 +141,43 @@ async fn a_missing_topic_is_told_from_a_silent_broker_under_the_shortest_lease_t
     topic.remove().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_is_too_large_for_the_topic_fails_and_its_neighbours_arrive() {
-    let topic = Topic::with(1, &[("max.message.bytes", "2000")]).await;
-    let sender = source(json!({"topic": topic.name, "properties": {"linger.ms": 50, "batch.size": 1500}}));
-    let large = message(&topic.name, vec![b'x'; 5000]);
-    let id = large.id;
-    let mut messages: Vec<_> = (0..10).map(|n| message(&topic.name, n.to_string())).collect();
-    messages.insert(5, large);
-    let outcomes = send_all(&sender, messages, Duration::from_secs(30)).await;
-    for (have, outcome) in outcomes {
+/// Sends messages together, one of which the broker does not take: that one fails with a code, and the others arrive, once each.
+async fn one_of_many_is_refused(setting: (&str, &str), bad: impl Fn(Message) -> Message, class: Class, code: &str) {
+    let topic = Topic::with(1, &[setting]).await;
+    let sender = source(json!({"topic": topic.name, "properties": {"linger.ms": 50}}));
+    let good = |n: usize| Message { key: Some(Key::Text(n.to_string())), ..message(&topic.name, vec![b'x'; 100]) };
+    let mut messages: Vec<_> = (0..200).map(good).collect();
+    let bad = bad(good(0));
+    let id = bad.id;
+    messages.insert(77, bad);
+    for (have, outcome) in send_all(&sender, messages, Duration::from_secs(30)).await {
         if have == id {
-            assert_eq!((outcome.class, outcome.code.as_ref()), (Class::Permanent, "kafka_msg_size_too_large"), "{outcome:?}");
+            assert_eq!((outcome.class, outcome.code.as_ref()), (class, code), "{outcome:?}");
         } else {
             assert_eq!(outcome.class, Class::Succeeded, "{outcome:?}");
         }
     }
+    let arrived: HashSet<_> = topic.read(200).iter().map(id_of).collect();
+    assert_eq!(arrived.len(), 200);
     topic.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_too_large_for_the_topic_fails_and_its_neighbours_arrive() {
+    let large = |message| Message { payload: Some(vec![b'x'; 5000].into()), ..message };
+    one_of_many_is_refused(("max.message.bytes", "2000"), large, Class::Permanent, "kafka_msg_size_too_large").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_without_a_key_for_a_compacted_topic_fails_and_its_neighbours_arrive() {
+    let without = |message| Message { key: None, ..message };
+    one_of_many_is_refused(("cleanup.policy", "compact"), without, Class::Permanent, "kafka_invalid_record").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_another_time_is_refused_and_its_neighbours_arrive() {
+    let old = |message| Message { began_at: Some(Utc::now() - chrono::Duration::days(1)), ..message };
+    one_of_many_is_refused(("message.timestamp.before.max.ms", "3600000"), old, Class::Refused, "kafka_invalid_timestamp").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

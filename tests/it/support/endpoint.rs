@@ -33,6 +33,7 @@ pub(crate) fn message(payload: impl Into<Bytes>) -> Message {
         headers: Headers::default(),
         epoch: 1,
         attempt: 1,
+        began_at: None,
     }
 }
 

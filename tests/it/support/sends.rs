@@ -43,6 +43,7 @@ pub(crate) fn message(topic: &str, payload: impl Into<Bytes>) -> Message {
         headers: Headers::new(vec![("tenant".to_owned(), "ä".to_owned())]),
         epoch: 1,
         attempt: 3,
+        began_at: None,
     }
 }
 
