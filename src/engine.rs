@@ -21,6 +21,7 @@ pub mod submission;
 mod unbroken;
 mod upkeep;
 mod walk;
+mod window;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,7 +1,6 @@
 //! A lane: all of one source on this node. Its budget, its breaker, its sender, its counters; a dead destination jams its own lane alone.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use super::breaker::{Allows, Breaker, Change};
 use super::dispatcher::Job;
 use super::levels::Levels;
 use super::memory::{Budget, Memory};
+use super::window::Window;
 use super::{SourceSpec, SourceStatus};
 use crate::fault::Fault;
 use crate::outcome::{Class, Outcome};
@@ -24,9 +24,8 @@ use crate::telemetry::metrics::LaneMetrics;
 const PIPELINED_IN_FLIGHT: u32 = 10_000;
 const SINGLE_IN_FLIGHT: u32 = 64;
 
-/// At most so many messages are under way to a destination that has not answered since the start, or since its breaker opened:
-/// enough to find out, and an outage costs no more attempts than that.
-const UNPROVEN_IN_FLIGHT: u32 = 16;
+/// How long a send of a sender that pipelines should take at the most, where the configuration gives it no timeout; a quarter of that if it does.
+const PATIENCE: Duration = Duration::from_millis(2500);
 /// A claim waits so long for all the places that it asks for.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -53,8 +52,8 @@ impl Drop for Place {
         self.release_memory();
         self.lane.metrics.in_flight.dec();
         self.permit = None;
-        // A claimer waits for one of the few places there are.
-        if !self.lane.proven.load(Ordering::Relaxed) {
+        // A claimer waits for some of the few places there are.
+        if !self.lane.window.is_full() {
             self.lane.wake.notify_one();
         }
     }
@@ -73,8 +72,7 @@ pub(super) struct Lane {
     budget: Budget,
     breaker: Mutex<Breaker>,
     last_error: Mutex<Option<String>>,
-    /// Whether the destination has answered since the start, or since its breaker opened.
-    proven: AtomicBool,
+    window: Window,
     jobs: mpsc::UnboundedSender<Job>,
     pub(super) levels: Levels,
 }
@@ -85,7 +83,10 @@ impl Lane {
         let policy = Policy::try_new(&spec.options.retry).map_err(|errors| {
             errors.into_iter().map(|error| Fault::new(format!("sources.{}.retry.{}", spec.name, error.field), error.message)).collect::<Vec<_>>()
         })?;
-        let default = if matches!(spec.sender, Sender::Pipelined(_)) { PIPELINED_IN_FLIGHT } else { SINGLE_IN_FLIGHT };
+        let (default, patience) = match spec.sender {
+            Sender::Pipelined(_) => (PIPELINED_IN_FLIGHT, Some(spec.options.timeout.map_or(PATIENCE, |timeout| timeout.get() / 4))),
+            Sender::Each(_) => (SINGLE_IN_FLIGHT, None),
+        };
         let capacity = spec.options.in_flight.unwrap_or(default).max(1);
         let (jobs, queue) = mpsc::unbounded_channel();
         let lane = Self {
@@ -97,7 +98,7 @@ impl Lane {
             budget: Budget::of(memory),
             breaker: Mutex::new(Breaker::new(&spec.options.breaker, Instant::now())),
             last_error: Mutex::new(None),
-            proven: AtomicBool::new(false),
+            window: Window::new(capacity, patience, Instant::now()),
             jobs,
             levels: Levels::default(),
             spec,
@@ -114,7 +115,7 @@ impl Lane {
         if self.is_held_back() || !self.budget.has_room(bytes) {
             return None;
         }
-        if !self.proven.load(Ordering::Relaxed) && self.in_flight() >= UNPROVEN_IN_FLIGHT {
+        if !self.window.is_full() && self.in_flight() >= self.window.size() {
             return None;
         }
         let permit = self.places.clone().try_acquire_owned().ok()?;
@@ -124,7 +125,7 @@ impl Lane {
     /// How many messages a claim may bring now, `batch` at the most.
     pub(super) fn claim_count(&self, batch: u32) -> u32 {
         let most = batch.min(self.capacity.div_ceil(2));
-        if self.proven.load(Ordering::Relaxed) { most } else { most.min(UNPROVEN_IN_FLIGHT.saturating_sub(self.in_flight())) }
+        if self.window.is_full() { most } else { most.min(self.window.room(self.in_flight())) }
     }
 
     fn in_flight(&self) -> u32 {
@@ -215,7 +216,8 @@ impl Lane {
             Class::Unreachable => &self.metrics.unreachable,
         };
         counter.inc();
-        self.metrics.send_seconds.observe(now.duration_since(began).as_secs_f64());
+        let took = now.duration_since(began);
+        self.metrics.send_seconds.observe(took.as_secs_f64());
         if outcome.class == Class::Succeeded {
             self.metrics.last_success.set(unix_seconds());
         }
@@ -223,7 +225,9 @@ impl Lane {
         if !outcome.asked && !unreachable {
             return self.probe_unused();
         }
-        if !unreachable && !self.proven.swap(true, Ordering::Relaxed) {
+        if unreachable {
+            self.window.ended(took, now);
+        } else if self.window.answered(took, now) {
             self.wake.notify_one();
         }
         let change = self.breaker().note(unreachable, began, now);
@@ -243,7 +247,7 @@ impl Lane {
         match change {
             Change::Opened(count) => {
                 self.metrics.breaker.set(1);
-                self.proven.store(false, Ordering::Relaxed);
+                self.window.lost();
                 *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{}: {}", outcome.code, outcome.detail));
                 tracing::warn!(message.source = %source, error.code = %outcome.code, error.detail = %outcome.detail, attempts = count,
                     probe_ms = millis(self.spec.options.breaker.probe.get()),

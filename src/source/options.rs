@@ -41,7 +41,7 @@ pub struct Options {
     /// How long one send may take. Each kind has its own default (kafka: derived from the lease).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
-    /// How many messages may be under way at once. Each kind has its own default.
+    /// How many messages may be under way at once. Each kind has its own default. A broker that answers slowly gets fewer: what it answers in an eighth of `timeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u32>,
     /// When a message is sent again.

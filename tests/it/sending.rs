@@ -107,6 +107,22 @@ async fn sends_that_take_long_hold_up_no_others() {
 }
 
 #[tokio::test]
+async fn a_destination_that_is_slow_gets_no_more_than_it_takes_in_time() {
+    let source = "{ kind: slow, timeout: 1s, breaker: { probe: 100ms }, retry: { unreachable_delay: 100ms, first_delay: 100ms, base_delay: 100ms } }";
+    let client = client(&format!("sources: {{ main: {source} }}")).await;
+    let mut session = writer(client.app.folder()).await;
+    let insert =
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500) INSERT INTO resend_log (source) SELECT 'main' FROM n";
+    run(&mut session, insert).await;
+    shows(&client, Duration::from_secs(30), r#"redrive_finished_total{project="test",source="main",state="succeeded",class="succeeded"} 1500"#).await;
+    // What went out before it was known how slow it is came back late, once. Nothing did after that, unless this machine stood still.
+    let attempts: i64 = sqlx::query_scalar("SELECT max(attempts) FROM resend_log").fetch_one(&mut session).await.unwrap();
+    assert!((2..=3).contains(&attempts), "{attempts}");
+    session.close().await.unwrap();
+    client.app.end().await;
+}
+
+#[tokio::test]
 async fn a_node_that_only_accepts_takes_messages_again_once_the_store_is_back() {
     let (client, folder) = impatient("poller: { enabled: false }").await;
     let mut other = writer(folder.path()).await;

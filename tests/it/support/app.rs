@@ -11,8 +11,9 @@ use redrive::message::Message;
 use redrive::outcome::Outcome;
 use redrive::source::{Delivery, Pipeline, Registry, Sender, Source};
 use tempfile::TempDir;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A running application, and the folder in which it lives.
@@ -67,6 +68,41 @@ impl Pipeline for Fragile {
     }
 }
 
+/// A pipeline of kind `slow`: one message after another, 250 a second, and none that has waited for more than a second.
+struct Slow(mpsc::UnboundedSender<(Delivery, Instant)>);
+
+impl Slow {
+    fn open() -> Self {
+        let (entrance, mut line) = mpsc::unbounded_channel::<(Delivery, Instant)>();
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(Duration::from_millis(20));
+            loop {
+                ticks.tick().await;
+                let mut taken = 0;
+                while taken < 5 {
+                    let Some((delivery, since)) = line.recv().await else { return };
+                    if since.elapsed() > Duration::from_secs(1) {
+                        delivery.finish(Outcome::unreachable("slow_timeout", "waited for too long"));
+                    } else {
+                        delivery.finish(Outcome::succeeded());
+                        taken += 1;
+                    }
+                }
+            }
+        });
+        Self(entrance)
+    }
+}
+
+#[async_trait]
+impl Pipeline for Slow {
+    async fn send(&self, batch: Vec<Delivery>) {
+        for delivery in batch {
+            self.0.send((delivery, Instant::now())).ok();
+        }
+    }
+}
+
 /// Starts an application on SQLite, or on the store that `yaml` names. `yaml` adds to a configuration with a project, a store and ports.
 pub(crate) async fn start(yaml: &str) -> Running {
     start_in(tempfile::tempdir().expect("a folder"), yaml).await
@@ -93,6 +129,7 @@ pub(crate) async fn start_in(folder: TempDir, yaml: &str) -> Running {
     let gate = hold.clone();
     registry.register_with("scripted", move |_, _| Ok(Sender::each(Scripted { hold: gate.clone() })));
     registry.register_with("fragile", |_, _| Ok(Sender::pipelined(Fragile)));
+    registry.register_with("slow", |_, _| Ok(Sender::pipelined(Slow::open())));
     let file = folder.path().join("redrive.yaml");
     let config = Config::parse(&text, &file, &|_| None, &registry, Scope::Whole).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
     let app = App::build(config).await.unwrap_or_else(|error| panic!("{error}"));

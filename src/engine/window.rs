@@ -1,0 +1,195 @@
+//! How many messages of one lane may be under way: few until the destination answers, then as many as it answers in time.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// To a destination that has not answered since the start, or since its breaker opened: enough to find out, and an outage costs no more
+/// attempts than that.
+const FEWEST: u32 = 16;
+
+/// Of senders that pipeline, what is under way waits for what went before it: a destination that takes a hundred a second has ten thousand
+/// for too long for any timeout, and none of them can be taken back for another node, or for what is more urgent.
+#[derive(Debug)]
+pub(super) struct Window {
+    most: u32,
+    /// An answer that took longer came too late for comfort. `None`: no send waits for another.
+    patience: Option<Duration>,
+    /// Whether the destination has answered since the start, or since its breaker opened.
+    proven: AtomicBool,
+    size: AtomicU32,
+    /// How many were answered, and whether any in time since the mark.
+    answers: AtomicU64,
+    in_time: AtomicBool,
+    mark: Mutex<Mark>,
+}
+
+/// From where the rate of answers is measured.
+#[derive(Debug)]
+struct Mark {
+    at: Instant,
+    answers: u64,
+}
+
+impl Window {
+    /// For `most` messages at a time, each of which should be answered within `patience`.
+    pub(super) const fn new(most: u32, patience: Option<Duration>, now: Instant) -> Self {
+        Self {
+            most,
+            patience,
+            proven: AtomicBool::new(false),
+            size: AtomicU32::new(most),
+            answers: AtomicU64::new(0),
+            in_time: AtomicBool::new(false),
+            mark: Mutex::new(Mark { at: now, answers: 0 }),
+        }
+    }
+
+    /// How many may be under way.
+    pub(super) fn size(&self) -> u32 {
+        let size = self.size.load(Ordering::Relaxed);
+        if self.proven.load(Ordering::Relaxed) { size } else { size.min(FEWEST) }
+    }
+
+    /// Whether that is all that there is room for.
+    pub(super) fn is_full(&self) -> bool {
+        self.size() >= self.most
+    }
+
+    /// How many a claim may bring where so many are under way: none until there is room for some.
+    pub(super) fn room(&self, under_way: u32) -> u32 {
+        let size = self.size();
+        Some(size.saturating_sub(under_way)).filter(|room| !self.proven.load(Ordering::Relaxed) || *room >= size / 4).unwrap_or(0)
+    }
+
+    /// The destination answered what was under way for so long. Answers whether that was its first word.
+    pub(super) fn answered(&self, took: Duration, now: Instant) -> bool {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        if let Some(patience) = self.patience.filter(|patience| took <= *patience) {
+            if !self.in_time.load(Ordering::Relaxed) {
+                self.in_time.store(true, Ordering::Relaxed);
+            }
+            if took <= patience / 2 && self.size.load(Ordering::Relaxed) < self.most {
+                let _ = self.size.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |size| Some(self.most.min(size + 1)));
+            }
+        }
+        self.ended(took, now);
+        !self.proven.load(Ordering::Relaxed) && !self.proven.swap(true, Ordering::Relaxed)
+    }
+
+    /// Something was under way for so long, answered or not. Where nothing is answered in time any more, no more may be under way than are
+    /// answered in half of it. What takes long beside others that don't, such as a partition that has lost its leader, is no reason.
+    pub(super) fn ended(&self, took: Duration, now: Instant) {
+        let Some(patience) = self.patience.filter(|patience| took > *patience) else { return };
+        let mut mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
+        let span = now.saturating_duration_since(mark.at);
+        if span < patience / 2 {
+            return;
+        }
+        let answers = self.answers.load(Ordering::Relaxed);
+        let in_time = self.in_time.swap(false, Ordering::Relaxed);
+        // An old mark tells of other times.
+        if !in_time && span < patience * 2 {
+            let measured = u128::from(answers - mark.answers) * (patience / 2).as_nanos() / span.as_nanos().max(1);
+            self.size.fetch_min(u32::try_from(measured).unwrap_or(u32::MAX).max(FEWEST), Ordering::Relaxed);
+        }
+        *mark = Mark { at: now, answers };
+    }
+
+    /// The destination can't be reached any more.
+    pub(super) fn lost(&self) {
+        self.proven.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    /// A window of 10,000 to a destination that has answered.
+    fn proven(now: Instant) -> Window {
+        let window = Window::new(10_000, Some(PATIENCE), now);
+        assert_eq!((window.size(), window.room(0), window.room(10)), (16, 16, 6));
+        assert!(window.answered(Duration::ZERO, now), "its first word");
+        assert!(!window.answered(Duration::ZERO, now));
+        assert_eq!(window.size(), 10_000);
+        window
+    }
+
+    /// So many answers a second for a while, each after so long.
+    fn answers(window: &Window, from: Instant, seconds: u32, rate: u32, took: Duration) -> Instant {
+        for n in 0..seconds * rate {
+            window.answered(took, from + Duration::from_secs(1) * n / rate);
+        }
+        from + Duration::from_secs(1) * seconds
+    }
+
+    #[test]
+    fn a_slow_destination_gets_what_it_takes_in_half_the_time() {
+        let now = Instant::now();
+        let window = proven(now);
+        let now = answers(&window, now, 6, 100, PATIENCE * 2);
+        assert!((90..=110).contains(&window.size()), "{}", window.size());
+        window.lost();
+        assert_eq!(window.size(), 16);
+        assert!(window.answered(PATIENCE, now));
+        assert!((90..=110).contains(&window.size()), "what was learnt is kept: {}", window.size());
+    }
+
+    #[test]
+    fn one_that_answers_nothing_gets_the_fewest() {
+        let now = Instant::now();
+        let window = proven(now);
+        for second in 3..8 {
+            window.ended(PATIENCE * 2, now + Duration::from_secs(second));
+        }
+        assert_eq!(window.size(), 16);
+    }
+
+    #[test]
+    fn quick_answers_open_it_again() {
+        let now = Instant::now();
+        let window = proven(now);
+        let now = answers(&window, now, 6, 100, PATIENCE * 2);
+        let now = answers(&window, now, 1, 500, PATIENCE * 3 / 4);
+        assert!(window.size() < 200, "in time, and no more: {}", window.size());
+        answers(&window, now, 1, 10_000, PATIENCE / 2);
+        assert!(window.is_full());
+    }
+
+    #[test]
+    fn what_takes_long_beside_quick_ones_is_no_reason() {
+        let now = Instant::now();
+        let window = proven(now);
+        for n in 0..1000 {
+            let now = now + Duration::from_millis(n * 10);
+            window.answered(Duration::from_millis(1), now);
+            window.ended(PATIENCE * 2, now);
+        }
+        assert!(window.is_full());
+    }
+
+    #[test]
+    fn a_small_window_is_claimed_for_in_portions() {
+        let now = Instant::now();
+        let window = proven(now);
+        answers(&window, now, 6, 100, PATIENCE * 2);
+        let size = window.size();
+        assert_eq!(window.room(size), 0);
+        assert_eq!(window.room(size - size / 4 + 1), 0);
+        assert_eq!(window.room(size / 2), size - size / 2);
+    }
+
+    #[test]
+    fn sends_that_wait_for_no_others_may_take_their_time() {
+        let now = Instant::now();
+        let window = Window::new(64, None, now);
+        assert_eq!(window.size(), 16);
+        answers(&window, now, 10, 10, Duration::from_secs(60));
+        assert!(window.is_full());
+    }
+}
