@@ -48,6 +48,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Writes what attempts came to, each guarded by its token. The answer says, in order, which were still ours.
     async fn complete(&self, completions: Arc<Vec<Completion>>) -> Result<Vec<bool>, Error>;
 
+    /// Which of these messages somebody else has locked at this moment, so that whoever would change them has to wait.
+    async fn locked(&self, ids: Vec<Uuid>) -> Result<Vec<Uuid>, Error>;
+
     /// Forgets claims of which nothing is held any more. One that is not closed ends with its lease.
     async fn close_claims(&self, tokens: Vec<i64>) -> Result<(), Error>;
 

@@ -1,5 +1,6 @@
 //! Writes what attempts came to, in batches: what is reported while one is written goes into the next, or, if it is much, into one beside it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ const BATCH: usize = 1000;
 /// How long to wait before a batch that could not be written is tried again, at first and at the most.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// How long what somebody else has locked is left alone.
+const LOCKED_WAIT: Duration = Duration::from_secs(1);
 
 /// The end of an attempt.
 #[derive(Debug)]
@@ -63,23 +66,97 @@ pub(super) struct Completer {
     pub(super) abandon: CancellationToken,
 }
 
+/// Attempts that ended, and what is written of each.
+#[derive(Debug)]
+struct Outcomes {
+    reports: Vec<Report>,
+    completions: Arc<Vec<Completion>>,
+}
+
+impl Outcomes {
+    fn pairs(self) -> impl Iterator<Item = (Report, Completion)> {
+        self.reports.into_iter().zip(Arc::unwrap_or_clone(self.completions))
+    }
+}
+
+impl FromIterator<(Report, Completion)> for Outcomes {
+    fn from_iter<I: IntoIterator<Item = (Report, Completion)>>(pairs: I) -> Self {
+        let (reports, completions) = pairs.into_iter().unzip();
+        Self { reports, completions: Arc::new(completions) }
+    }
+}
+
+/// What one worker has of its own.
+struct Desk {
+    rng: StdRng,
+    failures: Throttle,
+    /// Outcomes of messages that somebody else has locked, and when they are tried again.
+    locked: Vec<(Report, Completion)>,
+    again: Option<Instant>,
+}
+
 impl Completer {
     /// One worker; several may run, each with a batch of its own.
-    pub(super) async fn run(self: Arc<Self>, mut rng: StdRng) {
+    pub(super) async fn run(self: Arc<Self>, rng: StdRng) {
+        let mut desk = Desk { rng, failures: Throttle::new(10, Duration::from_secs(1)), locked: Vec::new(), again: None };
         let mut reports = Vec::with_capacity(BATCH);
-        let mut failures = Throttle::new(10, Duration::from_secs(1));
-        loop {
-            let Some(_turn) = self.reports.take(&mut reports, BATCH).await else { return };
+        let mut is_open = true;
+        while is_open || desk.again.is_some() {
+            let turn = tokio::select! {
+                turn = self.reports.take(&mut reports, BATCH), if is_open => {
+                    is_open = turn.is_some();
+                    turn
+                }
+                () = tokio::time::sleep_until(desk.again.unwrap_or_else(Instant::now)), if desk.again.is_some() => None,
+            };
+            // What was taken when the time came is here, and has no turn.
+            let _turn = turn;
             let back: Vec<_> = reports.extract_if(.., |report| matches!(report.ending, Ending::HandBack)).collect();
             if !back.is_empty() {
                 self.hand_back(&back).await;
             }
             if !reports.is_empty() {
                 let now = self.clock.now();
-                let completions: Vec<_> = reports.iter_mut().map(|report| self.completion(report, now, &mut rng)).collect();
-                self.write(&mut reports, completions, &mut failures).await;
+                let outcomes = reports.drain(..).map(|mut report| {
+                    let completion = self.completion(&mut report, now, &mut desk.rng);
+                    (report, completion)
+                });
+                let outcomes = outcomes.collect();
+                self.write(outcomes, &mut desk).await;
+            }
+            if desk.again.is_some_and(|at| at <= Instant::now()) {
+                self.write_unlocked(&mut desk).await;
             }
         }
+    }
+
+    /// Writes what was locked by somebody else and is not any more.
+    async fn write_unlocked(&self, desk: &mut Desk) {
+        desk.again = None;
+        let mut waiting = std::mem::take(&mut desk.locked);
+        while !waiting.is_empty() {
+            let batch = waiting.drain(..waiting.len().min(BATCH)).collect();
+            if let Some(free) = self.set_aside(batch, desk).await {
+                self.write(free, desk).await;
+            }
+        }
+    }
+
+    /// Sets aside what is locked by somebody else, for another time; answers the others, if any.
+    async fn set_aside(&self, outcomes: Outcomes, desk: &mut Desk) -> Option<Outcomes> {
+        let ids = outcomes.completions.iter().map(|completion| completion.held.id).collect();
+        let locked: HashSet<_> = match self.store.locked(ids).await {
+            Ok(locked) if locked.is_empty() => return Some(outcomes),
+            Ok(locked) => locked.into_iter().collect(),
+            Err(error) => {
+                self.health.failed("locked", &error);
+                return Some(outcomes);
+            }
+        };
+        let (locked, free): (Vec<_>, Vec<_>) = outcomes.pairs().partition(|(_, completion)| locked.contains(&completion.held.id));
+        desk.locked.extend(locked);
+        desk.again.get_or_insert_with(|| Instant::now() + LOCKED_WAIT);
+        (!free.is_empty()).then(|| free.into_iter().collect())
     }
 
     /// What is written of an attempt, which takes what its outcome says along.
@@ -143,40 +220,49 @@ impl Completer {
     }
 
     /// Writes a batch, however long the store is away: until then its leases are renewed, or pass to others and the write changes nothing.
-    async fn write(&self, reports: &mut Vec<Report>, completions: Vec<Completion>, failures: &mut Throttle) {
-        let completions = Arc::new(completions);
+    /// What somebody else has locked does not hold the rest up.
+    async fn write(&self, mut outcomes: Outcomes, desk: &mut Desk) {
         let mut wait = FIRST_WAIT;
         let ours = loop {
-            match self.store.complete(completions.clone()).await {
+            match self.store.complete(outcomes.completions.clone()).await {
                 Ok(ours) => break ours,
-                Err(error @ Error::Refused(_)) if completions.len() > 1 => {
-                    tracing::warn!(error = %error, batch = completions.len(), "a batch of outcomes was refused; they are written one by one");
-                    for (report, completion) in reports.drain(..).zip(completions.iter()) {
-                        Box::pin(self.write(&mut vec![report], vec![completion.clone()], failures)).await;
+                Err(error @ Error::Refused(_)) if outcomes.completions.len() > 1 => {
+                    tracing::warn!(error = %error, batch = outcomes.completions.len(), "a batch of outcomes was refused; they are written one by one");
+                    for pair in outcomes.pairs() {
+                        Box::pin(self.write([pair].into_iter().collect(), desk)).await;
                     }
                     return;
                 }
                 Err(error @ Error::Refused(_)) => {
                     self.health.failed("complete", &error);
                     // Nothing can be written of this one: its lease runs out, and it is sent again.
-                    self.ledger.leave_open(&completions[0].held);
-                    tracing::error!(message.id = %completions[0].held.id, error = %error, "an outcome can't be written");
+                    self.ledger.leave_open(&outcomes.completions[0].held);
+                    tracing::error!(message.id = %outcomes.completions[0].held.id, error = %error, "an outcome can't be written");
                     break vec![false];
                 }
-                Err(error) => self.health.failed("complete", &error),
+                Err(error) => {
+                    self.health.failed("complete", &error);
+                    if matches!(error, Error::Contended(_)) {
+                        match self.set_aside(outcomes, desk).await {
+                            Some(free) => outcomes = free,
+                            None => return,
+                        }
+                    }
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
-                () = self.abandon.cancelled() => return reports.clear(),
+                () = self.abandon.cancelled() => return,
             }
         };
         self.health.answered();
+        let Outcomes { reports, completions } = outcomes;
         let ended = self.ledger.drop_held(completions.iter().map(|completion| &completion.held));
         if let Some(soonest) = completions.iter().filter(|completion| completion.state == State::Retrying).map(|completion| completion.delay).min() {
             self.alarm.ring_by(Instant::now() + soonest);
         }
-        for ((report, completion), ours) in reports.drain(..).zip(completions.iter()).zip(ours) {
-            written(report, completion, ours, failures);
+        for ((report, completion), ours) in reports.into_iter().zip(completions.iter()).zip(ours) {
+            written(report, completion, ours, &mut desk.failures);
         }
         self.close(ended).await;
     }

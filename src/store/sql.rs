@@ -107,6 +107,13 @@ impl<D: Dialect> Store for SqlStore<D> {
         self.core.observed("complete", work, move |session| Box::pin(async move { complete::complete(session, &completions).await })).await
     }
 
+    async fn locked(&self, ids: Vec<Uuid>) -> Result<Vec<Uuid>, Error> {
+        if D::LOCK.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.core.observed("locked", Work::Transaction, move |session| Box::pin(async move { look::locked(session, ids).await })).await
+    }
+
     async fn close_claims(&self, tokens: Vec<i64>) -> Result<(), Error> {
         if tokens.is_empty() {
             return Ok(());

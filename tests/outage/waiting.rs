@@ -49,6 +49,50 @@ async fn for_a_lock_of_somebody_else() {
     sink.received(&ids, "the other is sent".to_owned(), Duration::from_secs(10)).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_of_others_while_somebody_locks_messages_under_way() {
+    for kind in Kind::SHARED {
+        let (sinks, brisk) = ([Sink::start().await, Sink::start().await], Sink::start().await);
+        let database = Database::fresh(kind).await;
+        let yaml = Yaml::on(&database).store_more(", timeout: 2s").source("brisk", &brisk.source(""));
+        let yaml = ["one", "two"].iter().zip(&sinks).fold(yaml, |yaml, (name, sink)| yaml.source(name, &sink.source("")));
+        let node = Node::start(&yaml).await;
+        let mut session = database.session().await;
+        let (mut locked, mut beside) = (Vec::new(), Vec::new());
+        for (name, sink) in ["one", "two"].iter().zip(&sinks) {
+            sink.hold();
+            for ids in [&mut locked, &mut beside] {
+                ids.push(node.publish(name, "x").await.id().to_owned());
+            }
+        }
+        for (sink, index) in sinks.iter().zip(0..) {
+            sink.received(&[locked[index].clone(), beside[index].clone()], format!("{kind:?}: they are under way"), Duration::from_secs(10)).await;
+        }
+        session.run("BEGIN").await;
+        // One by one: for both at once MariaDB would read, and lock, the whole of so small a table.
+        for id in &locked {
+            session.rows(&format!("SELECT id FROM resend_log WHERE id = '{id}' FOR UPDATE")).await;
+        }
+        // Each worker has a batch with a locked message in it.
+        for sink in &sinks {
+            sink.let_go();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        beside.push(node.publish("brisk", "x").await.id().to_owned());
+        eventually(format!("{kind:?}: all others are on record"), Duration::from_secs(15), async || {
+            let records = database.records().await;
+            let left = beside.iter().filter(|id| records[*id].state != "succeeded").count();
+            if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
+        })
+        .await;
+        session.run("COMMIT").await;
+        database.finished(Duration::from_secs(10)).await;
+        let records = database.records().await;
+        assert!(locked.iter().all(|id| records[id].state == "succeeded" && records[id].attempts == 1), "{kind:?}: {records:?}");
+        assert!(sinks.iter().all(|sink| sink.copies().values().all(|copies| *copies == 1)), "{kind:?}");
+    }
+}
+
 async fn wait_for_a_dead_broker(kind: Kind, dead: &str) {
     let sink = Sink::start().await;
     let database = Database::fresh(kind).await;

@@ -1,6 +1,6 @@
 //! Looking at messages: one, a page, the attempts of one, how many wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -8,9 +8,10 @@ use uuid::Uuid;
 
 use super::claim::earliest;
 use super::decode;
-use super::dialect::{Dialect, Value, known_id};
+use super::dialect::{Batch, Dialect, Value, known, known_id};
 use super::insert::clock;
 use super::pool::{Fail, Session};
+use super::shape::NAMED;
 use crate::message::{AttemptOutcome, State};
 use crate::store::{Attempt, Count, List, Page, Record};
 
@@ -21,6 +22,20 @@ pub(super) async fn get<D: Dialect>(session: &mut Session<D>, project: &str, id:
     let sql = session.sql("get", || format!("SELECT {} FROM {{log}} WHERE project = ? AND id = ?", decode::SHOWN));
     let rows = session.rows(sql, &[Value::Int(i64::from(payload)), Value::Text(project), Value::Id(id)]).await?;
     Ok(rows.first().and_then(decode::shown::<D>))
+}
+
+/// Those of these rows that a locking query passes over.
+pub(super) async fn locked<D: Dialect>(session: &mut Session<D>, ids: Vec<Uuid>) -> Result<Vec<Uuid>, Fail> {
+    let named = |lock: &str| format!("SELECT id FROM {{table b b_id:id}} {NAMED} {lock}");
+    let batch = Batch::ids(ids);
+    let sql = session.sql("unlocked", || named("{lock} {or-skip}"));
+    let free: HashSet<_> = known::<D>(&session.rows(sql, &[Value::Batch(&batch)]).await?).into_iter().collect();
+    if free.len() == batch.rows {
+        return Ok(Vec::new());
+    }
+    let sql = session.sql("there", || named(""));
+    let there = known::<D>(&session.rows(sql, &[Value::Batch(&batch)]).await?);
+    Ok(there.into_iter().filter(|id| !free.contains(id)).collect())
 }
 
 /// Rows of a state, which is written out, so that the planner sees which partial index serves. What that leaves out is named again, for SQLite.

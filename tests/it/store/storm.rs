@@ -168,6 +168,21 @@ pub(crate) async fn a_row_that_somebody_holds_keeps_no_lapsed_lease_from_being_t
     assert!(taken().await.is_empty());
 }
 
+pub(crate) async fn what_somebody_has_locked_is_told_at_once(cx: Fixture) {
+    let put = cx.put("billing", 4).await;
+    let store = cx.store().await;
+    assert!(store.locked(put.clone()).await.unwrap().is_empty());
+    assert_eq!(cx.claim(Claim { limit: 2, ..cx.claim_of("billing") }).await.rows.len(), 2);
+    let mut raw = cx.test.raw().await;
+    raw.run("BEGIN").await;
+    raw.run(&format!("UPDATE resend_log SET topic = 'mine' WHERE id IN ('{}', '{}')", put[1], put[3])).await;
+    let (asked, started) = ([put.clone(), vec![Uuid::now_v7()]].concat(), Instant::now());
+    assert_eq!(sorted(store.locked(asked).await.unwrap()), [put[1], put[3]]);
+    assert!(started.elapsed() < Duration::from_secs(1), "it waits for nobody: {:?}", started.elapsed());
+    raw.run("ROLLBACK").await;
+    assert!(store.locked(put).await.unwrap().is_empty());
+}
+
 pub(crate) async fn an_application_that_inserts_sees_no_deadlock(cx: Fixture) {
     let store = cx.store().await.clone();
     let over = Arc::new(AtomicBool::new(false));
