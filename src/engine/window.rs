@@ -9,6 +9,8 @@ use tokio::time::Instant;
 /// To a destination that has not answered since the start, or since its breaker opened: enough to find out, and an outage costs no more
 /// attempts than that.
 const FEWEST: u32 = 16;
+/// To one that has, before it is known how quick it is: even fifty a second are answered in time then.
+const FIRST: u32 = 256;
 
 /// Of senders that pipeline, what is under way waits for what went before it: a destination that takes a hundred a second has ten thousand
 /// for too long for any timeout, and none of them can be taken back for another node, or for what is more urgent.
@@ -35,12 +37,12 @@ struct Mark {
 
 impl Window {
     /// For `most` messages at a time, each of which should be answered within `patience`.
-    pub(super) const fn new(most: u32, patience: Option<Duration>, now: Instant) -> Self {
+    pub(super) fn new(most: u32, patience: Option<Duration>, now: Instant) -> Self {
         Self {
             most,
             patience,
             proven: AtomicBool::new(false),
-            size: AtomicU32::new(most),
+            size: AtomicU32::new(patience.map_or(most, |_| most.min(FIRST))),
             answers: AtomicU64::new(0),
             in_time: AtomicBool::new(false),
             mark: Mutex::new(Mark { at: now, answers: 0 }),
@@ -110,13 +112,15 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(2);
 
-    /// A window of 10,000 to a destination that has answered.
+    /// A window of 10,000 to a destination that answers quickly.
     fn proven(now: Instant) -> Window {
         let window = Window::new(10_000, Some(PATIENCE), now);
         assert_eq!((window.size(), window.room(0), window.room(10)), (16, 16, 6));
         assert!(window.answered(Duration::ZERO, now), "its first word");
         assert!(!window.answered(Duration::ZERO, now));
-        assert_eq!(window.size(), 10_000);
+        assert!((256..300).contains(&window.size()), "{}", window.size());
+        answers(&window, now, 1, 10_000, Duration::ZERO);
+        assert!(window.is_full());
         window
     }
 
