@@ -4,6 +4,7 @@ use super::Error;
 use super::arena::{Arena, rate};
 use super::limit::{self, Pace};
 use super::load::Load;
+use super::node::Overrides;
 use super::options::{Accept, Body, When};
 use super::place::Filling;
 use super::plain::Plain;
@@ -17,9 +18,18 @@ pub(super) async fn run(options: &Accept, arena: &Arena) -> Result<Report, Error
     let messages = options.common.messages.unwrap_or(MESSAGES);
     let mut report = Report::new("accept");
     let limits_before = Limits::measure(options, arena, messages).await?;
+    let mut without_purge = 0;
     if options.purge > 0 {
         let phase = arena.screen.phase("filling the table with finished messages", options.purge);
         arena.place.fill(options.purge, Filling::Old, &arena.payloads, &phase).await?;
+        arena.place.checkpoint().await?;
+        drop(phase);
+        let sidecar = arena.sidecar(&Overrides { keep: Some("never".to_owned()), ..arena.overrides() }).await?;
+        let phase = arena.screen.phase("accept without a purge", messages);
+        let loaded = load(options, arena, messages, sidecar.address()).run(&phase).await?;
+        sidecar.stop().await;
+        report.without_purge(&loaded.latencies);
+        without_purge = loaded.accepted();
     }
     // A node purges as it starts.
     let mut sidecars = [arena.sidecar(&arena.overrides()).await?];
@@ -43,8 +53,9 @@ pub(super) async fn run(options: &Accept, arena: &Arena) -> Result<Report, Error
     } else {
         // Nothing that was answered for may be missing in the table.
         let kept = arena.place.count("state = 'pending'").await?;
-        if kept < loaded.accepted() {
-            return Err(Error::Failed(format!("{} messages were accepted and {kept} are in the table", loaded.accepted())));
+        let accepted = without_purge + loaded.accepted();
+        if kept < accepted {
+            return Err(Error::Failed(format!("{accepted} messages were accepted and {kept} are in the table")));
         }
     }
     let [sidecar] = sidecars;

@@ -99,7 +99,7 @@ pub struct Accept {
     /// Messages a second, instead of as many as are taken
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub rate: Option<u32>,
-    /// Purge so many finished messages, put there beforehand, meanwhile
+    /// Purge so many finished messages, put there beforehand, meanwhile; the same load without a purge comes first
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub purge: u64,
 }

@@ -173,6 +173,14 @@ impl Place {
         Ok(())
     }
 
+    /// Has PostgreSQL write to the disk what it would else write during what is measured, if the user may ask for that.
+    pub(super) async fn checkpoint(&self) -> Result<(), Error> {
+        if self.database.kind() == Kind::Postgres {
+            let _ = self.database.connect().await?.run("CHECKPOINT").await;
+        }
+        Ok(())
+    }
+
     /// Whether all that is in the table is the benchmark's.
     pub(super) const fn is_own(&self) -> bool {
         !matches!(self.made, Made::Nothing)

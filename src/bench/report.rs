@@ -76,6 +76,9 @@ pub struct Report {
     /// Finished messages that were purged meanwhile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub purged: Option<u64>,
+    /// The latency of the same load beforehand, when nothing was purged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_without_purge_ms: Option<f64>,
 }
 
 impl Report {
@@ -84,9 +87,13 @@ impl Report {
     }
 
     pub(super) fn latencies(&mut self, histogram: &Histogram) {
-        let quantile = |share| histogram.quantile_ms(share).map(|ms| round(ms, 3));
-        (self.p50_ms, self.p95_ms) = (quantile(0.5), quantile(0.95));
-        (self.p99_ms, self.p999_ms) = (quantile(0.99), quantile(0.999));
+        (self.p50_ms, self.p95_ms) = (quantile(histogram, 0.5), quantile(histogram, 0.95));
+        (self.p99_ms, self.p999_ms) = (quantile(histogram, 0.99), quantile(histogram, 0.999));
+    }
+
+    /// The same of a load beside which nothing is purged.
+    pub(super) fn without_purge(&mut self, histogram: &Histogram) {
+        self.p99_without_purge_ms = quantile(histogram, 0.99);
     }
 
     /// Sets the ratio, and leaves in each figure the digits that mean something.
@@ -143,12 +150,17 @@ impl Report {
         row("connections to the database", self.connections.map(count));
         row("start to ready", self.ready_ms.map(ms));
         row("purged", self.purged.map(count));
+        row("latency p99 without a purge", self.p99_without_purge_ms.map(ms));
         row("refused", self.refused.map(count));
         row("waiting when the time was up", self.backlog.map(count));
         row("copies", self.copies.map(count));
         row("lost", self.lost.map(count));
         table
     }
+}
+
+fn quantile(histogram: &Histogram, share: f64) -> Option<f64> {
+    histogram.quantile_ms(share).map(|ms| round(ms, 3))
 }
 
 fn round(value: f64, digits: i32) -> f64 {
