@@ -121,6 +121,9 @@ pub enum Error {
     /// The database did not answer in time. What was under way may or may not have been done.
     #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
+    /// Too many look at messages already. Nothing was asked.
+    #[error("too many look at messages already; there was no turn within {0:?}")]
+    Busy(Duration),
     /// A deadlock, a serialization failure, a lock that was not to be had: the same again may well work.
     #[error("the database asks to try again: {0}")]
     Contended(String),
@@ -142,7 +145,7 @@ impl Error {
     /// Whether the same again may work without anybody doing anything.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::TimedOut(_) | Self::Contended(_))
+        matches!(self, Self::Unavailable(_) | Self::TimedOut(_) | Self::Busy(_) | Self::Contended(_))
     }
 }
 

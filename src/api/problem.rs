@@ -268,6 +268,9 @@ impl From<Refusal> for Problem {
 
 impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Self {
+        if matches!(error, store::Error::Busy(_)) {
+            return Self::new(Code::Overloaded, "too many look at messages already; try again");
+        }
         if matches!(error, store::Error::Refused(_)) {
             tracing::error!(error.detail = %error, "the resend log could not be read or changed");
             return Self::new(Code::Internal, "the store refused; the log of this node says why");
@@ -310,6 +313,11 @@ mod tests {
             let (response, _) = read(Refusal::Overloaded { after: Duration::from_millis(millis) }.into()).await;
             assert_eq!((response.status().as_u16(), &response.headers()[RETRY_AFTER]), (429, &HeaderValue::from_static(seconds)));
         }
+        let (response, body) = read(store::Error::Busy(Duration::from_secs(2)).into()).await;
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[RETRY_AFTER], &body["code"]),
+            (429, &HeaderValue::from_static("1"), &"overloaded".into())
+        );
         let (response, _) = read(Refusal::Draining.into()).await;
         assert_eq!((response.status().as_u16(), &response.headers()[RETRY_AFTER]), (503, &HeaderValue::from_static("1")));
         assert_eq!(response.headers()[CONNECTION], "close");

@@ -185,16 +185,16 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     async fn get(&self, project: &str, id: Uuid, payload: bool) -> Result<Option<Record>, Error> {
         let project = project.to_owned();
-        self.core.observed("get", Work::Read, move |session| Box::pin(async move { look::get(session, &project, id, payload).await })).await
+        self.core.look("get", move |session| Box::pin(async move { look::get(session, &project, id, payload).await })).await
     }
 
     async fn list(&self, list: List) -> Result<Page, Error> {
-        self.core.observed("list", Work::Read, move |session| Box::pin(async move { look::list(session, &list).await })).await
+        self.core.look("list", move |session| Box::pin(async move { look::list(session, &list).await })).await
     }
 
     async fn attempts(&self, project: &str, id: Uuid) -> Result<Option<Vec<Attempt>>, Error> {
         let project = project.to_owned();
-        self.core.observed("attempts", Work::Read, move |session| Box::pin(async move { look::attempts(session, &project, id).await })).await
+        self.core.look("attempts", move |session| Box::pin(async move { look::attempts(session, &project, id).await })).await
     }
 
     async fn retry(&self, project: &str, ids: Vec<Uuid>) -> Result<Vec<Changed>, Error> {

@@ -94,7 +94,7 @@ macro_rules! conformance_of_a_server {
     ($backend:ident) => {
         $crate::store::suite! { $backend;
             settings:
-                due_now_in_whatever_time_zone a_wrong_password_is_a_fault_of_the_configuration a_server_that_is_away_is_unavailable
+                due_now_in_whatever_time_zone people_who_look_take_no_connections_from_sending a_wrong_password_is_a_fault_of_the_configuration a_server_that_is_away_is_unavailable
                 a_committed_row_wakes_whoever_can_listen;
             storm:
                 what_was_answered_is_there_whatever_was_dropped a_server_that_stalls_ends_in_time

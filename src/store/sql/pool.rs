@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use sqlx::Connection as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::dialect::{Arguments, Connection, Dialect, Role, Row, Value};
@@ -23,6 +23,10 @@ const IDLE: Duration = Duration::from_secs(10);
 const DOUBTFUL: Duration = Duration::from_secs(1);
 /// How long a connection has to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// People who look at messages have this part of the connections, one at the least.
+const LOOKERS: u32 = 4;
+/// And wait so long for a turn.
+const TURN: Duration = Duration::from_secs(2);
 
 /// What a unit of work does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +73,7 @@ pub(super) struct Core<D: Dialect> {
     statements: RwLock<HashMap<&'static str, Arc<str>>>,
     write: Pool<D>,
     read: Option<Pool<D>>,
+    lookers: Arc<Semaphore>,
     observer: Observed,
 }
 
@@ -171,6 +176,7 @@ impl<D: Dialect> Core<D> {
             statements: RwLock::default(),
             write: Pool::new(write, Role::Write),
             read,
+            lookers: Arc::new(Semaphore::new((pool / LOOKERS).max(1) as usize)),
             observer: Observed(observer),
         }
     }
@@ -206,6 +212,23 @@ impl<D: Dialect> Core<D> {
         let result = self.run(work, unit).await;
         (self.observer.0)(name, began.elapsed());
         result
+    }
+
+    /// As [`Self::observed`], for what people look at: however many do, and however long the database takes, sending finds connections.
+    pub(super) async fn look<T: Send + 'static>(
+        self: &Arc<Self>,
+        name: &'static str,
+        unit: impl for<'c> FnOnce(&'c mut Session<D>) -> BoxFuture<'c, Result<T, Fail>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let Ok(Ok(turn)) = timeout(TURN, self.lookers.clone().acquire_owned()).await else { return Err(Error::Busy(TURN)) };
+        self.observed(name, Work::Read, move |session| {
+            Box::pin(async move {
+                // The turn is the unit's, not the caller's, who may go away before it is over.
+                let _turn = turn;
+                unit(session).await
+            })
+        })
+        .await
     }
 
     /// As [`Self::run`], with another limit: changing the tables may take long.

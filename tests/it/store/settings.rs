@@ -40,6 +40,36 @@ pub(crate) async fn a_server_that_is_away_is_unavailable(cx: Fixture) {
     assert!(error.is_transient() && started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
+pub(crate) async fn people_who_look_take_no_connections_from_sending(cx: Fixture) {
+    let (store, id) = (cx.store().await, cx.put("billing", 1).await[0]);
+    let mut slow = cx.raw().await;
+    // Attempts can't be read for as long as this stands.
+    let (lock, unlock) = if cx.backend.is_mysql() {
+        ("LOCK TABLES attempt_log WRITE", "UNLOCK TABLES")
+    } else {
+        ("BEGIN; LOCK TABLE attempt_log IN ACCESS EXCLUSIVE MODE", "ROLLBACK")
+    };
+    slow.run(lock).await;
+    // Twice as many as there are connections, and a quarter of those is one.
+    let mut lookers = tokio::task::JoinSet::new();
+    for _ in 0..2 * cx.test.config.pool {
+        let (store, project) = (store.clone(), cx.project.clone());
+        lookers.spawn(async move { store.attempts(&project, id).await });
+    }
+    for _ in 1..2 * cx.test.config.pool {
+        let turned_away = loop {
+            tokio::time::timeout(Duration::from_secs(1), cx.put("billing", 1)).await.expect("sending has connections");
+            if let Some(looked) = lookers.try_join_next() {
+                break looked.unwrap();
+            }
+        };
+        assert!(matches!(turned_away, Err(Error::Busy(_))), "{turned_away:?}");
+    }
+    slow.run(unlock).await;
+    assert!(lookers.join_next().await.unwrap().unwrap().unwrap().is_some(), "one had its turn");
+    assert!(store.attempts(&cx.project, id).await.unwrap().is_some(), "and the next has it now");
+}
+
 const ONE_ROW: &str = "INSERT INTO resend_log (source, topic, msg_key, payload) VALUES ('billing', 't', 'k', 'p')";
 
 pub(crate) async fn a_committed_row_wakes_whoever_can_listen(cx: Fixture) {
