@@ -21,6 +21,7 @@ mod server;
 mod submit;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -46,8 +47,9 @@ pub const MAX_PAGE_BYTES: usize = 16 << 20;
 
 /// Smaller payloads are copied out of the buffer in which they came: a waiting message should hold its own bytes, not 8 KiB of buffer.
 const SMALL: usize = 4096;
-/// How many answers with payloads may be in memory at once; others wait.
-const PAYLOAD_READERS: usize = 4;
+/// How many answers that show messages may be in memory at once, until the last byte is written; others wait for so long.
+const READERS: usize = 4;
+const READER_WAIT: Duration = Duration::from_secs(10);
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -61,7 +63,7 @@ struct Shared {
 
 impl App {
     fn new(handle: Handle, metrics: Metrics) -> Self {
-        Self(Arc::new(Shared { handle, metrics, readers: Arc::new(Semaphore::new(PAYLOAD_READERS)) }))
+        Self(Arc::new(Shared { handle, metrics, readers: Arc::new(Semaphore::new(READERS)) }))
     }
 
     fn handle(&self) -> &Handle {

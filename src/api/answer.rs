@@ -1,11 +1,17 @@
-//! What a producer is told of a message that was taken.
+//! What a producer is told of a message that was taken, and how answers are written.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use crate::engine::Accepted;
@@ -25,6 +31,31 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
             tracing::error!(error.detail = %error, "an answer could not be written as JSON");
             super::Problem::new(super::Code::Internal, "the answer could not be written").into_response()
         }
+    }
+}
+
+/// The answer, which keeps its permit until it was written.
+pub(super) fn holding(response: Response, permit: OwnedSemaphorePermit) -> Response {
+    response.map(|body| Body::new(Held { body, _permit: permit }))
+}
+
+/// A body that never says of itself that it has ended: hyper lets go of one that does as soon as it has the last frame, which may be all of it,
+/// and writes it afterwards.
+struct Held {
+    body: Body,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl hyper::body::Body for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -7,15 +7,15 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
-use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::problem::{Code, Problem};
 use super::query::{NO_ID, Query, parse_id};
 use super::submit::{content_type, no_query, plain, whole};
-use super::{App, MAX_IDS, MAX_PAGE, MAX_PAGE_BYTES, PAGE, answer, item};
+use super::{App, MAX_IDS, MAX_PAGE, MAX_PAGE_BYTES, PAGE, READER_WAIT, answer, item};
 use crate::retry::Policy;
 use crate::store::{Changed, List, Page};
 use crate::view::{AttemptView, ChangeView, MessageView, PageView};
@@ -44,19 +44,16 @@ pub(super) async fn get(State(app): State<App>, path: Id, RawQuery(query): RawQu
     let permit = reader(&app).await?;
     let record = app.handle().store().get(app.handle().project(), id, true).await?.ok_or_else(|| Problem::no_message(id))?;
     let policy = max_retries(&app, &record.source);
-    Ok(holding(answer::json(StatusCode::OK, &MessageView::new(record, policy, true)), permit))
+    Ok(answer::holding(answer::json(StatusCode::OK, &MessageView::new(record, policy, true)), permit))
 }
 
 pub(super) async fn list(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     let list = filters(app.handle().project(), query.as_deref())?;
     let payload = list.payload;
-    let view = |page| PageView::new(page, |source| max_retries(&app, source), payload);
-    if !payload {
-        return Ok(answer::json(StatusCode::OK, &view(app.handle().store().list(list).await?)));
-    }
     let permit = reader(&app).await?;
-    let page = with_payloads(&app, list).await?;
-    Ok(holding(answer::json(StatusCode::OK, &view(page)), permit))
+    let page = if payload { with_payloads(&app, list).await? } else { app.handle().store().list(list).await? };
+    let view = PageView::new(page, |source| max_retries(&app, source), payload);
+    Ok(answer::holding(answer::json(StatusCode::OK, &view), permit))
 }
 
 fn filters(project: &str, query: Option<&str>) -> Result<List, Problem> {
@@ -183,20 +180,10 @@ fn max_retries(app: &App, source: &str) -> Option<u32> {
     Policy::try_new(&source.options.retry).ok().map(|policy| policy.max_retries())
 }
 
-/// Waits until another answer with payloads may be put together.
+/// Waits until another answer that shows messages may be put together.
 async fn reader(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
-    let permit = Arc::clone(&app.0.readers).acquire_owned().await;
-    permit.map_err(|_| Problem::new(Code::Internal, "the node is stopping"))
-}
-
-/// The answer, which keeps its permit until it was sent.
-fn holding(response: Response, permit: OwnedSemaphorePermit) -> Response {
-    response.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _held = &permit;
-            frame
-        }))
-    })
+    let permit = timeout(READER_WAIT, Arc::clone(&app.0.readers).acquire_owned()).await;
+    permit.ok().and_then(Result::ok).ok_or_else(|| Problem::new(Code::Overloaded, "others still read the messages that they asked for; try again"))
 }
 
 #[cfg(test)]

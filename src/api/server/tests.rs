@@ -11,6 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::super::answer;
 use super::*;
 use crate::units::{Secret, Size, Span};
 
@@ -22,6 +23,8 @@ struct Running {
     /// Lets a request to `/wait` go.
     release: Arc<Notify>,
     waiting: Arc<AtomicUsize>,
+    /// What an answer of `/held` holds until it is written.
+    readers: Arc<Semaphore>,
     task: JoinHandle<()>,
 }
 
@@ -42,13 +45,21 @@ fn start(config: Config, grace: Duration) -> Running {
     };
     let echo = async |request: Request| request.into_body().collect().await.unwrap().to_bytes().len().to_string();
     let large = async || Body::from(vec![b'x'; 32 << 20]);
+    let readers = Arc::new(Semaphore::new(1));
+    let held = {
+        let readers = readers.clone();
+        move || async move {
+            let permit = readers.acquire_owned().await.unwrap();
+            answer::holding(axum::response::Response::new(Body::from(vec![b'x'; 32 << 20])), permit)
+        }
+    };
     let open = Router::new().route("/healthz", get(async || "ok"));
-    let router = open.clone().route("/wait", any(wait)).route("/size", any(echo)).route("/large", get(large));
+    let router = open.clone().route("/wait", any(wait)).route("/size", any(echo)).route("/large", get(large)).route("/held", get(held));
     let stop = CancellationToken::new();
     let (address, health) = (bound.address().unwrap_or(([0, 0, 0, 0], 0).into()), bound.health_address().unwrap());
     let api = Gate::new(Routes::of(router), api_limits(&config));
     let task = tokio::spawn(bound.run(api, Gate::new(Routes::of(open), HEALTH_LIMITS), stop.clone(), grace));
-    Running { address, health, stop, release, waiting, task }
+    Running { address, health, stop, release, waiting, readers, task }
 }
 
 impl Running {
@@ -190,6 +201,19 @@ async fn an_answer_that_nobody_reads_is_dropped() {
     // There is one slot: another is served only once the lazy one has lost it.
     assert_eq!(status(&within(10, running.ask(GET)).await), "200");
     assert!(within(10, ended(lazy)).await.len() < 32 << 20);
+}
+
+#[tokio::test]
+async fn what_an_answer_holds_it_holds_until_it_is_written() {
+    let running = start(quick(), Duration::from_secs(1));
+    let mut stream = running.connect().await;
+    stream.write_all(b"GET /held HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    within(5, stream.read_exact(&mut first)).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    assert_eq!(running.readers.available_permits(), 0, "most of it is still in memory");
+    within(10, ended(stream)).await;
+    let _free = within(5, running.readers.acquire()).await.unwrap();
 }
 
 #[tokio::test]
