@@ -42,8 +42,6 @@ pub const MAX_IDS: usize = 1000;
 pub const MAX_PAGE: u32 = 1000;
 /// The messages of a page that says nothing about it.
 pub const PAGE: u32 = 50;
-/// A page with payloads ends once they weigh so much.
-pub const MAX_PAGE_BYTES: usize = 16 << 20;
 
 /// Smaller payloads are copied out of the buffer in which they came: a waiting message should hold its own bytes, not 8 KiB of buffer.
 const SMALL: usize = 4096;

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use config::Config;
-pub use look::{Attempt, Changed, Count, List, Page, Purge, Purged, Record, Sample};
+pub use look::{Attempt, Changed, Count, List, MAX_PAGE_BYTES, MAX_SHOWN_PAYLOAD, Page, Purge, Purged, Record, Sample};
 pub use sql::Guard;
 pub use work::{
     Address, Claim, Claimed, Completion, Due, Heartbeat, Held, Idempotency, Insert, Inserted, Lapsed, LastError, Lease, Mark, NewMessage, NextDue,
@@ -84,10 +84,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// `None` while the first is being made.
     async fn sample(&self, sample: Sample) -> Result<Option<Vec<Count>>, Error>;
 
-    /// One message.
+    /// One message, with its payload up to [`MAX_SHOWN_PAYLOAD`] if that is asked for.
     async fn get(&self, project: &str, id: Uuid, payload: bool) -> Result<Option<Record>, Error>;
 
-    /// Messages, the newest id first.
+    /// Messages, the newest id first. A page with payloads ends once they weigh [`MAX_PAGE_BYTES`].
     async fn list(&self, list: List) -> Result<Page, Error>;
 
     /// The attempts of a message, oldest first; `None` if there is no such message.

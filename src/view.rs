@@ -26,7 +26,9 @@ pub struct MessageView {
     /// The record key, where it is binary.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_base64: Option<String>,
-    /// The payload, only if it was asked for; then `null` is a tombstone.
+    /// How large the payload is; `null` is a tombstone.
+    pub payload_bytes: Option<u64>,
+    /// The payload, only if it was asked for and is not too large to be shown; then `null` is a tombstone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload_base64: Option<Option<String>>,
     /// The headers as the very JSON object that the row holds; what is no JSON object comes as a string.
@@ -76,6 +78,8 @@ impl MessageView {
             Some(Key::Text(text)) => (Some(text), None),
             Some(Key::Binary(bytes)) => (None, Some(STANDARD.encode(bytes))),
         };
+        // A row whose payload has a size and is not there has one that is not shown.
+        let shown = payload && record.payload_bytes.is_some() == record.payload.is_some();
         Self {
             id: record.id,
             project: record.project,
@@ -83,7 +87,8 @@ impl MessageView {
             topic: record.topic,
             key,
             key_base64,
-            payload_base64: payload.then(|| record.payload.map(|bytes| STANDARD.encode(bytes))),
+            payload_bytes: record.payload_bytes,
+            payload_base64: shown.then(|| record.payload.map(|bytes| STANDARD.encode(bytes))),
             headers: headers(record.headers),
             state: record.state,
             priority: record.priority,
@@ -288,6 +293,7 @@ mod tests {
             topic: None,
             key: Some(Key::Text("o-17".into())),
             payload: None,
+            payload_bytes: None,
             headers: None,
             state: State::Retrying,
             priority: 3,
@@ -315,7 +321,7 @@ mod tests {
         assert_eq!(
             shown(record(), false),
             json!({
-                "id": "00000000-0000-0000-0000-000000000000", "project": "orders", "source": "events", "topic": null, "key": "o-17", "headers": {},
+                "id": "00000000-0000-0000-0000-000000000000", "project": "orders", "source": "events", "topic": null, "key": "o-17", "payload_bytes": null, "headers": {},
                 "state": "retrying", "priority": 3, "epoch": 1, "attempts": 2, "retries": 1, "max_retries": 4,
                 "due_at": "2023-11-14T22:13:20.123456Z", "created_at": "2023-11-14T22:13:20.123456Z", "updated_at": "2023-11-14T22:13:20.123456Z",
                 "finished_at": null, "expires_at": null, "idempotency_key": null,
@@ -328,8 +334,10 @@ mod tests {
     fn a_payload_is_shown_when_asked_for_and_a_tombstone_is_null() {
         assert_eq!(shown(record(), true)["payload_base64"], json!(null));
         assert!(shown(record(), false).get("payload_base64").is_none());
-        let full = Record { payload: Some(Bytes::from_static(b"hi")), ..record() };
+        let full = Record { payload: Some(Bytes::from_static(b"hi")), payload_bytes: Some(2), ..record() };
         assert_eq!(shown(full, true)["payload_base64"], json!("aGk="));
+        let too_large = shown(Record { payload_bytes: Some(1 << 30), ..record() }, true);
+        assert_eq!((&too_large["payload_bytes"], too_large.get("payload_base64")), (&json!(1 << 30), None), "no tombstone");
     }
 
     #[test]

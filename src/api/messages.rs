@@ -15,9 +15,9 @@ use uuid::Uuid;
 use super::problem::{Code, Problem};
 use super::query::{NO_ID, Query, parse_id};
 use super::submit::{content_type, no_query, plain, whole};
-use super::{App, MAX_IDS, MAX_PAGE, MAX_PAGE_BYTES, PAGE, READER_WAIT, answer, item};
+use super::{App, MAX_IDS, MAX_PAGE, PAGE, READER_WAIT, answer, item};
 use crate::retry::Policy;
-use crate::store::{Changed, List, Page};
+use crate::store::{Changed, List};
 use crate::view::{AttemptView, ChangeView, MessageView, PageView};
 
 const FILTERS: [&str; 11] = ["state", "source", "topic", "key", "idempotency_key", "error_code", "since", "until", "limit", "after", "include"];
@@ -51,7 +51,7 @@ pub(super) async fn list(State(app): State<App>, RawQuery(query): RawQuery) -> R
     let list = filters(app.handle().project(), query.as_deref())?;
     let payload = list.payload;
     let permit = reader(&app).await?;
-    let page = if payload { with_payloads(&app, list).await? } else { app.handle().store().list(list).await? };
+    let page = app.handle().store().list(list).await?;
     let view = PageView::new(page, |source| max_retries(&app, source), payload);
     Ok(answer::holding(answer::json(StatusCode::OK, &view), permit))
 }
@@ -81,24 +81,6 @@ fn filters(project: &str, query: Option<&str>) -> Result<List, Problem> {
         after: query.id("after")?,
         payload,
     })
-}
-
-/// A page with payloads. They are read one by one, and the page ends early once they weigh enough: a thousand payloads of 16 MiB fit no memory.
-async fn with_payloads(app: &App, list: List) -> Result<Page, Problem> {
-    let store = app.handle().store();
-    let page = store.list(List { payload: false, ..list }).await?;
-    let (mut items, mut weight) = (Vec::with_capacity(page.items.len()), 0);
-    for record in page.items {
-        if weight >= MAX_PAGE_BYTES {
-            return Ok(Page { next: items.last().map(|last: &crate::store::Record| last.id), items });
-        }
-        // What was purged in between is not shown.
-        if let Some(full) = store.get(app.handle().project(), record.id, true).await? {
-            weight += full.payload.as_ref().map_or(0, bytes::Bytes::len);
-            items.push(full);
-        }
-    }
-    Ok(Page { items, next: page.next })
 }
 
 pub(super) async fn attempts(State(app): State<App>, path: Id, RawQuery(query): RawQuery) -> Result<Response, Problem> {

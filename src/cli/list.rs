@@ -2,13 +2,14 @@
 
 use std::io::Write;
 
+use bytes::Bytes;
 use chrono::Utc;
 use uuid::Uuid;
 
 use super::filter::Filter;
 use super::{ConfigFile, Failure, Terminal, output};
 use crate::store::config::Migrate;
-use crate::store::{List, Page, Store};
+use crate::store::{List, MAX_PAGE_BYTES, Page, Store};
 use crate::view::{MessageView, PageView};
 
 /// At most so many messages are asked for at once.
@@ -34,7 +35,7 @@ pub(super) struct Command {
     /// Those that follow this message (the `next` of the list before)
     #[arg(long, value_name = "ID")]
     after: Option<Uuid>,
-    /// With payloads; only with --json
+    /// With payloads; only with --json. The list ends early once they weigh 16 MiB: go on with --after
     #[arg(long, requires = "json")]
     payload: bool,
     /// Print one JSON object: {"items": [message…], "next"}, as the API does
@@ -42,9 +43,9 @@ pub(super) struct Command {
     json: bool,
 }
 
-/// At most `limit` messages, asked for in parts.
+/// At most `limit` messages, asked for in parts; with payloads, until they weigh enough.
 pub(super) async fn collect(store: &dyn Store, mut list: List, limit: u32) -> Result<Page, Failure> {
-    let mut all = Page::default();
+    let (mut all, mut weight) = (Page::default(), 0);
     loop {
         let missing = limit.saturating_sub(u32::try_from(all.items.len()).unwrap_or(u32::MAX));
         list.limit = missing.min(CHUNK);
@@ -52,10 +53,11 @@ pub(super) async fn collect(store: &dyn Store, mut list: List, limit: u32) -> Re
             return Ok(all);
         }
         let page = store.list(list.clone()).await?;
+        weight += page.items.iter().filter_map(|record| record.payload.as_ref()).map(Bytes::len).sum::<usize>();
         all.items.extend(page.items);
         all.next = page.next;
         list.after = page.next;
-        if list.after.is_none() {
+        if list.after.is_none() || weight >= MAX_PAGE_BYTES {
             return Ok(all);
         }
     }

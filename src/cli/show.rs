@@ -7,6 +7,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{ConfigFile, Failure, Terminal, output};
+use crate::store::MAX_SHOWN_PAYLOAD;
 use crate::store::config::Migrate;
 use crate::view::{AttemptView, MessageView, rfc3339};
 
@@ -47,6 +48,11 @@ impl Command {
             return Err(Failure::Failed(format!("there is no message {} in project {project}; it may have been purged", self.id)));
         };
         if self.payload && !self.json {
+            if let (None, Some(bytes)) = (&record.payload, record.payload_bytes) {
+                return Err(Failure::Failed(format!(
+                    "the payload has {bytes} bytes, and no more than {MAX_SHOWN_PAYLOAD} are shown; read it by SQL"
+                )));
+            }
             return Ok(terminal.out.write_all(record.payload.as_deref().unwrap_or_default())?);
         }
         let max_retries = opened.max_retries(&record.source);
@@ -71,6 +77,7 @@ fn describe(out: &mut dyn Write, message: &MessageView, attempts: &[AttemptView]
             line(name, output::plain(value, 200))?;
         }
     }
+    line("payload", message.payload_bytes.map_or_else(|| "none".to_owned(), |bytes| format!("{bytes} bytes")))?;
     line("headers", output::plain(message.headers.get(), 1000))?;
     line("priority", message.priority.to_string())?;
     let most = message.max_retries.map_or_else(String::new, |most| format!(" of at most {most}"));

@@ -12,6 +12,11 @@ use super::work::LastError;
 use crate::message::{AttemptOutcome, Key, State};
 use crate::retry;
 
+/// The largest payload that is shown, in bytes. Of one that is larger only its size is told.
+pub const MAX_SHOWN_PAYLOAD: u32 = 64 << 20;
+/// A page with payloads ends once they weigh so much.
+pub const MAX_PAGE_BYTES: usize = 16 << 20;
+
 /// How many messages of a source wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Count {
@@ -47,8 +52,10 @@ pub struct Record {
     pub topic: Option<String>,
     /// As in [`crate::message::Message`].
     pub key: Option<Key>,
-    /// The payload, if it was asked for.
+    /// The payload, if it was asked for and is no larger than [`MAX_SHOWN_PAYLOAD`].
     pub payload: Option<Bytes>,
+    /// How large the payload is; `None` is a tombstone.
+    pub payload_bytes: Option<u64>,
     /// Its headers as the JSON text that the row holds, valid or not.
     pub headers: Option<String>,
     /// Its state.
@@ -106,7 +113,7 @@ pub struct List {
     pub limit: u32,
     /// Those that follow this id.
     pub after: Option<Uuid>,
-    /// With payloads.
+    /// With payloads; the page may then end before it is full.
     pub payload: bool,
 }
 

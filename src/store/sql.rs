@@ -33,8 +33,8 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
-    Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Insert, Inserted, Lapsed, List, Observer, Outlook, Page,
-    Prepared, Purge, Purged, Record, Sample, Served, Store, Strays, TakeOver, Taken, Unserved, Upcoming,
+    Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Insert, Inserted, Lapsed, List, MAX_PAGE_BYTES, Observer,
+    Outlook, Page, Prepared, Purge, Purged, Record, Sample, Served, Store, Strays, TakeOver, Taken, Unserved, Upcoming,
 };
 use crate::fault::Fault;
 use dialect::Dialect;
@@ -189,7 +189,25 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn list(&self, list: List) -> Result<Page, Error> {
-        self.core.look("list", move |session| Box::pin(async move { look::list(session, &list).await })).await
+        let (project, payload) = (list.project.clone(), list.payload);
+        let page = self.core.look("list", move |session| Box::pin(async move { look::list(session, &list).await })).await?;
+        if !payload {
+            return Ok(page);
+        }
+        // One by one: a page of the largest payloads fits no memory.
+        let (mut whole, mut weight) = (Page { items: Vec::with_capacity(page.items.len()), next: page.next }, 0);
+        for record in page.items {
+            if weight >= MAX_PAGE_BYTES {
+                whole.next = whole.items.last().map(|last| last.id);
+                break;
+            }
+            // What was purged in between is not shown.
+            if let Some(record) = self.get(&project, record.id, true).await? {
+                weight += record.payload.as_ref().map_or(0, Bytes::len);
+                whole.items.push(record);
+            }
+        }
+        Ok(whole)
     }
 
     async fn attempts(&self, project: &str, id: Uuid) -> Result<Option<Vec<Attempt>>, Error> {

@@ -25,11 +25,12 @@ pub(super) const CLAIMED_SIZE: usize = 5;
 /// The address of a row, behind [`CLAIMED`].
 const CLAIMED_ADDRESS: usize = 20;
 
-/// What is read of a message that is shown. Its one parameter is 1 for the payload, else 0.
+/// What is read of a message that is shown. Its one parameter is the largest payload, -1 for none.
 pub(super) const SHOWN: &str = "id, {text project}, {text source}, {text topic}, {text msg_key}, {bytes msg_key_bytes},
-    {bytes CASE WHEN ? = 1 THEN payload END}, {text headers}, {text state}, priority, epoch, attempts, retries, {text retry}, max_retries,
+    {bytes CASE WHEN octet_length(payload) <= ? THEN payload END}, {text headers}, {text state}, priority, epoch, attempts, retries, {text retry}, max_retries,
     {time due_at}, {time created_at}, {time updated_at}, {time finished_at}, {time expires_at}, {text idempotency_key},
-    {text error_class}, {text error_code}, {text error_detail}, {text result}, {is-listed}";
+    {text error_class}, {text error_code}, {text error_detail}, {text result}, {is-listed},
+    octet_length(payload)";
 
 /// What is read of a row whose lease ran out.
 pub(super) const LAPSED: &str = "id, {text source}, epoch, attempts, {time attempt_started_at}, {text lease_node}, retries, {time expires_at},
@@ -215,6 +216,7 @@ pub(super) fn shown<D: Dialect>(row: &Row<D>) -> Option<Record> {
         topic: maybe_text::<D>(row, 3),
         key: key::<D>(row, 4).ok().flatten(),
         payload: D::bytes(row, 6).ok().flatten().map(Bytes::from),
+        payload_bytes: D::int(row, 26).ok().flatten().and_then(|bytes| u64::try_from(bytes).ok()),
         headers: maybe_text::<D>(row, 7),
         state: if listed { State::Sending } else { state(maybe_text::<D>(row, 8).as_deref()) },
         priority: u8::try_from(D::int(row, 9).ok().flatten().unwrap_or(0).clamp(0, 9)).unwrap_or(0),

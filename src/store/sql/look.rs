@@ -13,14 +13,18 @@ use super::insert::clock;
 use super::pool::{Fail, Session};
 use super::shape::NAMED;
 use crate::message::{AttemptOutcome, State};
-use crate::store::{Attempt, Count, List, Page, Record};
+use crate::store::{Attempt, Count, List, MAX_SHOWN_PAYLOAD, Page, Record};
 
 /// The most messages of a page.
 const MOST_ROWS: u32 = 10_000;
 
+/// No payload is as small as this.
+const NO_PAYLOAD: Value<'_> = Value::Int(-1);
+
 pub(super) async fn get<D: Dialect>(session: &mut Session<D>, project: &str, id: Uuid, payload: bool) -> Result<Option<Record>, Fail> {
     let sql = session.sql("get", || format!("SELECT {} FROM {{log}} WHERE project = ? AND id = ?", decode::SHOWN));
-    let rows = session.rows(sql, &[Value::Int(i64::from(payload)), Value::Text(project), Value::Id(id)]).await?;
+    let most = if payload { Value::Int(i64::from(MAX_SHOWN_PAYLOAD)) } else { NO_PAYLOAD };
+    let rows = session.rows(sql, &[most, Value::Text(project), Value::Id(id)]).await?;
     Ok(rows.first().and_then(decode::shown::<D>))
 }
 
@@ -54,9 +58,10 @@ pub(super) fn page(state: Option<State>, narrower: &str) -> String {
     format!("SELECT {} FROM {{log}} WHERE project = ? {condition}{narrower} ORDER BY id DESC LIMIT ?", decode::SHOWN)
 }
 
+/// A page, without payloads.
 pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> Result<Page, Fail> {
     let mut sql = String::new();
-    let mut values = vec![Value::Int(i64::from(list.payload)), Value::Text(&list.project)];
+    let mut values = vec![NO_PAYLOAD, Value::Text(&list.project)];
     let texts = [
         (" AND source = ?", &list.source),
         (" AND topic = ?", &list.topic),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redrive::message::{AttemptOutcome, Key, State};
-use redrive::store::{Due, List, NewMessage};
+use redrive::store::{Due, List, MAX_SHOWN_PAYLOAD, NewMessage};
 use uuid::Uuid;
 
 use super::fixture::{Fixture, LONG, NONE, error, failed, message, refused, succeeded};
@@ -23,6 +23,28 @@ pub(crate) async fn one_message(cx: Fixture) {
     let without = store.get(&cx.project, id, false).await.unwrap().unwrap();
     assert_eq!((with.payload, without.payload), (message("billing").payload, None));
     assert_eq!((with.id, without.id, without.topic.as_deref()), (id, id, Some("invoices")));
+}
+
+pub(crate) async fn a_payload_too_large_is_told_and_not_shown(cx: Fixture) {
+    if cx.backend.is_mysql() {
+        // None so large fits its packets, unless somebody changed that.
+        return;
+    }
+    let ids = cx.put("billing", 3).await;
+    for (id, bytes) in [(ids[0], MAX_SHOWN_PAYLOAD), (ids[1], MAX_SHOWN_PAYLOAD + 1)] {
+        let payload = if cx.backend.is_sqlite() { format!("zeroblob({bytes})") } else { format!("convert_to(repeat('x', {bytes}), 'UTF8')") };
+        cx.sql(&format!("UPDATE resend_log SET payload = {payload} WHERE id = '{id}'")).await;
+    }
+    cx.sql(&format!("UPDATE resend_log SET payload = NULL WHERE id = '{}'", ids[2])).await;
+    let most = MAX_SHOWN_PAYLOAD as usize;
+    let mut shown = Vec::new();
+    for id in &ids {
+        let record = cx.get(*id).await;
+        shown.push((record.payload.map(|payload| payload.len()), record.payload_bytes));
+    }
+    assert_eq!(shown, [(Some(most), Some(most as u64)), (None, Some(most as u64 + 1)), (None, None)]);
+    let listed: Vec<_> = cx.all().await.into_iter().map(|record| (record.id, record.payload_bytes, record.payload.is_some())).collect();
+    assert_eq!(listed, [(ids[2], None, false), (ids[1], shown[1].1, false), (ids[0], shown[0].1, true)]);
 }
 
 pub(crate) async fn every_filter_narrows(cx: Fixture) {
