@@ -10,7 +10,6 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use uuid::Uuid;
 
 use super::filter::time;
 use super::{ConfigFile, Failure, Terminal, output};
@@ -19,7 +18,7 @@ use crate::engine::Submission;
 use crate::message::{Headers, Key};
 use crate::retry::{self, Policy};
 use crate::source::Options;
-use crate::store::{Due, Insert, Lease, NewMessage, Verdict};
+use crate::store::{Due, Insert, Lease, Verdict};
 use crate::units::{Limit, Span};
 
 /// Submit a message
@@ -163,27 +162,12 @@ fn take(from: impl Read, most: usize) -> std::io::Result<Vec<u8>> {
 
 /// The message for the store, pending: nobody here is going to send it.
 fn insert(submission: Submission, config: &Config, options: &Options) -> Insert {
-    let idempotency = submission.idempotency();
-    // The policy was checked with the configuration, the message's own part with the submission.
-    let policy = Policy::try_new(&options.retry).and_then(|policy| policy.with(&submission.retry)).unwrap_or_default();
-    let expires_after = submission.expires_after.map_or(policy.expires_after(), Limit::get);
-    let message = NewMessage {
-        id: Uuid::now_v7(),
-        source: submission.source.into(),
-        topic: submission.topic,
-        key: submission.key,
-        payload: submission.payload,
-        headers: submission.headers,
-        priority: submission.priority,
-        due: submission.due.unwrap_or(Due::Now),
-        expires_after,
-        retry: submission.retry.overrides(),
-        idempotency,
-        leased: false,
-    };
+    // It was checked with the configuration.
+    let policy = Policy::try_new(&options.retry).unwrap_or_default();
+    let source = submission.source.as_str().into();
     Insert {
         project: config.project.clone(),
-        messages: Arc::new(vec![message]),
+        messages: Arc::new(vec![submission.into_message(source, &policy)]),
         // Not used, since the message is not leased; a token is never 0 all the same.
         lease: Lease { token: i64::MAX, node: config.node.clone(), ttl: Duration::from_secs(2) },
         keep_keys: config.engine.idempotency.keep.get(),

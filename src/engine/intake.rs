@@ -6,7 +6,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use super::Lanes;
 use super::committer::{Committed, Committer, weigh};
@@ -18,8 +17,7 @@ use super::unbroken::Unbroken;
 use crate::message::{Standing, State};
 use crate::outcome::{Class, Outcome};
 use crate::source::options::Mode;
-use crate::store::{Due, Held, NewMessage};
-use crate::units::Limit;
+use crate::store::{Held, NewMessage};
 
 /// The way in.
 #[derive(Debug)]
@@ -159,27 +157,7 @@ enum Waiting {
 }
 
 fn new_message(submission: Submission, lane: &Lane) -> NewMessage {
-    let idempotency = submission.idempotency();
-    let mut retry = submission.retry.overrides();
-    let policy = lane.policy_for(retry.as_deref()).expires_after();
-    if submission.expires_after.is_some() {
-        // Kept with the message: a retry by a person starts its age anew.
-        retry.get_or_insert_default().expires_after = submission.expires_after;
-    }
-    NewMessage {
-        id: Uuid::now_v7(),
-        source: lane.name().clone(),
-        topic: submission.topic,
-        key: submission.key,
-        payload: submission.payload,
-        headers: submission.headers,
-        priority: submission.priority,
-        due: submission.due.unwrap_or(Due::Now),
-        expires_after: submission.expires_after.map_or(policy, Limit::get),
-        retry,
-        idempotency,
-        leased: false,
-    }
+    submission.into_message(lane.name().clone(), &lane.policy)
 }
 
 type Answered = Result<Result<Committed, Refusal>, oneshot::error::RecvError>;

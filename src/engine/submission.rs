@@ -1,14 +1,15 @@
 //! What a producer hands in, and what it is told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::message::{Headers, Key, State};
-use crate::retry;
+use crate::retry::{self, Policy};
 use crate::source::options::Mode;
-use crate::store::{Due, Idempotency};
+use crate::store::{Due, Idempotency, NewMessage};
 use crate::units::Limit;
 
 /// The longest topic, in bytes.
@@ -93,7 +94,7 @@ impl Submission {
         {
             return invalid("idempotency_key", format!("must be 1 to {MAX_IDEMPOTENCY_KEY} bytes long, without control characters"));
         }
-        if let Err(errors) = retry::Policy::try_new(&self.retry) {
+        if let Err(errors) = Policy::try_new(&self.retry) {
             let detail = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             return invalid("retry", detail);
         }
@@ -126,6 +127,33 @@ impl Submission {
             return invalid(format!("must be at most {MAX_HEADER_BYTES} bytes in all"));
         }
         Ok(())
+    }
+
+    /// The message for the store, under the policy of its source; whoever commits it may take a lease on it.
+    #[must_use]
+    pub fn into_message(self, source: Arc<str>, policy: &Policy) -> NewMessage {
+        let idempotency = self.idempotency();
+        let mut retry = self.retry.overrides();
+        if self.expires_after.is_some() {
+            // Kept with the message: a retry by a person starts its age anew.
+            retry.get_or_insert_default().expires_after = self.expires_after;
+        }
+        let own = retry.as_deref().and_then(|overrides| policy.with(overrides).ok());
+        let expires_after = self.expires_after.map_or_else(|| own.as_ref().unwrap_or(policy).expires_after(), Limit::get);
+        NewMessage {
+            id: Uuid::now_v7(),
+            source,
+            topic: self.topic,
+            key: self.key,
+            payload: self.payload,
+            headers: self.headers,
+            priority: self.priority,
+            due: self.due.unwrap_or(Due::Now),
+            expires_after,
+            retry,
+            idempotency,
+            leased: false,
+        }
     }
 
     /// The idempotency key with the digest of topic, key, payload and headers.

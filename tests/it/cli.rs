@@ -8,6 +8,8 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::Raw;
+
 /// A folder with a configuration on SQLite.
 fn folder(yaml: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -185,6 +187,21 @@ fn a_command_runs_in_the_folder_of_a_configuration_that_is_named_without_one() {
     done(folder, &["run"]);
     let message = json(folder, &["show", &id, "--json"]);
     assert_eq!(message["state"], "succeeded", "{message}");
+}
+
+#[tokio::test]
+async fn the_age_limit_of_a_message_is_kept_with_it_for_when_it_is_put_back() {
+    let folder = folder(PLAIN);
+    let path = folder.path();
+    let mut kept = Vec::new();
+    for arguments in [&["--expires-after", "never"][..], &["--expires-after", "2h", "--max-retries", "3"], &[]] {
+        let id = done(path, &[&["send", "l", "--payload", "x"], arguments].concat()).trim().to_owned();
+        let mut raw = Raw::connect(&format!("sqlite://{}", path.join("t.db").display()).parse().unwrap()).await;
+        let retry = raw.one(&format!("SELECT retry FROM resend_log WHERE id = '{id}'")).await;
+        kept.push(retry.map(|retry| serde_json::from_str::<Value>(&retry).unwrap()));
+    }
+    let of = |text: &str| Some(serde_json::from_str(text).unwrap());
+    assert_eq!(kept, [of(r#"{"expires_after":"never"}"#), of(r#"{"max_retries":3,"expires_after":"2h"}"#), None]);
 }
 
 #[test]
