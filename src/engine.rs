@@ -23,6 +23,7 @@ mod upkeep;
 mod walk;
 mod window;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -466,7 +467,7 @@ impl Handle {
     #[allow(clippy::unused_async, reason = "asking the store may come to belong here")]
     pub async fn status(&self) -> Status {
         let inner = &self.inner;
-        let store = inner.health.reason();
+        let store = inner.health.word();
         let draining = inner.stopping.is_cancelled();
         let mut warnings = Vec::new();
         if let Some(other) = &*inner.other_project.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -495,8 +496,8 @@ pub struct Work {
 pub struct Status {
     /// Whether it can accept durably: the store answers and the node is not draining.
     pub ready: bool,
-    /// Why the store is of no use, if so.
-    pub store: Option<String>,
+    /// Why the store is of no use, if so, in a few words: more is for the log.
+    pub store: Option<&'static str>,
     /// Whether it is about to stop.
     pub draining: bool,
     /// How each source is doing. Never makes the node unready.
@@ -514,8 +515,8 @@ pub struct SourceStatus {
     pub kind: String,
     /// `closed`: sends go out. `open`: the destination can't be reached, one message a probe is tried. `blocked`: it asked not to be sent anything.
     pub breaker: &'static str,
-    /// The last thing that went wrong, while it is open or blocked.
-    pub last_error: Option<String>,
+    /// The code of the last thing that went wrong, while it is open, or `blocked`: more is for the log.
+    pub last_error: Option<Cow<'static, str>>,
     /// Messages under way.
     pub in_flight: u64,
 }

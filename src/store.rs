@@ -142,6 +142,21 @@ pub enum Error {
 }
 
 impl Error {
+    /// What is wrong, without anything that is nobody's business: hosts, users, statements.
+    #[must_use]
+    pub const fn in_a_word(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "the database can't be reached",
+            Self::TimedOut(_) => "the database did not answer in time",
+            Self::Busy(_) => "too many look at messages",
+            Self::Contended(_) => "the database asks to try again",
+            Self::Schema(_) => "the tables are not ready",
+            Self::InUse(_) => "the store is in use",
+            Self::Refused(_) => "the database refused",
+            Self::Config(_) => "the database can't be used as configured",
+        }
+    }
+
     /// Whether the same again may work without anybody doing anything.
     #[must_use]
     pub const fn is_transient(&self) -> bool {

@@ -22,6 +22,8 @@ pub(super) struct StoreHealth {
 #[derive(Debug)]
 struct Why {
     reason: String,
+    /// The same for everybody.
+    word: &'static str,
     since: Instant,
     /// When it was last said that the store is away.
     reported: Option<Instant>,
@@ -32,12 +34,8 @@ struct Why {
 impl Default for StoreHealth {
     /// Down until it answers for the first time.
     fn default() -> Self {
-        let why = Why {
-            reason: "the store has not answered yet".to_owned(),
-            since: Instant::now(),
-            reported: None,
-            others: Throttle::new(10, REPORT_EVERY),
-        };
+        let word = "the store has not answered yet";
+        let why = Why { reason: word.to_owned(), word, since: Instant::now(), reported: None, others: Throttle::new(10, REPORT_EVERY) };
         Self { up: watch::Sender::new(false), why: Mutex::new(why) }
     }
 }
@@ -72,7 +70,7 @@ impl StoreHealth {
         let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if away || !self.is_up() {
-            why.reason = error.to_string();
+            (why.reason, why.word) = (error.to_string(), error.in_a_word());
         }
         if !away {
             if let Some(held_back) = why.others.pass(now) {
@@ -97,6 +95,11 @@ impl StoreHealth {
     /// Why it is away, for people; `None` if it is not.
     pub(super) fn reason(&self) -> Option<String> {
         (!self.is_up()).then(|| self.why.lock().unwrap_or_else(PoisonError::into_inner).reason.clone())
+    }
+
+    /// The same for everybody: `/readyz` asks for no token.
+    pub(super) fn word(&self) -> Option<&'static str> {
+        (!self.is_up()).then(|| self.why.lock().unwrap_or_else(PoisonError::into_inner).word)
     }
 
     /// Waits until it answers.
@@ -130,5 +133,6 @@ mod tests {
         let health = StoreHealth::default();
         health.failed("prepare", &Error::Refused("permission denied for schema public".to_owned()));
         assert!(health.reason().unwrap().contains("permission denied"));
+        assert_eq!(health.word(), Some("the database refused"));
     }
 }

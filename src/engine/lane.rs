@@ -71,7 +71,7 @@ pub(super) struct Lane {
     capacity: u32,
     budget: Budget,
     breaker: Mutex<Breaker>,
-    last_error: Mutex<Option<String>>,
+    last_error: Mutex<Option<Cow<'static, str>>>,
     window: Window,
     jobs: mpsc::UnboundedSender<Job>,
     pub(super) levels: Levels,
@@ -248,7 +248,7 @@ impl Lane {
             Change::Opened(count) => {
                 self.metrics.breaker.set(1);
                 self.window.lost();
-                *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{}: {}", outcome.code, outcome.detail));
+                *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.code.clone());
                 tracing::warn!(message.source = %source, error.code = %outcome.code, error.detail = %outcome.detail, attempts = count,
                     probe_ms = millis(self.spec.options.breaker.probe.get()),
                     "the destination can't be reached: its messages wait, one is tried each probe");
@@ -268,15 +268,14 @@ impl Lane {
 
     /// How the lane is doing.
     pub(super) fn status(&self) -> SourceStatus {
-        let blocked = self.spec.sender.blocked();
-        let breaker = if self.is_open() {
-            "open"
-        } else if blocked.is_some() {
-            "blocked"
-        } else {
-            "closed"
+        let blocked = self.spec.sender.blocked().is_some();
+        let breaker = match (self.is_open(), blocked) {
+            (true, _) => "open",
+            (false, true) => "blocked",
+            (false, false) => "closed",
         };
-        let last_error = blocked.or_else(|| self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        // Details are for the log: they may name hosts and users, or be what a command wrote on its stderr.
+        let last_error = if blocked { Some("blocked".into()) } else { self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone() };
         SourceStatus { name: self.name().clone(), kind: self.spec.kind.clone(), breaker, last_error, in_flight: u64::from(self.in_flight()) }
     }
 

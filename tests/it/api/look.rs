@@ -124,3 +124,13 @@ async fn health_and_metrics_are_served_on_both_ports_and_the_api_on_one() {
     assert_eq!(client.send(shown).await.status, 200);
     client.app.end().await;
 }
+
+#[tokio::test]
+async fn what_is_wrong_with_a_destination_is_told_by_its_code_alone() {
+    let client = client("sources: { main: { kind: scripted, breaker: { after: 1 } } }").await;
+    let id = client.submitted(r#","topic":"away""#).await;
+    client.until(&id, "retrying").await;
+    let source = client.get("/readyz").await.json()["sources"][0].clone();
+    assert_eq!((&source["breaker"], &source["last_error"]), (&json!("open"), &json!("scripted_away")));
+    client.app.end().await;
+}

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Client, client};
 use crate::support::app::start;
+use crate::support::eventually;
 
 #[tokio::test]
 async fn nonsense_is_refused_with_a_code_and_the_field() {
@@ -84,6 +85,8 @@ async fn while_the_store_is_away_it_lives_and_says_so() {
     assert_eq!(client.get("/healthz").await.status, 200);
     let ready = client.get("/readyz").await;
     assert!(ready.status == 503 && !ready.text.contains("hunter2"), "{ready:?}");
+    eventually(Duration::from_secs(10), async || (client.get("/readyz").await.json()["store"] == "the database can't be reached").then_some(()))
+        .await;
     let answers = [
         client.post_json("/v1/messages", r#"{"source":"main","payload":"x"}"#).await,
         client.post_json("/v1/messages/batch", r#"[{"source":"main","payload":"x"}]"#).await,
