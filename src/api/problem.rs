@@ -261,6 +261,9 @@ impl From<Refusal> for Problem {
                 Code::Unavailable,
                 "not known to be kept: the store does not answer; submit again, with the same idempotency key if a second copy would hurt",
             ),
+            Refusal::NotKept { .. } => {
+                Self::new(Code::Internal, "the database refuses to keep the message; nothing was kept, and the log of this node says why")
+            }
             Refusal::Draining => Self::new(Code::Draining, "the node is stopping and takes nothing more; nothing was kept"),
         }
     }
@@ -329,6 +332,9 @@ mod tests {
             let (_, body) = read(error.into()).await;
             assert!(!body.to_string().contains("secret-host"), "{body}");
         }
+        let (response, body) = read(Refusal::NotKept { detail: "secret-host".into() }.into()).await;
+        assert_eq!((response.status().as_u16(), &body["code"]), (500, &"internal".into()));
+        assert!(!body.to_string().contains("secret-host"), "{body}");
         let (response, body) = read(Refusal::Unavailable { detail: "secret-host".into() }.into()).await;
         assert_eq!(response.status().as_u16(), 503);
         assert!(!body.to_string().contains("secret-host"), "{body}");

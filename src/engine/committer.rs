@@ -154,7 +154,7 @@ impl Committer {
             tries += 1;
             match self.store.insert(insert).await {
                 Ok(inserted) => {
-                    self.health.answered();
+                    self.health.kept();
                     self.clock.read(inserted.now);
                     let messages = Arc::try_unwrap(messages).unwrap_or_else(|shared| shared.as_ref().clone());
                     let leased = messages.iter().zip(&inserted.verdicts).filter(|(message, verdict)| message.leased && **verdict == Verdict::New);
@@ -180,9 +180,16 @@ impl Committer {
                 }
                 Err(error) => {
                     self.health.failed("insert", &error);
+                    let detail = error.to_string();
+                    let refusal = if matches!(error, Error::Refused(_)) {
+                        self.health.refused();
+                        Refusal::NotKept { detail }
+                    } else {
+                        Refusal::Unavailable { detail }
+                    };
                     for answer in waiting {
                         self.backlog.bytes.fetch_sub(answer.weight, Ordering::Relaxed);
-                        let _ = answer.reply.send(Err(Refusal::Unavailable { detail: error.to_string() }));
+                        let _ = answer.reply.send(Err(refusal.clone()));
                     }
                     return;
                 }

@@ -1,5 +1,6 @@
 //! Whether the store can be used, as the last thing that was asked of it showed.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,12 +12,18 @@ use crate::telemetry::throttle::Throttle;
 
 /// While the store is away its failure is logged this often.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
+/// After so many messages in a row that the database would not have it is not one of them that is at fault.
+const REFUSALS: u32 = 3;
+/// For so long, if nobody hands in another: a node that is not ready may be given none.
+const REFUSES_FOR: Duration = Duration::from_secs(60);
 
 /// The state of the store as this node sees it. One line is logged when it goes, one a minute while it is away, one when it is back.
 #[derive(Debug)]
 pub(super) struct StoreHealth {
     up: watch::Sender<bool>,
     why: Mutex<Why>,
+    /// Messages in a row that it refused to keep.
+    refusals: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -27,6 +34,8 @@ struct Why {
     since: Instant,
     /// When it was last said that the store is away.
     reported: Option<Instant>,
+    /// When it last refused to keep a message.
+    refused: Option<Instant>,
     /// Failures that do not mean that it is away.
     others: Throttle,
 }
@@ -35,8 +44,9 @@ impl Default for StoreHealth {
     /// Down until it answers for the first time.
     fn default() -> Self {
         let word = "the store has not answered yet";
-        let why = Why { reason: word.to_owned(), word, since: Instant::now(), reported: None, others: Throttle::new(10, REPORT_EVERY) };
-        Self { up: watch::Sender::new(false), why: Mutex::new(why) }
+        let why =
+            Why { reason: word.to_owned(), word, since: Instant::now(), reported: None, refused: None, others: Throttle::new(10, REPORT_EVERY) };
+        Self { up: watch::Sender::new(false), why: Mutex::new(why), refusals: AtomicU32::new(0) }
     }
 }
 
@@ -53,6 +63,27 @@ impl StoreHealth {
         if why.reported.take().is_some() {
             tracing::info!(store.away_ms = u64::try_from(why.since.elapsed().as_millis()).unwrap_or(u64::MAX), "the store is back");
         }
+    }
+
+    /// The store kept what it was given.
+    pub(super) fn kept(&self) {
+        self.answered();
+        // It is read first because it is nearly always 0, and all committers share it.
+        if self.refusals.load(Ordering::Relaxed) > 0 {
+            self.refusals.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The store answers, but would not keep a message.
+    pub(super) fn refused(&self) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).refused = Some(Instant::now());
+    }
+
+    /// Whether it refuses whatever it is given. It is given more all the same, to see whether that has changed.
+    fn refuses(&self) -> bool {
+        self.refusals.load(Ordering::Relaxed) >= REFUSALS
+            && self.why.lock().unwrap_or_else(PoisonError::into_inner).refused.is_some_and(|at| at.elapsed() < REFUSES_FOR)
     }
 
     /// The store did not do what it was asked. Only what says that it is away changes the state.
@@ -97,9 +128,12 @@ impl StoreHealth {
         (!self.is_up()).then(|| self.why.lock().unwrap_or_else(PoisonError::into_inner).reason.clone())
     }
 
-    /// The same for everybody: `/readyz` asks for no token.
+    /// Why nothing can be kept, for everybody: `/readyz` asks for no token.
     pub(super) fn word(&self) -> Option<&'static str> {
-        (!self.is_up()).then(|| self.why.lock().unwrap_or_else(PoisonError::into_inner).word)
+        if !self.is_up() {
+            return Some(self.why.lock().unwrap_or_else(PoisonError::into_inner).word);
+        }
+        self.refuses().then_some("the database refuses to keep messages")
     }
 
     /// Waits until it answers.
@@ -134,5 +168,29 @@ mod tests {
         health.failed("prepare", &Error::Refused("permission denied for schema public".to_owned()));
         assert!(health.reason().unwrap().contains("permission denied"));
         assert_eq!(health.word(), Some("the database refused"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_refuses_several_messages_in_a_row_is_not_ready_until_it_keeps_one() {
+        let health = StoreHealth::default();
+        health.kept();
+        for _ in 1..REFUSALS {
+            health.refused();
+        }
+        assert_eq!(health.word(), None, "they may be at fault themselves");
+        health.kept();
+        for _ in 0..REFUSALS {
+            assert!(!health.refuses());
+            health.refused();
+        }
+        assert!(health.word().is_some() && health.is_up(), "more is handed in all the same");
+        health.answered();
+        assert!(health.refuses(), "another answer says nothing of that");
+        tokio::time::advance(REFUSES_FOR).await;
+        assert!(!health.refuses(), "nobody has handed in any since");
+        health.refused();
+        assert!(health.refuses());
+        health.kept();
+        assert!(!health.refuses());
     }
 }

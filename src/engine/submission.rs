@@ -246,6 +246,12 @@ pub enum Refusal {
         /// When to try again.
         after: Duration,
     },
+    /// The store answers, and would not keep it: a right that is missing, a trigger that raises.
+    #[error("not kept: {detail}")]
+    NotKept {
+        /// What is wrong.
+        detail: String,
+    },
     /// The store can't be asked, or the answer was lost: not known to be kept.
     #[error("not known to be kept: {detail}")]
     Unavailable {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Client, client};
 use crate::support::app::start;
-use crate::support::eventually;
+use crate::support::{Raw, eventually};
 
 #[tokio::test]
 async fn nonsense_is_refused_with_a_code_and_the_field() {
@@ -105,6 +106,31 @@ async fn while_the_store_is_away_it_lives_and_says_so() {
     // What is wrong with an item is its own fault even now.
     let mixed = client.post_json("/v1/messages/batch", r#"[{"source":"main","payload":"x"},{"source":"main"}]"#).await;
     assert_eq!((mixed.status, mixed.json()["items"][0]["error"]["code"].as_str()), (200, Some("unavailable")));
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn what_the_database_refuses_to_keep_is_told_and_so_is_that_it_refuses() {
+    let client = client("").await;
+    let mut raw = Raw::connect(&format!("sqlite://{}", client.app.folder().join("redrive.db").display()).parse().unwrap()).await;
+    raw.run("CREATE TRIGGER strict BEFORE INSERT ON resend_log WHEN NEW.topic = 'bad' BEGIN SELECT RAISE(ABORT, 'hunter2'); END").await;
+    let bad = async || client.post_json("/v1/messages", r#"{"source":"main","payload":"x","topic":"bad"}"#).await;
+    for _ in 0..2 {
+        let answer = bad().await;
+        assert_eq!(answer.problem(), (500, "internal".into(), String::new()));
+        assert!(!answer.text.contains("hunter2"), "{answer:?}");
+    }
+    let batch = r#"[{"source":"main","payload":"x","topic":"bad"},{"source":"main","payload":"x","topic":"good"}]"#;
+    let answer = client.post_json("/v1/messages/batch", batch).await.json();
+    assert_eq!((&answer["accepted"], &answer["items"][0]["error"]["code"]), (&json!(1), &json!("internal")), "{answer}");
+    assert_eq!(client.get("/readyz").await.status, 200, "some it keeps");
+    for _ in 0..3 {
+        bad().await;
+    }
+    let ready = client.get("/readyz").await;
+    assert_eq!((ready.status, &ready.json()["store"]), (503, &json!("the database refuses to keep messages")));
+    client.submitted("").await;
+    assert_eq!(client.get("/readyz").await.status, 200);
     client.app.end().await;
 }
 
