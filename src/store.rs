@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use config::Config;
-pub use look::{Attempt, Changed, Count, List, MAX_PAGE_BYTES, MAX_SHOWN_PAYLOAD, Page, Purge, Purged, Record, Sample};
+pub use look::{Attempt, Changed, Count, Id, List, MAX_PAGE_BYTES, MAX_SHOWN_PAYLOAD, Page, Purge, Purged, Record, Sample};
 pub use sql::Guard;
 pub use work::{
     Address, Claim, Claimed, Completion, Due, Heartbeat, Held, Idempotency, Insert, Inserted, Lapsed, LastError, Lease, Mark, NewMessage, NextDue,

@@ -175,7 +175,7 @@ pub struct PageView {
     /// The messages, the newest first.
     pub items: Vec<MessageView>,
     /// What to give as `after` for the next page; `null` at the end.
-    pub next: Option<Uuid>,
+    pub next: Option<String>,
 }
 
 impl PageView {
@@ -186,7 +186,7 @@ impl PageView {
             let policy = max_retries(&record.source);
             MessageView::new(record, policy, payload)
         };
-        Self { items: page.items.into_iter().map(view).collect(), next: page.next }
+        Self { items: page.items.into_iter().map(view).collect(), next: page.next.map(|id| id.to_string()) }
     }
 }
 

@@ -78,7 +78,7 @@ fn filters(project: &str, query: Option<&str>) -> Result<List, Problem> {
         since: query.time("since")?,
         until: query.time("until")?,
         limit,
-        after: query.id("after")?,
+        after: query.value("after")?,
         payload,
     })
 }
@@ -172,6 +172,7 @@ async fn reader(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
 mod tests {
     use super::*;
     use crate::message::State as MessageState;
+    use crate::store::Id;
 
     fn field(query: &str) -> String {
         let problem = filters("p", Some(query)).expect_err(query);
@@ -186,8 +187,8 @@ mod tests {
         );
         let list = filters("p", Some(&text)).unwrap();
         assert_eq!(
-            (list.project.as_str(), list.state, list.limit, list.after, list.payload),
-            ("p", Some(MessageState::Failed), 1000, Some(after), true)
+            (list.project.as_str(), list.state, list.limit, list.after.clone(), list.payload),
+            ("p", Some(MessageState::Failed), 1000, Some(Id::Known(after)), true)
         );
         assert_eq!((list.source.as_deref(), list.topic.as_deref(), list.key.as_deref()), (Some("s"), Some("t"), Some("k")));
         assert_eq!((list.idempotency_key.as_deref(), list.error_code.as_deref()), (Some("i"), Some("http_503")));

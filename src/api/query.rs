@@ -60,11 +60,6 @@ impl<'a> Query<'a> {
         self.text(name).map(str::parse::<T>).transpose().map_err(|error: T::Err| Problem::field(name, error.to_string()))
     }
 
-    /// The id of a key.
-    pub(super) fn id(&self, name: &'static str) -> Result<Option<Uuid>, Problem> {
-        self.text(name).map(|text| parse_id(text).ok_or_else(|| Problem::field(name, NO_ID))).transpose()
-    }
-
     /// The time of a key.
     pub(super) fn time(&self, name: &'static str) -> Result<Option<DateTime<Utc>>, Problem> {
         // `+` in a query is a space; in a time it can only have been the sign of the offset.

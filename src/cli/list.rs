@@ -4,12 +4,11 @@ use std::io::Write;
 
 use bytes::Bytes;
 use chrono::Utc;
-use uuid::Uuid;
 
 use super::filter::Filter;
 use super::{ConfigFile, Failure, Terminal, output};
 use crate::store::config::Migrate;
-use crate::store::{List, MAX_PAGE_BYTES, Page, Store};
+use crate::store::{Id, List, MAX_PAGE_BYTES, Page, Store};
 use crate::view::{MessageView, PageView};
 
 /// At most so many messages are asked for at once.
@@ -34,7 +33,7 @@ pub(super) struct Command {
     limit: u32,
     /// Those that follow this message (the `next` of the list before)
     #[arg(long, value_name = "ID")]
-    after: Option<Uuid>,
+    after: Option<Id>,
     /// With payloads; only with --json. The list ends early once they weigh 16 MiB: go on with --after
     #[arg(long, requires = "json")]
     payload: bool,
@@ -55,8 +54,8 @@ pub(super) async fn collect(store: &dyn Store, mut list: List, limit: u32) -> Re
         let page = store.list(list.clone()).await?;
         weight += page.items.iter().filter_map(|record| record.payload.as_ref()).map(Bytes::len).sum::<usize>();
         all.items.extend(page.items);
+        list.after.clone_from(&page.next);
         all.next = page.next;
-        list.after = page.next;
         if list.after.is_none() || weight >= MAX_PAGE_BYTES {
             return Ok(all);
         }

@@ -1,9 +1,13 @@
 //! What the verbs of people take and answer: counted, shown, listed, put back, purged.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -16,6 +20,66 @@ use crate::retry;
 pub const MAX_SHOWN_PAYLOAD: u32 = 64 << 20;
 /// A page with payloads ends once they weigh so much.
 pub const MAX_PAGE_BYTES: usize = 16 << 20;
+
+/// The id of a row, as it stands in the table. As text it is what `after` takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Id {
+    /// Written as redrive writes it.
+    Known(Uuid),
+    /// Something else that an application chose.
+    Text(String),
+    /// The same, in binary.
+    Bytes(Vec<u8>),
+    /// Text that is not UTF-8, which SQLite takes.
+    Raw(Vec<u8>),
+}
+
+impl Id {
+    /// The id that is spelt so.
+    pub(super) fn of(text: String) -> Self {
+        match Uuid::try_parse(&text) {
+            Ok(id) if id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text.as_str() => Self::Known(id),
+            _ => Self::Text(text),
+        }
+    }
+}
+
+/// What begins the text of ids that are no UUIDs; base64 follows.
+const TEXT: &str = "text:";
+const BYTES: &str = "bytes:";
+/// What is said of a text that is no id.
+const NO_ID: &str = "is neither a message id nor what a page gave as `next`";
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == uuid::fmt::Hyphenated::LENGTH && Uuid::try_parse(text).is_ok()
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(id) => id.fmt(f),
+            Self::Text(text) if is_uuid(text) => f.write_str(text),
+            Self::Text(text) => write!(f, "{TEXT}{}", URL_SAFE_NO_PAD.encode(text)),
+            Self::Raw(bytes) => write!(f, "{TEXT}{}", URL_SAFE_NO_PAD.encode(bytes)),
+            Self::Bytes(bytes) => write!(f, "{BYTES}{}", URL_SAFE_NO_PAD.encode(bytes)),
+        }
+    }
+}
+
+impl FromStr for Id {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(coded) = text.strip_prefix(BYTES) {
+            return URL_SAFE_NO_PAD.decode(coded).map(Self::Bytes).map_err(|_| NO_ID);
+        }
+        if let Some(coded) = text.strip_prefix(TEXT) {
+            let bytes = URL_SAFE_NO_PAD.decode(coded).map_err(|_| NO_ID)?;
+            return Ok(String::from_utf8(bytes).map_or_else(|error| Self::Raw(error.into_bytes()), Self::of));
+        }
+        if is_uuid(text) { Ok(Self::of(text.to_owned())) } else { Err(NO_ID) }
+    }
+}
 
 /// How many messages of a source wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,7 +176,7 @@ pub struct List {
     /// At most so many.
     pub limit: u32,
     /// Those that follow this id.
-    pub after: Option<Uuid>,
+    pub after: Option<Id>,
     /// With payloads; the page may then end before it is full.
     pub payload: bool,
 }
@@ -122,8 +186,8 @@ pub struct List {
 pub struct Page {
     /// The messages.
     pub items: Vec<Record>,
-    /// Where the next page starts; `None` at the end.
-    pub next: Option<Uuid>,
+    /// Where the next page starts; `None` at the end. It is the id of a row that may be none of those that can be shown.
+    pub next: Option<Id>,
 }
 
 /// An entry of the attempt log.
@@ -188,4 +252,31 @@ pub struct Purged {
     pub surplus: Option<DateTime<Utc>>,
     /// Whether there may be more.
     pub more: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_read_as_it_is_written_whatever_it_is() {
+        let known = Uuid::now_v7();
+        let upper = known.to_string().to_uppercase();
+        assert_eq!((Id::Known(known).to_string(), Id::of(upper.clone()).to_string()), (known.to_string(), upper.clone()));
+        for id in [
+            Id::Known(known),
+            Id::Text(upper),
+            Id::Text("order-17".to_owned()),
+            Id::Text("text:".to_owned()),
+            Id::Text(String::new()),
+            Id::Text(known.simple().to_string()),
+            Id::Bytes(known.as_bytes().to_vec()),
+            Id::Raw(vec![0xff, 0]),
+        ] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for text in ["", "7", "order-17", "text:?", "bytes:=", &known.simple().to_string()] {
+            assert!(text.parse::<Id>().is_err(), "{text}");
+        }
+    }
 }

@@ -33,8 +33,8 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{
-    Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Insert, Inserted, Lapsed, List, MAX_PAGE_BYTES, Observer,
-    Outlook, Page, Prepared, Purge, Purged, Record, Sample, Served, Store, Strays, TakeOver, Taken, Unserved, Upcoming,
+    Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Id, Insert, Inserted, Lapsed, List, MAX_PAGE_BYTES,
+    Observer, Outlook, Page, Prepared, Purge, Purged, Record, Sample, Served, Store, Strays, TakeOver, Taken, Unserved, Upcoming,
 };
 use crate::fault::Fault;
 use dialect::Dialect;
@@ -63,6 +63,14 @@ pub(super) fn guard(config: &Config) -> Result<Option<Guard>, Error> {
 struct SqlStore<D: Dialect> {
     core: Arc<Core<D>>,
     migrate: super::config::Migrate,
+}
+
+impl<D: Dialect> SqlStore<D> {
+    /// One message, by its id as it stands in the table.
+    async fn show(&self, project: &str, id: Id, payload: bool) -> Result<Option<Record>, Error> {
+        let project = project.to_owned();
+        self.core.look("get", move |session| Box::pin(async move { look::get(session, &project, &id, payload).await })).await
+    }
 }
 
 #[async_trait]
@@ -184,30 +192,30 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn get(&self, project: &str, id: Uuid, payload: bool) -> Result<Option<Record>, Error> {
-        let project = project.to_owned();
-        self.core.look("get", move |session| Box::pin(async move { look::get(session, &project, id, payload).await })).await
+        self.show(project, Id::Known(id), payload).await
     }
 
     async fn list(&self, list: List) -> Result<Page, Error> {
         let (project, payload) = (list.project.clone(), list.payload);
-        let page = self.core.look("list", move |session| Box::pin(async move { look::list(session, &list).await })).await?;
+        let (rows, next) = self.core.look("list", move |session| Box::pin(async move { look::list(session, &list).await })).await?;
         if !payload {
-            return Ok(page);
+            return Ok(Page { items: rows.into_iter().map(|(_, record)| record).collect(), next });
         }
         // One by one: a page of the largest payloads fits no memory.
-        let (mut whole, mut weight) = (Page { items: Vec::with_capacity(page.items.len()), next: page.next }, 0);
-        for record in page.items {
+        let (mut page, mut weight, mut last) = (Page { items: Vec::with_capacity(rows.len()), next }, 0, None);
+        for (id, _) in rows {
             if weight >= MAX_PAGE_BYTES {
-                whole.next = whole.items.last().map(|last| last.id);
+                page.next = last;
                 break;
             }
+            last = Some(id.clone());
             // What was purged in between is not shown.
-            if let Some(record) = self.get(&project, record.id, true).await? {
+            if let Some(record) = self.show(&project, id, true).await? {
                 weight += record.payload.as_ref().map_or(0, Bytes::len);
-                whole.items.push(record);
+                page.items.push(record);
             }
         }
-        Ok(whole)
+        Ok(page)
     }
 
     async fn attempts(&self, project: &str, id: Uuid) -> Result<Option<Vec<Attempt>>, Error> {

@@ -69,7 +69,7 @@ macro_rules! conformance {
                 the_earliest_of_each_source_and_level only_of_the_levels_asked_for nothing_of_others a_lapsed_lease_is_told the_next_end_of_a_lease_is_told_beforehand unserved_rows_are_told
                 a_node_lives_as_long_as_it_beats waiting_messages_are_counted one_counts_for_all;
             look:
-                one_message a_payload_too_large_is_told_and_not_shown every_filter_narrows page_by_page attempts_in_order;
+                one_message a_payload_too_large_is_told_and_not_shown every_filter_narrows page_by_page ids_of_their_own_kind_end_no_list attempts_in_order;
             act:
                 a_retry_begins_a_new_epoch a_retry_of_what_waits_makes_it_due a_retry_is_refused_elsewhere
                 a_cancel_gives_up_what_waits a_cancel_is_refused_elsewhere the_answers_are_in_order

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::decode;
-use super::dialect::{Batch, Dialect, Value, known_id};
+use super::dialect::{Batch, Dialect, Id, Value, known_id};
 use super::pool::{Fail, Session};
 use super::shape::{Matched, NAMED};
 use super::sheet;
@@ -106,5 +106,5 @@ pub(super) async fn replace_payload<D: Dialect>(session: &mut Session<D>, projec
     if session.execute(sql, &[Value::MaybeBytes(Some(payload)), Value::Text(project), Value::Id(id)]).await? > 0 {
         return Ok(Changed::Done(State::Failed));
     }
-    Ok(super::look::get(session, project, id, false).await?.map_or(Changed::NotFound, |record| Changed::Wrong(record.state)))
+    Ok(super::look::get(session, project, &Id::Known(id), false).await?.map_or(Changed::NotFound, |record| Changed::Wrong(record.state)))
 }

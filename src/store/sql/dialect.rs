@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::pool::Core;
+pub(super) use crate::store::Id;
 use crate::store::config::Migrate;
 use crate::store::{Address, Error};
 
@@ -153,6 +154,10 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     fn time(row: &Row<Self>, index: usize) -> Result<Option<i64>, Bad>;
     /// Reads an id.
     fn id(row: &Row<Self>, index: usize) -> Result<Id, Bad>;
+    /// True of the rows that come before one with this id; nothing where none can have such an id.
+    fn before(id: &Id) -> Option<(&'static str, Value<'_>)> {
+        matches!(id, Id::Known(_)).then(|| ("id < ?", id.into()))
+    }
     /// Reads a list of ids: a JSON list, where there are no [arrays](Self::ARRAYS).
     fn ids(row: &Row<Self>, index: usize) -> Result<Vec<Uuid>, Bad> {
         let text = Self::text(row, index)?.unwrap_or_default();
@@ -257,6 +262,16 @@ pub(super) enum Value<'a> {
     Batch(&'a Batch<'a>),
 }
 
+impl<'a> From<&'a Id> for Value<'a> {
+    fn from(id: &'a Id) -> Self {
+        match id {
+            Id::Known(id) => Self::Id(*id),
+            Id::Text(text) => Self::Text(text),
+            Id::Bytes(bytes) | Id::Raw(bytes) => Self::MaybeBytes(Some(bytes)),
+        }
+    }
+}
+
 /// What the column of a batch holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -353,19 +368,6 @@ impl<'a> Batch<'a> {
         out.push(']');
         out
     }
-}
-
-/// The id of a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Id {
-    /// Written as redrive writes it.
-    Known(Uuid),
-    /// Something else that an application chose, as it stands in the table.
-    Text(String),
-    /// The same, in binary.
-    Bytes(Vec<u8>),
-    /// Text that is not UTF-8, which SQLite takes.
-    Raw(Vec<u8>),
 }
 
 /// Why a cell can't be read, for people.

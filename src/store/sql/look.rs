@@ -8,12 +8,12 @@ use uuid::Uuid;
 
 use super::claim::earliest;
 use super::decode;
-use super::dialect::{Batch, Dialect, Value, known, known_id};
+use super::dialect::{Batch, Dialect, Id, Value, known, known_id};
 use super::insert::clock;
 use super::pool::{Fail, Session};
 use super::shape::NAMED;
 use crate::message::{AttemptOutcome, State};
-use crate::store::{Attempt, Count, List, MAX_SHOWN_PAYLOAD, Page, Record};
+use crate::store::{Attempt, Count, List, MAX_SHOWN_PAYLOAD, Record};
 
 /// The most messages of a page.
 const MOST_ROWS: u32 = 10_000;
@@ -21,10 +21,10 @@ const MOST_ROWS: u32 = 10_000;
 /// No payload is as small as this.
 const NO_PAYLOAD: Value<'_> = Value::Int(-1);
 
-pub(super) async fn get<D: Dialect>(session: &mut Session<D>, project: &str, id: Uuid, payload: bool) -> Result<Option<Record>, Fail> {
+pub(super) async fn get<D: Dialect>(session: &mut Session<D>, project: &str, id: &Id, payload: bool) -> Result<Option<Record>, Fail> {
     let sql = session.sql("get", || format!("SELECT {} FROM {{log}} WHERE project = ? AND id = ?", decode::SHOWN));
     let most = if payload { Value::Int(i64::from(MAX_SHOWN_PAYLOAD)) } else { NO_PAYLOAD };
-    let rows = session.rows(sql, &[most, Value::Text(project), Value::Id(id)]).await?;
+    let rows = session.rows(sql, &[most, Value::Text(project), id.into()]).await?;
     Ok(rows.first().and_then(decode::shown::<D>))
 }
 
@@ -58,8 +58,8 @@ pub(super) fn page(state: Option<State>, narrower: &str) -> String {
     format!("SELECT {} FROM {{log}} WHERE project = ? {condition}{narrower} ORDER BY id DESC LIMIT ?", decode::SHOWN)
 }
 
-/// A page, without payloads.
-pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> Result<Page, Fail> {
+/// A page, without payloads: its messages with their ids as they stand in the table, and where the next one starts.
+pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> Result<(Vec<(Id, Record)>, Option<Id>), Fail> {
     let mut sql = String::new();
     let mut values = vec![NO_PAYLOAD, Value::Text(&list.project)];
     let texts = [
@@ -81,9 +81,11 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
             values.push(Value::Time(at));
         }
     }
-    if let Some(after) = list.after {
-        sql.push_str(" AND id < ?");
-        values.push(Value::Id(after));
+    if let Some(after) = &list.after {
+        let Some((condition, value)) = D::before(after) else { return Ok((Vec::new(), None)) };
+        sql.push_str(" AND ");
+        sql.push_str(condition);
+        values.push(value);
     }
     let limit = list.limit.clamp(1, MOST_ROWS);
     values.push(Value::Int(i64::from(limit) + 1));
@@ -100,9 +102,10 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
         rows.dedup_by(|one, other| id(one).is_some() && id(one) == id(other));
     }
     let more = rows.len() > limit as usize;
-    let items: Vec<_> = rows.iter().take(limit as usize).filter_map(decode::shown::<D>).collect();
-    let next = if more { items.last().map(|last| last.id) } else { None };
-    Ok(Page { items, next })
+    rows.truncate(limit as usize);
+    // Whether or not it can be shown.
+    let next = if more { rows.last().and_then(|last| D::id(last, 0).ok()) } else { None };
+    Ok((rows.iter().filter_map(|row| Some((D::id(row, 0).ok()?, decode::shown::<D>(row)?))).collect(), next))
 }
 
 /// The rows that sheets hold, and what is true of them. MySQL is led there by their ids.

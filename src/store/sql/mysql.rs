@@ -11,7 +11,6 @@ use uuid::Uuid;
 
 use super::dialect::{Bad, Batch, Dialect, Id, Kind, Role, Value, driver};
 use super::nodelay;
-use super::sqlite::canonical;
 use crate::fault::Fault;
 use crate::store::{Config, Error};
 
@@ -206,7 +205,11 @@ impl Dialect for Mysql {
     }
 
     fn id(row: &MySqlRow, index: usize) -> Result<Id, Bad> {
-        Self::text(row, index)?.map(canonical).ok_or_else(|| Bad("is NULL".to_owned()))
+        Self::text(row, index)?.map(Id::of).ok_or_else(|| Bad("is NULL".to_owned()))
+    }
+
+    fn before(id: &Id) -> Option<(&'static str, Value<'_>)> {
+        matches!(id, Id::Known(_) | Id::Text(_)).then(|| ("id < ?", id.into()))
     }
 
     async fn connect(&self, _: Role) -> Result<MySqlConnection, sqlx::Error> {

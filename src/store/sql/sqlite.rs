@@ -8,7 +8,6 @@ use sqlx::error::{BoxDynError, DatabaseError};
 use sqlx::sqlite::{Sqlite as Driver, SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous};
 use sqlx::{Arguments as _, ConnectOptions as _, Connection as _, Row as _, TypeInfo as _, ValueRef as _};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::dialect::{Bad, Batch, Dialect, Id, Kind, Role, Value, driver, listed};
 use crate::store::Error;
@@ -152,7 +151,11 @@ impl Dialect for Sqlite {
             return Ok(Id::Bytes(row.try_get_unchecked(index)?));
         }
         let bytes: Vec<u8> = row.try_get_unchecked(index)?;
-        Ok(String::from_utf8(bytes).map_or_else(|error| Id::Raw(error.into_bytes()), canonical))
+        Ok(String::from_utf8(bytes).map_or_else(|error| Id::Raw(error.into_bytes()), Id::of))
+    }
+
+    fn before(id: &Id) -> Option<(&'static str, Value<'_>)> {
+        Some((if matches!(id, Id::Raw(_)) { "id < CAST(? AS TEXT)" } else { "id < ?" }, id.into()))
     }
 
     async fn connect(&self, role: Role) -> Result<SqliteConnection, sqlx::Error> {
@@ -198,13 +201,5 @@ impl Dialect for Sqlite {
             1 if text.starts_with("no such table") || text.starts_with("no such column") => Error::Schema(text),
             _ => Error::Refused(text),
         }
-    }
-}
-
-/// An id as redrive writes it, or what else stands there.
-pub(super) fn canonical(text: String) -> Id {
-    match Uuid::try_parse(&text) {
-        Ok(id) if id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text.as_str() => Id::Known(id),
-        _ => Id::Text(text),
     }
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redrive::message::{AttemptOutcome, Key, State};
-use redrive::store::{Due, List, MAX_SHOWN_PAYLOAD, NewMessage};
+use redrive::store::{Due, Id, List, MAX_SHOWN_PAYLOAD, NewMessage};
 use uuid::Uuid;
 
-use super::fixture::{Fixture, LONG, NONE, error, failed, message, refused, succeeded};
+use super::fixture::{Fixture, LONG, NONE, error, failed, message, refused, sorted, succeeded};
 
 async fn list(cx: &Fixture, list: List) -> Vec<Uuid> {
     let list = List { project: cx.project.to_string(), limit: 100, ..list };
@@ -111,6 +111,41 @@ pub(crate) async fn page_by_page(cx: Fixture) {
         }
         assert_eq!(seen, put, "{limit} a page");
         assert_eq!(pages, 250u32.div_ceil(limit), "{limit} a page, and none in vain");
+    }
+}
+
+pub(crate) async fn ids_of_their_own_kind_end_no_list(cx: Fixture) {
+    if cx.backend.is_postgres() {
+        // Ids are UUIDs there, and nothing comes behind another.
+        let list = List { project: cx.project.to_string(), limit: 1, after: Some(Id::Text("order-17".to_owned())), ..List::default() };
+        assert!(cx.store().await.list(list).await.unwrap().items.is_empty());
+        return;
+    }
+    let upper: Vec<_> = (0..3).map(|_| Uuid::now_v7()).collect();
+    let mut shown = cx.put("billing", 3).await;
+    let odd = ["order-17", "", "~", "text:", "0"].map(|id| format!("'{id}'")).into_iter().chain(upper.iter().map(|id| format!("UPPER('{id}')")));
+    let odd: Vec<_> =
+        if cx.backend.is_sqlite() { odd.chain(["X'00ff'", "CAST(X'ff41' AS TEXT)", "17"].map(str::to_owned)).collect() } else { odd.collect() };
+    for id in &odd {
+        cx.sql(&format!("INSERT INTO resend_log (id, source, topic, msg_key, payload) VALUES ({id}, 'billing', 't', 'k', 'p')")).await;
+    }
+    shown.extend(upper);
+    let rows = shown.len() + odd.len() - 3;
+    for (limit, payload) in [(1, false), (1, true), (2, false), (5, true), (100, false)] {
+        let (mut seen, mut after, mut pages) = (Vec::new(), None, 0);
+        loop {
+            let list = List { project: cx.project.to_string(), limit, after, payload, ..List::default() };
+            let page = cx.store().await.list(list).await.unwrap();
+            assert!(page.items.iter().all(|record| record.payload.is_some() == payload));
+            seen.extend(page.items.iter().map(|record| record.id));
+            pages += 1;
+            after = page.next.map(|next| next.to_string().parse().unwrap());
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(pages, rows.div_ceil(limit as usize), "{limit} a page");
+        assert_eq!(sorted(seen), sorted(shown.clone()), "{limit} a page: each that can be shown, once");
     }
 }
 
