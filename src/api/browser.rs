@@ -1,22 +1,24 @@
 //! What a web page may not do to a node that asks for no token.
 //!
 //! A node without a token listens on loopback, where every program of the machine may submit, and so may a browser on behalf of any
-//! page that it shows. A page of another site gives itself away by its `Origin`; one whose name was made to point here (DNS rebinding)
-//! by the `Host` that the browser believes to talk to. Programs send neither `Origin` nor a browser's `User-Agent`.
+//! page that it shows. A page of another site gives itself away by its `Origin`; one whose name was made to point here (DNS rebinding),
+//! which may hide all else, by the `Host` that the browser believes to talk to. Programs send no `Origin`, and ask for this machine by
+//! its own name. No browser opens a Unix socket: who comes that way may call it as they like.
 
 use std::net::IpAddr;
 
 use axum::http::HeaderMap;
-use axum::http::header::{HOST, ORIGIN, USER_AGENT};
+use axum::http::header::{HOST, ORIGIN};
+
+use super::listener::Door;
 
 /// Whether the request comes from a web page that is not of this machine.
-pub(super) fn is_foreign(headers: &HeaderMap) -> bool {
+pub(super) fn is_foreign(headers: &HeaderMap, door: Door) -> bool {
     if let Some(origin) = headers.get(ORIGIN) {
         // `null` is the origin of pages that hide theirs.
         return !origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_some_and(|(_, host)| is_local(host));
     }
-    let browser = headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"));
-    browser && headers.get(HOST).is_some_and(|host| !host.to_str().is_ok_and(is_local))
+    door == Door::Tcp && headers.get(HOST).is_some_and(|host| !host.to_str().is_ok_and(is_local))
 }
 
 /// Whether a host, with or without a port, is this machine by a name that no other site can have.
@@ -30,12 +32,17 @@ fn is_local(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header::USER_AGENT;
     use axum::http::{HeaderName, HeaderValue};
 
     use super::*;
 
     fn foreign(pairs: &[(HeaderName, &'static str)]) -> bool {
-        is_foreign(&pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect())
+        is_foreign(&headers(pairs), Door::Tcp)
+    }
+
+    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
     }
 
     #[test]
@@ -49,11 +56,16 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_was_made_to_point_here_is_foreign_to_a_browser_only() {
-        let browser = (USER_AGENT, "Mozilla/5.0 (X11; Linux x86_64)");
-        assert!(foreign(&[browser.clone(), (HOST, "evil.example:8087")]));
-        assert!(!foreign(&[browser, (HOST, "127.0.0.1:8087")]));
-        assert!(!foreign(&[(USER_AGENT, "curl/8.0"), (HOST, "redrive:8087")]));
-        assert!(!foreign(&[(HOST, "redrive")]));
+    fn a_name_that_was_made_to_point_here_is_foreign_whatever_else_is_sent() {
+        for host in ["evil.example:8087", "redrive", "10.0.0.1:8087", "localhost.evil.example", ""] {
+            assert!(foreign(&[(HOST, host)]), "{host}");
+            assert!(foreign(&[(HOST, host), (USER_AGENT, "curl/8.0")]), "{host}");
+            assert!(!is_foreign(&headers(&[(HOST, host)]), Door::Unix), "{host}");
+        }
+        for host in ["127.0.0.1:8087", "localhost", "LOCALHOST:80", "[::1]:8087"] {
+            assert!(!foreign(&[(HOST, host), (USER_AGENT, "Mozilla/5.0 (X11; Linux x86_64)")]), "{host}");
+        }
+        assert!(!foreign(&[]), "no browser leaves it out");
+        assert!(is_foreign(&headers(&[(ORIGIN, "https://evil.example")]), Door::Unix));
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
+use super::listener::Door;
 
 /// The most bytes of a request's line and headers. The heaviest headers of a message fit.
 const MAX_HEAD: usize = 128 << 10;
@@ -98,7 +99,7 @@ impl Patience {
 }
 
 /// Serves a connection until it ends, is overdue, or is told to. `stop` lets the request under way finish, `cut` does not.
-pub(super) async fn serve<S>(stream: S, gate: Arc<Gate>, patience: Patience, stop: CancellationToken, cut: CancellationToken)
+pub(super) async fn serve<S>(stream: S, door: Door, gate: Arc<Gate>, patience: Patience, stop: CancellationToken, cut: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -108,7 +109,7 @@ where
         let activity = Arc::clone(&activity);
         service_fn(move |request: Request<Incoming>| {
             let (gate, activity) = (Arc::clone(&gate), Arc::clone(&activity));
-            async move { Ok::<_, std::convert::Infallible>(gate.answer(request, &activity).await) }
+            async move { Ok::<_, std::convert::Infallible>(gate.answer(request, &activity, door).await) }
         })
     };
     let mut server = http1::Builder::new();

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::browser;
 use super::connection::{Activity, Phase};
+use super::listener::Door;
 use super::problem::{Code, Problem};
 use super::routes::Routes;
 use crate::units::Secret;
@@ -55,10 +56,10 @@ impl Gate {
     }
 
     /// Answers a request.
-    pub(super) async fn answer(&self, request: Request<Incoming>, activity: &Activity) -> Response {
+    pub(super) async fn answer(&self, request: Request<Incoming>, activity: &Activity, door: Door) -> Response {
         activity.enter(Phase::Body);
         let (head, body) = request.into_parts();
-        let admitted = match self.admit(&head, &body) {
+        let admitted = match self.admit(&head, &body, door) {
             Ok(()) => self.read(body).await,
             Err(problem) => {
                 discard(&head.headers, body).await;
@@ -78,9 +79,9 @@ impl Gate {
         response
     }
 
-    fn admit(&self, head: &Parts, body: &Incoming) -> Result<(), Problem> {
+    fn admit(&self, head: &Parts, body: &Incoming, door: Door) -> Result<(), Problem> {
         if !super::is_open(head.uri.path()) {
-            self.allow(&head.headers)?;
+            self.allow(&head.headers, door)?;
         }
         if head.uri.path_and_query().is_some_and(|uri| uri.as_str().len() > MAX_URI) {
             return Err(Problem::new(Code::UriTooLong, format!("path and query may be {MAX_URI} bytes long")));
@@ -91,11 +92,12 @@ impl Gate {
         Ok(())
     }
 
-    fn allow(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    fn allow(&self, headers: &HeaderMap, door: Door) -> Result<(), Problem> {
         let Some(token) = &self.limits.token else {
             // A token is proof enough: no browser sends it by itself.
-            if browser::is_foreign(headers) {
-                let detail = "a web page of another site asks; without `api.token` only programs and pages of this machine may";
+            if browser::is_foreign(headers, door) {
+                let detail = "a web page of another site asks, or one asks for this machine by a name that may be another's (`Host`); \
+                              without `api.token` only programs and pages of this machine may, by `localhost` or a loopback address";
                 return Err(Problem::new(Code::Forbidden, detail));
             }
             return Ok(());

@@ -13,10 +13,21 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, Un
 /// How many connections the kernel keeps waiting.
 const BACKLOG: u32 = 1024;
 
+/// The way that a connection came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    /// Over a port.
+    Tcp,
+    /// Through a file, which no browser opens.
+    Unix,
+}
+
 /// Something that accepts connections.
 pub(super) trait Listener: Send + 'static {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    /// Which way they come.
+    const DOOR: Door;
 
     /// Waits for the next.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
@@ -47,6 +58,7 @@ impl Tcp {
 
 impl Listener for Tcp {
     type Stream = TcpStream;
+    const DOOR: Door = Door::Tcp;
 
     async fn accept(&self) -> io::Result<TcpStream> {
         let (stream, _) = self.listener.accept().await?;
@@ -91,6 +103,7 @@ impl Drop for Unix {
 
 impl Listener for Unix {
     type Stream = UnixStream;
+    const DOOR: Door = Door::Unix;
 
     async fn accept(&self) -> io::Result<UnixStream> {
         self.listener.accept().await.map(|(stream, _)| stream)

@@ -119,7 +119,7 @@ struct Port {
 
 impl Port {
     /// Accepts until it is told to stop. While all slots are taken, connections wait, all but one in the kernel.
-    async fn accept(&self, listener: Option<impl Listener>) {
+    async fn accept<L: Listener>(&self, listener: Option<L>) {
         let Some(listener) = listener else { return };
         let mut pause = Pause::default();
         let accepting = async {
@@ -136,7 +136,7 @@ impl Port {
                 let (gate, patience) = (Arc::clone(&self.gate), self.patience);
                 let (stop, cut) = (self.stop.clone(), self.cut.clone());
                 self.tracker.spawn(async move {
-                    connection::serve(stream, gate, patience, stop, cut).await;
+                    connection::serve(stream, L::DOOR, gate, patience, stop, cut).await;
                     drop(slot);
                 });
             }

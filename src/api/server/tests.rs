@@ -116,21 +116,21 @@ async fn within<T>(seconds: u64, work: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(seconds), work).await.expect("in time")
 }
 
-const GET: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+const GET: &str = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
 #[tokio::test]
 async fn a_connection_serves_many_requests_and_a_body_arrives_however_it_is_cut() {
     let running = start(quick(), Duration::from_secs(1));
     let mut stream = running.connect().await;
-    stream.write_all(b"POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc").await.unwrap();
+    stream.write_all(b"POST /size HTTP/1.1\r\nhost: localhost\r\ncontent-length: 6\r\n\r\nabc").await.unwrap();
     tokio::task::yield_now().await;
     stream.write_all(b"def").await.unwrap();
     assert!(within(5, answer(&mut stream)).await.ends_with("\r\n\r\n6"));
-    let chunked = "POST /size HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n";
+    let chunked = "POST /size HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n";
     stream.write_all(chunked.as_bytes()).await.unwrap();
     assert!(within(5, answer(&mut stream)).await.ends_with("\r\n\r\n7"));
     let large = "x".repeat(700_000);
-    assert!(running.ask(&format!("POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: 700000\r\n\r\n{large}")).await.ends_with("700000"));
+    assert!(running.ask(&format!("POST /size HTTP/1.1\r\nhost: localhost\r\ncontent-length: 700000\r\n\r\n{large}")).await.ends_with("700000"));
 }
 
 #[tokio::test]
@@ -139,21 +139,25 @@ async fn the_token_is_asked_for_everywhere_but_at_health() {
     assert_eq!(status(&running.ask(GET).await), "200");
     for shown in ["", "authorization: Bearer wrong!\r\n", "authorization: s3cret\r\n", "authorization: Bearer s3cretx\r\n"] {
         for path in ["/size", "/nothing", "/healthz/", "//healthz"] {
-            let answer = running.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n{shown}\r\n")).await;
+            let answer = running.ask(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{shown}\r\n")).await;
             assert_eq!(status(&answer), "401", "{path} {shown}");
             assert!(answer.contains("www-authenticate: Bearer") && !answer.contains("s3cret"), "{answer}");
         }
     }
-    let answer = running.ask("GET /size HTTP/1.1\r\nhost: x\r\nauthorization: bearer s3cret\r\n\r\n").await;
+    let answer = running.ask("GET /size HTTP/1.1\r\nhost: localhost\r\nauthorization: bearer s3cret\r\n\r\n").await;
     assert_eq!(status(&answer), "200", "{answer}");
 }
 
 #[tokio::test]
 async fn a_web_page_of_another_site_is_refused_where_there_is_no_token() {
     let running = start(quick(), Duration::from_secs(1));
-    let from = |origin: &str| format!("POST /size HTTP/1.1\r\nhost: x\r\norigin: {origin}\r\ncontent-length: 1\r\n\r\nx");
+    let from = |origin: &str| format!("POST /size HTTP/1.1\r\nhost: localhost\r\norigin: {origin}\r\ncontent-length: 1\r\n\r\nx");
     assert_eq!(status(&running.ask(&from("https://evil.example")).await), "403");
     assert_eq!(status(&running.ask(&from("http://localhost:3000")).await), "200");
+    // A page whose name was made to point here sends whatever it likes but another `Host`.
+    let rebound = "POST /size HTTP/1.1\r\nhost: evil.example:8087\r\nuser-agent: curl/8.0\r\ncontent-length: 1\r\n\r\nx";
+    assert_eq!(status(&running.ask(rebound).await), "403");
+    assert_eq!(status(&running.ask(&GET.replace("localhost", "evil.example")).await), "200", "health is open");
     let guarded = start(Config { token: Some(Secret::new("s3cret")), ..quick() }, Duration::from_secs(1));
     let shown = from("https://app.example").replace("origin", "authorization: Bearer s3cret\r\norigin");
     assert_eq!(status(&guarded.ask(&shown).await), "200");
@@ -164,13 +168,13 @@ async fn the_health_port_serves_health_and_nothing_else() {
     let running = start(Config { token: Some(Secret::new("s3cret")), ..quick() }, Duration::from_secs(1));
     let ask = async |request: &str| ask(TcpStream::connect(running.health).await.unwrap(), request).await;
     assert_eq!(status(&ask(GET).await), "200");
-    assert_eq!(status(&ask("GET /size HTTP/1.1\r\nhost: x\r\nauthorization: bearer s3cret\r\n\r\n").await), "404");
+    assert_eq!(status(&ask("GET /size HTTP/1.1\r\nhost: localhost\r\nauthorization: bearer s3cret\r\n\r\n").await), "404");
 }
 
 #[tokio::test]
 async fn a_head_that_does_not_come_is_not_waited_for() {
     let running = start(quick(), Duration::from_secs(1));
-    for sent in ["", "GET", "GET /healthz HTTP/1.1\r\nhost: x\r\n"] {
+    for sent in ["", "GET", "GET /healthz HTTP/1.1\r\nhost: localhost\r\n"] {
         let mut stream = running.connect().await;
         stream.write_all(sent.as_bytes()).await.unwrap();
         within(5, ended(stream)).await;
@@ -186,7 +190,7 @@ async fn a_head_that_does_not_come_is_not_waited_for() {
 async fn a_body_that_trickles_is_answered_408() {
     let running = start(quick(), Duration::from_secs(1));
     let mut stream = running.connect().await;
-    stream.write_all(b"POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc").await.unwrap();
+    stream.write_all(b"POST /size HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\nabc").await.unwrap();
     let text = within(5, answer(&mut stream)).await;
     assert_eq!(status(&text), "408", "{text}");
     assert!(text.contains(r#""code":"request_timeout""#), "{text}");
@@ -197,7 +201,7 @@ async fn a_body_that_trickles_is_answered_408() {
 async fn an_answer_that_nobody_reads_is_dropped() {
     let running = start(Config { max_connections: 1, ..quick() }, Duration::from_secs(1));
     let mut lazy = running.connect().await;
-    lazy.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    lazy.write_all(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     // There is one slot: another is served only once the lazy one has lost it.
     assert_eq!(status(&within(10, running.ask(GET)).await), "200");
     assert!(within(10, ended(lazy)).await.len() < 32 << 20);
@@ -207,7 +211,7 @@ async fn an_answer_that_nobody_reads_is_dropped() {
 async fn what_an_answer_holds_it_holds_until_it_is_written() {
     let running = start(quick(), Duration::from_secs(1));
     let mut stream = running.connect().await;
-    stream.write_all(b"GET /held HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /held HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut first = [0; 12];
     within(5, stream.read_exact(&mut first)).await.unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
@@ -220,7 +224,7 @@ async fn what_an_answer_holds_it_holds_until_it_is_written() {
 async fn a_handler_that_takes_its_time_is_not_cut_short() {
     let running = start(quick(), Duration::from_secs(1));
     let release = running.release.clone();
-    let asked = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: x\r\n\r\n"));
+    let asked = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n"));
     running.until_waiting(1).await;
     // Longer than a head, a body and an answer may take.
     sleep(Duration::from_millis(2500)).await;
@@ -232,11 +236,11 @@ async fn a_handler_that_takes_its_time_is_not_cut_short() {
 async fn who_has_shut_down_the_writing_side_still_gets_the_answer() {
     let running = start(quick(), Duration::from_secs(1));
     let mut stream = running.connect().await;
-    stream.write_all(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     running.until_waiting(1).await;
     stream.shutdown().await.unwrap();
     // The next request is answered behind the end of that stream, however long its news takes.
-    assert_eq!(status(&running.ask("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await), "200");
+    assert_eq!(status(&running.ask("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await), "200");
     running.release.notify_one();
     let all = within(5, ended(stream)).await;
     assert!(all.starts_with(b"HTTP/1.1 200") && all.ends_with(b"waited"), "{}", String::from_utf8_lossy(&all));
@@ -245,7 +249,7 @@ async fn who_has_shut_down_the_writing_side_still_gets_the_answer() {
 #[tokio::test]
 async fn over_the_limit_connections_wait_and_are_served_later() {
     let running = start(Config { max_connections: 2, ..quick() }, Duration::from_secs(1));
-    let wait = "GET /wait HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let wait = "GET /wait HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let asked: Vec<_> = futures::future::join_all((0..5).map(|_| running.connect())).await;
     let asked: Vec<_> = asked.into_iter().map(|stream| tokio::spawn(ask(stream, wait))).collect();
     running.until_waiting(2).await;
@@ -264,8 +268,9 @@ async fn over_the_limit_connections_wait_and_are_served_later() {
 async fn a_body_past_the_limit_is_413_whether_announced_or_not() {
     let running = start(quick(), Duration::from_secs(1));
     let over = (1 << 20) + 1;
-    let announced = format!("POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: {over}\r\n\r\n{}", "x".repeat(over));
-    let chunked = format!("POST /size HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{over:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(over));
+    let announced = format!("POST /size HTTP/1.1\r\nhost: localhost\r\ncontent-length: {over}\r\n\r\n{}", "x".repeat(over));
+    let chunked =
+        format!("POST /size HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n{over:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(over));
     for request in [announced, chunked] {
         let mut stream = running.connect().await;
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -276,14 +281,14 @@ async fn a_body_past_the_limit_is_413_whether_announced_or_not() {
         assert_eq!(status(&within(5, answer(&mut stream)).await), "200");
     }
     // Who asks first is told before it sends anything.
-    let asks = format!("POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: {over}\r\nexpect: 100-continue\r\n\r\n");
+    let asks = format!("POST /size HTTP/1.1\r\nhost: localhost\r\ncontent-length: {over}\r\nexpect: 100-continue\r\n\r\n");
     assert_eq!(status(&within(5, running.ask(&asks)).await), "413");
 }
 
 #[tokio::test]
 async fn bodies_on_their_way_are_bounded_together_and_counted_as_they_arrive() {
     let running = start(Config { body_timeout: Span::secs(30), ..quick() }, Duration::from_secs(1));
-    let head = "POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: 1048576\r\n\r\n";
+    let head = "POST /size HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1048576\r\n\r\n";
     // Announcements weigh nothing.
     let mut slow = Vec::new();
     for _ in 0..20 {
@@ -317,15 +322,15 @@ async fn bodies_on_their_way_are_bounded_together_and_counted_as_they_arrive() {
 #[tokio::test]
 async fn too_much_of_a_head_is_refused() {
     let running = start(quick(), Duration::from_secs(1));
-    let header = format!("GET /size HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "x".repeat(200_000));
-    let headers = format!("GET /size HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(200));
+    let header = format!("GET /size HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(200_000));
+    let headers = format!("GET /size HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(200));
     for request in [header, headers] {
         let mut stream = running.connect().await;
         let _ = stream.write_all(request.as_bytes()).await;
         let text = within(5, answer(&mut stream)).await;
         assert!(text.is_empty() || status(&text) == "431", "{text}");
     }
-    let uri = format!("GET /size?{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(40_000));
+    let uri = format!("GET /size?{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "x".repeat(40_000));
     assert_eq!(status(&within(5, running.ask(&uri)).await), "414");
     assert_eq!(status(&within(5, running.ask("\0\0\0\r\n\r\n")).await), "400");
 }
@@ -340,8 +345,8 @@ async fn at_the_end_requests_under_way_finish_and_half_sent_ones_do_not_hold_it_
     let mut half_head = running.connect().await;
     half_head.write_all(b"POST /size HTTP/1.1\r\nhost").await.unwrap();
     let mut half_body = running.connect().await;
-    half_body.write_all(b"POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc").await.unwrap();
-    let busy = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: x\r\n\r\n"));
+    half_body.write_all(b"POST /size HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\nabc").await.unwrap();
+    let busy = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n"));
     running.until_waiting(1).await;
     running.stop.cancel();
     for stream in [idle, used, half_head, half_body] {
@@ -357,7 +362,7 @@ async fn at_the_end_requests_under_way_finish_and_half_sent_ones_do_not_hold_it_
 #[tokio::test]
 async fn at_the_end_of_its_grace_everything_is_cut() {
     let running = start(quick(), Duration::from_millis(200));
-    let busy = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: x\r\n\r\n"));
+    let busy = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n"));
     running.until_waiting(1).await;
     running.stop.cancel();
     within(5, running.task).await.unwrap();
@@ -367,7 +372,7 @@ async fn at_the_end_of_its_grace_everything_is_cut() {
 #[tokio::test]
 async fn dropping_the_server_cuts_everything() {
     let running = start(quick(), Duration::from_secs(60));
-    let busy = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: x\r\n\r\n"));
+    let busy = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n"));
     running.until_waiting(1).await;
     running.task.abort();
     assert_eq!(within(5, busy).await.unwrap(), "");
