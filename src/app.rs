@@ -15,13 +15,15 @@ use crate::api;
 use crate::config::Config;
 use crate::engine::{self, Engine, Handle};
 use crate::fault::Fault;
-use crate::store;
+use crate::store::{self, Store};
 use crate::telemetry::metrics::Metrics;
 
 /// How long the API may take to finish the requests that it has begun, once it takes no more.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 /// How long a one-shot run waits for the store.
 const STORE_WAIT: Duration = Duration::from_secs(30);
+/// How often it asks for it.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How often a one-shot run looks whether anything is left to do.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -72,7 +74,8 @@ impl App {
         let guard = store::guard(&config.store)?;
         let shutdown = config.engine.shutdown.clone();
         let metrics = Arc::new(Metrics::new(config.project.clone()));
-        let engine = start(config, metrics.clone())?;
+        let store = open(&config, &metrics)?;
+        let engine = start(config, store, metrics.clone())?;
         Ok(Self { engine, bound, metrics, shutdown, _guard: guard })
     }
 
@@ -132,10 +135,12 @@ impl App {
     }
 }
 
-fn start(config: Config, metrics: Arc<Metrics>) -> Result<Engine, Error> {
-    let observed = metrics.clone();
-    let store =
-        store::open_observed(&config.store, &config.project, Arc::new(move |op, took| observed.store_took(op, took))).map_err(Error::Config)?;
+fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Store>, Error> {
+    let metrics = metrics.clone();
+    store::open_observed(&config.store, &config.project, Arc::new(move |op, took| metrics.store_took(op, took))).map_err(Error::Config)
+}
+
+fn start(config: Config, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Result<Engine, Error> {
     let Config { project, node, sources, engine, .. } = config;
     Engine::start(engine::Parts { project, node, store, sources, config: engine, metrics }).map_err(Error::Config)
 }
@@ -145,6 +150,8 @@ fn start(config: Config, metrics: Arc<Metrics>) -> Result<Engine, Error> {
 pub struct Ran {
     /// Messages that are due and were left, because their destination can't be reached.
     pub waiting: bool,
+    /// It was told to stop before all that is due had been tried.
+    pub cut_short: bool,
 }
 
 /// Claims and sends what is due, then ends; for cron. Nothing listens.
@@ -155,27 +162,25 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
     config.engine.poller.enabled = true;
     let grace = config.engine.shutdown.grace.get();
     let metrics = Arc::new(Metrics::new(config.project.clone()));
-    let engine = start(config, metrics)?;
-    let handle = engine.handle();
-    match stop.run_until_cancelled(tokio::time::timeout(STORE_WAIT, handle.store_is_ready())).await {
-        Some(Ok(())) => {}
-        None => {
-            engine.finish(Instant::now()).await;
-            return Ok(Ran { waiting: false });
-        }
-        Some(Err(_)) => {
-            let reason = handle.store_trouble().unwrap_or_default();
-            engine.finish(Instant::now()).await;
-            return Err(Error::NotReady { waited: STORE_WAIT, reason });
-        }
+    let store = open(&config, &metrics)?;
+    let ready = stop.run_until_cancelled(ready(store.as_ref())).await;
+    if !matches!(ready, Some(Ok(()))) {
+        store.close().await;
+        return ready.unwrap_or(Ok(())).map(|()| Ran { waiting: false, cut_short: true });
     }
-    let (mut waiting, mut answered) = (false, Instant::now());
-    while !stop.is_cancelled() {
+    let engine = start(config, store, metrics)?;
+    let handle = engine.handle();
+    let idle = || handle.in_flight() == 0 && engine.is_idle();
+    let (mut waiting, mut answered, mut until) = (false, Instant::now(), None);
+    let cut_short = loop {
+        let was_idle = idle();
         match handle.work().await {
             Ok(work) => {
                 (waiting, answered) = (work.unreachable, Instant::now());
-                if !work.sendable && handle.in_flight() == 0 && engine.is_idle() {
-                    break;
+                // Once it was told to stop nothing more is claimed, and what was claimed and not sent is due again.
+                let over = if until.is_some() { was_idle } else { !work.sendable && idle() };
+                if over {
+                    break work.sendable;
                 }
             }
             // The engine goes on meanwhile: what is under way is sent and put on record.
@@ -185,11 +190,39 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
                 return Err(error.into());
             }
         }
+        if until.is_some_and(|until| Instant::now() >= until) {
+            break true;
+        }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = stop.cancelled() => {}
+            () = stop.cancelled(), if until.is_none() => {
+                engine.stop_sending();
+                until = Some(Instant::now() + grace);
+            }
         }
-    }
-    engine.finish(Instant::now() + grace).await;
-    Ok(Ran { waiting })
+    };
+    engine.finish(until.unwrap_or_else(|| Instant::now() + grace)).await;
+    Ok(Ran { waiting, cut_short })
+}
+
+/// Waits until the store is ready; not for what nobody mends by waiting: a wrong password, tables that are missing.
+async fn ready(store: &dyn Store) -> Result<(), Error> {
+    let mut reason = "the store has not answered yet".to_owned();
+    let preparing = async {
+        loop {
+            match store.prepare().await {
+                Ok(prepared) => {
+                    for version in &prepared.applied {
+                        tracing::info!(migration = %version, "migrated");
+                    }
+                    return Ok(());
+                }
+                Err(error) if error.is_transient() => reason = error.to_string(),
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    };
+    let prepared = tokio::time::timeout(STORE_WAIT, preparing).await;
+    prepared.unwrap_or_else(|_| Err(Error::NotReady { waited: STORE_WAIT, reason }))
 }

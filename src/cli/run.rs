@@ -11,7 +11,7 @@ use crate::{app, shutdown};
   redrive run
   */5 * * * *  redrive run -c /etc/redrive/orders.yaml
 
-Exits 69 if the store can't be reached. A destination that can't be reached is no failure: its messages stay for the next run.")]
+Exits 69 if the store can't be reached, 1 if it is stopped (SIGTERM) before all that is due was sent. A destination that can't be reached is no failure: its messages stay for the next run.")]
 pub(super) struct Command {
     #[command(flatten)]
     file: ConfigFile,
@@ -21,6 +21,9 @@ impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         let config = self.file.load(terminal.registry)?;
         let ran = app::run_once(config, shutdown::on_signal()?).await?;
+        if ran.cut_short {
+            return Err(Failure::Failed("stopped before all that is due was sent; the rest stays for the next run".to_owned()));
+        }
         if ran.waiting {
             tracing::warn!("messages are due whose destination can't be reached; they stay for the next run");
         }

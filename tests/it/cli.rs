@@ -4,11 +4,12 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::Raw;
+use crate::support::{Raw, service};
 
 /// A folder with a configuration on SQLite.
 fn folder(yaml: &str) -> TempDir {
@@ -294,6 +295,42 @@ fn a_store_that_can_not_be_reached_exits_69() {
     let output = run(folder.path(), &["list"]);
     assert_eq!(code(&output), 69, "{}", err(&output));
     assert!(!err(&output).contains("hunter2"));
+}
+
+#[test]
+fn a_run_waits_for_no_store_that_somebody_must_mend() {
+    let (wanting, began) = (folder(&PLAIN.replace("t.db'", "t.db', migrate: verify")), Instant::now());
+    let output = run(wanting.path(), &["run"]);
+    assert_eq!(code(&output), 1, "{}", err(&output));
+    assert!(err(&output).contains("redrive migrate"), "{}", err(&output));
+    let mut url: url::Url = service("REDRIVE_TEST_POSTGRES_URL").parse().unwrap();
+    url.set_password(Some("hunter2")).unwrap();
+    let wrong = folder(&PLAIN.replace("sqlite://t.db", url.as_str()));
+    let output = run(wrong.path(), &["run"]);
+    assert_eq!(code(&output), 64, "{}", err(&output));
+    assert!(!err(&output).contains("hunter2"));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_run_that_is_stopped_before_all_is_sent_exits_1() {
+    let folder = folder(
+        "project: orders\nstore: { url: 'sqlite://t.db' }\nshutdown: { accept_for: 0s, grace: 1s }\n\
+         sources: { c: { kind: command, argv: [sh, -c, 'touch begun; exec sleep 60'] } }\n",
+    );
+    let folder = folder.path();
+    done(folder, &["migrate"]);
+    done(folder, &["send", "c", "--payload", "x"]);
+    let child = command(folder, &["run"]).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !folder.join("begun").exists() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 1, "{}", err(&output));
+    assert!(err(&output).contains("redrive: stopped before all that is due was sent"), "{}", err(&output));
 }
 
 #[test]
