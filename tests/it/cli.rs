@@ -289,6 +289,12 @@ fn health_exits_by_the_answer() {
 }
 
 #[test]
+fn the_check_of_the_image_looks_at_the_process_alone() {
+    let check = include_str!("../../Dockerfile").lines().skip_while(|line| !line.starts_with("HEALTHCHECK")).nth(1).unwrap();
+    assert!(check.ends_with(r#"CMD ["redrive", "health", "--url", "http://127.0.0.1:8088/healthz"]"#), "{check}");
+}
+
+#[test]
 fn a_store_that_can_not_be_reached_exits_69() {
     // Nobody listens on port 1.
     let folder = folder("project: orders\nstore: { url: 'postgres://redrive:hunter2@127.0.0.1:1/x', timeout: 1s }\n");
