@@ -1,7 +1,8 @@
 //! The only composer: a configuration in, a running sidecar out.
 //!
 //! Order matters at both ends. At start: ports are bound, the store is locked, then the engine starts; nothing waits for a destination or
-//! for the database. At the end: sends stop first, intake last, so that a producer that stops at the same moment is still heard.
+//! for the database. At the end: sends stop first, intake later, so that a producer that stops at the same moment is still heard,
+//! and health is told to the last.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +21,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// How long the API may take to finish the requests that it has begun, once it takes no more.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
+/// The same of health and metrics.
+const LAST_PROBES: Duration = Duration::from_millis(200);
 /// How long a one-shot run waits for the store.
 const STORE_WAIT: Duration = Duration::from_secs(30);
 /// How often it asks for it.
@@ -103,9 +106,12 @@ impl App {
     /// # Errors
     /// If the API stops by itself.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let Self { engine, bound, metrics, shutdown, _guard } = self;
-        let close = CancellationToken::new();
+        let Self { engine, mut bound, metrics, shutdown, _guard } = self;
+        let (close, end) = (CancellationToken::new(), CancellationToken::new());
         let render: api::Metrics = Arc::new(move || metrics.render());
+        // Whoever asks how the node is doing is told so until it is over.
+        let probes = tokio::spawn(bound.split_health().serve(engine.handle(), render.clone(), end.clone(), LAST_PROBES));
+        let _end = end.clone().drop_guard();
         let mut server = tokio::spawn(bound.serve(engine.handle(), render, close.clone(), LAST_REQUESTS));
         tokio::select! {
             () = stop.cancelled() => {}
@@ -125,6 +131,8 @@ impl App {
         close.cancel();
         let _ = tokio::time::timeout(LAST_REQUESTS * 2, server).await;
         let left = engine.finish(asked + shutdown.grace.get()).await;
+        end.cancel();
+        let _ = tokio::time::timeout(LAST_PROBES * 2, probes).await;
         let took_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
         if left == 0 {
             tracing::info!(took_ms, "stopped; nothing was under way");

@@ -16,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -50,17 +51,24 @@ impl Phase {
 pub(super) struct Activity {
     began: Instant,
     state: AtomicU64,
+    /// Told when a body is not waited for any more.
+    enough: Notify,
 }
 
 impl Activity {
     fn new() -> Self {
-        Self { began: Instant::now(), state: AtomicU64::new(Phase::Idle as u64) }
+        Self { began: Instant::now(), state: AtomicU64::new(Phase::Idle as u64), enough: Notify::new() }
     }
 
     /// The connection does something else now, or has got on with it.
     pub(super) fn enter(&self, phase: Phase) {
         let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX >> 3);
         self.state.store((millis << 3) | phase as u64, Ordering::Relaxed);
+    }
+
+    /// Waits until the body that is coming is not waited for any more.
+    pub(super) async fn enough(&self) {
+        self.enough.notified().await;
     }
 
     fn phase(&self) -> Phase {
@@ -130,8 +138,11 @@ where
             }
             () = watch.as_mut() => {
                 let now = Instant::now();
-                if stopping && matches!(activity.phase(), Phase::Idle | Phase::Head | Phase::Body) {
-                    return;
+                match activity.phase() {
+                    Phase::Idle | Phase::Head if stopping => return,
+                    // The gate answers that nothing was kept.
+                    Phase::Body if stopping => activity.enough.notify_one(),
+                    _ => {}
                 }
                 match patience.deadline(&activity) {
                     Some(deadline) if deadline <= now => {

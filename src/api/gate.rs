@@ -59,11 +59,20 @@ impl Gate {
     pub(super) async fn answer(&self, request: Request<Incoming>, activity: &Activity, door: Door) -> Response {
         activity.enter(Phase::Body);
         let (head, body) = request.into_parts();
-        let admitted = match self.admit(&head, &body, door) {
-            Ok(()) => self.read(body).await,
-            Err(problem) => {
-                discard(&head.headers, body).await;
-                Err(problem)
+        let coming = async {
+            match self.admit(&head, &body, door) {
+                Ok(()) => self.read(body).await,
+                Err(problem) => {
+                    discard(&head.headers, body).await;
+                    Err(problem)
+                }
+            }
+        };
+        let admitted = tokio::select! {
+            biased;
+            admitted = coming => admitted,
+            () = activity.enough() => {
+                Err(Problem::new(Code::Draining, "the node is stopping, and the rest of the body has not come; nothing was kept"))
             }
         };
         activity.enter(Phase::Handling);

@@ -63,6 +63,12 @@ impl Bound {
         self.health.as_ref().map(|tcp| tcp.address)
     }
 
+    /// Health and metrics alone, where they have an address of their own, to be served for longer than the rest.
+    #[must_use]
+    pub fn split_health(&mut self) -> Self {
+        Self { tcp: None, unix: None, health: self.health.take(), config: self.config.clone() }
+    }
+
     /// Serves until `stop`; then accepts no more, gives requests under way `grace` to finish, and cuts what is left. Dropping the
     /// future cuts everything at once.
     ///

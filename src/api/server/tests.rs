@@ -349,9 +349,11 @@ async fn at_the_end_requests_under_way_finish_and_half_sent_ones_do_not_hold_it_
     let busy = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n"));
     running.until_waiting(1).await;
     running.stop.cancel();
-    for stream in [idle, used, half_head, half_body] {
+    for stream in [idle, used, half_head] {
         within(5, ended(stream)).await;
     }
+    let told = String::from_utf8(within(5, ended(half_body)).await).unwrap();
+    assert!(status(&told) == "503" && told.contains(r#""code":"draining""#) && told.contains("connection: close"), "{told}");
     assert!(TcpStream::connect(running.address).await.is_err(), "it accepts no more");
     running.release.notify_one();
     let text = within(5, busy).await.unwrap();

@@ -150,6 +150,19 @@ async fn while_it_drains_it_is_not_ready_and_still_takes_messages() {
 }
 
 #[tokio::test]
+async fn health_is_told_until_the_last_send_is_over() {
+    let client = client("").await;
+    client.submitted(r#","topic":"hold""#).await;
+    client.app.stop.cancel();
+    eventually(Duration::from_secs(10), async || tokio::net::TcpStream::connect(client.app.api).await.is_err().then_some(())).await;
+    let ready = reqwest::get(format!("http://{}/readyz", client.app.health)).await.unwrap();
+    assert_eq!(ready.status(), 503);
+    assert!(ready.text().await.unwrap().contains(r#""draining":true"#));
+    client.app.hold.add_permits(1);
+    client.app.end().await;
+}
+
+#[tokio::test]
 async fn the_same_is_served_on_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("redrive.sock");
