@@ -201,7 +201,7 @@ impl Node {
     /// The steps of a dotted path as a checking part writes it: `argv[0].x` or `argv.0.x`. Keys may hold dots themselves (`properties.security.protocol`):
     /// the longest key that there is wins; what is not in the tree is taken at its word.
     pub(super) fn steps(&self, dotted: &str) -> Vec<Step> {
-        let dotted = dotted.trim_start_matches('.');
+        let dotted = dotted.strip_prefix('.').unwrap_or(dotted);
         if dotted.is_empty() {
             return Vec::new();
         }
@@ -221,17 +221,17 @@ impl Node {
                     steps.push(Step::Key(entry.key.clone()));
                     (&dotted[entry.key.len()..], Some(&entry.node))
                 } else {
-                    let end = dotted.find(['.', '[']).unwrap_or(dotted.len());
-                    steps.push(Step::Key(dotted[..end].to_owned()));
-                    (&dotted[end..], None)
+                    (dotted, None)
                 }
             }
             Content::Scalar { .. } => return vec![Step::Key(dotted.to_owned())],
         };
         match child {
             Some(child) => steps.extend(child.steps(rest)),
-            None if rest.is_empty() => {}
-            None => steps.extend(Self::empty().steps(rest)),
+            None => steps.extend(rest.split(['.', '[']).filter(|word| !word.is_empty()).map(|word| {
+                let index = word.strip_suffix(']').and_then(|digits| digits.parse().ok());
+                index.map_or_else(|| Step::Key(word.to_owned()), Step::Index)
+            })),
         }
         steps
     }

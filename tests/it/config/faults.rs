@@ -193,3 +193,13 @@ fn no_damage_makes_a_panic() {
         let _ = parse(&format!("{}{text}", if round % 2 == 0 { "project: x\nsources: " } else { "" }));
     }
 }
+
+#[test]
+fn a_key_that_looks_like_a_path_is_found_or_taken_at_its_word() {
+    let long = ".[x".repeat(300);
+    for key in [".[", "[", "[0]", "[[.", ".", "a[0].b", "a..b", &long] {
+        let text = format!("project: p\nsources:\n  \"{key}\": {{ kind: log,\n    in_flight: 0 }}\n");
+        let found = places(&text);
+        assert!(found.iter().any(|place| place.starts_with("4 ") && place.ends_with("in_flight")), "{key:.50}: {found:?}");
+    }
+}
