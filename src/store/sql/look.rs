@@ -42,6 +42,13 @@ pub(super) async fn locked<D: Dialect>(session: &mut Session<D>, ids: Vec<Uuid>)
     Ok(there.into_iter().filter(|id| !free.contains(id)).collect())
 }
 
+/// The time, or the nearest that every database can hold: no row lies beyond it.
+fn held(at: DateTime<Utc>) -> DateTime<Utc> {
+    // The years 0 to 9999.
+    let seconds = at.timestamp().clamp(-62_167_219_200, 253_402_300_799);
+    if seconds == at.timestamp() { at } else { DateTime::from_timestamp(seconds, 0).unwrap_or(at) }
+}
+
 /// Rows of a state, which is written out, so that the planner sees which partial index serves. What that leaves out is named again, for SQLite.
 fn of(state: State) -> String {
     let again = if matches!(state, State::Sending | State::Succeeded) { "" } else { " AND state NOT IN ('sending', 'succeeded')" };
@@ -76,9 +83,9 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
         }
     }
     for (condition, at) in [(" AND created_at >= ?", list.since), (" AND created_at < ?", list.until)] {
-        if at.is_some() {
+        if let Some(at) = at {
             sql.push_str(condition);
-            values.push(Value::Time(at));
+            values.push(Value::Time(Some(held(at))));
         }
     }
     if let Some(after) = &list.after {

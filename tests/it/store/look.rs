@@ -75,6 +75,13 @@ pub(crate) async fn every_filter_narrows(cx: Fixture) {
     assert_eq!(list(&cx, List { idempotency_key: topic("none"), ..List::default() }).await, NONE);
     assert_eq!(list(&cx, List { since: Some(since), ..List::default() }).await, [idc, idb]);
     assert_eq!(list(&cx, List { until: Some(since), ..List::default() }).await, [ida]);
+    // By another clock these are years that a calendar knows.
+    let [first, last] = ["0000-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"].map(|time| Some(time.parse().unwrap()));
+    assert_eq!(list(&cx, List { since: first, until: last, ..List::default() }).await, [idc, idb, ida]);
+    assert_eq!(
+        (list(&cx, List { until: first, ..List::default() }).await, list(&cx, List { since: last, ..List::default() }).await),
+        (vec![], vec![])
+    );
     let created = cx.get(idb).await.created_at;
     assert!(list(&cx, List { since: Some(created), ..List::default() }).await.contains(&idb), "at this time or later");
     assert!(!list(&cx, List { until: Some(created), ..List::default() }).await.contains(&idb), "before this time");
