@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -117,12 +118,7 @@ impl App {
             () = stop.cancelled() => {}
             ended = &mut server => {
                 engine.finish(Instant::now() + shutdown.grace.get()).await;
-                let why = match ended {
-                    Ok(Ok(())) => "it was not asked to".to_owned(),
-                    Ok(Err(error)) => error.to_string(),
-                    Err(error) => error.to_string(),
-                };
-                return Err(Error::Api(why));
+                return Err(Error::Api(why(ended)));
             }
         }
         let asked = Instant::now();
@@ -140,6 +136,16 @@ impl App {
             tracing::warn!(took_ms, messages.left = left, "stopped; what was under way is sent again when its lease has run out");
         }
         Ok(())
+    }
+}
+
+/// Why the API ended by itself. A panic of it goes on here: it is a bug, and exits as one.
+fn why(ended: Result<io::Result<()>, JoinError>) -> String {
+    match ended.map_err(JoinError::try_into_panic) {
+        Ok(Ok(())) => "it was not asked to".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(Err(cancelled)) => cancelled.to_string(),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
     }
 }
 
@@ -232,5 +238,22 @@ async fn ready(store: &dyn Store) -> Result<(), Error> {
         }
     };
     let prepared = tokio::time::timeout(STORE_WAIT, preparing).await;
-    prepared.unwrap_or_else(|_| Err(Error::NotReady { waited: STORE_WAIT, reason }))
+    prepared.unwrap_or(Err(Error::NotReady { waited: STORE_WAIT, reason }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::AssertUnwindSafe;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_of_the_api_goes_on() {
+        fn panics() -> io::Result<()> {
+            panic!("on purpose")
+        }
+        let ended = tokio::spawn(async { panics() }).await;
+        assert!(std::panic::catch_unwind(AssertUnwindSafe(|| why(ended))).is_err());
+        assert_eq!(why(Ok(Err(io::Error::other("no more files")))), "no more files");
+    }
 }

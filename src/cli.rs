@@ -40,6 +40,7 @@ Exit codes:
   64  the configuration is wrong; every fault is on stderr
   69  something needed can't be reached (one-shot commands; serve keeps trying)
   70  a bug in redrive
+  143 stopped at once by a second signal
 
 Environment:
   REDRIVE_CONFIG            the configuration file, where -c is not given
