@@ -47,17 +47,30 @@ pub struct Config {
     pub log: telemetry::Config,
     /// What each source under `sources:` takes, whatever its kind, by name.
     pub options: BTreeMap<String, Options>,
-    /// The sources, built; none with [`Scope::Store`].
+    /// The sources that were to be built; none with [`Scope::Store`].
     pub sources: Vec<SourceSpec>,
 }
 
 /// How much is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum Scope<'a> {
     /// Everything.
     Whole,
     /// No sources: for commands that only look at the store. The keys of a kind are not looked at either.
     Store,
+    /// The same, but for the source of this name.
+    Source(&'a str),
+}
+
+impl Scope<'_> {
+    /// Whether a source is built.
+    fn builds(self, name: &str) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Store => false,
+            Self::Source(only) => only == name,
+        }
+    }
 }
 
 impl Config {
@@ -71,7 +84,7 @@ impl Config {
     ///
     /// # Errors
     /// Every fault, each with its line.
-    pub fn load(file: &Path, registry: &Registry, scope: Scope) -> Result<Self, Faults> {
+    pub fn load(file: &Path, registry: &Registry, scope: Scope<'_>) -> Result<Self, Faults> {
         let text = load::text(file)?;
         Self::parse(&text, file, &|name| std::env::var(name).ok(), registry, scope)
     }
@@ -80,7 +93,7 @@ impl Config {
     ///
     /// # Errors
     /// Every fault, each with its line.
-    pub fn parse(text: &str, file: &Path, environment: Environment<'_>, registry: &Registry, scope: Scope) -> Result<Self, Faults> {
+    pub fn parse(text: &str, file: &Path, environment: Environment<'_>, registry: &Registry, scope: Scope<'_>) -> Result<Self, Faults> {
         load::parse(text, file, environment, registry, scope)
     }
 }

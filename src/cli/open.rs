@@ -27,7 +27,12 @@ impl ConfigFile {
 
     /// Opens the store. `migrate` replaces what the configuration says of the tables: a command that only looks at messages creates none.
     pub(super) async fn open(&self, registry: &Registry, migrate: Option<Migrate>) -> Result<Opened, Failure> {
-        let mut config = Config::load(&self.config, registry, Scope::Store)?;
+        self.open_with(registry, migrate, Scope::Store).await
+    }
+
+    /// The same with what is to be built besides.
+    pub(super) async fn open_with(&self, registry: &Registry, migrate: Option<Migrate>, scope: Scope<'_>) -> Result<Opened, Failure> {
+        let mut config = Config::load(&self.config, registry, scope)?;
         // A command's output is its result; below a warning nothing is worth a line beside it.
         start_log(&telemetry::Config { level: "warn".to_owned(), ..config.log.clone() })?;
         if let Some(migrate) = migrate {

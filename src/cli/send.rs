@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::filter::time;
 use super::{ConfigFile, Failure, Terminal, output};
-use crate::config::Config;
+use crate::config::{Config, Scope};
 use crate::engine::Submission;
 use crate::message::{Headers, Key};
 use crate::retry::{self, Policy};
@@ -85,7 +85,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
-        let opened = self.file.open(terminal.registry, None).await?;
+        // What the source has to say against a topic it says itself.
+        let opened = self.file.open_with(terminal.registry, None, Scope::Source(&self.source)).await?;
         let config = &opened.config;
         let Some(options) = config.options.get(&self.source) else {
             let known: Vec<&str> = config.options.keys().map(String::as_str).collect();
@@ -94,6 +95,9 @@ impl Command {
         let as_json = self.json;
         let submission = self.submission(options)?;
         submission.check().map_err(|invalid| Failure::Usage(format!("{}: {}", invalid.field, invalid.detail)))?;
+        if let Some(source) = config.sources.first() {
+            source.sender.check(submission.topic.as_deref()).map_err(|detail| Failure::Usage(format!("topic: {detail}")))?;
+        }
         let insert = insert(submission, config, options);
         let id = insert.messages.first().map(|message| message.id).unwrap_or_default();
         let inserted = opened.store.insert(insert).await?;

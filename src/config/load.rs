@@ -40,7 +40,7 @@ fn bounded(file: &Path, max: u64) -> std::io::Result<Option<Vec<u8>>> {
 }
 
 /// From text to a configuration.
-pub(super) fn parse(text: &str, file: &Path, environment: Environment<'_>, registry: &Registry, scope: Scope) -> Result<Config, Faults> {
+pub(super) fn parse(text: &str, file: &Path, environment: Environment<'_>, registry: &Registry, scope: Scope<'_>) -> Result<Config, Faults> {
     if text.len() > tree::MAX_BYTES {
         return Err(Faults::unreadable(file, format!("is larger than {} bytes; this is no configuration", tree::MAX_BYTES)));
     }
@@ -69,7 +69,7 @@ pub(super) struct Loading<'a> {
 }
 
 impl Loading<'_> {
-    fn whole(&mut self, file: &Path, registry: &Registry, scope: Scope) -> Config {
+    fn whole(&mut self, file: &Path, registry: &Registry, scope: Scope<'_>) -> Config {
         let mut tree = self.origin.clone();
         let declared = tree.remove(&[Step::Key("sources".to_owned())]);
         let mut read: File = self.settle(&mut tree, &[], &["sources"]);

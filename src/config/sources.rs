@@ -24,7 +24,7 @@ pub(super) fn build(
     registry: &Registry,
     project: &Arc<str>,
     lease: Duration,
-    scope: Scope,
+    scope: Scope<'_>,
 ) -> (BTreeMap<String, Options>, Vec<SourceSpec>) {
     let root = Step::Key("sources".to_owned());
     let mut all = BTreeMap::new();
@@ -45,7 +45,7 @@ pub(super) fn build(
             loading.fault(&at, message.to_owned());
         }
         let Some((kind, options, own)) = split(loading, &at, node, registry) else { continue };
-        if scope == Scope::Whole {
+        if scope.builds(&name) {
             let cx =
                 Context { project: project.clone(), name: name.as_str().into(), options: options.clone(), lease, folder: loading.folder.clone() };
             if let Some(sender) = sender(loading, &at, &kind, own, &cx, registry) {

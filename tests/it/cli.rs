@@ -207,14 +207,15 @@ async fn the_age_limit_of_a_message_is_kept_with_it_for_when_it_is_put_back() {
 
 #[test]
 fn what_can_not_be_sent_is_refused_before_it_is_kept() {
-    let folder = folder(PLAIN);
+    let more = ", h: { kind: http, url: 'http://127.0.0.1:1/{topic}' }, q: { kind: amqp, url: 'amqp://127.0.0.1:1', exchange: e } }\n";
+    let folder = folder(&format!("{}{more}", PLAIN.strip_suffix(" }\n").unwrap()));
     let folder = folder.path();
     let refused = |arguments: &[&str], words: &str| {
         let output = run(folder, arguments);
         assert!(code(&output) != 0 && err(&output).contains(words), "{arguments:?}: {}", err(&output));
         assert_eq!(out(&output), "");
     };
-    refused(&["send", "m", "--payload", "x"], "there are l");
+    refused(&["send", "m", "--payload", "x"], "there are h, l, q");
     refused(&["send", "l", "--payload", &"x".repeat(101)], "max_payload");
     refused(&["send", "l", "--payload", "x", "--topic", ""], "topic");
     refused(&["send", "l", "--payload", "x", "--header", "a b=c"], "headers");
@@ -223,6 +224,8 @@ fn what_can_not_be_sent_is_refused_before_it_is_kept() {
     refused(&["send", "l", "--payload", "x", "--key-base64", "???"], "--key-base64");
     refused(&["send", "l", "--file", "none"], "none");
     refused(&["send", "l", "--payload", "x", "--delay", "5"], "unit");
+    refused(&["send", "h", "--payload", "x"], "topic");
+    refused(&["send", "q", "--payload", "x"], "the message must name a topic");
     let first = json(folder, &["send", "l", "--payload", "x", "--idempotency-key", "k", "--json"]);
     let second = json(folder, &["send", "l", "--payload", "x", "--idempotency-key", "k", "--json"]);
     assert_eq!((&first["id"], &second["duplicate"]), (&second["id"], &Value::from(true)));
