@@ -28,9 +28,18 @@ use crate::units::Secret;
 pub use options::Options;
 pub use registry::Registry;
 
+/// What redrive itself says in the headers of a record or message. One that a consumer forwards with the headers that it had brings others'.
+const OWN_HEADERS: [&str; 3] = ["redrive-id", "redrive-attempt", "redrive-key"];
+
+/// Whether a message's header would be taken for redrive's own.
+fn is_own_header(name: &str) -> bool {
+    OWN_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own))
+}
+
 /// Performs the send for one message at a time. Many calls run at once, up to the source's `in_flight`.
 ///
-/// The engine puts the source's `timeout` around each call (an unreachable outcome) and survives a panic in it (a refused one).
+/// A call that is not over three seconds after the source's `timeout` is given up by the engine (an unreachable outcome): the source has
+/// the first say. A panic in it is survived (a refused one).
 #[async_trait]
 pub trait Source: Send + Sync + 'static {
     /// Sends the message and says what came of it. The same message may come again: [`Message::id`] tells a copy.

@@ -55,7 +55,7 @@ impl Source for Http {
             Err(_) => return Outcome::unreachable("http_timeout", format!("no answer within {:?}", self.timeout)),
         };
         let status = response.status();
-        let outcome = table::answered(status, response.headers(), Utc::now());
+        let outcome = table::answered(status, response.headers());
         let body = drain(response, deadline.min(Instant::now() + DRAIN_TIME)).await;
         if self.keep_result { outcome.with_result(answer::json("status", status.as_u16().into(), "body", &body)) } else { outcome }
     }

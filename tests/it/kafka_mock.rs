@@ -10,7 +10,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use redrive::message::Key;
+use redrive::message::{Headers, Key};
 use redrive::outcome::Class;
 use redrive::source::Sender;
 use serde_json::json;
@@ -53,6 +53,8 @@ async fn a_message_arrives_with_its_key_headers_and_payload() {
     let sender = source(&cluster, "10s");
     let mut first = message(TOPIC, "hello");
     first.topic = None;
+    let forwarded = [("redrive-id", "another"), ("tenant", "ä"), ("Redrive-Key", "another")];
+    first.headers = Headers::new(forwarded.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec());
     let mut tombstone = message(TOPIC, "");
     tombstone.payload = None;
     let mut empty = message(TOPIC, "");

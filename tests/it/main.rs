@@ -9,6 +9,7 @@
     reason = "a test that fails says so; Clippy knows only functions marked #[test]"
 )]
 
+mod amqp_fake;
 mod api;
 mod bench;
 mod cli;

@@ -1,9 +1,10 @@
 //! A lane: one channel and the batches that go over it, one after another.
 //!
-//! lapin hands a returned message to whichever confirm comes next, so a single confirm says nothing certain of its own message. What is
-//! certain: the broker sends a return before the confirm of the same message, and returns come in the order of the sends. Once every send
-//! up to some point was confirmed, every return up to that point was handed to *some* confirm. So a batch is awaited whole, the ids of
-//! all returned messages are gathered from all its confirms, and each message is judged by its own id.
+//! lapin hands a returned message to whichever confirm comes next, so that one says nothing of its own message. What is certain: the broker
+//! sends a return before the confirm of the same message, and returns are handed out in the order in which they came. A confirm that brings
+//! none found none waiting: its own had been handed to an earlier one. And once every send up to some point was confirmed, every return up to
+//! that point was handed to *some* confirm. So a batch is awaited whole, the ids of all returned messages are gathered from all its confirms,
+//! and each message is judged by its own id.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -161,13 +162,13 @@ impl Lane {
         let mut lost = Vec::new();
         for ((message, (receipt, since)), confirmation) in messages.into_iter().zip(receipts).zip(confirmations) {
             let row = Row { message, receipt, since };
+            let returned = returned.remove(&*row.message.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
             match confirmation {
-                // Past the first that was not confirmed nothing is certain: a return may not have been told yet.
                 None => lost.push(row),
-                Some(_) if !lost.is_empty() => lost.push(row),
+                // It brought the return of another: its own may have waited behind that for the confirm of one that had none.
+                Some(Confirmation::Ack(Some(_))) if returned.is_none() && !lost.is_empty() => lost.push(row),
                 Some(confirmation) => {
-                    let outcome = returned.remove(&*row.message.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
-                    row.receipt.finish(outcome.unwrap_or_else(|| match confirmation {
+                    row.receipt.finish(returned.unwrap_or_else(|| match confirmation {
                         Confirmation::Ack(_) => Outcome::succeeded(),
                         Confirmation::Nack(_) => Outcome::refused("amqp_nack", "the broker did not take the message"),
                         Confirmation::NotRequested => Outcome::unreachable("amqp_not_confirmed", "the channel was not in confirm mode"),

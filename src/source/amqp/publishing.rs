@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::message::{Key, Message};
 use crate::outcome::Outcome;
+use crate::source::is_own_header;
 
 /// Headers that RabbitMQ takes for further routing keys. As text they would close the channel.
 const ROUTES: [&str; 2] = ["CC", "BCC"];
@@ -43,7 +44,7 @@ impl Publishing {
         let mut table = FieldTable::default();
         let mut weight = OVERHEAD + key.len();
         let mut typed = false;
-        for (name, value) in message.headers.iter() {
+        for (name, value) in message.headers.iter().filter(|(name, _)| !is_own_header(name)) {
             weight = weight.saturating_add(name.len()).saturating_add(value.len()).saturating_add(8);
             if !typed && name.eq_ignore_ascii_case("content-type") {
                 typed = true;
@@ -100,6 +101,14 @@ mod tests {
         let headers = publishing.properties.headers().as_ref().unwrap();
         assert!(!headers.contains_key("content-type") && headers.contains_key("redrive-attempt"));
         assert_eq!(headers.inner().get("a"), Some(&AMQPValue::LongString("ä".into())));
+    }
+
+    #[test]
+    fn what_a_message_brings_under_our_names_is_left_out() {
+        let publishing = Publishing::of(&message(&[("redrive-key", "k"), ("Redrive-Id", "x"), ("redrive-attempt", "9")]), None, 131_072).unwrap();
+        let headers = publishing.properties.headers().as_ref().unwrap().inner();
+        let own: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value)).collect();
+        assert_eq!(own, [("redrive-attempt", &AMQPValue::LongString("1".into()))]);
     }
 
     #[test]

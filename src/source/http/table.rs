@@ -5,9 +5,9 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use reqwest::StatusCode;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
 use crate::outcome::{Class, Outcome};
 use crate::units::LONGEST;
@@ -29,7 +29,7 @@ pub(super) const fn class(status: u16) -> Class {
 }
 
 /// What an answer's head means.
-pub(super) fn answered(status: StatusCode, headers: &HeaderMap, now: DateTime<Utc>) -> Outcome {
+pub(super) fn answered(status: StatusCode, headers: &HeaderMap) -> Outcome {
     let class = class(status.as_u16());
     if class == Class::Succeeded {
         return Outcome::succeeded();
@@ -41,19 +41,21 @@ pub(super) fn answered(status: StatusCode, headers: &HeaderMap, now: DateTime<Ut
     } else {
         format!("{} {reason}", status.as_u16())
     };
-    let wait = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|value| retry_after(value, now));
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let wait = header(RETRY_AFTER).and_then(|value| retry_after(value, header(DATE)));
     Outcome::failure(class, code, detail).with_retry_after(wait)
 }
 
-/// Reads `Retry-After`: seconds, or an HTTP date (a past one asks for no wait). What is neither is nothing.
-pub(super) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
+/// Reads `Retry-After`: seconds, or an HTTP date (a past one asks for no wait), which is one by the clock of whoever answers, as the answer's
+/// `Date` tells it: this machine's may be wrong. What is neither is nothing.
+fn retry_after(value: &str, date: Option<&str>) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         // More digits than a number holds is a long time.
         return Some(value.parse().map_or(LONGEST, Duration::from_secs).min(LONGEST));
     }
-    let date = DateTime::parse_from_rfc2822(value).ok()?;
-    Some((date.with_timezone(&Utc) - now).to_std().unwrap_or_default().min(LONGEST))
+    let (until, now) = (DateTime::parse_from_rfc2822(value).ok()?, DateTime::parse_from_rfc2822(date?.trim()).ok()?);
+    Some((until - now).to_std().unwrap_or_default().min(LONGEST))
 }
 
 /// A host that could not be looked up.
@@ -136,8 +138,7 @@ mod tests {
 
     #[test]
     fn retry_after_takes_seconds_and_dates() {
-        let now = DateTime::parse_from_rfc3339("1994-11-06T08:49:00Z").unwrap().to_utc();
-        let seconds = |value| retry_after(value, now).map(|wait| wait.as_secs());
+        let seconds = |value| retry_after(value, Some("Sun, 06 Nov 1994 08:49:00 GMT")).map(|wait| wait.as_secs());
         assert_eq!(seconds("120"), Some(120));
         assert_eq!(seconds(" 0 "), Some(0));
         assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT"), Some(37));
@@ -145,6 +146,10 @@ mod tests {
         assert_eq!(seconds("99999999999999999999999"), Some(LONGEST.as_secs()));
         for nonsense in ["", "-1", "1.5", "soon", "5s", "+5", "\u{ff15}"] {
             assert_eq!(seconds(nonsense), None, "{nonsense}");
+        }
+        for unknown in [None, Some("now")] {
+            assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT", unknown), None);
+            assert!(retry_after("120", unknown).is_some());
         }
     }
 }

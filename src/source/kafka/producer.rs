@@ -20,7 +20,7 @@ use super::complaints::Complaints;
 use super::errors;
 use crate::message::{Key, Message};
 use crate::outcome::{Outcome, cut};
-use crate::source::Receipt;
+use crate::source::{Receipt, is_own_header};
 
 /// The thread looks this often whether it should end, and whether messages have come; events wake it at once.
 const POLL: Duration = Duration::from_secs(1);
@@ -195,7 +195,7 @@ impl Producer {
         let mut id = Uuid::encode_buffer();
         let id: &str = message.id.hyphenated().encode_lower(&mut id);
         let mut headers = OwnedHeaders::new_with_capacity(message.headers.iter().len() + 2);
-        for (name, value) in message.headers.iter() {
+        for (name, value) in message.headers.iter().filter(|(name, _)| !is_own_header(name)) {
             headers = headers.insert(Header { key: name, value: Some(value) });
         }
         headers = headers
