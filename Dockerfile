@@ -20,7 +20,7 @@ RUN find src -name '*.rs' -exec touch {} + \
 
 FROM ${BASE_IMAGE}
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates libssl3 zlib1g \
+    && apt-get install -y --no-install-recommends ca-certificates libssl3 tini zlib1g \
     && apt-get clean && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin \
     && groupadd --gid 10001 redrive \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin redrive \
@@ -37,5 +37,6 @@ EXPOSE 8087 8088
 # a database that is away is no reason to kill it (Swarm and Podman do, where a check fails).
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
     CMD ["redrive", "health", "--url", "http://127.0.0.1:8088/healthz"]
-ENTRYPOINT ["redrive"]
+# Process 1 has to bury whatever a 'command' source leaves behind; '-s' for where it is not process 1.
+ENTRYPOINT ["tini", "-s", "--", "redrive"]
 CMD ["serve"]

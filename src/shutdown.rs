@@ -3,6 +3,8 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::source::command;
+
 /// The exit code of a process that was stopped hard by a second signal: 128 + SIGTERM.
 const STOPPED_HARD: i32 = 143;
 
@@ -29,6 +31,8 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
             }
         }
         tracing::warn!(signal = name, "stopped at once; what was under way is sent again when its lease has run out");
+        // They lead groups of their own, so that no signal of ours reaches them.
+        command::kill_all();
         std::process::exit(STOPPED_HARD);
     });
     Ok(token)

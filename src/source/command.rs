@@ -9,10 +9,13 @@ mod output;
 mod process;
 mod table;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Source;
@@ -22,10 +25,14 @@ use process::Program;
 
 pub use config::Config;
 
+pub(crate) use process::kill_all;
+
 struct Command {
-    program: std::sync::Arc<Program>,
+    program: Arc<Program>,
     /// The processes under way, those that are being ended among them.
     tracker: TaskTracker,
+    /// Cancelled when redrive can wait no longer.
+    ending: CancellationToken,
 }
 
 #[async_trait]
@@ -35,11 +42,11 @@ impl Source for Command {
             Ok(environment) => environment,
             Err(detail) => return Outcome::unsendable("command_environment", detail),
         };
-        let program = self.program.clone();
+        let (program, ending) = (self.program.clone(), self.ending.clone());
         let payload = message.payload.clone().unwrap_or_default();
         // In a task of its own, so that a group is ended in full also when this future is dropped; dropping `wanted` says that it was.
         let (wanted, unwanted) = oneshot::channel::<()>();
-        let task = self.tracker.spawn(async move { process::run(&program, environment, payload, unwanted).await });
+        let task = self.tracker.spawn(async move { process::run(&program, environment, payload, unwanted, ending).await });
         let outcome = task.await;
         drop(wanted);
         outcome.unwrap_or_else(|error| Outcome::unreachable("command_lost", format!("the task that ran the command was lost: {error}")))
@@ -47,7 +54,10 @@ impl Source for Command {
 
     async fn close(&self, within: Duration) {
         self.tracker.close();
-        // What is not over by then loses its group with the runtime.
-        let _ = tokio::time::timeout(within, self.tracker.wait()).await;
+        if timeout(within, self.tracker.wait()).await.is_err() {
+            self.ending.cancel();
+            // What is not over by then loses its group with the runtime.
+            let _ = timeout(process::LAST, self.tracker.wait()).await;
+        }
     }
 }

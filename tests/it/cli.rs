@@ -298,6 +298,13 @@ fn the_check_of_the_image_looks_at_the_process_alone() {
 }
 
 #[test]
+fn in_the_image_somebody_buries_what_commands_leave_behind() {
+    let dockerfile = include_str!("../../Dockerfile");
+    let entry = dockerfile.lines().find(|line| line.starts_with("ENTRYPOINT")).unwrap();
+    assert!(entry.contains(r#""tini", "-s", "--", "redrive""#) && dockerfile.contains("libssl3 tini "), "{entry}");
+}
+
+#[test]
 fn a_store_that_can_not_be_reached_exits_69() {
     // Nobody listens on port 1.
     let folder = folder("project: orders\nstore: { url: 'postgres://redrive:hunter2@127.0.0.1:1/x', timeout: 1s }\n");

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::process::Program;
@@ -79,6 +80,6 @@ impl crate::source::Config for Config {
             timeout: cx.options.timeout.map_or(DEFAULT_TIMEOUT, Into::into),
             keep_result: cx.options.keep_result,
         };
-        Ok(Sender::each(Command { program: Arc::new(program), tracker: TaskTracker::new() }))
+        Ok(Sender::each(Command { program: Arc::new(program), tracker: TaskTracker::new(), ending: CancellationToken::new() }))
     }
 }

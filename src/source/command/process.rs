@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, ChildStdin};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::output::{self, Head, Tail};
 use super::table;
@@ -19,6 +21,8 @@ use crate::source::answer;
 
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long all that is told to end takes, at the most but for a process that waits for a dead disk.
+pub(super) const LAST: Duration = Duration::from_millis(1500);
 /// How often a process that was told to end is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// After the process has ended, how long its output is waited for: a grandchild that goes on may hold the pipes open for ever.
@@ -38,8 +42,15 @@ pub(super) struct Program {
     pub(super) keep_result: bool,
 }
 
-/// Runs the program once. When the sender of `unwanted` is dropped, nobody waits for the outcome, and the process group is ended.
-pub(super) async fn run(program: &Program, facts: Vec<(&'static str, String)>, payload: Bytes, unwanted: oneshot::Receiver<()>) -> Outcome {
+/// Runs the program once. The process group is ended when the sender of `unwanted` is dropped, since nobody waits for the outcome then, and when
+/// `ending` is cancelled.
+pub(super) async fn run(
+    program: &Program,
+    facts: Vec<(&'static str, String)>,
+    payload: Bytes,
+    unwanted: oneshot::Receiver<()>,
+    ending: CancellationToken,
+) -> Outcome {
     let [name, arguments @ ..] = program.argv.as_slice() else {
         return Outcome::refused("command_not_found", "no program is configured");
     };
@@ -74,6 +85,7 @@ pub(super) async fn run(program: &Program, facts: Vec<(&'static str, String)>, p
                 status = group.child.wait() => break Some(status),
                 () = &mut end => break None,
                 _ = &mut unwanted => break None,
+                () = ending.cancelled() => break None,
                 _ = &mut streams, if streams_open => streams_open = false,
                 () = &mut feeding, if feeds => feeds = false,
             }
@@ -92,6 +104,7 @@ pub(super) async fn run(program: &Program, facts: Vec<(&'static str, String)>, p
     let (outcome, code) = match status {
         Some(Ok(status)) => (table::ended(status, &said), status.code().unwrap_or(-1)),
         Some(Err(error)) => (Outcome::unreachable("command_lost", format!("the process could not be waited for: {error}")), -1),
+        None if ending.is_cancelled() => (Outcome::unreachable("command_lost", "redrive stopped; the process group was ended"), -1),
         None => (Outcome::unreachable("command_timeout", late(program.timeout, &said)), -1),
     };
     if program.keep_result { outcome.with_result(answer::json("exit", code.into(), "output", head.bytes())) } else { outcome }
@@ -117,15 +130,32 @@ struct Group {
     id: Option<Pid>,
 }
 
+/// The numbers of all groups of this process.
+static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+fn groups() -> MutexGuard<'static, Vec<Pid>> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends all groups at once, for a process that exits without letting go of anything.
+pub(crate) fn kill_all() {
+    for id in groups().iter() {
+        let _ = kill_process_group(*id, Signal::KILL);
+    }
+}
+
 impl Group {
     fn new(child: Child) -> Self {
         let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        groups().extend(id);
         Self { child, id }
     }
 
-    /// The leader has ended by itself and been waited for. What it left running is its own affair.
+    /// The group's number is not used any more. What a leader that ended by itself has left running is its own affair.
     fn over(&mut self) {
-        self.id = None;
+        if let Some(id) = self.id.take() {
+            groups().retain(|group| *group != id);
+        }
     }
 
     fn signal(&self, signal: Signal) {
@@ -143,7 +173,7 @@ impl Group {
             sleep(LOOK).await;
         }
         self.signal(Signal::KILL);
-        self.id = None;
+        self.over();
         // SIGKILL can't be refused, but a process that waits for a dead disk dies late: the runtime waits for that one later.
         let _ = timeout(GRACE, self.child.wait()).await;
     }
@@ -158,5 +188,6 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
+        self.over();
     }
 }

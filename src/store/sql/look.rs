@@ -43,7 +43,7 @@ pub(super) async fn locked<D: Dialect>(session: &mut Session<D>, ids: Vec<Uuid>)
 }
 
 /// The time, or the nearest that every database can hold: no row lies beyond it.
-fn held(at: DateTime<Utc>) -> DateTime<Utc> {
+fn storable(at: DateTime<Utc>) -> DateTime<Utc> {
     // The years 0 to 9999.
     let seconds = at.timestamp().clamp(-62_167_219_200, 253_402_300_799);
     if seconds == at.timestamp() { at } else { DateTime::from_timestamp(seconds, 0).unwrap_or(at) }
@@ -85,7 +85,7 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
     for (condition, at) in [(" AND created_at >= ?", list.since), (" AND created_at < ?", list.until)] {
         if let Some(at) = at {
             sql.push_str(condition);
-            values.push(Value::Time(Some(held(at))));
+            values.push(Value::Time(Some(storable(at))));
         }
     }
     if let Some(after) = &list.after {

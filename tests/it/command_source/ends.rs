@@ -136,6 +136,21 @@ async fn when_nobody_waits_any_longer_the_whole_group_is_ended() {
     gone(grandchild).await;
 }
 
+#[tokio::test]
+async fn what_redrive_can_wait_for_no_longer_has_time_to_tidy_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "trap 'echo tidy > tidied; exit 0' TERM; echo $$ > leader; while :; do sleep 0.05; done";
+    let source = shell(script, json!({ "timeout": "10m" }), folder.path());
+    let sending = tokio::spawn({
+        let source = source.clone();
+        async move { source.send(&message("")).await }
+    });
+    line(&folder.path().join("leader")).await;
+    source.close(Duration::from_millis(100)).await;
+    assert_eq!(std::fs::read_to_string(folder.path().join("tidied")).unwrap(), "tidy\n");
+    assert_eq!(said(&sending.await.unwrap()), (Class::Unreachable, "command_lost"));
+}
+
 #[test]
 fn a_runtime_that_stops_takes_the_group_with_it() {
     let folder = tempfile::tempdir().unwrap();
