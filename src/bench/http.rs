@@ -58,7 +58,7 @@ impl Connection {
 
     /// Asks for a path.
     pub(super) async fn get(&mut self, path: &str) -> io::Result<Answer<'_>> {
-        self.ask(format!("GET {path} HTTP/1.1\r\nHost: redrive\r\n\r\n").as_bytes()).await
+        self.ask(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await
     }
 }
 

@@ -131,7 +131,7 @@ impl Load {
         };
         let content_type = content_type.map_or_else(String::new, |kind| format!("Content-Type: {kind}\r\n"));
         let path = path.trim_end_matches('?');
-        let text = format!("POST {path} HTTP/1.1\r\nHost: redrive\r\n{content_type}Content-Length: {}\r\n\r\n{body}", body.len());
+        let text = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{content_type}Content-Length: {}\r\n\r\n{body}", body.len());
         // The payload stands in the request as it is.
         let before = payload.get(..AT).unwrap_or_default();
         let numbers = text.match_indices(before).map(|(at, found)| at + found.len()).collect();
