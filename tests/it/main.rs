@@ -9,7 +9,7 @@
     reason = "a test that fails says so; Clippy knows only functions marked #[test]"
 )]
 
-mod amqp_fake;
+mod amqp_mock;
 mod api;
 mod bench;
 mod cli;

@@ -1,10 +1,11 @@
 //! A lane: one channel and the batches that go over it, one after another.
 //!
-//! lapin hands a returned message to whichever confirm comes next, so that one says nothing of its own message. What is certain: the broker
-//! sends a return before the confirm of the same message, and returns are handed out in the order in which they came. A confirm that brings
-//! none found none waiting: its own had been handed to an earlier one. And once every send up to some point was confirmed, every return up to
-//! that point was handed to *some* confirm. So a batch is awaited whole, the ids of all returned messages are gathered from all its confirms,
-//! and each message is judged by its own id.
+//! lapin hands a returned message to whichever confirm comes next, so a single confirm says nothing certain of its own message. What is
+//! certain: the broker sends a return before the confirm of the same message, and returns come in the order of the sends. Once every send
+//! up to some point was confirmed, every return up to that point was handed to *some* confirm. A confirm that brings no return says that
+//! none was waiting, and so that its own message's, if there was one, went to a confirm before it. So a batch is awaited whole, the ids of
+//! all returned messages are gathered from all its confirms, and each message is judged by its own id: one that the broker withholds, or
+//! that is lost, leaves only those behind it in doubt whose confirm brought another's return.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
@@ -148,10 +150,10 @@ impl Lane {
     async fn publish(&mut self, rows: Vec<Row>, deadline: Instant) -> (Vec<Row>, Cause) {
         let Some(open) = self.open.take() else { return (rows, Cause::Late) };
         let (messages, publishings, receipts) = prepare(rows, &self.route, open.link.frame_max);
-        let (confirmations, cause) = confirm(&open, &self.route, &messages, publishings, deadline).await;
+        let Confirmed { confirmations, late, cause } = confirm(&open, &self.route, &messages, publishings, deadline).await;
 
         let mut returned = HashMap::new();
-        for message in confirmations.iter().flatten().filter_map(returned_message) {
+        for message in confirmations.iter().flatten().chain(&late).filter_map(returned_message) {
             if let Some(id) = message.properties.message_id() {
                 returned.insert(
                     id.as_str().to_owned(),
@@ -162,13 +164,13 @@ impl Lane {
         let mut lost = Vec::new();
         for ((message, (receipt, since)), confirmation) in messages.into_iter().zip(receipts).zip(confirmations) {
             let row = Row { message, receipt, since };
-            let returned = returned.remove(&*row.message.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+            let outcome = returned.remove(&*row.message.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
             match confirmation {
                 None => lost.push(row),
-                // It brought the return of another: its own may have waited behind that for the confirm of one that had none.
-                Some(Confirmation::Ack(Some(_))) if returned.is_none() && !lost.is_empty() => lost.push(row),
+                // Past the first that was not confirmed its own return may be waiting for that one's confirm.
+                Some(Confirmation::Ack(Some(_))) if !lost.is_empty() && outcome.is_none() => lost.push(row),
                 Some(confirmation) => {
-                    row.receipt.finish(returned.unwrap_or_else(|| match confirmation {
+                    row.receipt.finish(outcome.unwrap_or_else(|| match confirmation {
                         Confirmation::Ack(_) => Outcome::succeeded(),
                         Confirmation::Nack(_) => Outcome::refused("amqp_nack", "the broker did not take the message"),
                         Confirmation::NotRequested => Outcome::unreachable("amqp_not_confirmed", "the channel was not in confirm mode"),
@@ -226,39 +228,42 @@ fn prepare(rows: Vec<Row>, route: &Route, frame_max: u32) -> (Vec<Message>, Vec<
     (messages, publishings, receipts)
 }
 
+/// What was heard of a batch.
+struct Confirmed {
+    /// A confirm each, or `None` where none came.
+    confirmations: Vec<Option<Confirmation>>,
+    /// Confirms that came while the others were looked at: too late to count, but they may have taken the others' returns.
+    late: Vec<Confirmation>,
+    cause: Cause,
+}
+
 /// Sends and waits for every confirm until the deadline; then the connection is cut, since lapin can't take a publish back.
-async fn confirm(
-    open: &Open,
-    route: &Route,
-    messages: &[Message],
-    publishings: Vec<Publishing>,
-    deadline: Instant,
-) -> (Vec<Option<Confirmation>>, Cause) {
+async fn confirm(open: &Open, route: &Route, messages: &[Message], publishings: Vec<Publishing>, deadline: Instant) -> Confirmed {
     let mut sends = Vec::with_capacity(messages.len());
     for (message, Publishing { routing_key, properties }) in messages.iter().zip(publishings) {
         let options = BasicPublishOptions { mandatory: route.mandatory, immediate: false };
         let payload = message.payload.as_deref().unwrap_or_default();
-        let mut send = Box::pin(open.channel.basic_publish(route.exchange.clone(), routing_key, options, payload, properties));
-        // The first poll hands the frames over, in order; what is left is to wait until they are written.
+        let publish = open.channel.basic_publish(route.exchange.clone(), routing_key, options, payload, properties);
+        let mut send = Box::pin(async { publish.await?.await }.fuse());
+        // The first poll hands the frames over, in order; what is left is to wait until they are written and confirmed.
         let first = futures::poll!(&mut send);
         sends.push((send, first));
     }
     let mut patience = Patience { until: deadline, cause: Cause::Late };
-    let mut confirms = Vec::with_capacity(sends.len());
-    for (send, first) in sends {
-        confirms.push(match first {
+    let mut confirmations = Vec::with_capacity(sends.len());
+    let mut unheard = Vec::new();
+    for (mut send, first) in sends {
+        let confirmation = match first {
             Poll::Ready(result) => patience.note(result),
-            Poll::Pending => patience.wait(send, &open.link).await,
-        });
+            Poll::Pending => patience.wait(&mut send, &open.link).await,
+        };
+        if confirmation.is_none() {
+            unheard.push(send);
+        }
+        confirmations.push(confirmation);
     }
-    let mut confirmations = Vec::with_capacity(confirms.len());
-    for confirm in confirms {
-        confirmations.push(match confirm {
-            Some(confirm) => patience.wait(confirm, &open.link).await,
-            None => None,
-        });
-    }
-    (confirmations, patience.cause)
+    let late = unheard.into_iter().filter_map(|send| send.now_or_never()?.ok()).collect();
+    Confirmed { confirmations, late, cause: patience.cause }
 }
 
 /// Waits for many things until one deadline. When it has passed, the connection is cut and a moment is left for what lapin knew already.
