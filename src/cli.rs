@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
 
 use crate::source::Registry;
 
@@ -85,6 +86,8 @@ struct ConfigFile {
 struct Terminal<'a> {
     registry: &'a Registry,
     out: &'a mut dyn Write,
+    /// To be cancelled by who is told to stop at once.
+    hard: CancellationToken,
 }
 
 /// Does what the command line says, with the kinds of sources that `registry` knows; answers the exit code.
@@ -125,11 +128,14 @@ fn parse_and_run(registry: &Registry) -> u8 {
         }
     };
     let mut out = io::BufWriter::new(io::stdout());
+    let hard = CancellationToken::new();
     let done = runtime.block_on(async {
-        let done = cli.command.run(Terminal { registry, out: &mut out }).await;
+        let work = Box::pin(cli.command.run(Terminal { registry, out: &mut out, hard: hard.clone() }));
+        let done = hard.run_until_cancelled(work).await.unwrap_or(Err(Failure::StoppedHard));
         done.and_then(|()| out.flush().map_err(Failure::from))
     });
-    // What a client library still does in threads of its own must not hold up the exit.
+    // What still runs goes with the runtime, and takes its processes with it. What a client library still does in threads of its own must not
+    // hold up the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
     match done {
         Ok(()) => 0,

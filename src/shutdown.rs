@@ -1,19 +1,22 @@
 //! Stopping: a first signal asks for it, a second one ends the process at once.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::source::command;
-
 /// The exit code of a process that was stopped hard by a second signal: 128 + SIGTERM.
-const STOPPED_HARD: i32 = 143;
+pub const STOPPED_HARD: u8 = 143;
 
-/// A token that is cancelled by the first SIGTERM or SIGINT. The second one ends the process: what is under way is then found by
-/// others when its lease runs out.
+/// How long whoever looks at `hard` may take to end the process.
+const HARD_WITHIN: Duration = Duration::from_secs(2);
+
+/// A token that is cancelled by the first SIGTERM or SIGINT. The second one cancels `hard`, for which the runtime is to be dropped, and all that
+/// runs in it with its processes: what is under way is then found by others when its lease runs out. A thread that hangs does not hold that up.
 ///
 /// # Errors
 /// If the signal handlers can't be installed.
-pub fn on_signal() -> std::io::Result<CancellationToken> {
+pub fn on_signal(hard: CancellationToken) -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let token = CancellationToken::new();
@@ -26,14 +29,15 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
                 _ = interrupt.recv() => name = "SIGINT",
             }
             if round == 0 {
-                tracing::info!(signal = name, "stopping: nothing new is sent, what is under way is finished; a second signal stops at once");
+                // First: a log that can't be written must not keep it from stopping.
                 stop.cancel();
+                tracing::info!(signal = name, "stopping: nothing new is sent, what is under way is finished; a second signal stops at once");
             }
         }
+        hard.cancel();
         tracing::warn!(signal = name, "stopped at once; what was under way is sent again when its lease has run out");
-        // They lead groups of their own, so that no signal of ours reaches them.
-        command::kill_all();
-        std::process::exit(STOPPED_HARD);
+        tokio::time::sleep(HARD_WITHIN).await;
+        std::process::exit(STOPPED_HARD.into());
     });
     Ok(token)
 }

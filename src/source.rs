@@ -56,7 +56,8 @@ pub trait Source: Send + Sync + 'static {
         None
     }
 
-    /// Lets go of connections. Nothing is under way when it is called, or `within` is all the time that is left.
+    /// Lets go of connections. Nothing is under way when it is called, or `within` is all the time that is left for it; what then takes a moment to
+    /// be ended in good order, such as a process, may have that moment.
     async fn close(&self, within: Duration) {
         let _ = within;
     }

@@ -63,7 +63,8 @@ pub fn init(config: &Config, overriding: Option<&str>) -> Result<(), String> {
         Format::Json => true,
         Format::Text => false,
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // That a line could not be written would be said on the stderr that takes none, which panics.
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     // Fails only if a program that embeds redrive has set its own up before: then that one holds.
     let _ = if json {
         lines.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init_quietly()

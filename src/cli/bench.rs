@@ -67,7 +67,7 @@ impl Command {
             Which::Plain(part) => return Ok(bench::plain::serve(&part.file.config, terminal.registry).await?),
         };
         let json = case.common().json;
-        let report = bench::run(case, terminal.registry, shutdown::on_signal()?).await?;
+        let report = bench::run(case, terminal.registry, shutdown::on_signal(terminal.hard)?).await?;
         if json { output::json(terminal.out, &report) } else { output::show(terminal.out, &report.table()) }
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::config::Faults;
-use crate::{app, store};
+use crate::{app, shutdown, store};
 
 /// Failed.
 pub(super) const FAILED: u8 = 1;
@@ -40,6 +40,9 @@ pub(super) enum Failure {
     /// Some of what was asked for was not done; which is printed already.
     #[error("not all was done")]
     Partly,
+    /// A second signal came; which is logged already.
+    #[error("stopped at once")]
+    StoppedHard,
     /// What there is to say could not be written.
     #[error("writing the output failed: {0}")]
     Output(#[from] io::Error),
@@ -52,6 +55,7 @@ impl Failure {
             Self::Faults(_) | Self::FaultsShown | Self::Config(_) => CONFIG,
             Self::Usage(_) => USAGE,
             Self::Unreachable(_) => UNREACHABLE,
+            Self::StoppedHard => shutdown::STOPPED_HARD,
             // `redrive list | head` has done what was wanted.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Failed(_) | Self::Partly | Self::Output(_) => FAILED,
@@ -61,7 +65,7 @@ impl Failure {
     /// What to say about it on stderr, if it is not said yet.
     pub(super) fn message(&self) -> Option<String> {
         match self {
-            Self::FaultsShown | Self::Partly => None,
+            Self::FaultsShown | Self::Partly | Self::StoppedHard => None,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
             Self::Faults(faults) => {
                 let count = faults.list().len();

@@ -22,7 +22,7 @@ pub(super) struct Command {
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         let config = self.file.load(terminal.registry)?;
-        let stop = shutdown::on_signal()?;
+        let stop = shutdown::on_signal(terminal.hard)?;
         let app = App::build(config).await?;
         if let Some(address) = app.address() {
             tracing::info!(api.address = %address, "listening");

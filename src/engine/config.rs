@@ -122,7 +122,7 @@ impl Default for Idempotency {
 pub struct Shutdown {
     /// Messages are still accepted for so long.
     pub accept_for: Span,
-    /// After so long the process ends, whatever is under way.
+    /// After so long what is under way is no longer waited for, and the process ends.
     pub grace: Span,
 }
 

@@ -1,14 +1,16 @@
 //! The command line as a script sees it: output, exit codes, and nothing started when something is wrong.
 
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::process::{gone, line, pid};
 use crate::support::{Raw, service};
 
 /// A folder with a configuration on SQLite.
@@ -298,10 +300,11 @@ fn the_check_of_the_image_looks_at_the_process_alone() {
 }
 
 #[test]
-fn in_the_image_somebody_buries_what_commands_leave_behind() {
-    let dockerfile = include_str!("../../Dockerfile");
-    let entry = dockerfile.lines().find(|line| line.starts_with("ENTRYPOINT")).unwrap();
-    assert!(entry.contains(r#""tini", "-s", "--", "redrive""#) && dockerfile.contains("libssl3 tini "), "{entry}");
+fn the_image_has_a_first_process_that_buries_the_dead() {
+    let image = include_str!("../../Dockerfile").rsplit("\nFROM ").next().unwrap();
+    assert!(image.lines().any(|line| line == r#"ENTRYPOINT ["tini", "-s", "--", "redrive"]"#), "{image}");
+    let installed = image.lines().find(|line| line.contains("apt-get install")).unwrap();
+    assert!(installed.split_whitespace().any(|package| package == "tini"), "{installed}");
 }
 
 #[test]
@@ -343,10 +346,52 @@ fn a_run_that_is_stopped_before_all_is_sent_exits_1() {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(5));
     }
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), 1, "{}", err(&output));
     assert!(err(&output).contains("redrive: stopped before all that is due was sent"), "{}", err(&output));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_commands_too() {
+    let folder = folder(
+        "project: orders\nstore: { url: 'sqlite://t.db' }\napi: { listen: '127.0.0.1:0' }\n\
+         sources: { c: { kind: command, argv: [sh, -c, 'echo $$$$ > leader; exec sleep 60'] } }\n",
+    );
+    let folder = folder.path();
+    done(folder, &["migrate"]);
+    done(folder, &["send", "c", "--payload", "x"]);
+    let mut child = command(folder, &["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let leader = pid(&line(&folder.join("leader")).await);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    // Two that come before the first is dealt with are one.
+    assert!(log.any(|line| line.unwrap().contains("stopping")));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    gone(leader).await;
+}
+
+#[test]
+fn a_node_whose_log_nobody_reads_any_more_stops_when_it_is_told_to() {
+    let folder = folder("project: orders\nstore: { url: 'sqlite://t.db' }\napi: { listen: '127.0.0.1:0' }\nsources: { l: { kind: log } }\n");
+    let mut child = command(folder.path(), &["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(log.any(|line| line.unwrap().contains("listening")));
+    drop(log);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(15);
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            None => {
+                child.kill().unwrap();
+                panic!("it goes on");
+            }
+        }
+    };
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod app;
 mod backend;
 pub(crate) mod endpoint;
+pub(crate) mod process;
 mod proxy;
 mod raw;
 pub(crate) mod sends;

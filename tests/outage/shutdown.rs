@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
 use crate::support::{Database, Kind, Node, Producer, Sink, Yaml, eventually};
 
@@ -74,28 +74,4 @@ async fn a_second_sigterm_stops_hard() {
     node.respawn().await;
     database.finished(Duration::from_secs(20)).await;
     assert_eq!(database.records().await[accepted.id()].state, "succeeded");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_second_sigterm_leaves_no_command_running() {
-    let database = Database::fresh(Kind::Sqlite).await;
-    // Each dollar twice, for the configuration.
-    let script = "echo $$$$ > pid.new && mv pid.new pid && exec sleep 600";
-    let source = format!("{{ kind: command, argv: [sh, -c, '{script}'], timeout: 20m }}");
-    let yaml = Yaml::on(&database).source("job", &source).section("shutdown: { accept_for: 20s, grace: 40s }");
-    let mut node = Node::start(&yaml).await;
-    node.publish("job", "x").await;
-    let file = node.config().with_file_name("pid");
-    let pid =
-        eventually("the command runs", Duration::from_secs(10), async || std::fs::read_to_string(&file).map_err(|error| error.to_string())).await;
-    let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
-    node.signal(Signal::TERM);
-    node.answers("/readyz", StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(5)).await;
-    node.signal(Signal::TERM);
-    node.exit(Duration::from_secs(5)).await;
-    eventually("it is gone", Duration::from_secs(5), async || match std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) {
-        Ok(stat) if !stat.contains(") Z") => Err(stat),
-        _ => Ok(()),
-    })
-    .await;
 }

@@ -1,16 +1,15 @@
 //! One process, from its start to the end of its group.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, ChildStdin};
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -21,12 +20,12 @@ use crate::source::answer;
 
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long all that is told to end takes, at the most but for a process that waits for a dead disk.
-pub(super) const LAST: Duration = Duration::from_millis(1500);
 /// How often a process that was told to end is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// After the process has ended, how long its output is waited for: a grandchild that goes on may hold the pipes open for ever.
 const LINGER: Duration = Duration::from_millis(200);
+/// How long the end of a group takes, with a little to spare; only a process that even SIGKILL does not reach at once takes longer.
+pub(super) const ENDS_WITHIN: Duration = GRACE.saturating_add(LINGER).saturating_add(Duration::from_millis(100));
 
 /// What is run for each message.
 pub(super) struct Program {
@@ -42,15 +41,18 @@ pub(super) struct Program {
     pub(super) keep_result: bool,
 }
 
-/// Runs the program once. The process group is ended when the sender of `unwanted` is dropped, since nobody waits for the outcome then, and when
-/// `ending` is cancelled.
-pub(super) async fn run(
-    program: &Program,
-    facts: Vec<(&'static str, String)>,
-    payload: Bytes,
-    unwanted: oneshot::Receiver<()>,
-    ending: CancellationToken,
-) -> Outcome {
+/// What it was that ended a process.
+enum End {
+    /// The process itself, or a signal of others.
+    Own(io::Result<ExitStatus>),
+    /// Its time was up.
+    Late,
+    /// It could not be waited for any longer.
+    Unwanted,
+}
+
+/// Runs the program once. When `unwanted` is cancelled, its outcome can't be waited for any longer, and the process group is ended.
+pub(super) async fn run(program: &Program, facts: Vec<(&'static str, String)>, payload: Bytes, unwanted: CancellationToken) -> Outcome {
     let [name, arguments @ ..] = program.argv.as_slice() else {
         return Outcome::refused("command_not_found", "no program is configured");
     };
@@ -72,46 +74,43 @@ pub(super) async fn run(
     let mut group = Group::new(child);
     let (stdin, stdout, stderr) = (group.child.stdin.take(), group.child.stdout.take(), group.child.stderr.take());
     let (mut head, mut tail) = (Head::default(), Tail::default());
-    let status = {
+    let end = {
         let streams = async { tokio::join!(output::read(stdout, &mut head), output::read(stderr, &mut tail)) };
         let feeding = feed(stdin, &payload);
-        tokio::pin!(streams, feeding);
-        let end = sleep(program.timeout);
-        tokio::pin!(end, unwanted);
+        let late = sleep(program.timeout);
+        tokio::pin!(streams, feeding, late);
         let (mut streams_open, mut feeds) = (true, true);
-        let status = loop {
+        let end = loop {
             tokio::select! {
                 biased;
-                status = group.child.wait() => break Some(status),
-                () = &mut end => break None,
-                _ = &mut unwanted => break None,
-                () = ending.cancelled() => break None,
+                status = group.child.wait() => break End::Own(status),
+                () = &mut late => break End::Late,
+                () = unwanted.cancelled() => break End::Unwanted,
                 _ = &mut streams, if streams_open => streams_open = false,
                 () = &mut feeding, if feeds => feeds = false,
             }
         };
-        if status.is_some() {
-            group.over();
-        } else {
-            group.end().await;
+        match end {
+            End::Own(_) => group.over(),
+            End::Late | End::Unwanted => group.end().await,
         }
         if streams_open {
             let _ = timeout(LINGER, streams).await;
         }
-        status
+        end
     };
     let said = tail.last_lines();
-    let (outcome, code) = match status {
-        Some(Ok(status)) => (table::ended(status, &said), status.code().unwrap_or(-1)),
-        Some(Err(error)) => (Outcome::unreachable("command_lost", format!("the process could not be waited for: {error}")), -1),
-        None if ending.is_cancelled() => (Outcome::unreachable("command_lost", "redrive stopped; the process group was ended"), -1),
-        None => (Outcome::unreachable("command_timeout", late(program.timeout, &said)), -1),
+    let (outcome, code) = match end {
+        End::Own(Ok(status)) => (table::ended(status, &said), status.code().unwrap_or(-1)),
+        End::Own(Err(error)) => (Outcome::unreachable("command_lost", format!("the process could not be waited for: {error}")), -1),
+        End::Late => (Outcome::unreachable("command_timeout", ended(&format!("did not end within {:?}", program.timeout), &said)), -1),
+        End::Unwanted => (Outcome::unreachable("command_stopped", ended("was still running when redrive stopped", &said)), -1),
     };
     if program.keep_result { outcome.with_result(answer::json("exit", code.into(), "output", head.bytes())) } else { outcome }
 }
 
-fn late(after: Duration, said: &str) -> String {
-    let what = format!("did not end within {after:?}; its process group was ended");
+fn ended(why: &str, said: &str) -> String {
+    let what = format!("{why}; its process group was ended");
     if said.is_empty() { what } else { format!("{what}: {said}") }
 }
 
@@ -130,32 +129,15 @@ struct Group {
     id: Option<Pid>,
 }
 
-/// The numbers of all groups of this process.
-static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
-
-fn groups() -> MutexGuard<'static, Vec<Pid>> {
-    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Ends all groups at once, for a process that exits without letting go of anything.
-pub(crate) fn kill_all() {
-    for id in groups().iter() {
-        let _ = kill_process_group(*id, Signal::KILL);
-    }
-}
-
 impl Group {
     fn new(child: Child) -> Self {
         let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        groups().extend(id);
         Self { child, id }
     }
 
-    /// The group's number is not used any more. What a leader that ended by itself has left running is its own affair.
+    /// The leader has ended by itself and been waited for. What it left running is its own affair.
     fn over(&mut self) {
-        if let Some(id) = self.id.take() {
-            groups().retain(|group| *group != id);
-        }
+        self.id = None;
     }
 
     fn signal(&self, signal: Signal) {
@@ -173,7 +155,7 @@ impl Group {
             sleep(LOOK).await;
         }
         self.signal(Signal::KILL);
-        self.over();
+        self.id = None;
         // SIGKILL can't be refused, but a process that waits for a dead disk dies late: the runtime waits for that one later.
         let _ = timeout(GRACE, self.child.wait()).await;
     }
@@ -188,6 +170,5 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
-        self.over();
     }
 }

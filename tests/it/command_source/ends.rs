@@ -5,40 +5,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use redrive::outcome::{Class, MAX_RESULT, Outcome};
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::test_kill_process;
 use serde_json::{Value, json};
 
 use super::shell;
 use crate::support::endpoint::{SOON, build, message, said};
-
-/// Waits until a file holds a line, and reads it.
-async fn line(file: &Path) -> String {
-    let deadline = Instant::now() + SOON;
-    loop {
-        match std::fs::read_to_string(file) {
-            Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
-            _ => assert!(Instant::now() < deadline, "{} was not written", file.display()),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn pid(text: &str) -> Pid {
-    Pid::from_raw(text.parse().unwrap()).unwrap()
-}
-
-/// Waits until a process is gone. One that is dead but not buried, because its new parent does not look, is gone too.
-async fn gone(pid: Pid) {
-    let deadline = Instant::now() + SOON;
-    let zombie = || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-        stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
-    };
-    while test_kill_process(pid).is_ok() && !zombie() {
-        assert!(Instant::now() < deadline, "process {pid:?} is still there");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
+use crate::support::process::{gone, line, pid};
 
 #[tokio::test]
 async fn each_exit_code_is_what_the_table_says() {
@@ -137,18 +109,21 @@ async fn when_nobody_waits_any_longer_the_whole_group_is_ended() {
 }
 
 #[tokio::test]
-async fn what_redrive_can_wait_for_no_longer_has_time_to_tidy_up() {
+async fn what_is_not_over_at_the_close_is_told_to_end_and_has_time_to_tidy_up() {
     let folder = tempfile::tempdir().unwrap();
-    let script = "trap 'echo tidy > tidied; exit 0' TERM; echo $$ > leader; while :; do sleep 0.05; done";
+    let script = "trap 'echo tidy > tidied; exit 0' TERM; echo working >&2; echo $$ > leader; while :; do sleep 0.05; done";
     let source = shell(script, json!({ "timeout": "10m" }), folder.path());
     let sending = tokio::spawn({
         let source = source.clone();
         async move { source.send(&message("")).await }
     });
-    line(&folder.path().join("leader")).await;
+    let leader = pid(&line(&folder.path().join("leader")).await);
     source.close(Duration::from_millis(100)).await;
-    assert_eq!(std::fs::read_to_string(folder.path().join("tidied")).unwrap(), "tidy\n");
-    assert_eq!(said(&sending.await.unwrap()), (Class::Unreachable, "command_lost"));
+    assert_eq!(std::fs::read_to_string(folder.path().join("tidied")).unwrap_or_default(), "tidy\n");
+    gone(leader).await;
+    let outcome = tokio::time::timeout(SOON, sending).await.unwrap().unwrap();
+    assert_eq!(said(&outcome), (Class::Unreachable, "command_stopped"));
+    assert!(outcome.detail.contains("its process group was ended: working"), "{}", outcome.detail);
 }
 
 #[test]
