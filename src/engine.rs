@@ -452,12 +452,6 @@ impl Handle {
         Ok(Work { sendable: outlook.lapsed || !reachable.is_empty(), unreachable: !unreachable.is_empty() })
     }
 
-    /// Why the store is of no use; `None` if it is ready.
-    #[must_use]
-    pub fn store_trouble(&self) -> Option<String> {
-        self.inner.health.reason()
-    }
-
     /// Waits until the store is ready.
     pub async fn store_is_ready(&self) {
         self.inner.health.is_back().await;

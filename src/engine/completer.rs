@@ -90,41 +90,40 @@ impl FromIterator<(Report, Completion)> for Outcomes {
 struct Desk {
     rng: StdRng,
     failures: Throttle,
-    /// Outcomes of messages that somebody else has locked, and when they are tried again.
+    /// Outcomes of messages that somebody else has locked, and when they are tried again if there are any.
     locked: Vec<(Report, Completion)>,
-    again: Option<Instant>,
+    again: Instant,
 }
 
 impl Completer {
     /// One worker; several may run, each with a batch of its own.
     pub(super) async fn run(self: Arc<Self>, rng: StdRng) {
-        let mut desk = Desk { rng, failures: Throttle::new(10, Duration::from_secs(1)), locked: Vec::new(), again: None };
+        let mut desk = Desk { rng, failures: Throttle::new(10, Duration::from_secs(1)), locked: Vec::new(), again: Instant::now() };
         let mut reports = Vec::with_capacity(BATCH);
         let mut is_open = true;
-        while is_open || desk.again.is_some() {
-            let turn = tokio::select! {
+        while is_open || !desk.locked.is_empty() {
+            // None when the time has come for what was locked; what was taken until then is here all the same.
+            let _turn = tokio::select! {
                 turn = self.reports.take(&mut reports, BATCH), if is_open => {
                     is_open = turn.is_some();
                     turn
                 }
-                () = tokio::time::sleep_until(desk.again.unwrap_or_else(Instant::now)), if desk.again.is_some() => None,
+                () = tokio::time::sleep_until(desk.again), if !desk.locked.is_empty() => None,
             };
-            // What was taken when the time came is here, and has no turn.
-            let _turn = turn;
             let back: Vec<_> = reports.extract_if(.., |report| matches!(report.ending, Ending::HandBack)).collect();
             if !back.is_empty() {
                 self.hand_back(&back).await;
             }
             if !reports.is_empty() {
                 let now = self.clock.now();
-                let outcomes = reports.drain(..).map(|mut report| {
+                let judged = reports.drain(..).map(|mut report| {
                     let completion = self.completion(&mut report, now, &mut desk.rng);
                     (report, completion)
                 });
-                let outcomes = outcomes.collect();
+                let outcomes = judged.collect();
                 self.write(outcomes, &mut desk).await;
             }
-            if desk.again.is_some_and(|at| at <= Instant::now()) {
+            if !desk.locked.is_empty() && desk.again <= Instant::now() {
                 self.write_unlocked(&mut desk).await;
             }
         }
@@ -132,7 +131,6 @@ impl Completer {
 
     /// Writes what was locked by somebody else and is not any more.
     async fn write_unlocked(&self, desk: &mut Desk) {
-        desk.again = None;
         let mut waiting = std::mem::take(&mut desk.locked);
         while !waiting.is_empty() {
             let batch = waiting.drain(..waiting.len().min(BATCH)).collect();
@@ -154,8 +152,10 @@ impl Completer {
             }
         };
         let (locked, free): (Vec<_>, Vec<_>) = outcomes.pairs().partition(|(_, completion)| locked.contains(&completion.held.id));
+        if desk.locked.is_empty() {
+            desk.again = Instant::now() + LOCKED_WAIT;
+        }
         desk.locked.extend(locked);
-        desk.again.get_or_insert_with(|| Instant::now() + LOCKED_WAIT);
         (!free.is_empty()).then(|| free.into_iter().collect())
     }
 

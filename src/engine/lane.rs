@@ -115,7 +115,7 @@ impl Lane {
         if self.is_held_back() || !self.budget.has_room(bytes) {
             return None;
         }
-        if !self.window.is_full() && self.in_flight() >= self.window.size() {
+        if self.in_flight() >= self.window.size() {
             return None;
         }
         let permit = self.places.clone().try_acquire_owned().ok()?;
@@ -269,10 +269,12 @@ impl Lane {
     /// How the lane is doing.
     pub(super) fn status(&self) -> SourceStatus {
         let blocked = self.spec.sender.blocked().is_some();
-        let breaker = match (self.is_open(), blocked) {
-            (true, _) => "open",
-            (false, true) => "blocked",
-            (false, false) => "closed",
+        let breaker = if self.is_open() {
+            "open"
+        } else if blocked {
+            "blocked"
+        } else {
+            "closed"
         };
         // Details are for the log: they may name hosts and users, or be what a command wrote on its stderr.
         let last_error = if blocked { Some("blocked".into()) } else { self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone() };

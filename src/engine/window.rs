@@ -63,7 +63,9 @@ impl Window {
     /// How many a claim may bring where so many are under way: none until there is room for some.
     pub(super) fn room(&self, under_way: u32) -> u32 {
         let size = self.size();
-        Some(size.saturating_sub(under_way)).filter(|room| !self.proven.load(Ordering::Relaxed) || *room >= size / 4).unwrap_or(0)
+        let room = size.saturating_sub(under_way);
+        let worth = if self.proven.load(Ordering::Relaxed) { size / 4 } else { 1 };
+        if room >= worth { room } else { 0 }
     }
 
     /// The destination answered what was under way for so long. Answers whether that was its first word.
