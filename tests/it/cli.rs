@@ -10,17 +10,18 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::Raw;
 use crate::support::process::{gone, line, pid};
-use crate::support::{Raw, service};
 
 /// A folder with a configuration on SQLite.
-fn folder(yaml: &str) -> TempDir {
+pub(crate) fn folder(yaml: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("redrive.yaml"), yaml).unwrap();
     folder
 }
 
-const PLAIN: &str = "project: orders\nstore: { url: 'sqlite://t.db' }\nsources: { l: { kind: log, max_payload: 100, retry: { max_retries: 7 } } }\n";
+pub(crate) const PLAIN: &str =
+    "project: orders\nstore: { url: 'sqlite://t.db' }\nsources: { l: { kind: log, max_payload: 100, retry: { max_retries: 7 } } }\n";
 
 fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_redrive"));
@@ -31,11 +32,11 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn run(folder: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn run(folder: &Path, arguments: &[&str]) -> Output {
     command(folder, arguments).output().unwrap()
 }
 
-fn code(output: &Output) -> i32 {
+pub(crate) fn code(output: &Output) -> i32 {
     output.status.code().unwrap_or_else(|| panic!("ended by a signal: {output:?}"))
 }
 
@@ -43,7 +44,7 @@ fn out(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn err(output: &Output) -> String {
+pub(crate) fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
@@ -322,12 +323,6 @@ fn a_run_waits_for_no_store_that_somebody_must_mend() {
     let output = run(wanting.path(), &["run"]);
     assert_eq!(code(&output), 1, "{}", err(&output));
     assert!(err(&output).contains("redrive migrate"), "{}", err(&output));
-    let mut url: url::Url = service("REDRIVE_TEST_POSTGRES_URL").parse().unwrap();
-    url.set_password(Some("hunter2")).unwrap();
-    let wrong = folder(&PLAIN.replace("sqlite://t.db", url.as_str()));
-    let output = run(wrong.path(), &["run"]);
-    assert_eq!(code(&output), 64, "{}", err(&output));
-    assert!(!err(&output).contains("hunter2"));
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 

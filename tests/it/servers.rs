@@ -2,5 +2,6 @@
 
 mod amqp;
 mod bench;
+mod cli;
 mod kafka;
 mod store;
