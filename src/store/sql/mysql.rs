@@ -236,11 +236,13 @@ impl Dialect for Mysql {
             1205 | 1213 | 1020 | 3058 | 3572 => Error::Contended(text),
             // max_statement_time, max_execution_time.
             1969 | 3024 => Error::TimedOut(timeout),
-            // Too many connections, shutdown, aborted, killed, read-only (a replica), idle for too long, WSREP not ready; and a full disk or
-            // table, a failed write, no memory: somebody makes room, and what was refused is written then.
-            1040 | 1203 | 1053 | 1152 | 1317 | 1927 | 1290 | 1792 | 1836 | 4030 | 4031 | 1047 | 1021 | 1114 | 1026 | 1037 | 1038 | 1041 => {
-                Error::Unavailable(text)
-            }
+            // Too many connections of all or of a user, too many errors of a host, no thread, too many prepared statements or none any more,
+            // shutdown, aborted, killed, read-only (a replica), idle for too long, WSREP not ready, a group that changes its primary.
+            1040 | 1203 | 1226 | 1129 | 1135 | 1461 | 1615 | 1053 | 1152 | 1317 | 1927 | 1290 | 1792 | 1836 | 4030 | 4031 | 1047 | 3100 | 3101
+            // A full disk, table or table of locks, a failed write or commit, no memory: somebody makes room, and what was refused is written then.
+            | 1021 | 1114 | 1206 | 1026 | 1030 | 1180 | 1037 | 1038 | 1041
+            // What a proxy says of the server behind it: it can't be reached, it went away, and ProxySQL's own.
+            | 2000..=2099 | 9000..=9099 => Error::Unavailable(text),
             // No such table, no such column.
             1146 | 1054 => Error::Schema(text),
             // Access denied, unknown database, authentication plugins.

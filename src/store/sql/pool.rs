@@ -267,7 +267,13 @@ impl<D: Dialect> Core<D> {
         let pool = self.pool(work);
         let connection = match timeout_at(deadline, pool.connection(&self.dialect)).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return Err(self.judge(&error)),
+            // Whatever the server says to one that connects, it says nothing of what it was to be given.
+            Ok(Err(error)) => {
+                return Err(match self.judge(&error) {
+                    Error::Refused(why) => Error::Unavailable(why),
+                    error => error,
+                });
+            }
             Err(_) => return Err(Error::TimedOut(limit)),
         };
         let bracket = match work {

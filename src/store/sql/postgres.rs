@@ -272,15 +272,18 @@ impl Dialect for Postgres {
             "40001" | "40P01" | "55P03" => Error::Contended(text),
             // query_canceled: by statement_timeout, or by somebody
             "57014" => Error::TimedOut(timeout),
-            // idle_in_transaction_session_timeout, admin_shutdown and its like, too_many_connections, read_only_sql_transaction (a standby)
-            "25P03" | "57P01" | "57P02" | "57P03" | "57P05" | "53300" | "25006" => Error::Unavailable(text),
+            // idle_in_transaction_session_timeout, read_only_sql_transaction (a standby); a prepared statement that is gone, or whose table was
+            // altered: the next connection prepares it anew
+            "25P03" | "25006" | "26000" => Error::Unavailable(text),
+            "0A000" if text.starts_with("cached plan") => Error::Unavailable(text),
             // undefined_table, undefined_column, undefined_function, invalid_schema_name
             "42P01" | "42703" | "42883" | "3F000" => Error::Schema(text),
             // invalid_catalog_name
             "3D000" => Error::Config(text),
             code if code.starts_with("28") => Error::Config(text),
-            // Insufficient resources (a full disk) and system errors: somebody makes room, and what was refused is written then.
-            code if code.starts_with("53") || code.starts_with("58") => Error::Unavailable(text),
+            // Transactions that were rolled back for reasons of the server, its shutdown; insufficient resources (connections, a full disk) and
+            // system errors: somebody makes room, and what was refused is written then.
+            code if ["40", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => Error::Unavailable(text),
             // Connection exceptions. PgBouncer says everything as 08P01, a wrong password too.
             "08P01" if is_misconfigured(&text) => Error::Config(text),
             code if code.starts_with("08") => Error::Unavailable(text),

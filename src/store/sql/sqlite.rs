@@ -195,8 +195,8 @@ impl Dialect for Sqlite {
         let code = error.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or(0);
         match code & 0xff {
             5 | 6 => Error::Contended(text),
-            // Out of memory, an I/O error, a full disk: somebody makes room, and what was refused is written then.
-            7 | 10 | 13 => Error::Unavailable(text),
+            // Out of memory, a file that may only be read, an I/O error, a full disk: somebody makes room, and what was refused is written then.
+            7 | 8 | 10 | 13 | 15 => Error::Unavailable(text),
             14 | 23 | 26 => Error::Config(format!("the SQLite file can't be used: {text}")),
             1 if text.starts_with("no such table") || text.starts_with("no such column") => Error::Schema(text),
             _ => Error::Refused(text),
