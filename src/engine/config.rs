@@ -30,7 +30,7 @@ pub struct Config {
 pub struct Poller {
     /// `false`: this node only accepts; others send.
     pub enabled: bool,
-    /// At most so many messages a claim.
+    /// At most so many messages a claim; three times as many where a claim has to wait for those of other nodes.
     pub batch: u32,
     /// How often the table is asked when nothing says that something is due.
     pub interval: Span,
@@ -50,7 +50,7 @@ impl Default for Poller {
 pub struct History {
     /// By state.
     pub keep: Keep,
-    /// At most so many finished messages are kept, whatever their age.
+    /// At most so many finished messages are kept, whatever their age: delivered ones go first, then cancelled, then failed ones.
     pub max_rows: u64,
     /// How often old ones are purged.
     pub every: Span,

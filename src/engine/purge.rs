@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::config;
 use super::health::StoreHealth;
 use crate::message::State;
-use crate::store::{self, Purged, Store};
+use crate::store::{self, Purged, Store, Surplus};
 use crate::telemetry::metrics::Metrics;
 
 /// The rest between two batches while there is more to delete, in times of what the last one took: a purge takes a quarter of one
@@ -53,7 +52,7 @@ impl Purge {
         }
     }
 
-    fn request(&self, surplus: Option<DateTime<Utc>>) -> store::Purge {
+    fn request(&self, surplus: Option<Surplus>) -> store::Purge {
         store::Purge {
             project: self.project.clone(),
             keep: State::FINISHED.into_iter().map(|state| (state, self.history.keep.of(state))).collect(),

@@ -233,12 +233,21 @@ pub struct Purge {
     pub project: Arc<str>,
     /// For each finished state, the age past which its rows go; `None` for never.
     pub keep: Vec<(State, Option<Duration>)>,
-    /// At most so many finished rows stay, the oldest go first.
+    /// At most so many finished rows stay: delivered ones go first, then cancelled, then failed ones, of each the oldest.
     pub max_rows: u64,
     /// What the last call answered as [`Purged::surplus`], so that they are not counted for each batch.
-    pub surplus: Option<DateTime<Utc>>,
+    pub surplus: Option<Surplus>,
     /// At most so many rows a state are deleted by one call.
     pub batch: u32,
+}
+
+/// Rows of a state that are too many: those that finished before a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Surplus {
+    /// Their state.
+    pub state: State,
+    /// The moment.
+    pub until: DateTime<Utc>,
 }
 
 /// What was deleted.
@@ -248,8 +257,8 @@ pub struct Purged {
     pub rows: Vec<(State, u64)>,
     /// Idempotency keys past their time.
     pub keys: u64,
-    /// Rows that finished before this are too many; they are deleted first, uncounted, if the next call is told so.
-    pub surplus: Option<DateTime<Utc>>,
+    /// These are too many; they are deleted first, uncounted, if the next call is told so.
+    pub surplus: Option<Surplus>,
     /// Whether there may be more.
     pub more: bool,
 }

@@ -8,11 +8,11 @@ use uuid::Uuid;
 use super::complete::forget_attempts;
 use super::decode;
 use super::dialect::{Batch, Dialect, Id, Row, Value};
-use super::insert::micros;
+use super::insert::{micros, now};
 use super::pool::{Fail, Session};
 use super::shape::Matched;
 use crate::message::State;
-use crate::store::{Purge, Purged};
+use crate::store::{Purge, Purged, Surplus};
 
 /// Up to so many rows are counted; past that an estimate is asked first whether there can be too many.
 const COUNTED: u64 = 100_000;
@@ -24,19 +24,28 @@ pub(super) async fn purge<D: Dialect>(session: &mut Session<D>, purge: &Purge) -
     let batch = usize::try_from(purge.batch.max(1)).unwrap_or(1);
     for (state, keep) in &purge.keep {
         if let (true, Some(keep)) = (state.is_finished(), keep) {
-            let old: Vec<Uuid> = oldest(session, purge, *state, Some(*keep), batch).await?.into_iter().map(|(id, _)| id).collect();
-            purged.more |= old.len() >= batch;
+            let old = oldest(session, purge, *state, Some(*keep), batch).await?.into_iter().map(|(id, _)| id).collect();
             let gone = delete(session, *state, old).await?;
             count(&mut purged, *state, gone);
         }
     }
-    // What is too old goes first, so that it isn't counted.
-    if !purged.more {
-        surplus(session, purge, batch, &mut purged).await?;
-    }
     purged.keys = keys(session, purge).await?;
-    purged.more |= purged.keys >= u64::from(purge.batch.max(1));
+    if purged.rows.is_empty() && purged.keys == 0 {
+        surplus(session, purge, batch, &mut purged).await?;
+    } else {
+        // What is too old goes first, so that it isn't counted; and a count that takes too long takes nothing of it back.
+        purged.more = true;
+    }
     Ok(purged)
+}
+
+/// Which of three is that of a finished state.
+fn of<T>(state: State, [succeeded, failed, cancelled]: [T; 3]) -> T {
+    match state {
+        State::Succeeded => succeeded,
+        State::Failed => failed,
+        _ => cancelled,
+    }
 }
 
 fn count(purged: &mut Purged, state: State, gone: u64) {
@@ -58,12 +67,7 @@ async fn oldest<D: Dialect>(
     limit: usize,
 ) -> Result<Vec<(Uuid, i64)>, Fail> {
     // The state is written out, so that the planner sees which partial index serves.
-    let name = match state {
-        State::Succeeded => "oldest_succeeded",
-        State::Failed => "oldest_failed",
-        _ => "oldest_cancelled",
-    };
-    let sql = session.sql(name, || {
+    let sql = session.sql(of(state, ["oldest_succeeded", "oldest_failed", "oldest_cancelled"]), || {
         format!(
             "SELECT id, {{time finished_at}} FROM {{log}} WHERE project = ? AND state = '{state}' AND finished_at <= {{plus {{now}}|?}}
              ORDER BY finished_at LIMIT ? {{skip}}"
@@ -92,35 +96,40 @@ async fn delete<D: Dialect>(session: &mut Session<D>, state: State, ids: Vec<Uui
     if ids.is_empty() {
         return Ok(0);
     }
-    let shape = match state {
-        State::Succeeded => SUCCEEDED,
-        State::Failed => FAILED,
-        _ => CANCELLED,
-    };
-    let gone = shape.run(session, &Batch::ids(ids), &[]).await?;
+    let gone = of(state, [SUCCEEDED, FAILED, CANCELLED]).run(session, &Batch::ids(ids), &[]).await?;
     let count = gone.len() as u64;
     forget_attempts(session, gone).await?;
     Ok(count)
 }
 
-/// Deletes a batch of what is too many, the oldest first, whatever their state.
+/// What goes first where there are too many rows: a failed one is somebody's to deal with.
+const LEAST_MISSED_FIRST: [State; 3] = [State::Succeeded, State::Cancelled, State::Failed];
+
+/// Deletes a batch of what is too many, the oldest of a state first.
 async fn surplus<D: Dialect>(session: &mut Session<D>, purge: &Purge, batch: usize, purged: &mut Purged) -> Result<(), Fail> {
-    if let Some(until) = purge.surplus {
-        let full = delete_oldest(session, purge, Some(until), batch, purged).await? >= batch;
-        purged.surplus = full.then_some(until);
+    if let Some(Surplus { state, until }) = purge.surplus {
+        let full = delete_oldest(session, purge, state, Some(until), batch, purged).await? >= batch;
+        purged.surplus = full.then_some(Surplus { state, until });
         // Whoever is left is counted by the next call.
         purged.more = true;
         return Ok(());
     }
     let excess = excess(session, purge).await?;
-    if excess == 0 {
-        return Ok(());
-    }
-    let gone = excess.min(batch as u64);
-    delete_oldest(session, purge, None, usize::try_from(gone).unwrap_or(batch), purged).await?;
-    if excess > gone {
-        purged.surplus = nth(session, purge, excess - gone).await?;
-        purged.more = true;
+    let most = usize::try_from(excess).unwrap_or(usize::MAX).min(batch);
+    for state in LEAST_MISSED_FIRST {
+        let gone = if excess == 0 { 0 } else { delete_oldest(session, purge, state, None, most, purged).await? as u64 };
+        if gone > 0 {
+            purged.more = gone < excess;
+            if purged.more {
+                // All that there are, if they are fewer.
+                let until = match nth(session, purge, state, excess - gone).await? {
+                    Some(until) => until,
+                    None => now(session).await?,
+                };
+                purged.surplus = Some(Surplus { state, until });
+            }
+            return Ok(());
+        }
     }
     Ok(())
 }
@@ -149,47 +158,36 @@ async fn excess<D: Dialect>(session: &mut Session<D>, purge: &Purge) -> Result<u
     Ok(there.saturating_sub(most))
 }
 
-/// When the oldest finished row ended that has `place` before it.
-async fn nth<D: Dialect>(session: &mut Session<D>, purge: &Purge, place: u64) -> Result<Option<DateTime<Utc>>, Fail> {
-    let sql = session.sql("finished_nth", || {
-        // One look along the index for each state; a query of all three at once would sort the whole history.
-        let of = |state: State| {
-            format!(
-                "SELECT finished_at FROM (SELECT finished_at FROM {{log}} WHERE project = ? AND state = '{state}' AND finished_at IS NOT NULL
-                 ORDER BY finished_at LIMIT ?) AS {state}"
-            )
-        };
-        let all = State::FINISHED.map(of).join(" UNION ALL ");
-        format!("SELECT {{time finished_at}} FROM ({all}) AS f ORDER BY finished_at LIMIT 1 OFFSET ?")
+/// When the finished row of a state ended that has `place` older ones before it.
+async fn nth<D: Dialect>(session: &mut Session<D>, purge: &Purge, state: State, place: u64) -> Result<Option<DateTime<Utc>>, Fail> {
+    let names = ["succeeded_nth", "failed_nth", "cancelled_nth"];
+    let sql = session.sql(of(state, names), || {
+        format!(
+            "SELECT {{time finished_at}} FROM {{log}} WHERE project = ? AND state = '{state}' AND finished_at IS NOT NULL
+             ORDER BY finished_at LIMIT 1 OFFSET ?"
+        )
     });
-    let (project, place) = (Value::Text(&purge.project), i64::try_from(place).unwrap_or(i64::MAX));
-    let most = Value::Int(place.saturating_add(1));
-    let rows = session.rows(sql, &[project, most, project, most, project, most, Value::Int(place)]).await?;
+    let values = [Value::Text(&purge.project), Value::Int(i64::try_from(place).unwrap_or(i64::MAX))];
+    let rows = session.rows(sql, &values).await?;
     Ok(rows.first().and_then(|row| decode::maybe_time::<D>(row, 0)))
 }
 
-/// Deletes the oldest finished rows, whatever their state: those that ended before a moment, or any; answers how many there were.
+/// Deletes the oldest finished rows of a state: those that ended before a moment, or any; answers how many there were.
 async fn delete_oldest<D: Dialect>(
     session: &mut Session<D>,
     purge: &Purge,
+    state: State,
     before: Option<DateTime<Utc>>,
     most: usize,
     purged: &mut Purged,
 ) -> Result<usize, Fail> {
     let before = before.map_or(i64::MAX, |before| before.timestamp_micros());
-    let mut candidates = Vec::new();
-    for state in State::FINISHED {
-        candidates.extend(oldest(session, purge, state, None, most).await?.into_iter().map(|(id, at)| (at, id, state)));
-    }
-    candidates.retain(|(at, _, _)| *at < before);
-    candidates.sort_unstable_by_key(|(at, id, _)| (*at, *id));
-    candidates.truncate(most);
-    for state in State::FINISHED {
-        let ids = candidates.iter().filter(|(_, _, of)| *of == state).map(|(_, id, _)| *id).collect();
-        let gone = delete(session, state, ids).await?;
-        count(purged, state, gone);
-    }
-    Ok(candidates.len())
+    let oldest = oldest(session, purge, state, None, most).await?;
+    let ids: Vec<_> = oldest.into_iter().filter(|(_, at)| *at < before).map(|(id, _)| id).collect();
+    let found = ids.len();
+    let gone = delete(session, state, ids).await?;
+    count(purged, state, gone);
+    Ok(found)
 }
 
 /// Deletes idempotency keys past their time.
