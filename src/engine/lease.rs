@@ -51,6 +51,14 @@ struct Group {
     open: bool,
 }
 
+/// Leases that are renewed together.
+#[derive(Debug)]
+struct Aging {
+    /// Whether claims hold them, and not their rows.
+    open: bool,
+    held: Vec<Held>,
+}
+
 /// All leases that this node holds, by token.
 #[derive(Debug)]
 pub(super) struct Ledger {
@@ -123,45 +131,50 @@ impl Ledger {
                 () = stop.cancelled() => return,
             }
             // With a tick every sixth and two thirds left at the most, a renewal has three more chances before a lease ends.
-            for batch in self.aging(self.ttl * 2 / 3) {
-                self.renew(&*store, &health, &batch).await;
+            for aging in self.aging(self.ttl * 2 / 3) {
+                self.renew(&*store, &health, aging).await;
             }
         }
     }
 
     /// Leases that hold no longer than this, in batches. Groups stay whole: their term is one. Those of claims go apart from those that rows
-    /// hold, whose renewal waits, and then fails, where somebody else has locked one of the rows.
-    fn aging(&self, left: Duration) -> Vec<Vec<Held>> {
+    /// hold.
+    fn aging(&self, left: Duration) -> Vec<Aging> {
         let (groups, now) = (self.lock(), Instant::now());
         let mut batches = Vec::new();
         for open in [true, false] {
-            let mut batch = Vec::new();
+            let mut held = Vec::new();
             for (token, group) in groups.iter().filter(|(_, group)| group.open == open && group.term.left(now) <= left) {
-                batch.extend(group.ids.iter().map(|id| Held { id: *id, token: *token }));
-                if batch.len() >= RENEW_AT_ONCE {
-                    batches.push(std::mem::take(&mut batch));
+                held.extend(group.ids.iter().map(|id| Held { id: *id, token: *token }));
+                if held.len() >= RENEW_AT_ONCE {
+                    batches.push(Aging { open, held: std::mem::take(&mut held) });
                 }
             }
-            if !batch.is_empty() {
-                batches.push(batch);
+            if !held.is_empty() {
+                batches.push(Aging { open, held });
             }
         }
         batches
     }
 
-    /// Renews leases whose time has run out and that nobody else took; answers whether the store said which these are.
+    /// Renews leases whose time has run out, or will before they would have been renewed, and that nobody else took; answers whether the store
+    /// said which these are.
     pub(super) async fn revive(&self, store: &dyn Store, health: &StoreHealth) -> bool {
-        for batch in self.aging(Duration::ZERO) {
-            if !self.renew(store, health, &batch).await {
+        for aging in self.aging(self.ttl * 2 / 3) {
+            if !self.renew(store, health, aging).await {
                 return false;
             }
         }
         true
     }
 
-    async fn renew(&self, store: &dyn Store, health: &StoreHealth, batch: &[Held]) -> bool {
+    async fn renew(&self, store: &dyn Store, health: &StoreHealth, aging: Aging) -> bool {
         let asked = Instant::now();
-        match store.renew(batch.to_vec(), self.ttl).await {
+        let batch = if aging.open { aging.held } else { unlocked(store, health, aging.held).await };
+        if batch.is_empty() {
+            return true;
+        }
+        match store.renew(batch.clone(), self.ttl).await {
             Ok(lost) => {
                 let lost: HashSet<Uuid> = lost.into_iter().collect();
                 let groups = self.lock();
@@ -189,6 +202,20 @@ impl Ledger {
     }
 }
 
+/// Those whose rows nobody else has locked: a renewal of the others would wait for them, and fail, and with it that of its neighbours. Nobody can
+/// take a message meanwhile whose row is locked.
+async fn unlocked(store: &dyn Store, health: &StoreHealth, mut held: Vec<Held>) -> Vec<Held> {
+    match store.locked(held.iter().map(|held| held.id).collect()).await {
+        Ok(locked) if locked.is_empty() => {}
+        Ok(locked) => {
+            let locked: HashSet<Uuid> = locked.into_iter().collect();
+            held.retain(|held| !locked.contains(&held.id));
+        }
+        Err(error) => health.told_nothing("locked", &error),
+    }
+    held
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,11 +227,11 @@ mod tests {
             ledger.hold(token, Instant::now(), (0..600).map(|_| Uuid::now_v7()), token % 2 == 0);
         }
         let batches = ledger.aging(Duration::from_secs(31));
-        assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), 6 * 600);
-        for batch in &batches {
-            let tokens: HashSet<_> = batch.iter().map(|held| held.token).collect();
-            assert_eq!(batch.len(), tokens.len() * 600, "whole groups");
-            assert!(tokens.len() <= 2 && tokens.iter().all(|token| token % 2 == batch[0].token % 2));
+        assert_eq!(batches.iter().map(|batch| batch.held.len()).sum::<usize>(), 6 * 600);
+        for Aging { open, held } in &batches {
+            let tokens: HashSet<_> = held.iter().map(|held| held.token).collect();
+            assert_eq!(held.len(), tokens.len() * 600, "whole groups");
+            assert!(tokens.len() <= 2 && tokens.iter().all(|token| (token % 2 == 0) == *open));
         }
     }
 }

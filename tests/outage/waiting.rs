@@ -93,6 +93,37 @@ async fn outcomes_of_others_while_somebody_locks_messages_under_way() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_of_others_while_somebody_locks_a_message_under_way() {
+    for kind in Kind::SHARED {
+        let (sink, brisk) = (Sink::start().await, Sink::start().await);
+        let database = Database::fresh(kind).await;
+        let yaml = Yaml::on(&database).store_more(", timeout: 2s").poller("lease: 3s, interval: 500ms");
+        let yaml = yaml.source("crm", &sink.source(", timeout: 60s")).source("brisk", &brisk.source(""));
+        let (node, _other) = (Node::start(&yaml).await, Node::start(&yaml).await);
+        let mut session = database.session().await;
+        sink.hold();
+        let mut ids = Vec::new();
+        for _ in 0..4 {
+            ids.push(node.publish("crm", "x").await.id().to_owned());
+        }
+        sink.received(&ids, format!("{kind:?}: they are under way"), Duration::from_secs(10)).await;
+        session.run("BEGIN").await;
+        session.rows(&format!("SELECT id FROM resend_log WHERE id = '{}' FOR UPDATE", ids[0])).await;
+        // Longer than two leases.
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        let inserted = new_ids(1);
+        database.insert("brisk", &inserted).await;
+        let inserted = [inserted[0].to_string()];
+        brisk.received(&inserted, format!("{kind:?}: what comes due is found meanwhile"), Duration::from_secs(3)).await;
+        sink.let_go();
+        session.run("COMMIT").await;
+        database.finished(Duration::from_secs(20)).await;
+        let (records, copies) = (database.records().await, sink.copies());
+        assert!(ids[1..].iter().all(|id| copies[id] == 1 && records[id].attempts == 1), "{kind:?}: {copies:?}");
+    }
+}
+
 async fn wait_for_a_dead_broker(kind: Kind, dead: &str) {
     let sink = Sink::start().await;
     let database = Database::fresh(kind).await;
