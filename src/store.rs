@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use config::Config;
-pub use look::{Attempt, Changed, Count, Id, List, MAX_PAGE_BYTES, MAX_SHOWN_PAYLOAD, Page, Purge, Purged, Record, Sample};
+pub use look::{Attempt, Changed, Count, Id, List, MAX_PAGE_BYTES, MAX_SHOWN_PAYLOAD, Page, Purge, Purged, Record, Sample, Surplus};
 pub use sql::Guard;
 pub use work::{
     Address, Claim, Claimed, Completion, Due, Heartbeat, Held, Idempotency, Insert, Inserted, Lapsed, LastError, Lease, Mark, NewMessage, NextDue,
@@ -63,15 +63,15 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Takes messages whose lease ran out under a new one, without beginning an attempt.
     async fn take_over(&self, take: TakeOver) -> Result<Vec<Lapsed>, Error>;
 
-    /// Takes, under a lease and without beginning an attempt, waiting rows that nobody can claim: of a source that neither `sources` nor a live node of the
-    /// project serves, without a source, or with a due time that is no time. Rows younger than `min_age` are left. Rows without
-    /// a project, or without a due time, are given this project and now, and go the usual way. Those of sources that are served come first.
+    /// Takes, under a lease and without beginning an attempt, waiting rows that nobody can claim: of a source that neither `sources` nor a node of the
+    /// project knows that lived within the last day, without a source, or with a due time that is no time. Rows younger than `min_age` are left. Rows without
+    /// a project, or without a due time, are given this project and now, and go the usual way. Those of sources that are known come first.
     async fn take_strays(&self, strays: Strays) -> Result<Taken, Error>;
 
-    /// Says that a node lives and what it serves, for `ttl`.
+    /// Says that a node lives and what it knows and serves, for `ttl`.
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error>;
 
-    /// Takes the node out of the list of the living.
+    /// The node lives no more. What it knew stays known for a day.
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error>;
 
     /// Waiting rows, of any project, that neither the asking node nor another that lives serves, at most `limit` kinds of them.

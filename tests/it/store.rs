@@ -62,7 +62,7 @@ macro_rules! conformance {
                 outcomes_of_the_same_claims_do_not_wait_crosswise it_is_found_where_it_stood_and_where_it_went
                 it_is_claimed_or_cancelled_never_both it_is_claimed_or_a_stray_never_both;
             strays:
-                an_unknown_source_is_taken_once_old_enough what_a_live_node_serves_is_left
+                an_unknown_source_is_taken_once_old_enough what_a_node_knew_within_the_last_day_is_left
                 what_a_dead_node_was_sending_for_a_source_of_nobody without_a_source at_most_the_limit
                 what_lacks_a_project_or_a_due_time_is_given_it_up_to_the_limit what_is_served_comes_before_what_nobody_serves neighbours_are_left_alone;
             outlook:

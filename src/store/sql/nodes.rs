@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::claim::{LEVELS, earliest};
 use super::decode;
 use super::dialect::{Batch, Dialect, Row, Value};
@@ -13,9 +15,13 @@ use crate::store::{Heartbeat, Served, Unserved};
 
 /// The most kinds of rows that a look for strays goes through. An application that makes up more is told of these first.
 const MOST_KINDS: i64 = 200;
+/// What a node knew is not unknown for so long after its last beat: it may be back, and its messages wait for it.
+const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heartbeat) -> Result<(), Fail> {
-    let sources = serde_json::to_string(&beat.sources.iter().map(|source| &**source).collect::<Vec<_>>()).unwrap_or_default();
+    let sources: Vec<_> = beat.sources.iter().map(ToString::to_string).collect();
+    let sources = if beat.sends { Names::Served(sources) } else { Names::Accepted { accepts: sources } };
+    let sources = serde_json::to_string(&sources).unwrap_or_default();
     let sql = session.sql("heartbeat", || {
         let new = |column: &'static str| (column, D::proposed(column));
         format!(
@@ -29,15 +35,25 @@ pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heart
     Ok(())
 }
 
-/// The sources that a node wrote down.
-fn written<D: Dialect>(row: &Row<D>, index: usize) -> Vec<String> {
-    decode::maybe_text::<D>(row, index).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+/// The sources of a node as its row has them: those that it serves, or those that it takes messages for and leaves to others.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Names {
+    Served(Vec<String>),
+    Accepted { accepts: Vec<String> },
 }
 
-/// Takes a node off the list, and those that died long ago with it.
+/// The sources that a node wrote down.
+fn written<D: Dialect>(row: &Row<D>, index: usize) -> Names {
+    decode::maybe_text::<D>(row, index).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Names::Served(Vec::new()))
+}
+
+/// Notes that a node lives no more, and forgets those that have not lived for long: nobody asks any more what they knew.
 pub(super) async fn sign_off<D: Dialect>(session: &mut Session<D>, project: &str, node: &str) -> Result<(), Fail> {
-    let sql = session.sql("sign_off", || "DELETE FROM {node} WHERE project = ? AND (node = ? OR expires_at < {plus {now}|?})".to_owned());
-    session.execute(sql, &[Value::Text(project), Value::Text(node), Value::Int(-micros(Duration::from_secs(24 * 3600)))]).await?;
+    let end = session.sql("sign_off", || "UPDATE {node} SET expires_at = {now} WHERE project = ? AND node = ? AND expires_at > {now}".to_owned());
+    session.execute(end, &[Value::Text(project), Value::Text(node)]).await?;
+    let forget = session.sql("nodes_forget", || "DELETE FROM {node} WHERE project = ? AND expires_at < {plus {now}|?}".to_owned());
+    session.execute(forget, &[Value::Text(project), Value::Int(-micros(KNOWN_FOR))]).await?;
     Ok(())
 }
 
@@ -46,9 +62,20 @@ pub(super) async fn served<D: Dialect>(session: &mut Session<D>) -> Result<BTree
     let sql = session.sql("served", || "SELECT {text project}, {text sources} FROM {node} WHERE expires_at > {now}".to_owned());
     let mut served: BTreeMap<String, HashSet<String>> = BTreeMap::new();
     for row in session.rows(sql, &[]).await? {
-        served.entry(decode::maybe_text::<D>(&row, 0).unwrap_or_default()).or_default().extend(written::<D>(&row, 1));
+        let Names::Served(sources) = written::<D>(&row, 1) else { continue };
+        served.entry(decode::maybe_text::<D>(&row, 0).unwrap_or_default()).or_default().extend(sources);
     }
     Ok(served)
+}
+
+/// The sources that a node of the project knows, or one that lived lately.
+pub(super) async fn known<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<HashSet<String>, Fail> {
+    let sql = session.sql("known", || "SELECT {text sources} FROM {node} WHERE project = ? AND expires_at > {plus {now}|?}".to_owned());
+    let rows = session.rows(sql, &[Value::Text(project), Value::Int(-micros(KNOWN_FOR))]).await?;
+    let names = rows.iter().flat_map(|row| match written::<D>(row, 0) {
+        Names::Served(sources) | Names::Accepted { accepts: sources } => sources,
+    });
+    Ok(names.collect())
 }
 
 fn texts<D: Dialect>(rows: &[Row<D>]) -> Vec<String> {

@@ -6,7 +6,7 @@ use super::claim::{LEVELS, mend};
 use super::decode;
 use super::dialect::{Batch, Dialect, Row, Value};
 use super::insert::micros;
-use super::nodes::{foreign, is_true, kinds, served};
+use super::nodes::{foreign, is_true, kinds, known};
 use super::pool::{Fail, Session};
 use super::shape::Picked;
 use super::sheet;
@@ -66,7 +66,7 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
         set: STRAY_SET,
         columns: STRAY,
     };
-    // What another node was sending, or failing, when it died, and whose source nobody serves any more.
+    // What another node was sending, or failing, when it died, and whose source nobody knows any more.
     const ORPHANED: Picked = Picked {
         names: ["strays_orphaned", "strays_orphaned_pick"],
         from: "FROM {log} WHERE project = ? AND state = 'sending' AND (lease_until <= {now} OR lease_until IS NULL)
@@ -105,14 +105,13 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     let mut taken: Vec<Stray> = Vec::new();
     let left = |taken: &Vec<Stray>| i64::from(strays.limit).saturating_sub(i64::try_from(taken.len()).unwrap_or(i64::MAX));
 
-    let served = served(session).await?;
-    let live = served.get(&*strays.project);
+    let known = known(session, &strays.project).await?;
     let kinds = kinds(session, &strays.project).await?;
-    let is_served = |source: &str| strays.sources.iter().any(|known| &**known == source) || live.is_some_and(|live| live.contains(source));
-    // What is served comes before what nobody serves, which may use up the limit. Its own sources are always looked at, however many names of
+    let is_own = |source: &str| strays.sources.iter().any(|own| **own == *source);
+    // What somebody knows comes before what nobody does, which may use up the limit. Its own sources are always looked at, however many names of
     // others the index holds.
     let own = strays.sources.iter().map(|source| &**source);
-    let others = kinds.iter().map(String::as_str).filter(|source| is_served(source) && !strays.sources.iter().any(|own| **own == **source));
+    let others = kinds.iter().map(String::as_str).filter(|source| known.contains(*source) && !is_own(source));
     for (source, level, odd) in oddities(session, &strays.project, own.chain(others)).await? {
         if odd.undated {
             let pick = [project, Value::Text(&source), Value::Int(level), age, limit];
@@ -130,15 +129,15 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     gather(session, &rows, "no_source", &mut taken).await?;
 
     sheet::write_out_lapsed(session, &strays.project).await?;
-    let known = Batch::texts(strays.sources.iter().map(|source| &**source).chain(live.into_iter().flatten().map(String::as_str)));
-    let pick = [project, Value::Batch(&known), age, Value::Int(left(&taken))];
+    let names = Batch::texts(strays.sources.iter().map(|source| &**source).chain(known.iter().map(String::as_str)));
+    let pick = [project, Value::Batch(&names), age, Value::Int(left(&taken))];
     let rows = ORPHANED.run(session, &pick, &set).await?;
     for row in &rows {
         let stray = stray(session, row, "unknown_source").await?;
         taken.push(Stray { lost: decode::maybe_time::<D>(row, 6), ..stray });
     }
 
-    for source in kinds.iter().filter(|source| !is_served(source)) {
+    for source in kinds.iter().filter(|source| !known.contains(*source) && !is_own(source)) {
         if left(&taken) <= 0 {
             break;
         }

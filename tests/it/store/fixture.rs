@@ -84,7 +84,8 @@ impl Fixture {
 
     pub(crate) async fn beat(&self, node: &str, sources: &[&str], ttl: Duration) {
         let sources = sources.iter().map(|&source| source.into()).collect();
-        self.store().await.heartbeat(Heartbeat { project: self.project.clone(), node: node.into(), sources, ttl }).await.unwrap();
+        let beat = Heartbeat { project: self.project.clone(), node: node.into(), sources, sends: true, ttl };
+        self.store().await.heartbeat(beat).await.unwrap();
     }
 
     /// What nodes other than this one serve, in order.

@@ -49,7 +49,7 @@ pub(crate) async fn every_verb_keeps_to_its_project(cx: Fixture) {
 
     // A node of theirs that serves a source of this name serves none of ours.
     let own = Served { project: theirs.clone(), sources: sources.clone() };
-    store.heartbeat(Heartbeat { project: theirs.clone(), node: "node-1".into(), sources, ttl: LONG }).await.unwrap();
+    store.heartbeat(Heartbeat { project: theirs.clone(), node: "node-1".into(), sources, sends: true, ttl: LONG }).await.unwrap();
     assert!(store.unserved(own.clone(), Duration::ZERO, 10).await.unwrap().iter().any(|rows| rows.project == "orders" && rows.source == "billing"));
     cx.beat("node-1", &["billing"], LONG).await;
     store.sign_off(&theirs, "node-1").await.unwrap();
