@@ -184,8 +184,10 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
     }
     let engine = start(config, store, metrics)?;
     let handle = engine.handle();
+    // What lacks a due time is due now.
+    stop.run_until_cancelled(handle.sort_out()).await;
     let idle = || handle.in_flight() == 0 && engine.is_idle();
-    let (mut waiting, mut answered, mut until) = (false, Instant::now(), None);
+    let (mut waiting, mut answered, mut busy, mut until) = (false, Instant::now(), Instant::now(), None);
     let cut_short = loop {
         let was_idle = idle();
         match handle.work().await {
@@ -195,6 +197,13 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
                 let over = if until.is_some() { was_idle } else { !work.sendable && idle() };
                 if over {
                     break work.sendable;
+                }
+                if !was_idle {
+                    busy = Instant::now();
+                } else if busy.elapsed() >= STORE_WAIT {
+                    engine.finish(Instant::now() + grace).await;
+                    let reason = "messages are due, and none can be claimed; the log says why".to_owned();
+                    return Err(Error::NotReady { waited: STORE_WAIT, reason });
                 }
             }
             // The engine goes on meanwhile: what is under way is sent and put on record.

@@ -441,6 +441,11 @@ impl Handle {
         self.inner.lanes.iter().map(|lane| lane.status().in_flight).sum()
     }
 
+    /// Gives rows that lack a project or a due time what they lack, and fails those that nobody can claim: what is else done now and then.
+    pub async fn sort_out(&self) {
+        self.inner.upkeep.sort_out().await;
+    }
+
     /// What is due in the table, for a run that ends when nothing is left to do.
     pub async fn work(&self) -> Result<Work, store::Error> {
         let lanes = &self.inner.lanes;

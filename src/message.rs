@@ -267,11 +267,13 @@ pub struct Message {
 }
 
 impl Message {
+    /// What a message weighs that has nothing in it, in bytes, roughly.
+    pub(crate) const OVERHEAD: usize = 256;
+
     /// What the message weighs in memory, in bytes, roughly.
     #[must_use]
     pub fn weight(&self) -> usize {
-        const OVERHEAD: usize = 256;
-        OVERHEAD + weight(self.payload.as_ref(), self.key.as_ref(), &self.headers)
+        Self::OVERHEAD + weight(self.payload.as_ref(), self.key.as_ref(), &self.headers)
     }
 }
 

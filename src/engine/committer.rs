@@ -180,13 +180,12 @@ impl Committer {
                 }
                 Err(error) => {
                     self.health.failed("insert", &error);
-                    let detail = error.to_string();
-                    let refusal = if matches!(error, Error::Refused(_)) {
+                    // A table that somebody has locked keeps nothing either, though all else goes on.
+                    if matches!(error, Error::Refused(_) | Error::Contended(_)) {
                         self.health.refused();
-                        Refusal::NotKept { detail }
-                    } else {
-                        Refusal::Unavailable { detail }
-                    };
+                    }
+                    let detail = error.to_string();
+                    let refusal = if matches!(error, Error::Refused(_)) { Refusal::NotKept { detail } } else { Refusal::Unavailable { detail } };
                     for answer in waiting {
                         self.backlog.bytes.fetch_sub(answer.weight, Ordering::Relaxed);
                         let _ = answer.reply.send(Err(refusal.clone()));

@@ -42,8 +42,8 @@ pub(super) struct Report {
 pub(super) enum Ending {
     /// It was made.
     Sent { outcome: Outcome, took: Duration },
-    /// Its lease ran out without a word.
-    Lost,
+    /// Its lease ran out without a word from the node that held it.
+    Lost { node: Arc<str> },
     /// It was not made: the message is too old.
     Expired,
     /// It was not made: the row can't be sent.
@@ -147,7 +147,7 @@ impl Completer {
             Ok(locked) if locked.is_empty() => return Some(outcomes),
             Ok(locked) => locked.into_iter().collect(),
             Err(error) => {
-                self.health.failed("locked", &error);
+                self.health.told_nothing("locked", &error);
                 return Some(outcomes);
             }
         };
@@ -187,7 +187,8 @@ impl Completer {
                 completion.duration = *took;
                 (outcome, false)
             }
-            Ending::Lost => {
+            Ending::Lost { node } => {
+                completion.node = node.clone();
                 lost = Outcome::unreachable("lost", "the lease ran out without a word from the node that held it");
                 (&mut lost, true)
             }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::store::Error;
@@ -22,8 +22,10 @@ const REFUSES_FOR: Duration = Duration::from_secs(60);
 pub(super) struct StoreHealth {
     up: watch::Sender<bool>,
     why: Mutex<Why>,
-    /// Messages in a row that it refused to keep.
+    /// Messages in a row that it refused to keep, or that somebody's lock kept it from keeping.
     refusals: AtomicU32,
+    /// Told when it answers a question although it could not be written to.
+    doubt: Notify,
 }
 
 #[derive(Debug)]
@@ -32,6 +34,8 @@ struct Why {
     /// The same for everybody.
     word: &'static str,
     since: Instant,
+    /// Whether it is held for away because it could not be written to, as one that stands by for another, or a full one, can be read all the same.
+    unwritable: bool,
     /// When it was last said that the store is away.
     reported: Option<Instant>,
     /// When it last refused to keep a message.
@@ -44,14 +48,14 @@ impl Default for StoreHealth {
     /// Down until it answers for the first time.
     fn default() -> Self {
         let word = "the store has not answered yet";
-        let why =
-            Why { reason: word.to_owned(), word, since: Instant::now(), reported: None, refused: None, others: Throttle::new(10, REPORT_EVERY) };
-        Self { up: watch::Sender::new(false), why: Mutex::new(why), refusals: AtomicU32::new(0) }
+        let others = Throttle::new(10, REPORT_EVERY);
+        let why = Why { reason: word.to_owned(), word, since: Instant::now(), unwritable: false, reported: None, refused: None, others };
+        Self { up: watch::Sender::new(false), why: Mutex::new(why), refusals: AtomicU32::new(0), doubt: Notify::new() }
     }
 }
 
 impl StoreHealth {
-    /// The store answered.
+    /// The store did what it was asked, and that was to write.
     pub(super) fn answered(&self) {
         if *self.up.borrow() {
             return;
@@ -60,9 +64,27 @@ impl StoreHealth {
             return;
         }
         let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        why.unwritable = false;
         if why.reported.take().is_some() {
             tracing::info!(store.away_ms = u64::try_from(why.since.elapsed().as_millis()).unwrap_or(u64::MAX), "the store is back");
         }
+    }
+
+    /// The store answered a question, which does not say that it can be written to.
+    pub(super) fn told(&self) {
+        if *self.up.borrow() {
+            return;
+        }
+        if self.why.lock().unwrap_or_else(PoisonError::into_inner).unwritable {
+            self.doubt.notify_one();
+        } else {
+            self.answered();
+        }
+    }
+
+    /// Waits until the store answers questions although it could not be written to: somebody should try whether it can.
+    pub(super) async fn is_doubtful(&self) {
+        self.doubt.notified().await;
     }
 
     /// The store kept what it was given.
@@ -88,15 +110,20 @@ impl StoreHealth {
 
     /// The store did not do what it was asked. Only what says that it is away changes the state.
     pub(super) fn failed(&self, op: &'static str, error: &Error) {
-        self.note(op, error, matches!(error, Error::TimedOut(_)));
+        self.note(op, error, matches!(error, Error::TimedOut(_)), true);
+    }
+
+    /// The same of a question.
+    pub(super) fn told_nothing(&self, op: &'static str, error: &Error) {
+        self.note(op, error, matches!(error, Error::TimedOut(_)), false);
     }
 
     /// The same of what is done beside sending and may be slow in a large table: that it took too long does not say that the store is away.
     pub(super) fn failed_beside(&self, op: &'static str, error: &Error) {
-        self.note(op, error, false);
+        self.note(op, error, false, true);
     }
 
-    fn note(&self, op: &'static str, error: &Error, silent: bool) {
+    fn note(&self, op: &'static str, error: &Error, silent: bool, writes: bool) {
         let away = silent || matches!(error, Error::Unavailable(_) | Error::Schema(_) | Error::InUse(_) | Error::Config(_));
         let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -109,6 +136,7 @@ impl StoreHealth {
             }
             return;
         }
+        why.unwritable |= writes;
         if self.up.send_replace(false) {
             why.since = now;
         }
@@ -133,7 +161,7 @@ impl StoreHealth {
         if !self.is_up() {
             return Some(self.why.lock().unwrap_or_else(PoisonError::into_inner).word);
         }
-        self.refuses().then_some("the database refuses to keep messages")
+        self.refuses().then_some("the database keeps no messages")
     }
 
     /// Waits until it answers.
@@ -160,6 +188,24 @@ mod tests {
         health.answered();
         health.failed_beside("sample", &Error::Unavailable("gone".to_owned()));
         assert!(!health.is_up());
+    }
+
+    #[tokio::test]
+    async fn what_can_be_read_is_not_back_until_it_can_be_written_to() {
+        let (health, gone) = (StoreHealth::default(), Error::Unavailable("gone".to_owned()));
+        health.answered();
+        health.told_nothing("upcoming", &gone);
+        health.told();
+        assert!(health.is_up(), "it was not written to meanwhile");
+        health.failed("heartbeat", &gone);
+        health.told();
+        assert!(!health.is_up());
+        health.is_doubtful().await;
+        health.answered();
+        assert!(health.is_up());
+        health.told_nothing("upcoming", &gone);
+        health.told();
+        assert!(health.is_up(), "what was before is over");
     }
 
     #[test]

@@ -30,6 +30,10 @@ const TAKE_OVER: u32 = 500;
 /// What is due next on a level that was just emptied is looked for after this at the latest; where rows come in all the time, the look
 /// that they cause does it too.
 const EMPTIED: Duration = Duration::from_millis(20);
+/// A claim that waited longer than this for others of its source is followed by one that takes so many times as much: what one claim costs, and the
+/// wait for its turn, are then borne by more messages.
+const CROWDED: Duration = Duration::from_millis(3);
+const CROWDED_BATCHES: u32 = 3;
 /// How long a claimer waits before it looks again whether its destination still holds back publishers.
 const BLOCKED_WAIT: Duration = Duration::from_millis(250);
 
@@ -73,11 +77,11 @@ impl Poller {
         let outlook = match self.store.upcoming(Upcoming { project: self.project.clone(), queues, horizon }).await {
             Ok(outlook) => outlook,
             Err(error) => {
-                self.health.failed("upcoming", &error);
+                self.health.told_nothing("upcoming", &error);
                 return None;
             }
         };
-        self.health.answered();
+        self.health.told();
         self.clock.read(outlook.now);
         let mut next = outlook.next_lapse;
         for due in &outlook.due {
@@ -117,7 +121,7 @@ impl Poller {
             tracing::debug!(message.id = %row.id, message.source = %row.source, message.attempts = row.attempt, lease.node = %row.node,
                 "the lease ran out without a word from its node: the attempt is lost");
             lane.note_lost();
-            let ending = if row.attempt == 0 { Ending::HandBack } else { Ending::Lost };
+            let ending = if row.attempt == 0 { Ending::HandBack } else { Ending::Lost { node: row.node.clone() } };
             let ticket = Box::new(lost_ticket(lane.clone(), token, term.clone(), row));
             let _ = self.reports.send(Report { ticket, ending });
         }
@@ -127,7 +131,9 @@ impl Poller {
     /// stops: a claim under way is made whatever becomes of whoever asked, and its rows are to be handed back.
     pub(super) async fn claim(self: Arc<Self>, lane: Arc<Lane>) {
         let mut drain = Drain::default();
-        while let Some(Some(Turn { level, probe, places })) = self.stopping.run_until_cancelled(self.turn(&lane)).await {
+        while let Some(Some(Turn { level, probe, places })) =
+            self.stopping.run_until_cancelled(self.turn(&lane, drain.batch(self.options.batch))).await
+        {
             lane.levels.claim_begins(level);
             let claimed = self.claim_once(&lane, &mut drain, level, places).await;
             if lane.levels.claim_ended() {
@@ -140,7 +146,7 @@ impl Poller {
     }
 
     /// Waits until something is due and may be claimed. `None` when the lane is closed.
-    async fn turn(&self, lane: &Arc<Lane>) -> Option<Turn> {
+    async fn turn(&self, lane: &Arc<Lane>, batch: u32) -> Option<Turn> {
         loop {
             let Some(level) = lane.levels.highest_due() else {
                 lane.wake.notified().await;
@@ -163,7 +169,7 @@ impl Poller {
                     continue;
                 }
             };
-            let count = if probe { 1 } else { lane.claim_count(self.options.batch) };
+            let count = if probe { 1 } else { lane.claim_count(batch) };
             if count == 0 {
                 // Woken by the first answer, or by a place that is free again; or the breaker opens.
                 let _ = tokio::time::timeout(BLOCKED_WAIT, lane.wake.notified()).await;
@@ -205,6 +211,7 @@ impl Poller {
         };
         self.health.answered();
         self.clock.read(claimed.now);
+        drain.is_crowded = claimed.waited > CROWDED;
         let term = self.ledger.hold(token, asked, claimed.rows.iter().map(id_of), true);
         let full = claimed.cut || claimed.rows.len() >= count as usize;
         let (rows, at) = (claimed.rows.len(), Instant::now());
@@ -317,11 +324,20 @@ struct Drain {
     walk: Walk,
     /// The levels, as a set, of which something was taken since they were last found empty.
     took: u16,
+    /// Whether the last claim waited for those of other nodes.
+    is_crowded: bool,
     ordered: Throttle,
+}
+
+impl Drain {
+    /// At most so many messages are claimed next.
+    const fn batch(&self, usual: u32) -> u32 {
+        if self.is_crowded { usual.saturating_mul(CROWDED_BATCHES) } else { usual }
+    }
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { walk: Walk::default(), took: 0, ordered: Throttle::new(1, Duration::from_secs(60)) }
+        Self { walk: Walk::default(), took: 0, is_crowded: false, ordered: Throttle::new(1, Duration::from_secs(60)) }
     }
 }

@@ -55,29 +55,31 @@ impl Upkeep {
     /// Runs until it is told to stop.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (ask_strays, strays_asked) = mpsc::channel(1);
+        let (ask_unserved, unserved_asked) = mpsc::channel(1);
         let (ask_sample, sample_asked) = mpsc::channel(1);
         let work = async {
             let mut beats = 0_u32;
             let mut ticks = tokio::time::interval(BEAT);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            let mut lines = Throttle::new(1, Duration::from_secs(60));
             self.health.is_back().await;
             loop {
-                ticks.tick().await;
-                // On a node that claims nothing it is the beat that finds out that the store is back.
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    () = self.health.is_doubtful() => {}
+                }
+                // It is the beat that finds out that the store can be written to again.
                 self.beat().await;
                 if !self.health.is_up() {
                     continue;
                 }
+                // What is still going on is not joined by another round of it, and holds up no beat.
                 if self.sends && beats % STRAYS_EVERY == 2 {
-                    // Rounds that are still going on are not joined by others, and hold up no beat.
                     let _ = ask_strays.try_send(());
                 }
                 if beats % UNSERVED_EVERY == 4 {
-                    self.look_for_unserved(&mut lines).await;
+                    let _ = ask_unserved.try_send(());
                 }
                 if beats.is_multiple_of(SAMPLE_EVERY) {
-                    // A sample that is still running is not joined by another.
                     let _ = ask_sample.try_send(());
                 }
                 beats = beats.wrapping_add(1);
@@ -86,6 +88,7 @@ impl Upkeep {
         tokio::select! {
             () = work => {}
             () = self.strays(strays_asked) => {}
+            () = self.report_unserved(unserved_asked) => {}
             () = self.sample(sample_asked) => {}
             () = stop.cancelled() => {}
         }
@@ -96,8 +99,8 @@ impl Upkeep {
     }
 
     async fn beat(&self) {
-        let Served { project, sources } = self.serves();
-        let beat = Heartbeat { project, node: self.ledger.node().clone(), sources, ttl: TTL };
+        let (project, sources) = (self.project.clone(), self.lanes.names());
+        let beat = Heartbeat { project, node: self.ledger.node().clone(), sources, sends: self.sends, ttl: TTL };
         match self.store.heartbeat(beat).await {
             Ok(()) => self.health.answered(),
             Err(error) => self.health.failed("heartbeat", &error),
@@ -110,6 +113,12 @@ impl Upkeep {
         while asked.recv().await.is_some() {
             while self.fail_strays(&mut lines).await {}
         }
+    }
+
+    /// One such look, before anything else is done.
+    pub(super) async fn sort_out(&self) {
+        let mut lines = Throttle::new(10, Duration::from_secs(60));
+        while self.fail_strays(&mut lines).await {}
     }
 
     /// Rows that no node of the project can ever claim fail with that reason. Answers whether there may be more.
@@ -177,18 +186,24 @@ impl Upkeep {
         }
     }
 
-    async fn look_for_unserved(&self, lines: &mut Throttle) {
-        match self.store.unserved(self.serves(), MIN_AGE, UNSERVED).await {
-            Ok(found) => {
-                for row in &found {
-                    if let Some(held_back) = lines.pass(Instant::now()) {
-                        tracing::warn!(project = %row.project, message.source = %row.source, oldest_ms = u64::try_from(row.oldest.as_millis()).unwrap_or(u64::MAX),
-                            lines_held_back = held_back, "messages wait that no live node serves");
-                    }
+    /// Reports waiting rows that no live node serves.
+    async fn report_unserved(&self, mut asked: mpsc::Receiver<()>) {
+        let mut lines = Throttle::new(1, Duration::from_secs(60));
+        while asked.recv().await.is_some() {
+            let found = match self.store.unserved(self.serves(), MIN_AGE, UNSERVED).await {
+                Ok(found) => found,
+                Err(error) => {
+                    self.health.failed_beside("unserved", &error);
+                    continue;
                 }
-                *self.unserved.lock().unwrap_or_else(PoisonError::into_inner) = found;
+            };
+            for row in &found {
+                if let Some(held_back) = lines.pass(Instant::now()) {
+                    tracing::warn!(project = %row.project, message.source = %row.source, oldest_ms = u64::try_from(row.oldest.as_millis()).unwrap_or(u64::MAX),
+                        lines_held_back = held_back, "messages wait that no live node serves");
+                }
             }
-            Err(error) => self.health.failed_beside("unserved", &error),
+            *self.unserved.lock().unwrap_or_else(PoisonError::into_inner) = found;
         }
     }
 

@@ -217,6 +217,8 @@ pub struct Claimed {
     pub last: Option<Mark>,
     /// Whether something was left behind because it weighs too much.
     pub cut: bool,
+    /// How long it waited for its turn: claims of a source go one after another.
+    pub waited: Duration,
 }
 
 /// A row that a claim took.
@@ -415,8 +417,10 @@ pub struct Heartbeat {
     pub project: Arc<str>,
     /// Its name.
     pub node: Arc<str>,
-    /// The sources that it serves; empty for a node that only accepts.
+    /// The sources that its configuration names.
     pub sources: Vec<Arc<str>>,
+    /// Whether it serves them; one that only accepts does not.
+    pub sends: bool,
     /// How long it is held for alive without another beat.
     pub ttl: Duration,
 }

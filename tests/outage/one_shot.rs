@@ -1,7 +1,7 @@
 //! Without the usual loop: `redrive run` for cron, and a node that only accepts.
 
 use std::collections::HashSet;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use reqwest::StatusCode;
@@ -90,8 +90,40 @@ async fn a_run_outlives_a_connection_to_the_database_that_breaks() {
     assert!(records.values().all(|record| (record.state.as_str(), record.attempts) == ("succeeded", 1)), "{records:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_sends_what_lacks_a_due_time() {
+    for kind in Kind::ALL {
+        let sink = Sink::start().await;
+        let database = Database::fresh(kind).await;
+        let node = Node::new(&Yaml::on(&database).source("crm", &sink.source("")));
+        run(&node).await;
+        let id = new_ids(1)[0].to_string();
+        let long_ago = if kind == Kind::Sqlite { "0" } else { "'2020-01-01 00:00:00'" };
+        let row = format!("INSERT INTO resend_log (id, source, due_at, created_at) VALUES ('{id}', 'crm', NULL, {long_ago})");
+        database.session().await.run(&row).await;
+        run(&node).await;
+        assert_eq!(sink.copies().get(&id), Some(&1), "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_although_nothing_can_be_claimed() {
+    let sink = Sink::start().await;
+    let database = Database::fresh(Kind::Sqlite).await;
+    let node = Node::new(&Yaml::on(&database).source("crm", &sink.source("")));
+    run(&node).await;
+    database.session().await.run("CREATE TRIGGER refuse BEFORE INSERT ON redrive_sheet BEGIN SELECT RAISE(ABORT, 'no'); END").await;
+    database.insert("crm", &new_ids(1)).await;
+    let output = output(&node).await;
+    assert_eq!(output.status.code(), Some(69), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 async fn run(node: &Node) {
-    let run = redrive(&["run"], &node.config()).stdout(Stdio::null()).stderr(Stdio::piped()).output();
-    let output = tokio::time::timeout(Duration::from_secs(40), run).await.expect("a run ends").unwrap();
+    let output = output(node).await;
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+async fn output(node: &Node) -> Output {
+    let run = redrive(&["run"], &node.config()).stdout(Stdio::null()).stderr(Stdio::piped()).output();
+    tokio::time::timeout(Duration::from_secs(45), run).await.expect("a run ends").unwrap()
 }

@@ -79,6 +79,13 @@ pub(super) fn moment(micros: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(micros).filter(|at| (0..=9999).contains(&at.year()))
 }
 
+/// An age limit. One after all calendars, as PostgreSQL's `infinity` is, is as good as none; one before them has passed.
+fn age_limit(micros: i64) -> DateTime<Utc> {
+    const LAST_SECOND: i64 = 253_402_300_799;
+    let clamped = || DateTime::from_timestamp(if micros < 0 { 0 } else { LAST_SECOND }, 0);
+    moment(micros).or_else(clamped).unwrap_or_default()
+}
+
 /// A time, if the row holds one.
 pub(super) fn maybe_time<D: Dialect>(row: &Row<D>, index: usize) -> Option<DateTime<Utc>> {
     D::time(row, index).ok().flatten().and_then(moment)
@@ -121,6 +128,13 @@ fn key<D: Dialect>(row: &Row<D>, text: usize) -> Result<Option<Key>, Wrong> {
     }
 }
 
+/// What a claimed row will weigh in memory as a message, without its payload, in bytes.
+pub(super) fn claimed_weight<D: Dialect>(row: &Row<D>) -> u64 {
+    let text = |index| maybe_text::<D>(row, index).map_or(0, |text| text.len());
+    let key = D::bytes(row, 3).ok().flatten().map_or_else(|| text(2), |key| key.len());
+    (Message::OVERHEAD + key + text(6)) as u64
+}
+
 /// A claimed row, whose id is still to be filled in.
 pub(super) fn claimed<D: Dialect>(row: &Row<D>, project: &Arc<str>, source: &Arc<str>, max_payload: u64) -> Result<Box<Ready>, Unusable> {
     ready::<D>(row, project, source, max_payload).map_err(|(code, detail)| Unusable {
@@ -149,7 +163,7 @@ fn ready<D: Dialect>(row: &Row<D>, project: &Arc<str>, source: &Arc<str>, max_pa
         // The claim raises no number out of this range.
         return Err(("invalid_row", "column attempts: is out of range".to_owned()));
     }
-    let expires_at = time::<D>(row, 10, "expires_at")?;
+    let expires_at = D::time(row, 10).map_err(wrong("expires_at"))?.map(age_limit);
     let message = Message {
         id: Uuid::nil(),
         project: project.clone(),

@@ -128,7 +128,7 @@ async fn what_the_database_refuses_to_keep_is_told_and_so_is_that_it_refuses() {
         bad().await;
     }
     let ready = client.get("/readyz").await;
-    assert_eq!((ready.status, &ready.json()["store"]), (503, &json!("the database refuses to keep messages")));
+    assert_eq!((ready.status, &ready.json()["store"]), (503, &json!("the database keeps no messages")));
     client.submitted("").await;
     assert_eq!(client.get("/readyz").await.status, 200);
     client.app.end().await;

@@ -236,6 +236,9 @@ pub(crate) async fn a_time_that_is_none_is_a_stray(cx: Fixture) {
     for (index, id) in bad.iter().enumerate() {
         assert!(sent.contains_key(id) || refused.contains_key(id), "{} as {}", junk[index / 2], ["due_at", "expires_at"][index % 2]);
     }
+    // An age limit after all calendars is the usual way to say that there is none.
+    let never = junk.iter().position(|junk| ["'infinity'", "'9999-12-31 23:59:59'", "9223372036854775807"].contains(junk)).unwrap();
+    assert!(sent.contains_key(&bad[2 * never + 1]), "it never expires");
     all_over(&cx, &bad).await;
     let first = if cx.backend.is_mysql() { bad[2] } else { bad[0] };
     assert_eq!(refused.get(&first), Some(&"invalid_due_at"), "never due, and told so");
