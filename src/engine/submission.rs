@@ -272,3 +272,80 @@ impl From<Invalid> for Refusal {
         Self::Invalid { field: invalid.field, detail: invalid.detail }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> Headers {
+        Headers::new(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    fn submission() -> Submission {
+        Submission {
+            source: "crm".to_owned(),
+            topic: Some("orders".to_owned()),
+            key: Some(Key::Text("o-17".to_owned())),
+            payload: Some(Bytes::from_static(b"paid")),
+            headers: headers(&[("tenant", "a"), ("trace", "b")]),
+            idempotency_key: Some("k-1".to_owned()),
+            ..Submission::default()
+        }
+    }
+
+    fn digest(submission: &Submission) -> [u8; 32] {
+        submission.idempotency().unwrap().digest
+    }
+
+    #[test]
+    fn whatever_changes_of_the_content_changes_the_digest() {
+        let payload = |bytes: &'static [u8]| Some(Bytes::from_static(bytes));
+        let topic = |topic: &str| Some(topic.to_owned());
+        let text = |key: &str| Some(Key::Text(key.to_owned()));
+        let with = |pairs: &[(&str, &str)]| Submission { headers: headers(pairs), ..submission() };
+        let contents = [
+            ("as it is", submission()),
+            ("another topic", Submission { topic: topic("invoices"), ..submission() }),
+            ("no topic", Submission { topic: None, ..submission() }),
+            ("another key", Submission { key: text("o-18"), ..submission() }),
+            ("an empty key", Submission { key: text(""), ..submission() }),
+            ("no key", Submission { key: None, ..submission() }),
+            ("another payload", Submission { payload: payload(b"Paid"), ..submission() }),
+            ("an empty payload", Submission { payload: payload(b""), ..submission() }),
+            ("a tombstone", Submission { payload: None, ..submission() }),
+            ("topic and key run together", Submission { topic: topic("order"), key: text("so-17"), ..submission() }),
+            ("key and payload run together", Submission { key: text("o-17p"), payload: payload(b"aid"), ..submission() }),
+            ("another value", with(&[("tenant", "a"), ("trace", "c")])),
+            ("another name", with(&[("tenant", "a"), ("span", "b")])),
+            ("values exchanged", with(&[("tenant", "b"), ("trace", "a")])),
+            ("name and value run together", with(&[("tenant", "a"), ("trac", "eb")])),
+            ("one header less", with(&[("tenant", "a")])),
+            ("one header more", with(&[("tenant", "a"), ("trace", "b"), ("x", "")])),
+            ("no headers", with(&[])),
+        ];
+        let mut seen = HashSet::new();
+        for (what, content) in contents {
+            assert!(seen.insert(digest(&content)), "{what}: taken for a repeat of other content");
+        }
+    }
+
+    #[test]
+    fn what_is_no_content_leaves_the_digest_as_it_is() {
+        let same = [
+            ("headers in another order", Submission { headers: headers(&[("trace", "b"), ("tenant", "a")]), ..submission() }),
+            ("a priority", Submission { priority: 9, ..submission() }),
+            ("a due time", Submission { due: Some(Due::After(Duration::from_secs(5))), ..submission() }),
+            ("a mode", Submission { mode: Some(Mode::OnFailure), ..submission() }),
+            ("a policy", Submission { retry: retry::Config { max_retries: Some(9), ..retry::Config::default() }, ..submission() }),
+            // The store keeps keys by source; each of two keys has content of its own.
+            ("another source", Submission { source: "erp".to_owned(), ..submission() }),
+            ("another idempotency key", Submission { idempotency_key: Some("k-2".to_owned()), ..submission() }),
+        ];
+        for (what, content) in same {
+            assert_eq!(digest(&content), digest(&submission()), "{what}");
+        }
+        assert_eq!(Submission { idempotency_key: None, ..submission() }.idempotency(), None);
+    }
+}

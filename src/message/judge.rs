@@ -152,6 +152,31 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_attempt_counts_as_an_outage_and_is_told_apart() {
+        let lost = |standing: &Standing| {
+            let outcome = Outcome::unreachable("lost", "no word");
+            judge(&outcome, true, 2, standing, &Policy::default(), DateTime::UNIX_EPOCH, &mut StdRng::seed_from_u64(7))
+        };
+        let verdict = lost(&Standing { retries: 4, ..Standing::default() });
+        assert_eq!((verdict.state, verdict.retries, verdict.delay), (State::Retrying, 4, Duration::from_secs(30)), "it uses up no retry");
+        assert_eq!((attempt_outcome(Class::Unreachable, true), verdict.log), (AttemptOutcome::Lost, Log::Insert));
+        let after = |outcome| lost(&Standing { logged: 1, last_entry: Some(Entry { number: 3, outcome }), ..Standing::default() }).log;
+        assert_eq!(after(AttemptOutcome::Unreachable), Log::Insert, "it does not pass for an outage");
+        assert_eq!(after(AttemptOutcome::Lost), Log::Extend(3));
+    }
+
+    #[test]
+    fn what_the_destination_asks_to_wait_is_waited_within_its_bounds() {
+        for outcome in [refused(), Outcome::unreachable("x", "")] {
+            let asked = |seconds| outcome.clone().with_retry_after(Some(Duration::from_secs(seconds)));
+            let wait = |seconds| judged(&asked(seconds), 1, &Standing::default()).delay.as_secs();
+            assert_eq!([wait(1), wait(60), wait(1_000_000)], [5, 60, 21_600], "{}", outcome.class);
+            let soon_too_old = Standing { expires_at: Some(DateTime::UNIX_EPOCH + Duration::from_secs(30)), ..Standing::default() };
+            assert_eq!(judged(&asked(60), 1, &soon_too_old).reason, Some(Reason::Expired), "{}", outcome.class);
+        }
+    }
+
+    #[test]
     fn after_a_refusal_the_wait_counts_refusals_and_after_an_outage_all_attempts() {
         let standing = Standing { retries: 0, ..Standing::default() };
         assert_eq!(judged(&refused(), 9, &standing).delay, Duration::from_secs(5), "the first refusal, whatever came before it");

@@ -390,6 +390,27 @@ fn a_node_whose_log_nobody_reads_any_more_stops_when_it_is_told_to() {
 }
 
 #[test]
+fn each_line_of_the_log_is_json_where_stderr_is_no_terminal() {
+    let folder =
+        folder("project: orders\nstore: { url: 'sqlite://t.db' }\nsources: { c: { kind: command, argv: [sh, it.sh], retry: { max_retries: 0 } } }\n");
+    let folder = folder.path();
+    // What it says stands in a line of the log, line ends, quotes and all.
+    std::fs::write(folder.join("it.sh"), "printf 'it said \"no\"\\n\\\\ and\\tno' >&2\nexit 1\n").unwrap();
+    done(folder, &["migrate"]);
+    let id = done(folder, &["send", "c", "--payload", "x"]).trim().to_owned();
+    let output = command(folder, &["run"]).env("REDRIVE_LOG", "debug").output().unwrap();
+    assert_eq!(code(&output), 0, "{}", err(&output));
+    let lines = err(&output);
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect();
+    for line in &lines {
+        assert!(["timestamp", "level", "target"].iter().all(|field| line[field].is_string()), "{line}");
+    }
+    let failed = lines.iter().find(|line| line["message.id"] == id && line["message"] == "the message failed").unwrap();
+    assert_eq!((&failed["level"], &failed["error.code"]), (&Value::from("WARN"), &Value::from("exit_1")), "{failed}");
+    assert!(failed["error.detail"].as_str().unwrap().contains("it said \"no\""), "{failed}");
+}
+
+#[test]
 fn a_log_level_that_is_none_is_told() {
     let folder = folder(PLAIN);
     let output = command(folder.path(), &["list"]).env("REDRIVE_LOG", "loud").output().unwrap();

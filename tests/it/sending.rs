@@ -4,12 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::Method;
+use serde_json::{Value, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::api::{Client, client};
+use crate::support::endpoint::{Server, answer};
 use crate::support::eventually;
 
 /// Another writer on the database of an application.
@@ -19,6 +21,10 @@ async fn writer(folder: &Path) -> SqliteConnection {
 
 async fn run(session: &mut SqliteConnection, sql: &'static str) {
     sqlx::query(sql).execute(session).await.unwrap();
+}
+
+async fn number(session: &mut SqliteConnection, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(session).await.unwrap()
 }
 
 /// An application that soon takes the store for away, and its folder.
@@ -116,7 +122,7 @@ async fn a_destination_that_is_slow_gets_no_more_than_it_takes_in_time() {
     run(&mut session, insert).await;
     shows(&client, Duration::from_secs(30), r#"redrive_finished_total{project="test",source="main",state="succeeded",class="succeeded"} 2500"#).await;
     // Some may have gone out before it was known how slow it is, or this machine may have stood still.
-    let attempts: i64 = sqlx::query_scalar("SELECT max(attempts) FROM resend_log").fetch_one(&mut session).await.unwrap();
+    let attempts = number(&mut session, "SELECT max(attempts) FROM resend_log").await;
     assert!(attempts <= 3, "{attempts}");
     session.close().await.unwrap();
     client.app.end().await;
@@ -144,6 +150,10 @@ async fn a_claim_under_way_when_the_node_stops_is_handed_back() {
     client.until(&first, "succeeded").await;
     submit(&client, 20, r#","delay":"1s""#).await;
     let mut other = writer(client.app.folder()).await;
+    // Of each claim that is made, how many messages it took: the sheets themselves go again.
+    run(&mut other, "CREATE TABLE claims (took INTEGER)").await;
+    let note = "CREATE TRIGGER note AFTER INSERT ON redrive_sheet BEGIN INSERT INTO claims VALUES (json_array_length(NEW.ids)); END";
+    run(&mut other, note).await;
     run(&mut other, "BEGIN IMMEDIATE").await;
     // They come due, and the claim waits for the other writer.
     sleep(Duration::from_millis(1500)).await;
@@ -152,10 +162,12 @@ async fn a_claim_under_way_when_the_node_stops_is_handed_back() {
     run(&mut other, "COMMIT").await;
     let folder = client.app.end().await;
     let mut session = writer(folder.path()).await;
-    let sending: i64 = sqlx::query_scalar("SELECT count(*) FROM resend_log WHERE state = 'sending'").fetch_one(&mut session).await.unwrap();
-    let tried: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM resend_log WHERE state <> 'succeeded' AND attempts > 0").fetch_one(&mut session).await.unwrap();
-    let sheets: i64 = sqlx::query_scalar("SELECT count(*) FROM redrive_sheet").fetch_one(&mut session).await.unwrap();
+    let claimed = number(&mut session, "SELECT coalesce(sum(took), 0) FROM claims").await;
+    let sent = number(&mut session, "SELECT count(*) FROM resend_log WHERE state = 'succeeded'").await;
+    assert!(claimed > 0 && sent == 1, "no claim was under way: {claimed} were claimed, {sent} sent");
+    let sending = number(&mut session, "SELECT count(*) FROM resend_log WHERE state = 'sending'").await;
+    let tried = number(&mut session, "SELECT count(*) FROM resend_log WHERE state <> 'succeeded' AND attempts > 0").await;
+    let sheets = number(&mut session, "SELECT count(*) FROM redrive_sheet").await;
     assert_eq!((sending, tried, sheets), (0, 0, 0));
     session.close().await.unwrap();
 }
@@ -285,8 +297,11 @@ async fn an_outcome_that_can_not_be_written_is_not_sent_again_before_its_lease_i
     client.app.end().await;
 }
 
-#[tokio::test]
-async fn a_lost_attempt_is_found_when_its_lease_ends() {
+/// A message whose first attempt a node began that is gone, with a lease that ends soon.
+const LOST: &str = "019a0000-0000-7000-8000-000000000001";
+
+/// The attempts of [`LOST`] once it was sent by a node that polls no more than once a minute, and its message.
+async fn attempts_after_one_was_lost() -> (Value, Value) {
     // By polls alone it would take a minute.
     let client = client("poller: { interval: 1m }\nsources: { main: { kind: scripted, retry: { first_delay: 10ms } } }").await;
     let mut other = writer(client.app.folder()).await;
@@ -297,7 +312,131 @@ async fn a_lost_attempt_is_found_when_its_lease_ends() {
     // Something that is due soon has the scout look once.
     let id = client.submitted(r#","delay":"100ms""#).await;
     client.until(&id, "succeeded").await;
-    let again = client.until("019a0000-0000-7000-8000-000000000001", "succeeded").await;
-    assert_eq!(again["attempts"], 2);
+    let message = client.until(LOST, "succeeded").await;
+    let attempts = client.get(&format!("/v1/messages/{LOST}/attempts")).await.json();
+    client.app.end().await;
+    (attempts, message)
+}
+
+#[tokio::test]
+async fn a_lost_attempt_is_found_when_its_lease_ends_and_uses_up_no_retry() {
+    let (attempts, message) = attempts_after_one_was_lost().await;
+    assert_eq!((&message["attempts"], &message["retries"]), (&json!(2), &json!(0)));
+    let told: Vec<_> = attempts["items"].as_array().unwrap().iter().map(|attempt| (&attempt["number"], &attempt["outcome"])).collect();
+    assert_eq!(told, [(&json!(1), &json!("lost")), (&json!(2), &json!("succeeded"))]);
+    assert_eq!(attempts["items"][0]["error"]["class"], "lost");
+}
+
+#[tokio::test]
+async fn a_lost_attempt_is_put_down_to_the_node_that_lost_it() {
+    let (attempts, _) = attempts_after_one_was_lost().await;
+    assert_eq!(attempts["items"][0]["node"], "gone", "{attempts}");
+}
+
+#[tokio::test]
+async fn what_is_more_urgent_goes_first_once_a_place_is_free() {
+    let client = client("sources: { main: { kind: scripted, in_flight: 1 } }").await;
+    let under_way = client.submitted(r#","topic":"hold""#).await;
+    let mut waiting = Vec::new();
+    for priority in [0, 5, 9] {
+        waiting.push(client.submitted(&format!(r#","topic":"hold","priority":{priority}"#)).await);
+    }
+    let mut next = Some(under_way);
+    while let Some(id) = next {
+        client.until(&id, "sending").await;
+        for behind in &waiting {
+            assert_eq!(client.message(behind).await["state"], "pending", "{} are behind", waiting.len());
+        }
+        client.app.hold.add_permits(1);
+        client.until(&id, "succeeded").await;
+        // The last that came in, which is the most urgent.
+        next = waiting.pop();
+    }
+    client.app.end().await;
+}
+
+/// An application that sends to a server which answers with the status that the topic names.
+async fn answered_by_topic(headers: &'static str, options: &str) -> Client {
+    let server = Server::start(move |request| answer(&format!("{} Because", request.header("redrive-topic")), headers, ""));
+    client(&format!("sources: {{ main: {{ kind: http, url: \"{}\", {options} }} }}", server.url("/"))).await
+}
+
+#[tokio::test]
+async fn a_code_is_of_the_class_that_the_configuration_gives_it() {
+    let outcomes = "outcomes: { http_409: succeeded, http_400: refused, http_500: permanent, http_404: unreachable }";
+    let client = answered_by_topic("", &format!("{outcomes}, retry: {{ first_delay: 1h, unreachable_delay: 1h }}")).await;
+    for (status, state, class, retries) in [
+        (409, "succeeded", json!(null), 0),
+        (400, "retrying", json!("refused"), 1),
+        (500, "failed", json!("permanent"), 0),
+        (404, "retrying", json!("unreachable"), 0),
+        // In its own table still.
+        (410, "failed", json!("permanent"), 0),
+    ] {
+        let id = client.submitted(&format!(r#","topic":"{status}""#)).await;
+        let message = client.until(&id, state).await;
+        assert_eq!((&message["last_error"]["class"], &message["retries"]), (&class, &json!(retries)), "{status}: {message}");
+    }
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn a_destination_that_asks_to_wait_is_given_the_time() {
+    let client = answered_by_topic("Retry-After: 1000\r\n", "retry: { first_delay: 1s }").await;
+    for status in [429, 503] {
+        let id = client.submitted(&format!(r#","topic":"{status}""#)).await;
+        let message = client.until(&id, "retrying").await;
+        let time = |field: &str| chrono::DateTime::parse_from_rfc3339(message[field].as_str().unwrap()).unwrap();
+        let wait = (time("due_at") - time("updated_at")).num_seconds();
+        assert!((999..=1001).contains(&wait), "{status}: {message}");
+    }
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn a_message_that_wants_no_retry_fails_as_it_is_refused() {
+    let client = client("sources: { main: { kind: scripted, retry: { first_delay: 1h } } }").await;
+    // From memory, and claimed.
+    for due in ["", r#","delay":"50ms""#] {
+        let id = client.submitted(&format!(r#","topic":"refuse","retry":{{"max_retries":0}}{due}"#)).await;
+        let message = client.until(&id, "failed").await;
+        assert_eq!((&message["attempts"], &message["retries"], &message["max_retries"]), (&json!(1), &json!(1), &json!(0)));
+        assert_eq!(message["last_error"]["class"], "refused");
+    }
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn a_message_whose_history_is_not_kept_goes_as_it_ends() {
+    let keep = "history: { every: 1d, keep: { succeeded: 0s, failed: 0s } }";
+    let client = client(&format!("{keep}\nsources: {{ main: {{ kind: scripted, retry: {{ max_retries: 1, first_delay: 1ms }} }} }}")).await;
+    for (fields, class) in [("", "succeeded"), (r#","topic":"forbid""#, "permanent"), (r#","topic":"refuse""#, "exhausted")] {
+        let id = client.submitted(fields).await;
+        let state = if class == "succeeded" { class } else { "failed" };
+        let finished = format!(r#"redrive_finished_total{{project="test",source="main",state="{state}",class="{class}"}} 1"#);
+        shows(&client, Duration::from_secs(10), &finished).await;
+        assert_eq!(client.get(&format!("/v1/messages/{id}")).await.status, 404, "{class}");
+    }
+    let mut session = writer(client.app.folder()).await;
+    let left = "SELECT (SELECT count(*) FROM resend_log) + (SELECT count(*) FROM attempt_log)";
+    assert_eq!(number(&mut session, left).await, 0, "attempts go along");
+    assert!(!client.get("/metrics").await.text.contains("redrive_purged_total{"), "it waits for no purge");
+    session.close().await.unwrap();
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn whoever_would_have_too_much_wait_to_be_committed_is_told_to_come_again() {
+    let client = client("limits: { intake: 1MiB }").await;
+    let mut other = writer(client.app.folder()).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    let publish = async || client.send(client.request(Method::POST, "/v1/publish/main").body(vec![b'x'; 600 << 10])).await;
+    // One waits for the other writer; with the second it would be too much, whichever of them comes first.
+    let (refused, kept) = futures::future::select(Box::pin(publish()), Box::pin(publish())).await.factor_first();
+    assert_eq!(refused.problem(), (429, "overloaded".into(), String::new()));
+    assert!(refused.text.contains("wait to be committed"), "{refused:?}");
+    run(&mut other, "COMMIT").await;
+    assert_eq!(kept.await.status, 202);
+    assert_eq!(publish().await.status, 202, "there is room again");
     client.app.end().await;
 }

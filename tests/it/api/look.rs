@@ -1,11 +1,14 @@
 //! Looking at messages, at health, and at metrics.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{Client, client};
+use crate::support::app::start_in;
+use crate::support::{Raw, eventually};
 
 async fn ids(client: &Client, query: &str) -> Vec<String> {
     let answer = client.get(&format!("/v1/messages?{query}")).await;
@@ -122,6 +125,44 @@ async fn health_and_metrics_are_served_on_both_ports_and_the_api_on_one() {
     assert_eq!(client.get("/v1/messages").await.problem().1, "unauthorized");
     let shown = client.request(Method::GET, "/v1/messages").header("Authorization", "Bearer s3cret");
     assert_eq!(client.send(shown).await.status, 200);
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn the_metrics_tell_what_came_in_what_became_of_it_and_what_waits() {
+    // What waits is counted as a node starts, and then no more for a while: the row is there before.
+    let folder = client("").await.app.end().await;
+    let mut raw = Raw::connect(&format!("sqlite://{}", folder.path().join("redrive.db").display()).parse().unwrap()).await;
+    raw.run("INSERT INTO resend_log (source, due_at) VALUES ('main', '2099-01-31T12:00:00Z'); DELETE FROM redrive_sample").await;
+    let client = Client { app: start_in(folder, "").await, http: reqwest::Client::new() };
+    client.until_ready().await;
+    let lines = async || client.get("/metrics").await.text.lines().map(str::to_owned).collect::<Vec<_>>();
+    let of = |name: &str, more: &str, value: u64| format!(r#"redrive_{name}{{project="test",source="main"{more}}} {value}"#);
+    let told = async |line: String| eventually(Duration::from_secs(10), async || lines().await.contains(&line).then_some(())).await;
+    told(of("messages", r#",state="pending""#, 1)).await;
+
+    let (fine, refused) = (client.submitted("").await, client.submitted(r#","topic":"forbid""#).await);
+    client.until(&fine, "succeeded").await;
+    client.until(&refused, "failed").await;
+    told(of("finished_total", r#",state="succeeded",class="succeeded""#, 1)).await;
+    told(of("finished_total", r#",state="failed",class="permanent""#, 1)).await;
+    let lines = lines().await;
+    for line in [
+        of("accepted_total", r#",mode="write_ahead""#, 2),
+        of("accepted_total", r#",mode="on_failure""#, 0),
+        of("attempts_total", r#",outcome="succeeded""#, 1),
+        of("attempts_total", r#",outcome="permanent""#, 1),
+        of("attempts_total", r#",outcome="refused""#, 0),
+        of("send_seconds_count", "", 2),
+        of("due_to_send_seconds_count", "", 2),
+        of("in_flight", "", 0),
+        of("messages", r#",state="retrying""#, 0),
+    ] {
+        assert!(lines.contains(&line), "{line} is missing in {lines:#?}");
+    }
+    let last = lines.iter().find_map(|line| line.strip_prefix(r#"redrive_last_success_timestamp_seconds{project="test",source="main"} "#));
+    let ago = chrono::Utc::now().timestamp() as f64 - last.unwrap().parse::<f64>().unwrap();
+    assert!((-5.0..60.0).contains(&ago), "{ago} s ago");
     client.app.end().await;
 }
 

@@ -79,6 +79,29 @@ async fn on_failure_leaves_no_row_when_it_succeeds_and_tells_the_state_when_not(
 }
 
 #[tokio::test]
+async fn on_failure_writes_ahead_what_is_due_later_or_has_an_idempotency_key() {
+    let client = client("sources: { main: { kind: scripted, mode: on_failure, on_failure: { timeout: 200ms } } }").await;
+    for fields in [r#","delay":"1h""#, r#","due_at":"2099-01-31T12:00:00Z""#] {
+        let message = client.message(&client.submitted(fields).await).await;
+        assert_eq!((&message["state"], &message["attempts"]), (&json!("pending"), &json!(0)), "{fields}");
+    }
+    let keyed = async || client.post_json("/v1/messages", r#"{"source":"main","payload":"x","idempotency_key":"k-1"}"#).await;
+    let first = keyed().await;
+    assert_eq!(first.status, 202, "{first:?}");
+    client.until(&first.id(), "succeeded").await;
+    let again = keyed().await;
+    assert_eq!((again.status, again.json()), (200, json!({"id": first.id(), "duplicate": true})));
+    let metrics = client.get("/metrics").await.text;
+    for (name, label, count) in
+        [("attempts", r#"outcome="succeeded""#, 1), ("accepted", r#"mode="write_ahead""#, 3), ("accepted", r#"mode="on_failure""#, 0)]
+    {
+        let line = format!(r#"redrive_{name}_total{{project="test",source="main",{label}}} {count}"#);
+        assert!(metrics.lines().any(|have| have == line), "{line} is missing in\n{metrics}");
+    }
+    client.app.end().await;
+}
+
+#[tokio::test]
 async fn a_delayed_message_waits_pending() {
     let client = client("").await;
     let id = client.submitted(r#","delay":"1h""#).await;

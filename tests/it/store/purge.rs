@@ -72,7 +72,8 @@ pub(crate) async fn never_is_never(cx: Fixture) {
         all.insert(id);
     }
     let never = State::FINISHED.map(|state| (state, None));
-    assert_eq!(purge(&cx, purge_of(&cx, &never)).await, Purged { rows: purge(&cx, purge_of(&cx, &never)).await.rows, ..Purged::default() });
+    let purged = purge(&cx, purge_of(&cx, &never)).await;
+    assert!(deleted(&purged).is_empty() && !purged.more, "{purged:?}");
     assert_eq!(left(&cx).await, all);
     let purged = purge(&cx, purge_of(&cx, &State::FINISHED.map(|state| (state, Some(0))))).await;
     assert_eq!(deleted(&purged), State::FINISHED.iter().map(|state| (*state, 1)).collect(), "none is kept at all");

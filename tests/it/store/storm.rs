@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use redrive::store::{self, Changed, Claim, Error, Held, Idempotency, NewMessage, Store, Verdict};
+use redrive::message::State;
+use redrive::store::{self, Changed, Claim, Completion, Error, Held, Idempotency, NewMessage, Store, Verdict};
 use redrive::units::{Secret, Span};
 use url::Url;
 use uuid::Uuid;
 
-use super::fixture::{Fixture, LONG, SHORT, ids, message, ready, sorted, succeeded};
+use super::act::one_in;
+use super::fixture::{Fixture, LONG, SHORT, failed, ids, message, ready, refused, sorted, succeeded};
 use crate::support::{Proxy, eventually};
 
 /// Not for ever, on a busy machine too.
@@ -84,7 +86,7 @@ pub(crate) async fn a_lock_of_another_session_ends_in_time(cx: Fixture) {
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     raw.run("ROLLBACK").await;
     let cancelled = eventually(SOON, async || store.cancel(&cx.project, vec![id]).await.ok()).await;
-    assert_eq!(cancelled, [Changed::Done(redrive::message::State::Cancelled)]);
+    assert_eq!(cancelled, [Changed::Done(State::Cancelled)]);
 
     // The whole table.
     raw.run(if cx.backend.is_mysql() {
@@ -181,6 +183,36 @@ pub(crate) async fn what_somebody_has_locked_is_told_at_once(cx: Fixture) {
     assert!(started.elapsed() < Duration::from_secs(1), "it waits for nobody: {:?}", started.elapsed());
     raw.run("ROLLBACK").await;
     assert!(store.locked(put).await.unwrap().is_empty());
+}
+
+/// MySQL locks what a statement comes across: one that read the table, or much of an index, to find the messages that it names would wait.
+pub(crate) async fn rows_that_somebody_holds_keep_nobody_waiting_who_names_others(cx: Fixture) {
+    let mut others = Vec::new();
+    for state in State::ALL {
+        others.push(one_in(&cx, state).await);
+    }
+    let store = cx.store().await;
+    let mut raw = cx.test.raw().await;
+    raw.run("BEGIN").await;
+    for id in &others {
+        assert_eq!(raw.run(&format!("UPDATE resend_log SET topic = 'mine' WHERE id = '{id}'")).await, 1);
+    }
+    // One that waited would end with an error, half of the store's timeout later.
+    let (_, held) = cx.claimed("billing").await;
+    let id = held.id;
+    assert!(store.renew(vec![held], LONG).await.unwrap().is_empty());
+    assert_eq!(cx.complete(vec![refused(held, Duration::ZERO)]).await, [true]);
+    let (_, held) = cx.take(id, "billing", LONG).await;
+    assert_eq!(store.release(vec![held]).await.unwrap(), 1);
+    let (_, held) = cx.take(id, "billing", LONG).await;
+    assert_eq!(cx.complete(vec![Completion { attempt: 2, retries: 2, ..failed(held) }]).await, [true]);
+    assert_eq!(store.replace_payload(&cx.project, id, "better".into()).await.unwrap(), Changed::Done(State::Failed));
+    assert_eq!(store.retry(&cx.project, vec![id]).await.unwrap(), [Changed::Done(State::Pending)]);
+    assert_eq!(store.cancel(&cx.project, vec![id]).await.unwrap(), [Changed::Done(State::Cancelled)]);
+    assert_eq!(store.retry(&cx.project, vec![id]).await.unwrap(), [Changed::Done(State::Pending)]);
+    let (row, held) = cx.take(id, "billing", LONG).await;
+    assert_eq!(cx.complete(vec![Completion { epoch: row.message.epoch, ..succeeded(held) }]).await, [true]);
+    raw.run("ROLLBACK").await;
 }
 
 pub(crate) async fn an_application_that_inserts_sees_no_deadlock(cx: Fixture) {
