@@ -81,7 +81,7 @@ fn a_wrong_command_line_exits_2_and_help_exits_0() {
 #[test]
 fn a_wrong_configuration_exits_64_with_every_fault_whatever_the_command() {
     let folder = folder("project: Orders!\nstore: { pol: 1 }\nsources: { l: { kind: lgo } }\n");
-    for arguments in [&["serve"][..], &["run"], &["check"], &["list"], &["migrate"], &["purge"], &["send", "l", "--payload", "x"]] {
+    for arguments in [&["serve"][..], &["run"], &["check"], &["list"], &["migrate"], &["purge"], &["health"], &["send", "l", "--payload", "x"]] {
         let output = run(folder.path(), arguments);
         let said = err(&output);
         assert_eq!(code(&output), 64, "{arguments:?}: {said}");
@@ -295,9 +295,47 @@ fn health_exits_by_the_answer() {
 }
 
 #[test]
-fn the_check_of_the_image_looks_at_the_process_alone() {
+fn health_asks_where_the_configuration_has_the_node_listen() {
+    /// Answers one request; what it asked for.
+    fn answer(mut stream: impl Read + Write) -> String {
+        let mut request = [0; 1024];
+        let read = stream.read(&mut request).unwrap();
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+        String::from_utf8_lossy(&request[..read]).lines().next().unwrap_or_default().to_owned()
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let configurations = [
+        format!("health: {{ listen: '0.0.0.0:{port}' }}"),
+        format!("health: {{ listen: '[::]:{port}' }}\napi: {{ listen: '127.0.0.1:1' }}"),
+        format!("api: {{ listen: '0.0.0.0:{port}', token: t0ken }}"),
+        format!("health: {{ listen: '127.0.0.1:0' }}\napi: {{ listen: '127.0.0.1:{port}' }}"),
+    ];
+    let expected = configurations.len();
+    let server = std::thread::spawn(move || (0..expected).map(|_| answer(listener.accept().unwrap().0)).collect::<Vec<_>>());
+    for configuration in configurations {
+        let folder = folder(&format!("{PLAIN}{configuration}\n"));
+        assert!(done(folder.path(), &["health"]).starts_with("200"), "{configuration}");
+    }
+    assert_eq!(server.join().unwrap(), ["GET /healthz HTTP/1.1"; 4]);
+
+    let only_a_socket = folder(&format!("{PLAIN}api: {{ listen: ~, unix: it.sock }}\n"));
+    let listener = std::os::unix::net::UnixListener::bind(only_a_socket.path().join("it.sock")).unwrap();
+    let server = std::thread::spawn(move || answer(listener.accept().unwrap().0));
+    done(only_a_socket.path(), &["health"]);
+    assert_eq!(server.join().unwrap(), "GET /healthz HTTP/1.1");
+
+    let any_port = folder(&format!("{PLAIN}api: {{ listen: '127.0.0.1:0' }}\n"));
+    let output = run(any_port.path(), &["health"]);
+    assert_eq!(code(&output), 2);
+    assert!(err(&output).contains("--url"), "{}", err(&output));
+}
+
+#[test]
+fn the_check_of_the_image_looks_at_the_process_alone_wherever_it_listens() {
     let check = include_str!("../../Dockerfile").lines().skip_while(|line| !line.starts_with("HEALTHCHECK")).nth(1).unwrap();
-    assert!(check.ends_with(r#"CMD ["redrive", "health", "--url", "http://127.0.0.1:8088/healthz"]"#), "{check}");
+    // Without --url it asks for /healthz.
+    assert!(check.ends_with(r#"CMD ["redrive", "health"]"#), "{check}");
 }
 
 #[test]
