@@ -5,6 +5,7 @@ mod cancel;
 mod check;
 mod demo;
 mod failure;
+mod files;
 mod filter;
 mod health;
 mod list;
