@@ -5,6 +5,7 @@
 
 pub mod amqp;
 pub mod answer;
+pub mod codes;
 pub mod command;
 pub mod http;
 pub mod kafka;
@@ -25,6 +26,7 @@ use crate::message::Message;
 use crate::outcome::Outcome;
 use crate::units::Secret;
 
+use codes::Code;
 pub use options::Options;
 pub use registry::Registry;
 
@@ -240,6 +242,12 @@ pub trait Config: DeserializeOwned + JsonSchema + Send + 'static {
     /// # Errors
     /// Every fault, with the path of the key inside the source.
     fn build(self, cx: &Context) -> Result<Sender, Vec<Fault>>;
+
+    /// The error codes that its sends may come to: a key of `outcomes:` that is none of them would have no effect, and is a fault. A kind that says
+    /// nothing has any key taken.
+    fn codes() -> Option<Vec<Code>> {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod documents;
 mod faults;
+mod outcomes;
 mod secrets;
 
 use std::path::Path;

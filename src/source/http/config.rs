@@ -15,6 +15,7 @@ use super::signature::Signer;
 use super::target::Target;
 use super::{Http, request, table};
 use crate::fault::Fault;
+use crate::source::codes::Code;
 use crate::source::{Context, Sender};
 use crate::tls::Tls;
 use crate::units::Secret;
@@ -102,6 +103,10 @@ impl crate::source::Config for Config {
             Method::Delete => reqwest::Method::DELETE,
         };
         Ok(Sender::each(Http { client, target, method, headers, signer, timeout, keep_result: cx.options.keep_result }))
+    }
+
+    fn codes() -> Option<Vec<Code>> {
+        Some(table::codes())
     }
 }
 
