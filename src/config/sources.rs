@@ -14,8 +14,8 @@ use crate::source::{Context, Options, Registry, Sender};
 
 /// The most sources.
 const MOST: usize = 1000;
-/// The most times that one source is tried again, to find the next of its faults.
-const MAX_ROUNDS: usize = 100;
+/// The most times that one source is tried again, to find the next of its faults, or of its numbers that are meant as text.
+const MAX_ROUNDS: usize = 1000;
 
 /// What each source takes, by name, and the sources themselves.
 pub(super) fn build(
@@ -142,7 +142,7 @@ fn sender(loading: &mut Loading<'_>, at: &[Step], kind: &str, mut own: Node, cx:
             && !matches!(Meaning::of(text), Meaning::Text | Meaning::Null)
             && !quoted.contains_key(&path)
         {
-            // A password may be all digits.
+            // A password may be all digits, and a property be `00123`.
             *plain = false;
             quoted.insert(path, fault.message.clone());
             continue;
@@ -155,6 +155,9 @@ fn sender(loading: &mut Loading<'_>, at: &[Step], kind: &str, mut own: Node, cx:
         if !gone {
             return None;
         }
+    }
+    if faultless {
+        loading.fault(at, format!("more than {MAX_ROUNDS} numbers where text is meant; put quotes around them"));
     }
     None
 }
