@@ -35,7 +35,7 @@ pub struct Config {
     /// Where to send: `https://host/path`. `{topic}` in the path or the query is replaced by the message's topic, percent-encoded. With `unix`
     /// it says the path and the `Host`, and may be left out (`http://localhost/`).
     pub url: Option<Secret>,
-    /// The path of a Unix socket to connect to instead of the URL's host.
+    /// The path of a Unix socket to connect to instead of the URL's host. A relative one starts at the configuration file's folder.
     pub unix: Option<PathBuf>,
     /// The method of the request.
     pub method: Method,
