@@ -219,17 +219,13 @@ impl Context {
     /// A secret that is written at `key` or read from the file that `{key}_file` names.
     ///
     /// # Errors
-    /// Both are given, or the file can't be read.
+    /// Both are given, or the file holds no secret.
     pub fn secret(&self, key: &str, value: Option<Secret>, file: Option<&Path>) -> Result<Option<Secret>, Fault> {
         let Some(file) = file else { return Ok(value) };
         if value.is_some() {
             return Err(Fault::new(format!("{key}_file"), format!("give {key} or {key}_file, not both")));
         }
-        let path = self.path(file);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n'])))),
-            Err(error) => Err(Fault::new(format!("{key}_file"), format!("{} can't be read: {error}", path.display()))),
-        }
+        crate::secret::read(&self.path(file)).map(Some).map_err(|message| Fault::new(format!("{key}_file"), message))
     }
 }
 

@@ -25,7 +25,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than the five seconds after which common servers close an idle connection: a send on one that is just being closed is lost.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const MOST_IDLE: usize = 64;
-/// The largest file that is read for a secret or a certificate.
+/// The largest file that is read for a certificate.
 const MOST_FILE_BYTES: u64 = 1 << 20;
 
 /// `kind: http`: one request a message to an HTTP endpoint, or to a handler on this machine.
@@ -143,7 +143,7 @@ impl Config {
         }
         for (name, file) in &self.headers_file {
             let path = format!("headers_file.{name}");
-            if let Some(value) = or_fault(read_secret(file, cx), &path, faults) {
+            if let Some(value) = or_fault(crate::secret::read(&cx.path(file)), &path, faults) {
                 set(path, name, value.expose(), faults);
             }
         }
@@ -258,28 +258,12 @@ fn with_tls(mut builder: reqwest::ClientBuilder, tls: &Tls, cx: &Context, faults
 
 /// A secret that may stand in the configuration or in a file.
 fn secret(key: &str, value: Option<&Secret>, file: Option<&Path>, cx: &Context, faults: &mut Vec<Fault>) -> Option<Secret> {
-    let file_key = format!("{key}_file");
-    let secret = match (value, file) {
-        (None, None) => return None,
-        (Some(_), Some(_)) => {
-            faults.push(Fault::new(file_key, format!("can't be used together with `{key}`")));
-            return None;
-        }
-        (Some(value), None) => value.clone(),
-        (None, Some(file)) => or_fault(read_secret(file, cx), &file_key, faults)?,
-    };
+    let secret = cx.secret(key, value.cloned(), file).map_err(|fault| faults.push(fault)).ok()??;
     if secret.expose().is_empty() {
-        faults.push(Fault::new(if file.is_some() { &file_key } else { key }, "is empty"));
+        faults.push(Fault::new(key, "is empty"));
         return None;
     }
     Some(secret)
-}
-
-/// A secret from a file, without the line break at its end.
-fn read_secret(file: &Path, cx: &Context) -> Result<Secret, String> {
-    let bytes = read(file, cx)?;
-    let text = String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", file.display()))?;
-    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
 }
 
 fn read(file: &Path, cx: &Context) -> Result<Vec<u8>, String> {

@@ -32,9 +32,9 @@ pub(super) enum Target {
 pub(super) fn target(config: &Config) -> Result<Target, Vec<Fault>> {
     let (path, text) = match &config.url_file {
         None => ("url", config.url.expose().to_owned()),
-        Some(file) => match std::fs::read_to_string(file) {
-            Ok(text) => ("url_file", text.trim().to_owned()),
-            Err(error) => return Err(vec![Fault::new("url_file", format!("{} can't be read: {error}", file.display()))]),
+        Some(file) => match crate::secret::read(file) {
+            Ok(url) => ("url_file", url.expose().trim().to_owned()),
+            Err(message) => return Err(vec![Fault::new("url_file", message)]),
         },
     };
     let fault = |message: &str| Err(vec![Fault::new(path, message)]);

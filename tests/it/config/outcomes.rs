@@ -35,9 +35,12 @@ fn written(kind: &str, prefixes: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn every_code_that_is_written_in_the_code_is_taken() {
-    for (kind, prefixes, least) in
-        [("http", &["http_"][..], 9), ("command", &["exit_", "signal_", "command_"], 7), ("amqp", &["amqp_"], 20), ("kafka", &["kafka_"], 50)]
-    {
+    for (kind, prefixes, least) in [
+        ("http", &["http_"][..], 9),
+        ("command", &["exit_", "signal_", "command_"][..], 7),
+        ("amqp", &["amqp_"][..], 20),
+        ("kafka", &["kafka_"][..], 50),
+    ] {
         let codes = written(kind, prefixes);
         assert!(codes.len() >= least, "{kind}: {codes:?}");
         let of_the_engine = ["dropped", "panic", "timeout"].map(str::to_owned);
