@@ -3,6 +3,7 @@
 mod bench;
 mod cancel;
 mod check;
+mod chunks;
 mod demo;
 mod failure;
 mod files;

@@ -1,5 +1,6 @@
 //! The command line as a script sees it: output, exit codes, and nothing started when something is wrong.
 
+mod chunks;
 mod files;
 mod health;
 
