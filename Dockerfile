@@ -33,10 +33,10 @@ VOLUME /data
 USER 10001:10001
 ENV REDRIVE_CONFIG=/etc/redrive/redrive.yaml
 EXPOSE 8087 8088
-# The address of 'health: { listen }'; a configuration with another one brings its own check. It asks whether the process lives:
-# a database that is away is no reason to kill it (Swarm and Podman do, where a check fails).
+# It asks where the configuration says that the node listens, and whether the process lives: a database that is away is no
+# reason to kill it (Swarm and Podman do, where a check fails).
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
-    CMD ["redrive", "health", "--url", "http://127.0.0.1:8088/healthz"]
+    CMD ["redrive", "health"]
 # Process 1 has to bury whatever a 'command' source leaves behind; '-s' for where it is not process 1.
 ENTRYPOINT ["tini", "-s", "--", "redrive"]
 CMD ["serve"]

@@ -3,8 +3,10 @@
 mod bench;
 mod cancel;
 mod check;
+mod chunks;
 mod demo;
 mod failure;
+mod files;
 mod filter;
 mod health;
 mod list;

@@ -89,7 +89,7 @@ impl Config {
         Self::parse(&text, file, &|name| std::env::var(name).ok(), registry, scope)
     }
 
-    /// Reads the text of a file. `file` is named in faults, and its folder is where relative paths of certificates and secrets start.
+    /// Reads the text of a file. `file` is named in faults, and its folder is where most relative paths start.
     ///
     /// # Errors
     /// Every fault, each with its line.

@@ -12,6 +12,7 @@ pub mod fault;
 pub mod message;
 pub mod outcome;
 pub mod retry;
+mod secret;
 pub mod shutdown;
 pub mod source;
 pub mod store;

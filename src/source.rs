@@ -5,6 +5,7 @@
 
 pub mod amqp;
 pub mod answer;
+pub mod codes;
 pub mod command;
 pub mod http;
 pub mod kafka;
@@ -25,6 +26,7 @@ use crate::message::Message;
 use crate::outcome::Outcome;
 use crate::units::Secret;
 
+use codes::Code;
 pub use options::Options;
 pub use registry::Registry;
 
@@ -217,17 +219,13 @@ impl Context {
     /// A secret that is written at `key` or read from the file that `{key}_file` names.
     ///
     /// # Errors
-    /// Both are given, or the file can't be read.
+    /// Both are given, or the file holds no secret.
     pub fn secret(&self, key: &str, value: Option<Secret>, file: Option<&Path>) -> Result<Option<Secret>, Fault> {
         let Some(file) = file else { return Ok(value) };
         if value.is_some() {
             return Err(Fault::new(format!("{key}_file"), format!("give {key} or {key}_file, not both")));
         }
-        let path = self.path(file);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n'])))),
-            Err(error) => Err(Fault::new(format!("{key}_file"), format!("{} can't be read: {error}", path.display()))),
-        }
+        crate::secret::read(&self.path(file)).map(Some).map_err(|message| Fault::new(format!("{key}_file"), message))
     }
 }
 
@@ -240,6 +238,12 @@ pub trait Config: DeserializeOwned + JsonSchema + Send + 'static {
     /// # Errors
     /// Every fault, with the path of the key inside the source.
     fn build(self, cx: &Context) -> Result<Sender, Vec<Fault>>;
+
+    /// The error codes that its sends may come to: a key of `outcomes:` that is none of them would have no effect, and is a fault. A kind that says
+    /// nothing has any key taken.
+    fn codes() -> Option<Vec<Code>> {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ const RULES: &[Rule] = &[
     Rule { place: "units.rs", forbidden: &["crate::"] },
     Rule { place: "fault.rs", forbidden: &["crate::"] },
     Rule { place: "tls.rs", forbidden: &["crate::"] },
+    Rule { place: "secret.rs", forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config"] },
     Rule { place: "source", forbidden: &["crate::store", "crate::engine", "crate::api", "crate::config", "crate::app", "crate::cli"] },
     Rule { place: "store", forbidden: &["crate::source", "crate::engine", "crate::api", "crate::config", "crate::app", "crate::cli"] },
     Rule { place: "engine", forbidden: &["crate::api", "crate::config", "crate::app", "crate::cli", "store::sql", "source::kafka", "source::amqp"] },
@@ -138,4 +139,41 @@ fn the_chart_of_states_is_that_of_the_code() {
         redrive::message::TRANSITIONS.iter().map(|(from, event, to)| (from.to_string(), format!("{event:?}"), to.to_string())).collect();
     assert_eq!(table, code, "the table of docs/state-machine.md");
     assert_eq!(chart, code, "the chart of docs/state-machine.md");
+}
+
+/// The calls that write log lines, with the level of each.
+fn log_calls() -> Vec<(String, String)> {
+    let mut paths = Vec::new();
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut paths);
+    let mut calls = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(path).unwrap();
+        for call in text.split("tracing::").skip(1) {
+            if let Some((level, rest)) = call.split_once("!(") {
+                calls.push((level.to_owned(), rest.split(");\n").next().unwrap_or_default().to_owned()));
+            }
+        }
+    }
+    calls
+}
+
+#[test]
+fn the_log_lines_of_the_docs_are_those_of_the_code() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();
+    let (_, table) = text.split_once("| message | level | fields |\n").unwrap();
+    let calls = log_calls();
+    let mut rows = 0;
+    for row in table.lines().skip(1).take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [messages, levels, _fields] = cells[..] else { panic!("{row}") };
+        for (message, level) in messages.split(" / ").zip(levels.split(" / ")) {
+            // What else is said of the level is for people.
+            let level = level.split(';').next().unwrap_or_default();
+            let literal = format!("\"{message}\"");
+            let is_written = calls.iter().any(|(of, call)| of == level && call.contains(&literal));
+            assert!(is_written, "nothing writes `{message}` as {level}");
+            rows += 1;
+        }
+    }
+    assert!(rows >= 11, "{rows} rows");
 }

@@ -16,7 +16,7 @@ pub struct Config {
     /// The address and port for TCP; port 0 takes any free one. Beyond loopback a token is required. `null`: no TCP, only the Unix socket.
     #[schemars(with = "Option<String>")]
     pub listen: Option<SocketAddr>,
-    /// The path of a Unix socket, heard besides TCP.
+    /// The path of a Unix socket, heard besides TCP. A relative one starts at the working directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unix: Option<PathBuf>,
     /// The permissions of the Unix socket, in octal.

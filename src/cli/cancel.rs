@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{ConfigFile, Failure, Terminal, output};
+use super::{ConfigFile, Failure, Terminal, chunks, output};
 use crate::store::config::Migrate;
 
 /// Give up messages that wait
@@ -27,11 +27,9 @@ pub(super) struct Command {
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         let opened = self.file.open(terminal.registry, Some(Migrate::Verify)).await?;
-        let mut changed = Vec::with_capacity(self.ids.len());
-        for chunk in self.ids.chunks(500) {
-            changed.extend(opened.store.cancel(&opened.config.project, chunk.to_vec()).await?);
-        }
+        let (changed, unfinished) = chunks::change(&self.ids, |ids| opened.store.cancel(&opened.config.project, ids)).await?;
         opened.store.close().await;
-        output::changes(terminal.out, &self.ids, &changed, "cancelled", self.json)
+        let told = output::changes(terminal.out, &self.ids, &changed, "cancelled", self.json);
+        unfinished.map_or(told, |error| Err(error.into()))
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn relative(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
     if seconds < 0 { format!("{count}{unit} ago") } else { format!("in {count}{unit}") }
 }
 
-/// Prints what became of each message; fails if something was not done.
+/// Prints what became of each message, of the first ones if there are fewer changes; fails if something was not done.
 pub(super) fn changes(out: &mut dyn Write, ids: &[Uuid], changes: &[Changed], verb: &str, as_json: bool) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Items {

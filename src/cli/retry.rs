@@ -3,13 +3,10 @@
 use uuid::Uuid;
 
 use super::filter::Filter;
-use super::{ConfigFile, Failure, Terminal, list, output};
+use super::{ConfigFile, Failure, Terminal, chunks, list, output};
 use crate::message::State;
 use crate::store::List;
 use crate::store::config::Migrate;
-
-/// At most so many messages are put back by one statement.
-const CHUNK: usize = 500;
 
 /// Put messages back to work
 ///
@@ -65,12 +62,12 @@ impl Command {
         } else {
             self.ids
         };
-        let mut changed = Vec::with_capacity(ids.len());
-        for chunk in ids.chunks(CHUNK) {
-            changed.extend(opened.store.retry(&project, chunk.to_vec()).await?);
-        }
+        let (changed, unfinished) = chunks::change(&ids, |ids| opened.store.retry(&project, ids)).await?;
         opened.store.close().await;
-        let done = output::changes(terminal.out, &ids, &changed, "put back", self.json);
+        let told = output::changes(terminal.out, &ids, &changed, "put back", self.json);
+        if let Some(error) = unfinished {
+            return Err(error.into());
+        }
         if !self.json {
             if ids.is_empty() {
                 writeln!(terminal.out, "no message is {}", self.state)?;
@@ -78,6 +75,6 @@ impl Command {
                 writeln!(terminal.out, "more are {}: run it again, or with a larger --limit", self.state)?;
             }
         }
-        done
+        told
     }
 }

@@ -1,6 +1,6 @@
 //! `redrive serve`
 
-use super::{ConfigFile, Failure, Terminal};
+use super::{ConfigFile, Failure, Terminal, files};
 use crate::app::App;
 use crate::shutdown;
 
@@ -22,6 +22,7 @@ pub(super) struct Command {
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         let config = self.file.load(terminal.registry)?;
+        files::raise(&config);
         let stop = shutdown::on_signal(terminal.hard)?;
         let app = App::build(config).await?;
         if let Some(address) = app.address() {

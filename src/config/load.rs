@@ -15,10 +15,7 @@ use super::{Config, File, Scope, de, sources};
 use crate::fault::Fault;
 use crate::source::Registry;
 use crate::units::Secret;
-use crate::{engine, store};
-
-/// The largest file that holds a secret, in bytes.
-const MAX_SECRET: u64 = 64 * 1024;
+use crate::{engine, secret, store};
 
 /// The text of a file.
 pub(super) fn text(file: &Path) -> Result<String, Faults> {
@@ -168,25 +165,9 @@ impl Loading<'_> {
         if both {
             self.fault(&path, format!("`{section}.{key}` is given too; leave one of them out"));
         }
-        let shown = file.display();
-        let fault = match bounded(&file, MAX_SECRET) {
-            Err(error) => format!("{shown} can't be read: {error}"),
-            Ok(None) => format!("{shown} is larger than {MAX_SECRET} bytes; this is no secret"),
-            Ok(Some(bytes)) => match String::from_utf8(bytes) {
-                Err(_) => format!("{shown} is not UTF-8 text"),
-                Ok(text) => {
-                    let text = text.strip_suffix('\n').unwrap_or(&text);
-                    let text = text.strip_suffix('\r').unwrap_or(text);
-                    if !text.is_empty() {
-                        self.gathered.conceal(text.to_owned(), "[redacted]".to_owned());
-                        return Some(Secret::new(text));
-                    }
-                    format!("{shown} is empty")
-                }
-            },
-        };
-        self.fault(&path, fault);
-        None
+        let secret = secret::read(&file).map_err(|message| self.fault(&path, message)).ok()?;
+        self.gathered.conceal(secret.expose().to_owned(), "[redacted]".to_owned());
+        Some(secret)
     }
 
     /// Deserialises a tree; what is at fault is reported and taken out, so that its default takes over, until the rest will do.

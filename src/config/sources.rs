@@ -14,8 +14,8 @@ use crate::source::{Context, Options, Registry, Sender};
 
 /// The most sources.
 const MOST: usize = 1000;
-/// The most times that one source is tried again, to find the next of its faults.
-const MAX_ROUNDS: usize = 100;
+/// The most times that one source is tried again, to find the next of its faults, or of its numbers that are meant as text.
+const MAX_ROUNDS: usize = 1000;
 
 /// What each source takes, by name, and the sources themselves.
 pub(super) fn build(
@@ -93,7 +93,10 @@ fn split(loading: &mut Loading<'_>, at: &[Step], node: Node, registry: &Registry
 
     let path: Vec<Step> = at.iter().cloned().chain([Step::Key("kind".to_owned())]).collect();
     match kind.as_ref().and_then(|entry| entry.node.text()) {
-        Some(text) if kinds.contains(&text) => Some((text.to_owned(), options, map(own))),
+        Some(text) if kinds.contains(&text) => {
+            loading.faults(unknown_codes(&options, text, registry).into_iter().map(|fault| fault.within(&format!("sources.{name}"))));
+            Some((text.to_owned(), options, map(own)))
+        }
         Some(text) => {
             loading.fault(&path, unknown("kind of source", text, &kinds));
             None
@@ -103,6 +106,15 @@ fn split(loading: &mut Loading<'_>, at: &[Step], node: Node, registry: &Registry
             None
         }
     }
+}
+
+/// The keys of `outcomes:` that no send of this kind comes to: they would have no effect. (Of the empty one there is more to say.)
+fn unknown_codes(options: &Options, kind: &str, registry: &Registry) -> Vec<Fault> {
+    let Some(codes) = registry.codes(kind) else { return Vec::new() };
+    let shown: Vec<String> = codes.iter().map(ToString::to_string).collect();
+    let known: Vec<&str> = shown.iter().map(String::as_str).collect();
+    let unknown_ones = options.outcomes.keys().filter(|key| !key.is_empty() && !codes.iter().any(|code| code.is(key)));
+    unknown_ones.map(|key| Fault::new(format!("outcomes.{key}"), unknown("error code", key, &known))).collect()
 }
 
 /// Builds the sender of a source. A fault at a key is reported and the key taken out, to find the next one.
@@ -130,7 +142,7 @@ fn sender(loading: &mut Loading<'_>, at: &[Step], kind: &str, mut own: Node, cx:
             && !matches!(Meaning::of(text), Meaning::Text | Meaning::Null)
             && !quoted.contains_key(&path)
         {
-            // A password may be all digits.
+            // A password may be all digits, and a property be `00123`.
             *plain = false;
             quoted.insert(path, fault.message.clone());
             continue;
@@ -143,6 +155,9 @@ fn sender(loading: &mut Loading<'_>, at: &[Step], kind: &str, mut own: Node, cx:
         if !gone {
             return None;
         }
+    }
+    if faultless {
+        loading.fault(at, format!("more than {MAX_ROUNDS} numbers where text is meant; put quotes around them"));
     }
     None
 }

@@ -393,6 +393,8 @@ impl<'text> Reader<'_, 'text> {
         match interpolate::fill(&text, self.environment) {
             Ok(interpolate::Filled { text: filled, values }) => {
                 let written = (!values.is_empty()).then(|| text.into_boxed_str());
+                // A variable that holds `null` or `~` holds that: a token that is dropped without a word would open the door.
+                let plain = plain && (written.is_none() || Meaning::of(&filled) != Meaning::Null);
                 for (name, value) in values {
                     self.gathered.conceal(value, format!("${{{name}}}"));
                 }

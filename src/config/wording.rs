@@ -1,5 +1,8 @@
 //! What a deserialiser says, in words for who wrote the file, and without the value that it quotes.
 
+/// The most names that are shown where none is near.
+const MOST_SHOWN: usize = 50;
+
 /// What a deserialiser's message comes to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said {
@@ -52,6 +55,9 @@ pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     match nearest(name, &known) {
         Some(near) => format!("unknown {what}; did you mean `{near}`?"),
         None if known.is_empty() => format!("unknown {what}; none is taken here"),
+        None if known.len() > MOST_SHOWN => {
+            format!("unknown {what}; there are {} and {} others", known[..MOST_SHOWN].join(", "), known.len() - MOST_SHOWN)
+        }
         None => format!("unknown {what}; there are {}", known.join(", ")),
     }
 }

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use self::connection::{Links, Target};
 use self::lane::{BATCH, Lane, Route, Row};
 use self::publishing::routing_key_fault;
+use super::codes::Code;
 use super::{Context, Delivery, Pipeline, Sender};
 use crate::fault::Fault;
 use crate::outcome::Outcome;
@@ -105,6 +106,10 @@ impl super::Config for Config {
         };
         let route = Route { links: Links::new(target), exchange, routing_key: self.routing_key, mandatory: self.mandatory, timeout };
         Ok(Sender::pipelined(Amqp { route: Arc::new(route), channels: self.channels, lanes: StdMutex::new(Lanes::NotYet) }))
+    }
+
+    fn codes() -> Option<Vec<Code>> {
+        Some(errors::CODES.map(Code::from).to_vec())
     }
 }
 

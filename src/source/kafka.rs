@@ -24,6 +24,7 @@ use self::apart::Apart;
 use self::complaints::Complaints;
 use self::producer::{Broken, Events, Producer, Refusal, Ticket};
 pub use self::settings::Property;
+use super::codes::Code;
 use super::{Context, Delivery, Pipeline, Sender};
 use crate::fault::Fault;
 use crate::message::Message;
@@ -75,6 +76,10 @@ impl super::Config for Config {
             producer: RwLock::new(Some(producer)),
             rebuilt: tokio::sync::Mutex::new(None),
         }))
+    }
+
+    fn codes() -> Option<Vec<Code>> {
+        Some(errors::codes())
     }
 }
 

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::codes::Code;
 use super::{Context, Sender, Source};
 use crate::fault::Fault;
 use crate::message::Message;
@@ -18,6 +19,10 @@ impl super::Config for Config {
     fn build(self, cx: &Context) -> Result<Sender, Vec<Fault>> {
         let _ = cx;
         Ok(Sender::each(Log))
+    }
+
+    fn codes() -> Option<Vec<Code>> {
+        Some(Vec::new())
     }
 }
 

@@ -54,7 +54,7 @@ pub struct Options {
     pub max_payload: Size,
     /// When to stop trying a destination that can't be reached.
     pub breaker: Breaker,
-    /// Puts error codes into another class: `{ http_409: succeeded, exit_75: unreachable }`.
+    /// Puts error codes of its kind into another class: `{ http_409: succeeded }`, `{ exit_2: permanent }`.
     pub outcomes: BTreeMap<String, Class>,
     /// Whether to keep the first 2 KiB of what the destination answers.
     pub keep_result: bool,
@@ -100,6 +100,9 @@ impl Options {
         }
         if self.max_payload.bytes() > 1 << 30 {
             faults.push(Fault::new("max_payload", "must be at most 1GiB"));
+        }
+        if self.outcomes.contains_key("") {
+            faults.push(Fault::new("outcomes", "a send that succeeds has no error code, and stays one that succeeded; take the empty key out"));
         }
         faults.extend(self.breaker.faults().into_iter().map(|fault| fault.within("breaker")));
         faults

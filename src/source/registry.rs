@@ -6,6 +6,7 @@ use std::sync::Arc;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
+use super::codes::{Code, OF_THE_ENGINE};
 use super::{Config, Context, Sender, amqp, command, http, kafka, log};
 use crate::fault::Fault;
 
@@ -36,6 +37,7 @@ pub struct Registry {
 struct Kind {
     build: Build,
     schema: Option<fn(&mut SchemaGenerator) -> Schema>,
+    codes: fn() -> Option<Vec<Code>>,
 }
 
 impl Default for Registry {
@@ -61,12 +63,12 @@ impl Registry {
             })?;
             config.build(cx)
         });
-        self.kinds.insert(kind.to_owned(), Kind { build, schema: Some(SchemaGenerator::subschema_for::<C>) });
+        self.kinds.insert(kind.to_owned(), Kind { build, schema: Some(SchemaGenerator::subschema_for::<C>), codes: C::codes });
     }
 
     /// Registers a kind by a function of its section of the YAML (without the [`super::Options`] and `kind`).
     pub fn register_with(&mut self, kind: &str, build: impl Fn(Value, &Context) -> Result<Sender, Vec<Fault>> + Send + Sync + 'static) {
-        self.kinds.insert(kind.to_owned(), Kind { build: Arc::new(build), schema: None });
+        self.kinds.insert(kind.to_owned(), Kind { build: Arc::new(build), schema: None, codes: || None });
     }
 
     /// The names of the kinds.
@@ -77,6 +79,12 @@ impl Registry {
     /// The JSON schemas of the kinds that have one.
     pub fn schemas(&self, generator: &mut SchemaGenerator) -> Vec<(String, Option<Schema>)> {
         self.kinds.iter().map(|(name, kind)| (name.clone(), kind.schema.map(|schema| schema(generator)))).collect()
+    }
+
+    /// The error codes that a send of a kind may come to, the engine's own among them; `None` if the kind does not say.
+    pub fn codes(&self, kind: &str) -> Option<Vec<Code>> {
+        let own = (self.kinds.get(kind)?.codes)()?;
+        Some(own.into_iter().chain(OF_THE_ENGINE.map(Code::from)).collect())
     }
 
     /// Builds a source of a kind.

@@ -1,7 +1,11 @@
 //! The command line as a script sees it: output, exit codes, and nothing started when something is wrong.
 
+mod chunks;
+mod files;
+mod health;
+
 use std::io::{BufRead as _, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -81,7 +85,7 @@ fn a_wrong_command_line_exits_2_and_help_exits_0() {
 #[test]
 fn a_wrong_configuration_exits_64_with_every_fault_whatever_the_command() {
     let folder = folder("project: Orders!\nstore: { pol: 1 }\nsources: { l: { kind: lgo } }\n");
-    for arguments in [&["serve"][..], &["run"], &["check"], &["list"], &["migrate"], &["purge"], &["send", "l", "--payload", "x"]] {
+    for arguments in [&["serve"][..], &["run"], &["check"], &["list"], &["migrate"], &["purge"], &["health"], &["send", "l", "--payload", "x"]] {
         let output = run(folder.path(), arguments);
         let said = err(&output);
         assert_eq!(code(&output), 64, "{arguments:?}: {said}");
@@ -270,42 +274,6 @@ fn the_statements_are_printed_without_a_database() {
     assert!(err(&unknown).contains("`0003`; there are 0001_tables, 0002_sheets, 0003_queue, 0004_sample"), "{}", err(&unknown));
     assert_eq!(code(&run(folder.path(), &["migrate", "--from", "0003_queue"])), 2, "it would run all that is missing");
     assert!(!folder.path().join("t.db").exists());
-}
-
-#[test]
-fn health_exits_by_the_answer() {
-    let folder = folder(PLAIN);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/readyz", listener.local_addr().unwrap());
-    let server = std::thread::spawn(move || {
-        for status in ["200 OK", "503 Service Unavailable"] {
-            let (mut stream, _): (TcpStream, _) = listener.accept().unwrap();
-            let mut request = [0; 1024];
-            let read = stream.read(&mut request).unwrap();
-            assert!(request[..read].starts_with(b"GET /readyz HTTP/1.1"));
-            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
-        }
-    });
-    // A proxy in the environment is none of its business.
-    let ask = |url: &str| code(&command(folder.path(), &["health", "--url", url]).env("http_proxy", "http://127.0.0.1:1").output().unwrap());
-    assert_eq!([ask(&url), ask(&url)], [0, 1]);
-    server.join().unwrap();
-    assert_eq!(ask(&url), 1, "nobody answers");
-    assert_eq!(ask("nonsense"), 2);
-}
-
-#[test]
-fn the_check_of_the_image_looks_at_the_process_alone() {
-    let check = include_str!("../../Dockerfile").lines().skip_while(|line| !line.starts_with("HEALTHCHECK")).nth(1).unwrap();
-    assert!(check.ends_with(r#"CMD ["redrive", "health", "--url", "http://127.0.0.1:8088/healthz"]"#), "{check}");
-}
-
-#[test]
-fn the_image_has_a_first_process_that_buries_the_dead() {
-    let image = include_str!("../../Dockerfile").rsplit("\nFROM ").next().unwrap();
-    assert!(image.lines().any(|line| line == r#"ENTRYPOINT ["tini", "-s", "--", "redrive"]"#), "{image}");
-    let installed = image.lines().find(|line| line.contains("apt-get install")).unwrap();
-    assert!(installed.split_whitespace().any(|package| package == "tini"), "{installed}");
 }
 
 #[test]

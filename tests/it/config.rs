@@ -2,12 +2,14 @@
 
 mod documents;
 mod faults;
+mod outcomes;
 mod secrets;
 
 use std::path::Path;
 
 use redrive::config::{Config, Faults, Scope};
 use redrive::source::Registry;
+use redrive::units::Secret;
 
 /// Reads a text with these variables. It has a runtime, because building a source may need one.
 fn parse_with(text: &str, file: &Path, variables: &[(&str, &str)]) -> Result<Config, Faults> {
@@ -81,6 +83,43 @@ fn a_password_of_digits_is_text_wherever_it_stands() {
     assert_eq!(config.api.token.unwrap().expose(), "123456");
     let text = "project: orders\nsources: { crm: { kind: http, url: 'http://localhost/', bearer: 123456, basic: ~ } }\n";
     assert_eq!(parse(text).unwrap().sources.len(), 1);
+}
+
+#[test]
+fn a_variable_that_holds_something_is_never_nothing() {
+    let of = |text: &str, variables: &[(&str, &str)]| parse_with(text, Path::new("x.yaml"), variables).unwrap().api.token;
+    for value in ["null", "~", "Null", "NULL"] {
+        let token = of("project: orders\napi: { listen: '0.0.0.0:1', token: ${T} }\n", &[("T", value)]);
+        assert_eq!(token.as_ref().map(Secret::expose), Some(value));
+    }
+    assert!(of("project: orders\napi: { token: ~ }\n", &[]).is_none());
+    assert!(of("project: orders\napi: { token: ${T:-} }\n", &[]).is_none());
+    // The kinds of sources read their keys another way.
+    let text = "project: orders\nsources: { crm: { kind: http, url: ${U} } }\n";
+    let faults = parse_with(text, Path::new("x.yaml"), &[("U", "~")]).unwrap_err().to_string();
+    assert!(faults.contains("sources.crm.url") && !faults.contains("is missing"), "{faults}");
+}
+
+#[test]
+fn a_property_of_kafka_is_the_text_that_is_written() {
+    let read = |value: &str, variables: &[(&str, &str)]| {
+        let properties = format!("socket.keepalive.enable: {value}, linger.ms: 7");
+        let text = format!("project: orders\nsources: {{ k: {{ kind: kafka, brokers: ['localhost:1'], properties: {{ {properties} }} }} }}\n");
+        parse_with(&text, Path::new("x.yaml"), variables)
+    };
+    for (value, taken) in [("true", true), ("1", true), ("'false'", true), ("01", false), ("1.0", false)] {
+        // 01 would be 1 as a number, and that would do.
+        assert_eq!(read(value, &[]).is_ok(), taken, "{value}");
+        assert_eq!(read("${V}", &[("V", value.trim_matches('\''))]).is_ok(), taken, "{value} in a variable");
+    }
+}
+
+#[test]
+fn any_number_of_numbers_may_be_meant_as_text() {
+    let numbers = |count: usize| vec!["7"; count].join(", ");
+    let read = |count| parse(&format!("project: orders\nsources:\n  c: {{ kind: command, argv: [x, {}] }}\n", numbers(count)));
+    assert_eq!(read(300).unwrap().sources.len(), 1);
+    assert!(read(1500).unwrap_err().to_string().contains("redrive.yaml:3: sources.c: more than"));
 }
 
 #[test]

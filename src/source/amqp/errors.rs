@@ -5,6 +5,32 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
 use crate::outcome::Outcome;
 
+/// All codes of this source.
+pub(super) const CODES: [&str; 22] = [
+    "amqp_access_refused",
+    "amqp_blocked",
+    "amqp_channel_closed",
+    "amqp_closed",
+    "amqp_connect",
+    "amqp_connection_lost",
+    "amqp_content_type_too_long",
+    "amqp_header_name_too_long",
+    "amqp_header_reserved",
+    "amqp_headers_too_large",
+    "amqp_message_id",
+    "amqp_message_too_large",
+    "amqp_nack",
+    "amqp_no_consumers",
+    "amqp_no_routing_key",
+    "amqp_not_confirmed",
+    "amqp_not_found",
+    "amqp_precondition_failed",
+    "amqp_resource_locked",
+    "amqp_routing_key_too_long",
+    "amqp_timeout",
+    "amqp_unroutable",
+];
+
 /// What the broker said when it closed a channel or the connection.
 fn said(error: &lapin::Error) -> Option<&AMQPErrorKind> {
     if let ErrorKind::ProtocolError(error) = error.kind() { Some(error.kind()) } else { None }

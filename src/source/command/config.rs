@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::process::Program;
-use super::{Command, environment};
+use super::{Command, environment, table};
 use crate::fault::Fault;
+use crate::source::codes::Code;
 use crate::source::{Context, Sender};
 use crate::units::Secret;
 
@@ -81,5 +82,9 @@ impl crate::source::Config for Config {
             keep_result: cx.options.keep_result,
         };
         Ok(Sender::each(Command { program: Arc::new(program), tracker: TaskTracker::new(), ending: CancellationToken::new() }))
+    }
+
+    fn codes() -> Option<Vec<Code>> {
+        Some(table::codes())
     }
 }

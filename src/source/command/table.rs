@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
 use crate::outcome::{Class, Outcome};
+use crate::source::codes::Code;
 
 /// What an exit code says, by the names of `sysexits.h`.
 pub(super) const fn class(code: i32) -> Class {
@@ -16,6 +17,12 @@ pub(super) const fn class(code: i32) -> Class {
         69 | 75 => Class::Unreachable,
         _ => Class::Refused,
     }
+}
+
+/// The codes of sends that did not succeed.
+pub(super) fn codes() -> Vec<Code> {
+    let others = ["exit_unknown", "command_timeout", "command_stopped", "command_not_found", "command_environment", "command_spawn", "command_lost"];
+    [Code::Numbered("exit_", 1..=255), Code::Numbered("signal_", 1..=64)].into_iter().chain(others.map(Code::from)).collect()
 }
 
 /// What the end of a program means; `said` is the end of its standard error.

@@ -15,6 +15,7 @@ use super::signature::Signer;
 use super::target::Target;
 use super::{Http, request, table};
 use crate::fault::Fault;
+use crate::source::codes::Code;
 use crate::source::{Context, Sender};
 use crate::tls::Tls;
 use crate::units::Secret;
@@ -24,7 +25,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than the five seconds after which common servers close an idle connection: a send on one that is just being closed is lost.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const MOST_IDLE: usize = 64;
-/// The largest file that is read for a secret or a certificate.
+/// The largest file that is read for a certificate.
 const MOST_FILE_BYTES: u64 = 1 << 20;
 
 /// `kind: http`: one request a message to an HTTP endpoint, or to a handler on this machine.
@@ -34,7 +35,7 @@ pub struct Config {
     /// Where to send: `https://host/path`. `{topic}` in the path or the query is replaced by the message's topic, percent-encoded. With `unix`
     /// it says the path and the `Host`, and may be left out (`http://localhost/`).
     pub url: Option<Secret>,
-    /// The path of a Unix socket to connect to instead of the URL's host.
+    /// The path of a Unix socket to connect to instead of the URL's host. A relative one starts at the configuration file's folder.
     pub unix: Option<PathBuf>,
     /// The method of the request.
     pub method: Method,
@@ -103,6 +104,10 @@ impl crate::source::Config for Config {
         };
         Ok(Sender::each(Http { client, target, method, headers, signer, timeout, keep_result: cx.options.keep_result }))
     }
+
+    fn codes() -> Option<Vec<Code>> {
+        Some(table::codes())
+    }
 }
 
 impl Config {
@@ -138,7 +143,7 @@ impl Config {
         }
         for (name, file) in &self.headers_file {
             let path = format!("headers_file.{name}");
-            if let Some(value) = or_fault(read_secret(file, cx), &path, faults) {
+            if let Some(value) = or_fault(crate::secret::read(&cx.path(file)), &path, faults) {
                 set(path, name, value.expose(), faults);
             }
         }
@@ -253,28 +258,12 @@ fn with_tls(mut builder: reqwest::ClientBuilder, tls: &Tls, cx: &Context, faults
 
 /// A secret that may stand in the configuration or in a file.
 fn secret(key: &str, value: Option<&Secret>, file: Option<&Path>, cx: &Context, faults: &mut Vec<Fault>) -> Option<Secret> {
-    let file_key = format!("{key}_file");
-    let secret = match (value, file) {
-        (None, None) => return None,
-        (Some(_), Some(_)) => {
-            faults.push(Fault::new(file_key, format!("can't be used together with `{key}`")));
-            return None;
-        }
-        (Some(value), None) => value.clone(),
-        (None, Some(file)) => or_fault(read_secret(file, cx), &file_key, faults)?,
-    };
+    let secret = cx.secret(key, value.cloned(), file).map_err(|fault| faults.push(fault)).ok()??;
     if secret.expose().is_empty() {
-        faults.push(Fault::new(if file.is_some() { &file_key } else { key }, "is empty"));
+        faults.push(Fault::new(key, "is empty"));
         return None;
     }
     Some(secret)
-}
-
-/// A secret from a file, without the line break at its end.
-fn read_secret(file: &Path, cx: &Context) -> Result<Secret, String> {
-    let bytes = read(file, cx)?;
-    let text = String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", file.display()))?;
-    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
 }
 
 fn read(file: &Path, cx: &Context) -> Result<Vec<u8>, String> {

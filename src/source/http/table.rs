@@ -10,6 +10,7 @@ use reqwest::StatusCode;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
 use crate::outcome::{Class, Outcome};
+use crate::source::codes::Code;
 use crate::units::LONGEST;
 
 /// What a status says.
@@ -26,6 +27,15 @@ pub(super) const fn class(status: u16) -> Class {
         502..=504 | 521..=524 => Class::Unreachable,
         _ => Class::Refused,
     }
+}
+
+/// The codes of sends that did not succeed.
+pub(super) fn codes() -> Vec<Code> {
+    let unanswered =
+        ["http_dns", "http_connect", "http_tls", "http_timeout", "http_closed", "http_protocol", "http_request", "http_topic", "http_headers"];
+    // 2xx succeeds, and has none.
+    let statuses = [100..=199, 300..=999].map(|statuses| Code::Numbered("http_", statuses));
+    statuses.into_iter().chain(unanswered.map(Code::from)).collect()
 }
 
 /// What an answer's head means.

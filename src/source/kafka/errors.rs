@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
 
 use crate::outcome::{Class, Outcome};
+use crate::source::codes;
 
 /// The codes that are not simply refused, and those that people will look for. The names are librdkafka's.
 pub(super) const TABLE: &[(Code, &str, Class)] = &[
@@ -88,6 +89,15 @@ pub(super) fn classify(code: Code) -> (Cow<'static, str>, Class) {
         .iter()
         .find(|(have, _, _)| *have == code)
         .map_or_else(|| (format!("kafka_{}", snake(&format!("{code:?}"))).into(), Class::Refused), |(_, name, class)| (Cow::Borrowed(*name), *class))
+}
+
+/// The codes of this source itself.
+const OWN: [&str; 4] = ["kafka_client", "kafka_closed", "kafka_invalid_topic", "kafka_no_topic"];
+
+/// All names that a code may have: those of the source itself, and what [`classify`] makes of each number that the client knows.
+pub(super) fn codes() -> Vec<codes::Code> {
+    let named = (-200_i32..1000).filter_map(|number| RDKafkaRespErr::try_from(number).ok()).map(|code| codes::Code::One(classify(code.into()).0));
+    named.chain(OWN.map(codes::Code::from)).collect()
 }
 
 /// The outcome of a send that failed with a code. `last` is what the client last complained of: it says why the broker was silent.

@@ -11,7 +11,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
 use super::Config;
 use crate::fault::Fault;
@@ -77,34 +77,17 @@ const PATHS: &[&str] = &[
     "sasl.oauthbearer.assertion.jwt.template.file",
 ];
 
-/// The value of a librdkafka property: a string, a number or a boolean. Never printed, since any of them may be a secret.
-#[derive(Clone, PartialEq, Eq)]
+/// The value of a librdkafka property, as it is written. Never printed, since any of them may be a secret.
+///
+/// The YAML may have numbers and booleans too; the loader hands them over as their text, because that is what is asked for here: of `00123` a number
+/// would be 123.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
 pub struct Property(Secret);
 
 impl fmt::Debug for Property {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-impl<'de> Deserialize<'de> for Property {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Raw {
-            Flag(bool),
-            Whole(i64),
-            Number(f64),
-            Text(String),
-        }
-        Ok(Self(Secret::new(
-            match Raw::deserialize(deserializer).map_err(|_| de::Error::custom("expected a string, a number or true or false"))? {
-                Raw::Flag(flag) => flag.to_string(),
-                Raw::Whole(number) => number.to_string(),
-                Raw::Number(number) => number.to_string(),
-                Raw::Text(text) => text,
-            },
-        )))
     }
 }
 
@@ -389,7 +372,7 @@ mod tests {
     #[test]
     fn every_fault_is_told_at_once_and_no_secret_with_it() {
         let found = faults(
-            r#"{"brokers":[],"properties":{"linger.ms":"x","no.such":1,"acks":1,"sasl.password":"a\u0000b","enable.ssl.certificate.verification":"hunter2"}}"#,
+            r#"{"brokers":[],"properties":{"linger.ms":"x","no.such":"1","acks":"1","sasl.password":"a\u0000b","enable.ssl.certificate.verification":"hunter2"}}"#,
             &context(),
         );
         for start in ["brokers:", "properties.linger.ms:", "properties.no.such: is no property", "properties.acks:", "properties.sasl.password:"] {
@@ -400,12 +383,18 @@ mod tests {
     }
 
     #[test]
-    fn values_may_be_numbers_and_booleans() {
+    fn a_value_is_the_text_that_is_written() {
+        // By this the loader knows that it is to hand over the text.
+        let number = serde_json::from_str::<Property>("123").unwrap_err().to_string();
+        assert!(number.starts_with("invalid type: "), "{number}");
         let settings = settings(
-            &config(r#"{"brokers":["a:1","b:2"],"properties":{"linger.ms":7,"socket.keepalive.enable":false,"compression.type":"zstd"}}"#),
+            &config(
+                r#"{"brokers":["a:1","b:2"],"properties":{"linger.ms":"7","socket.keepalive.enable":"false","compression.type":"zstd","sasl.password":"00123"}}"#,
+            ),
             &context(),
         )
         .unwrap();
+        assert_eq!(settings.client.get("sasl.password"), Some("00123"));
         assert_eq!(settings.client.get("queue.buffering.max.ms"), Some("7"));
         assert_eq!(settings.client.get("socket.keepalive.enable"), Some("false"));
         assert_eq!(settings.client.get("compression.codec"), Some("zstd"));
@@ -418,7 +407,7 @@ mod tests {
 
     #[test]
     fn two_names_of_one_property_are_a_fault() {
-        let found = faults(r#"{"brokers":["a:1"],"properties":{"linger.ms":1,"queue.buffering.max.ms":2}}"#, &context());
+        let found = faults(r#"{"brokers":["a:1"],"properties":{"linger.ms":"1","queue.buffering.max.ms":"2"}}"#, &context());
         assert!(found[0].contains("another name"), "{found:?}");
     }
 

@@ -32,24 +32,14 @@ pub(super) enum Target {
 pub(super) fn target(config: &Config) -> Result<Target, Vec<Fault>> {
     let (path, text) = match &config.url_file {
         None => ("url", config.url.expose().to_owned()),
-        Some(file) => match std::fs::read_to_string(file) {
-            Ok(text) => ("url_file", text.trim().to_owned()),
-            Err(error) => return Err(vec![Fault::new("url_file", format!("{} can't be read: {error}", file.display()))]),
+        Some(file) => match crate::secret::read(file) {
+            Ok(url) => ("url_file", url.expose().trim().to_owned()),
+            Err(message) => return Err(vec![Fault::new("url_file", message)]),
         },
     };
     let fault = |message: &str| Err(vec![Fault::new(path, message)]);
     match text.split_once(':').map(|(scheme, _)| scheme) {
-        Some("sqlite") => {
-            let file = text.trim_start_matches("sqlite:").trim_start_matches("//");
-            let file = file.split('?').next().unwrap_or_default();
-            if file.is_empty() || file.contains(":memory:") {
-                return fault("names no file; write sqlite://redrive.db or sqlite:///var/lib/redrive/redrive.db");
-            }
-            match percent_encoding::percent_decode_str(file).decode_utf8() {
-                Ok(file) => Ok(Target::Sqlite(PathBuf::from(file.into_owned()))),
-                Err(_) => fault("is no UTF-8 once decoded"),
-            }
-        }
+        Some("sqlite") => file(&text["sqlite:".len()..]).map(Target::Sqlite).or_else(fault),
         Some(scheme @ ("postgres" | "postgresql" | "mysql" | "mariadb")) => match Url::from_str(&text) {
             Ok(_) if scheme.starts_with("postgres") => Ok(Target::Postgres(text)),
             Ok(mut url) => {
@@ -63,6 +53,25 @@ pub(super) fn target(config: &Config) -> Result<Target, Vec<Fault>> {
         },
         _ => fault("must begin with sqlite:, postgres: or mysql:"),
     }
+}
+
+/// The file that a URL of SQLite names, from behind its scheme: `//redrive.db`, `redrive.db`, `///var/lib/redrive.db`, and, as other tools write
+/// a path from the root, `////var/lib/redrive.db`.
+fn file(rest: &str) -> Result<PathBuf, &'static str> {
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    let (file, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if file.is_empty() || file.contains(":memory:") {
+        return Err("names no file; write sqlite://redrive.db or sqlite:///var/lib/redrive/redrive.db");
+    }
+    // What drivers are told so is what is done anyway.
+    if !matches!(query, "" | "mode=rwc") {
+        return Err("takes nothing behind its `?` but mode=rwc; take it out, and write %3F for a `?` in the name of the file");
+    }
+    let file = percent_encoding::percent_decode_str(file).decode_utf8().map_err(|_| "is no UTF-8 once decoded")?;
+    Ok(match file.trim_start_matches('/') {
+        relative if relative.len() == file.len() => PathBuf::from(relative),
+        below_root => PathBuf::from(format!("/{below_root}")),
+    })
 }
 
 pub(super) fn names(config: &Config, project: &str) -> Result<Names, Vec<Fault>> {
@@ -173,4 +182,45 @@ fn print<D: Dialect>(names: &Names, from: Option<&str>) -> Result<String, Unprin
     let versions = migrate::versions::<D>();
     let applied = from.map_or(Some(0), |from| versions.iter().position(|version| *version == from).map(|last| last + 1));
     applied.map(|applied| migrate::print::<D>(names, applied)).ok_or(Unprinted::Unknown(versions))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Secret;
+
+    fn file(url: &str) -> Result<PathBuf, String> {
+        let config = Config { url: Secret::new(url), ..Config::default() };
+        match target(&config) {
+            Ok(Target::Sqlite(file)) => Ok(file),
+            Ok(_) => Err("another database".to_owned()),
+            Err(faults) => Err(faults.iter().map(ToString::to_string).collect()),
+        }
+    }
+
+    #[test]
+    fn a_url_of_sqlite_names_a_file_below_the_root_or_the_working_directory() {
+        for (url, expected) in [
+            ("sqlite:redrive.db", "redrive.db"),
+            ("sqlite://redrive.db", "redrive.db"),
+            ("sqlite://data/redrive.db?mode=rwc", "data/redrive.db"),
+            ("sqlite:/data/redrive.db", "/data/redrive.db"),
+            ("sqlite:///data/redrive.db", "/data/redrive.db"),
+            ("sqlite:////data/redrive.db", "/data/redrive.db"),
+            ("sqlite://a%3Fb%20c.db?", "a?b c.db"),
+        ] {
+            assert_eq!(file(url).as_deref(), Ok(std::path::Path::new(expected)), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_a_url_of_sqlite_asks_for_and_does_not_get_is_told() {
+        for query in ["mode=ro", "mode=memory", "mode=rwc&cache=shared", "cache=shared", "hunter2"] {
+            let said = file(&format!("sqlite:///data/redrive.db?{query}")).unwrap_err();
+            assert!(said.starts_with("url: takes nothing behind its `?`") && !said.contains("hunter2"), "{said}");
+        }
+        for url in ["sqlite:", "sqlite://", "sqlite://?mode=rwc", "sqlite::memory:", "sqlite://:memory:"] {
+            assert!(file(url).unwrap_err().contains("names no file"), "{url}");
+        }
+    }
 }

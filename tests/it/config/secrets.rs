@@ -76,3 +76,33 @@ fn text_in_the_wrong_place_is_not_quoted() {
     let said = faults.unwrap_err().to_string();
     assert!(said.contains("store: expected a mapping") && !said.contains("hunter2"), "{said}");
 }
+
+#[test]
+fn a_file_that_holds_no_secret_is_a_fault_wherever_it_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for (content, words) in [(b"\n".to_vec(), "is empty"), (vec![b'x'; 70_000], "is larger than"), (b"a\xff".to_vec(), "is not UTF-8")] {
+        std::fs::write(folder.path().join("secret"), content).unwrap();
+        let text = "\
+project: x
+store: { url_file: secret }
+api: { token_file: secret }
+sources:
+  h: { kind: http, url: 'http://localhost/', bearer_file: secret, headers_file: { X-Key: secret } }
+  k: { kind: kafka, brokers: ['localhost:1'], username: u, password_file: secret }
+  a: { kind: amqp, url_file: secret, password_file: secret }
+";
+        let faults = parse_with(text, &folder.path().join("x.yaml"), &[]).unwrap_err();
+        let places = [
+            "store.url_file",
+            "api.token_file",
+            "sources.h.bearer_file",
+            "sources.h.headers_file.X-Key",
+            "sources.k.password_file",
+            "sources.a.url_file",
+        ];
+        for place in places {
+            let found = faults.list().iter().find(|fault| fault.path == place);
+            assert!(found.is_some_and(|fault| fault.message.contains(words)), "{place} should say `{words}`: {faults}");
+        }
+    }
+}

@@ -144,7 +144,7 @@ async fn a_missing_topic_is_told_from_a_silent_broker_under_the_shortest_lease_t
 /// Sends messages together, one of which the broker does not take: that one fails with a code, and the others arrive, once each.
 async fn one_of_many_is_refused(setting: (&str, &str), bad: impl Fn(Message) -> Message, class: Class, code: &str) {
     let topic = Topic::with(1, &[setting]).await;
-    let sender = source(json!({"topic": topic.name, "properties": {"linger.ms": 50}}));
+    let sender = source(json!({"topic": topic.name, "properties": {"linger.ms": "50"}}));
     let good = |n: usize| Message { key: Some(Key::Text(n.to_string())), ..message(&topic.name, vec![b'x'; 100]) };
     let mut messages: Vec<_> = (0..200).map(good).collect();
     let bad = bad(good(0));
