@@ -41,6 +41,7 @@ pub(super) struct Arena {
 impl Arena {
     /// Makes the tables, and the topic or queue.
     pub(super) async fn make(case: &Case, registry: &Registry) -> Result<Self, Error> {
+        case.check()?;
         let common = case.common().clone();
         let Setup { config, subject } = Setup::load(&common.config, registry, common.source.as_deref())?;
         let into = common.into.as_deref();
@@ -98,9 +99,12 @@ impl Arena {
             url: self.place.config.url.expose().to_owned(),
             schema: self.place.config.schema.clone(),
             table_prefix: self.place.config.table_prefix.clone(),
+            migrate: self.place.config.migrate,
+            notify: self.place.config.notify,
             source: self.source().to_owned(),
             connections: self.common.connections,
             keep: self.common.keep.map(|keep| keep.to_string()),
+            max_rows: None,
             poll: None,
             node: format!("redrive-bench-{}", self.tag),
         }

@@ -28,7 +28,7 @@ pub(super) async fn run(options: &Lag, arena: &Arena) -> Result<Report, Error> {
     let mut overrides = arena.overrides();
     if arena.deletes() {
         // The times are read from the rows.
-        overrides.keep = Some("1d".to_owned());
+        overrides.keep = Some("never".to_owned());
     }
     overrides.poll = options.poll.map(|poll| poll.to_string());
     let mut sidecars = [arena.sidecar(&overrides).await?];

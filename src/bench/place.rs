@@ -51,7 +51,11 @@ impl Place {
         let database = Database::of(&config)?;
         let text = url(&config)?;
         config.url = Secret::new(text.as_str());
-        (config.url_file, config.migrate) = (None, store::config::Migrate::Auto);
+        config.url_file = None;
+        // Tables that are not its own are as their owner made them.
+        if into.is_none() {
+            config.migrate = store::config::Migrate::Auto;
+        }
         let prefix = format!("{}_", name.replace('-', "_"));
         let (database, made) = match database.kind() {
             Kind::Sqlite => {
