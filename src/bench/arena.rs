@@ -81,7 +81,10 @@ impl Arena {
     pub(super) async fn remove(&self) -> Result<(), Error> {
         let destination = self.destination.remove().await;
         let place = self.place.remove().await;
-        destination.and(place).map_err(|error| Error::Failed(format!("`{}` could not be removed: {error}", self.name)))
+        destination.and(place).map_err(|error| {
+            let what = format!("`{}` could not be removed: {error}", self.name);
+            if error.is_unreachable() { Error::Unreachable(what) } else { Error::Failed(what) }
+        })
     }
 
     /// The topic, or routing key.

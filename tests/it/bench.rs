@@ -148,6 +148,14 @@ fn lag_is_measured_for_both_ways_in() {
 }
 
 #[test]
+fn a_short_lag_has_percentiles_too() {
+    let (_cluster, setup) = cluster();
+    // A quarter of a second of the 30 that it might have lasted.
+    let report = setup.measure(&["lag", "--messages", "50", "--rate", "200", "--connections", "4"]);
+    positive(&report, &["p50_ms", "p99_ms"]);
+}
+
+#[test]
 fn growth_compares_a_large_table_with_a_small_one() {
     let setup = Setup::new("{ kind: log }");
     let report = setup.measure(&["growth", "--messages", "12000", "--finished", "1000"]);
@@ -215,6 +223,41 @@ async fn into_names_a_place_where_everything_stays() {
         let mut connection = SqliteConnection::connect(&format!("sqlite://{}", place.display())).await.unwrap();
         let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM resend_log WHERE state = 'succeeded'").fetch_one(&mut connection).await.unwrap();
         assert_eq!(kept, rows, "what was there before is still there");
+    }
+    // The node under test would fail it, since it does not know the source.
+    let mut connection = SqliteConnection::connect(&format!("sqlite://{}", place.display())).await.unwrap();
+    sqlx::query("INSERT INTO resend_log (source, topic, payload) VALUES ('other', 't', 'x')").execute(&mut connection).await.unwrap();
+    let output = setup.command(&["drain", "--messages", "200", "--yes", "--into"]).arg(&place).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("messages wait"), "{}", stderr(&output));
+    let waiting: String =
+        sqlx::query_scalar("SELECT group_concat(state) FROM resend_log WHERE state <> 'succeeded'").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(waiting, "pending");
+}
+
+#[test]
+fn into_counts_in_a_topic_that_is_there_and_refuses_one_that_is_not() {
+    let (cluster, setup) = cluster();
+    cluster.create_topic("kept.db", 2, 1).unwrap();
+    let place = setup.folder.path().join("kept.db");
+    for _ in 0..2 {
+        let output = setup.command(&["drain", "--messages", "300", "--json", "--yes", "--into"]).arg(&place).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((report["copies"].as_u64(), report["lost"].as_u64()), (Some(0), Some(0)), "{report}");
+    }
+    let output = setup.command(&["drain", "--messages", "300", "--yes", "--into"]).arg(setup.folder.path().join("other.db")).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no topic other.db"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_broker_that_is_away_is_told_from_a_failure() {
+    for source in ["{ kind: amqp, url: \"amqp://127.0.0.1:1\", exchange: x }", "{ kind: kafka, brokers: [\"127.0.0.1:1\"], topic: orders }"] {
+        let setup = Setup::new(source);
+        let output = setup.command(&["drain", "--messages", "500"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(69), "{source}: {}", stderr(&output));
+        assert_eq!(setup.files(), ["redrive.yaml"]);
     }
 }
 

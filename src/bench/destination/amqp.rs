@@ -19,6 +19,8 @@ use super::super::screen::Phase;
 use super::super::setup::Subject;
 use crate::source::amqp::Config;
 
+/// The processes that a broker may be: RabbitMQ, or LavinMQ.
+const SERVERS: [&str; 2] = ["beam.smp", "lavinmq"];
 /// A queue that brings nothing for so long is asked whether it is empty.
 const SILENCE: Duration = Duration::from_secs(1);
 /// Messages that may be unconfirmed at once.
@@ -79,7 +81,7 @@ impl Amqp {
     }
 
     pub(super) fn server(&self) -> Option<Server> {
-        if process::is_local(&self.uri.authority.host) { Server::listening(self.uri.authority.port) } else { None }
+        if process::is_local(&self.uri.authority.host) { Server::listening(self.uri.authority.port, &SERVERS) } else { None }
     }
 
     /// Reads the queue until it is empty. One that was there before is not read: whoever takes a message, if only to hand it back, takes it away
