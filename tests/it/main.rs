@@ -15,6 +15,7 @@ mod bench;
 mod cli;
 mod command_source;
 mod config;
+mod demo;
 mod http_source;
 mod kafka_mock;
 mod sending;
