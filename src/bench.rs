@@ -30,6 +30,7 @@ mod through;
 
 use std::io;
 
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Faults;
@@ -60,7 +61,7 @@ pub enum Error {
     Database(#[from] sqlx::Error),
     /// Kafka could not be spoken to.
     #[error("Kafka: {0}")]
-    Kafka(#[from] rdkafka::error::KafkaError),
+    Kafka(#[from] KafkaError),
     /// The AMQP broker could not be spoken to.
     #[error("AMQP: {0}")]
     Amqp(#[from] lapin::Error),
@@ -81,9 +82,32 @@ pub enum Error {
 impl Error {
     /// Whether the database or the broker could not be spoken to at all.
     #[must_use]
-    pub const fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Database(sqlx::Error::Io(_) | sqlx::Error::Tls(_)))
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Database(sqlx::Error::Io(_) | sqlx::Error::Tls(_)) => true,
+            Self::Kafka(error) => kafka_is_away(error),
+            Self::Amqp(error) => error.is_io_error() || matches!(error.kind(), lapin::ErrorKind::MissingHeartbeatError),
+            _ => false,
+        }
     }
+}
+
+/// Whether Kafka could not be spoken to at all.
+pub(crate) fn kafka_is_away(error: &KafkaError) -> bool {
+    let code = match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    };
+    matches!(
+        code,
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+        )
+    )
 }
 
 /// Measures a case. What it makes it removes again, also when it fails or `stop` is cancelled.

@@ -13,11 +13,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::app::{self, App};
+use crate::bench::kafka_is_away;
 use crate::config::{Config, Scope};
+use crate::engine::Handle;
 use crate::source::Registry;
 
 use broker::{Broker, Consumer};
@@ -54,7 +58,7 @@ const DRAW_EVERY: Duration = Duration::from_millis(100);
 pub enum Error {
     /// The broker could not be started, or reached.
     #[error("the broker: {0}")]
-    Broker(#[from] rdkafka::error::KafkaError),
+    Broker(#[from] KafkaError),
     /// The sidecar could not be started, or stopped by itself.
     #[error(transparent)]
     App(#[from] app::Error),
@@ -72,29 +76,62 @@ pub enum Error {
         /// What is wrong.
         error: std::io::Error,
     },
+    /// Ctrl-C. What was made is removed.
+    #[error("interrupted; what the demo had made is removed")]
+    Interrupted,
 }
 
-/// Runs the demo and shows it. Answers whether nothing was lost.
+impl Error {
+    /// Whether the broker could not be spoken to at all.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Broker(error) if kafka_is_away(error))
+    }
+}
+
+/// Runs the demo and shows it. Answers whether nothing was lost. What it made is removed again, also when `stop` is cancelled.
 ///
 /// # Errors
-/// If it could not be shown at all.
-pub async fn run(options: Options) -> Result<bool, Error> {
+/// If it could not be shown at all, or not to its end.
+pub async fn run(options: Options, stop: CancellationToken) -> Result<bool, Error> {
     let folder = Folder::make()?;
     let broker = Broker::start(options.kafka.clone())?;
     let topic = format!("redrive-demo-{}", &uuid::Uuid::now_v7().simple().to_string()[20..]);
     broker.create(&topic).await?;
-    let app = App::build(config(folder.path(), broker.address(), &topic)?).await?;
-    let address = app.address().map(|address| address.to_string()).unwrap_or_default();
-    let handle = app.handle();
-    let stop = CancellationToken::new();
-    let sidecar = tokio::spawn(app.run(stop.clone()));
-    handle.store_is_ready().await;
+    let shown = show(&options, &folder, &broker, &topic, &stop).await;
+    if let Err(error) = broker.remove(&topic).await {
+        screen::left_behind(&topic, &error);
+    }
+    shown
+}
 
-    let screen = Screen::new(&options, &address, broker.address());
-    let consumer = Arc::new(Consumer::start(broker.address(), &topic)?);
+/// The sidecar, from its start to its end, and all that is seen of it between them.
+async fn show(options: &Options, folder: &Folder, broker: &Broker, topic: &str, stop: &CancellationToken) -> Result<bool, Error> {
+    let app = App::build(config(folder.path(), broker.address(), topic)?).await?;
+    let address = app.address().map(|address| address.to_string()).unwrap_or_default();
+    let (handle, end) = (app.handle(), CancellationToken::new());
+    let sidecar = tokio::spawn(app.run(end.clone()));
+    let shown = tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(Error::Interrupted),
+        shown = watch(options, broker, topic, &address, &handle) => shown,
+    };
+    end.cancel();
+    // The topic and the file are removed next: nobody may be using them any more.
+    let ended = sidecar.await.unwrap_or_else(|error| Err(app::Error::Api(error.to_string())));
+    let shown = shown?;
+    ended?;
+    Ok(shown)
+}
+
+/// Submits, takes the broker away and brings it back, looks on, and counts.
+async fn watch(options: &Options, broker: &Broker, topic: &str, address: &str, handle: &Handle) -> Result<bool, Error> {
+    handle.store_is_ready().await;
+    let screen = Screen::new(options, address, broker.address());
+    let consumer = Consumer::start(broker.address(), topic)?;
     let producer = Arc::new(Producer::default());
     let begun = Instant::now();
-    let submitting = tokio::spawn(producer.clone().submit(address, options.rate, options.span));
+    let submitting = AbortOnDropHandle::new(tokio::spawn(producer.clone().submit(address.to_owned(), options.rate, options.span)));
     let outage = options.span / 3..options.span * 2 / 3;
     let mut was_up = true;
     loop {
@@ -105,7 +142,7 @@ pub async fn run(options: Options) -> Result<bool, Error> {
             was_up = up;
         }
         let view =
-            View { elapsed, broker_up: up, accepted: producer.accepted(), delivered: consumer.distinct(), waiting: Census::waiting(&handle).await? };
+            View { elapsed, broker_up: up, accepted: producer.accepted(), delivered: consumer.distinct(), waiting: Census::waiting(handle).await? };
         screen.draw(&view);
         let all_in = submitting.is_finished() && view.delivered >= view.accepted;
         if all_in || elapsed >= options.span + DRAIN {
@@ -114,11 +151,8 @@ pub async fn run(options: Options) -> Result<bool, Error> {
         tokio::time::sleep(DRAW_EVERY).await;
     }
     tokio::time::sleep(AFTERMATH).await;
-    let census = Census::take(&handle).await?;
-    consumer.stop();
+    let census = Census::take(handle).await?;
     let lost = screen.finish(&producer, &consumer, &census, begun.elapsed());
-    stop.cancel();
-    sidecar.await.unwrap_or_else(|error| Err(app::Error::Api(error.to_string())))?;
     Ok(lost == 0 && producer.accepted() > 0)
 }
 

@@ -24,7 +24,9 @@ pub(super) async fn run(options: &Accept, arena: &Arena) -> Result<Report, Error
         arena.place.fill(options.purge, Filling::Old, &arena.payloads, &phase).await?;
         arena.place.checkpoint().await?;
         drop(phase);
-        let sidecar = arena.sidecar(&Overrides { keep: Some("never".to_owned()), ..arena.overrides() }).await?;
+        // Neither for their age nor for their number.
+        let keeping = Overrides { keep: Some("never".to_owned()), max_rows: Some(u64::MAX), ..arena.overrides() };
+        let sidecar = arena.sidecar(&keeping).await?;
         // What was put there is still on its way to the disk for a while, which would count against whichever load comes first.
         let phase = arena.screen.phase("accept until it runs smoothly", messages);
         let warm = load(options, arena, messages, sidecar.address()).run(&phase).await?;

@@ -41,6 +41,7 @@ pub(super) struct Arena {
 impl Arena {
     /// Makes the tables, and the topic or queue.
     pub(super) async fn make(case: &Case, registry: &Registry) -> Result<Self, Error> {
+        case.check()?;
         let common = case.common().clone();
         let Setup { config, subject } = Setup::load(&common.config, registry, common.source.as_deref())?;
         let into = common.into.as_deref();
@@ -80,7 +81,10 @@ impl Arena {
     pub(super) async fn remove(&self) -> Result<(), Error> {
         let destination = self.destination.remove().await;
         let place = self.place.remove().await;
-        destination.and(place).map_err(|error| Error::Failed(format!("`{}` could not be removed: {error}", self.name)))
+        destination.and(place).map_err(|error| {
+            let what = format!("`{}` could not be removed: {error}", self.name);
+            if error.is_unreachable() { Error::Unreachable(what) } else { Error::Failed(what) }
+        })
     }
 
     /// The topic, or routing key.
@@ -98,9 +102,12 @@ impl Arena {
             url: self.place.config.url.expose().to_owned(),
             schema: self.place.config.schema.clone(),
             table_prefix: self.place.config.table_prefix.clone(),
+            migrate: self.place.config.migrate,
+            notify: self.place.config.notify,
             source: self.source().to_owned(),
             connections: self.common.connections,
             keep: self.common.keep.map(|keep| keep.to_string()),
+            max_rows: None,
             poll: None,
             node: format!("redrive-bench-{}", self.tag),
         }

@@ -145,7 +145,7 @@ impl Database {
             let pid = *connection.numbers("SELECT pg_backend_pid()::bigint").await.ok()?.first()?;
             return Server::parent_of(u32::try_from(pid).ok()?, "postgres");
         }
-        Server::listening(port)
+        Server::listening(port, &["mysqld", "mariadbd"])
     }
 
     /// A number on the server's meter of what it wrote to its log, in bytes.

@@ -61,7 +61,7 @@ impl Destination {
         let tally = Tally::new(payloads.clone(), sent);
         match self {
             Self::Kafka(kafka) => kafka.count(tally).await.map(Some),
-            Self::Amqp(amqp) => amqp.count(tally).await.map(Some),
+            Self::Amqp(amqp) => amqp.count(tally).await,
             Self::Other => Ok(None),
         }
     }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Error;
 use super::arena::{Arena, rate};
-use super::database::{Due, Kind};
+use super::database::{Due, Kind, Table};
 use super::histogram::Histogram;
 use super::load::{Load, Loaded};
 use super::options::{Lag, Via};
@@ -20,7 +20,7 @@ use super::report::Report;
 
 /// Connections that rows are inserted on, one row a commit.
 const INSERTERS: u32 = 16;
-/// A fifth of the time, and at the most so long, is not in the percentiles.
+/// A fifth of the time in which messages come in, and at the most so long, is not in the percentiles.
 const LONGEST_WARM_UP_MS: u64 = 2000;
 
 pub(super) async fn run(options: &Lag, arena: &Arena) -> Result<Report, Error> {
@@ -28,11 +28,12 @@ pub(super) async fn run(options: &Lag, arena: &Arena) -> Result<Report, Error> {
     let mut overrides = arena.overrides();
     if arena.deletes() {
         // The times are read from the rows.
-        overrides.keep = Some("1d".to_owned());
+        overrides.keep = Some("never".to_owned());
     }
     overrides.poll = options.poll.map(|poll| poll.to_string());
     let mut sidecars = [arena.sidecar(&overrides).await?];
     let before = arena.meters(&sidecars).await;
+    let begun = clock(arena).await?;
     let loaded = match options.via {
         Via::Api => submit(options, arena, sidecars[0].address()).await?,
         Via::Sql => insert(options, arena).await?,
@@ -41,7 +42,7 @@ pub(super) async fn run(options: &Lag, arena: &Arena) -> Result<Report, Error> {
     let after = arena.meters(&sidecars).await;
     before.used(after, loaded.accepted(), loaded.took, &mut report);
     (report.rate, report.rows) = (rate(loaded.accepted(), loaded.took), Some(loaded.accepted()));
-    report.latencies(&latencies(options, arena).await?);
+    report.latencies(&latencies(options, arena, &begun).await?);
     report.refused = Some(loaded.refused.len() as u64);
     report.rss_peak_bytes = sidecars[0].rss_peak();
     let [sidecar] = sidecars;
@@ -103,25 +104,45 @@ async fn insert(options: &Lag, arena: &Arena) -> Result<Loaded, Error> {
     Ok(Loaded { submitted: most, took: begun.elapsed(), ..Loaded::default() })
 }
 
-/// From due to acknowledged, of all that were delivered once things had warmed up.
-async fn latencies(options: &Lag, arena: &Arena) -> Result<Histogram, Error> {
-    let log = &arena.place.table.log;
+/// What the database's clock says, as its statements write it.
+async fn clock(arena: &Arena) -> Result<String, Error> {
+    let now = match arena.place.database.kind() {
+        Kind::Sqlite => "SELECT CAST(CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) AS TEXT)",
+        Kind::Postgres => "SELECT clock_timestamp()::text",
+        Kind::Mysql => "SELECT CAST(UTC_TIMESTAMP(6) AS CHAR)",
+    };
+    let said = arena.place.database.connect().await?.words(now).await?;
+    said.into_iter().next().ok_or_else(|| Error::Failed("the database has no clock".to_owned()))
+}
+
+/// What is left out at the beginning, in milliseconds of the time that the messages come in.
+fn warm_up(options: &Lag) -> u64 {
+    let all = options.common.messages.map_or(u64::MAX, |messages| messages.saturating_mul(1000) / u64::from(options.rate.max(1)));
+    ((options.seconds * 1000).min(all) / 5).min(LONGEST_WARM_UP_MS)
+}
+
+/// From due to acknowledged, of all messages of this run that were delivered once things had warmed up.
+async fn latencies(options: &Lag, arena: &Arena, begun: &str) -> Result<Histogram, Error> {
+    let Table { log, source, topic, .. } = &arena.place.table;
     // The first messages meet a destination that has just been connected, and caches that are cold.
-    let warm = (options.seconds * 1000 / 5).min(LONGEST_WARM_UP_MS);
-    let (micros, warm) = match arena.place.database.kind() {
-        Kind::Sqlite => ("(min(finished_at, attempt_started_at + attempt_ms + 1) - due_at) * 1000", format!("{warm}")),
+    let warm = warm_up(options);
+    let (micros, begun, steady) = match arena.place.database.kind() {
+        Kind::Sqlite => ("(min(finished_at, attempt_started_at + attempt_ms + 1) - due_at) * 1000", begun.to_owned(), format!("{begun} + {warm}")),
         Kind::Postgres => (
             "(extract(epoch FROM least(finished_at, attempt_started_at + (attempt_ms + 1) * interval '1 millisecond') - due_at) * 1000000)::bigint",
-            format!("{warm} * interval '1 millisecond'"),
+            format!("timestamptz '{begun}'"),
+            format!("timestamptz '{begun}' + {warm} * interval '1 millisecond'"),
         ),
         Kind::Mysql => (
             "least(timestampdiff(MICROSECOND, due_at, finished_at), timestampdiff(MICROSECOND, due_at, attempt_started_at) + (attempt_ms + 1) * 1000)",
-            format!("INTERVAL {warm}000 MICROSECOND"),
+            format!("TIMESTAMP'{begun}'"),
+            format!("TIMESTAMP'{begun}' + INTERVAL {warm}000 MICROSECOND"),
         ),
     };
-    let steady = format!("due_at >= (SELECT min(due_at) FROM {log}) + {warm}");
+    // In a table that others use too there may be older ones.
+    let ours = format!("source = '{source}' AND topic = '{topic}' AND created_at >= {begun} AND due_at >= {steady}");
     let mut connection = arena.place.database.connect().await?;
-    let all = connection.numbers(&format!("SELECT {micros} FROM {log} WHERE state = 'succeeded' AND {steady}")).await?;
+    let all = connection.numbers(&format!("SELECT {micros} FROM {log} WHERE state = 'succeeded' AND {ours}")).await?;
     let mut histogram = Histogram::default();
     for micros in all {
         histogram.record_micros(u64::try_from(micros).unwrap_or(0));

@@ -165,13 +165,17 @@ async fn work(address: SocketAddr, mut template: Template, shared: Arc<Shared>) 
             write_number(&mut template.bytes, *at, number);
         }
         let answer = connection.ask(&template.bytes).await?;
-        latencies.record(due.elapsed());
+        let took = due.elapsed();
         let refused = match answer.status {
             202 => false,
             200 => count > 1 && !answer.body.windows(12).any(|window| window == br#""rejected":0"#),
             429 | 503 => true,
             status => return Err(Error::Failed(format!("the API answered {status}: {}", String::from_utf8_lossy(answer.body)))),
         };
+        // A refusal is quick, and says nothing of how long it takes until a message is taken.
+        if answer.status < 300 {
+            latencies.record(took);
+        }
         if refused {
             let many = {
                 let mut all = shared.refused.lock().unwrap_or_else(PoisonError::into_inner);
@@ -189,7 +193,11 @@ async fn work(address: SocketAddr, mut template: Template, shared: Arc<Shared>) 
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::super::payload::DIGITS;
+    use super::super::screen::Screen;
     use super::*;
 
     fn load(body: Body) -> Load {
@@ -223,5 +231,23 @@ mod tests {
                 assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_quick_refusal_is_not_among_the_latencies() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for (status, pause) in [("429 Too Many Requests", 0), ("202 Accepted", 50)] {
+                assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes()).await.unwrap();
+            }
+        });
+        let phase = Screen::new(true).phase("load", 2);
+        let loaded = Load { address, messages: Some(2), ..load(Body::Raw) }.run(&phase).await.unwrap();
+        assert_eq!((loaded.submitted, loaded.refused.len()), (2, 1));
+        assert!(loaded.latencies.quantile_ms(0.01).unwrap() >= 50.0);
     }
 }

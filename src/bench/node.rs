@@ -26,11 +26,14 @@ pub(super) struct Overrides {
     pub(super) url: String,
     pub(super) schema: Option<String>,
     pub(super) table_prefix: String,
+    pub(super) migrate: Migrate,
+    pub(super) notify: bool,
     /// The source under test; the others are left out.
     pub(super) source: String,
     /// How many connections will be opened.
     pub(super) connections: u32,
     pub(super) keep: Option<String>,
+    pub(super) max_rows: Option<u64>,
     pub(super) poll: Option<String>,
     pub(super) node: String,
 }
@@ -107,7 +110,8 @@ fn only(registry: &Registry, source: &str) -> Registry {
 fn replace(config: &mut Config, overrides: Overrides) -> Result<(), Error> {
     let store = &mut config.store;
     (store.url, store.url_file) = (Secret::new(overrides.url), None);
-    (store.schema, store.table_prefix, store.migrate) = (overrides.schema, overrides.table_prefix, Migrate::Auto);
+    (store.schema, store.table_prefix) = (overrides.schema, overrides.table_prefix);
+    (store.migrate, store.notify) = (overrides.migrate, overrides.notify);
     let api = &mut config.api;
     (api.listen, api.unix, api.token, api.token_file) = (Some(([127, 0, 0, 1], 0).into()), None, None, None);
     // The connection that asks for the metrics says nothing while the load is on, nor do those of a load with a low rate.
@@ -119,6 +123,9 @@ fn replace(config: &mut Config, overrides: Overrides) -> Result<(), Error> {
     let span = |text: String| text.parse::<Span>().map_err(Error::Usage);
     if let Some(keep) = overrides.keep {
         config.engine.history.keep.succeeded = keep.parse::<Limit>().map_err(Error::Usage)?;
+    }
+    if let Some(rows) = overrides.max_rows {
+        config.engine.history.max_rows = rows;
     }
     if let Some(interval) = overrides.poll {
         config.engine.poller.interval = span(interval)?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::{Error, growth};
 use crate::source::options::Mode;
 use crate::units::{Limit, Span};
 
@@ -25,15 +26,16 @@ pub struct Common {
     /// Bytes of a message's payload
     #[arg(long, value_name = "BYTES", default_value_t = 512, value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub size: u32,
-    /// How long delivered messages are kept, instead of what the configuration says: `0s` deletes them as they are delivered
+    /// How long delivered messages are kept, instead of what the configuration says: `0s` deletes them as they are delivered (not with --into)
     #[arg(long, value_name = "SPAN")]
     pub keep: Option<Limit>,
     /// Partitions of the Kafka topic that is made
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub partitions: u16,
-    /// Use this schema (PostgreSQL), table prefix (MySQL, MariaDB) or file (SQLite), and this topic or queue; nothing is removed
+    /// Use this schema (PostgreSQL), table prefix (MySQL, MariaDB) or file (SQLite), and this topic or queue; the benchmark removes nothing
     ///
-    /// What is there is used and what waits there is sent. Messages of the benchmark stay where they are put. The database's limits are not measured.
+    /// Nothing may wait there, and nobody else may work on it meanwhile. Messages of the benchmark stay where they are put, as long as the
+    /// configuration keeps history. The database's limits are not measured, and in a queue (AMQP) nobody counts.
     #[arg(long, value_name = "NAME", requires = "yes")]
     pub into: Option<String>,
     /// Yes, write into what --into names
@@ -99,7 +101,7 @@ pub struct Accept {
     /// Messages a second, instead of as many as are taken
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub rate: Option<u32>,
-    /// Purge so many finished messages, put there beforehand, meanwhile; the same load without a purge comes first
+    /// Purge so many finished messages, put there beforehand, meanwhile; the same load without a purge comes first (write_ahead, not with --into)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub purge: u64,
 }
@@ -222,5 +224,33 @@ impl Case {
             Self::Drain(_) | Self::Through(_) | Self::Lag(_) => true,
             Self::Growth(_) | Self::Idle(_) => false,
         }
+    }
+
+    /// Refuses what would do harm in a place that is not the benchmark's, and what has no meaning; nothing is made yet.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let why = match self {
+            case if case.common().into.is_some() => case.harm(),
+            Self::Accept(it) if it.purge > 0 && it.mode == When::OnFailure => Some("--purge goes with --mode write_ahead alone".to_owned()),
+            Self::Growth(it) if it.common.messages.is_some_and(|messages| messages < growth::LEAST) => {
+                Some(format!("--messages: the claims that are timed take {}; with fewer, some of them would find nothing", growth::LEAST))
+            }
+            _ => None,
+        };
+        why.map_or(Ok(()), |why| Err(Error::Usage(why)))
+    }
+
+    /// What the case would do to tables that are not its own.
+    fn harm(&self) -> Option<String> {
+        let why = match self {
+            case if case.common().keep.is_some() => "--keep would delete the history of others; how long that is kept is the configuration's to say",
+            Self::Accept(it) if it.purge > 0 => "--purge would delete the history of others",
+            Self::Accept(it) if it.mode == When::WriteAhead => {
+                "accept leaves messages that are due in a month, and they would be sent then; leave --into out, or add --mode on_failure"
+            }
+            Self::Idle(it) if it.common.messages.is_some() => "--messages leaves messages that are due in a month, and they would be sent then",
+            Self::Growth(_) => "this case claims and sends nothing, and does that only in a table of its own",
+            _ => return None,
+        };
+        Some(format!("--into: {why}"))
     }
 }

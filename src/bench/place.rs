@@ -51,7 +51,11 @@ impl Place {
         let database = Database::of(&config)?;
         let text = url(&config)?;
         config.url = Secret::new(text.as_str());
-        (config.url_file, config.migrate) = (None, store::config::Migrate::Auto);
+        config.url_file = None;
+        // Tables that are not its own are as their owner made them.
+        if into.is_none() {
+            config.migrate = store::config::Migrate::Auto;
+        }
         let prefix = format!("{}_", name.replace('-', "_"));
         let (database, made) = match database.kind() {
             Kind::Sqlite => {
@@ -94,7 +98,24 @@ impl Place {
             let _ = place.remove().await;
             return Err(error);
         }
+        if into.is_some() {
+            place.nothing_waits().await?;
+        }
         Ok(place)
+    }
+
+    /// Refuses a table in which messages wait: they would be sent and counted with the benchmark's own, and those of other sources would fail,
+    /// since the node under test knows none but its own.
+    async fn nothing_waits(&self) -> Result<(), Error> {
+        let Table { log, project, .. } = &self.table;
+        let unfinished = format!(
+            "SELECT count(*) FROM (SELECT 1 AS one FROM {log}
+             WHERE (project = '{project}' OR project IS NULL) AND (level IS NOT NULL OR state IN ('sending', 'blocked')) LIMIT 1) AS f"
+        );
+        match self.database.connect().await?.numbers(&unfinished).await?.first() {
+            Some(0) => Ok(()),
+            _ => Err(Error::Usage(format!("--into: messages wait in {log}; let them be sent, or cancel them, before anything is measured there"))),
+        }
     }
 
     async fn prepare(&self, project: &str) -> Result<(), Error> {
@@ -119,9 +140,10 @@ impl Place {
             Made::Nothing => {}
             Made::Schema(schema) => self.database.connect().await?.run(&format!("DROP SCHEMA IF EXISTS \"{schema}\" CASCADE")).await?,
             Made::Prefix(prefix) => {
-                let (here, kind) = match self.database.kind() {
-                    Kind::Mysql => ("database()", "`"),
-                    _ => ("current_schema()", "\""),
+                let (here, before, after) = match (self.database.kind(), &self.config.schema) {
+                    (Kind::Mysql, _) => ("database()".to_owned(), "`".to_owned(), '`'),
+                    (_, Some(schema)) => (format!("'{schema}'"), format!("\"{schema}\".\""), '"'),
+                    (_, None) => ("current_schema()".to_owned(), "\"".to_owned(), '"'),
                 };
                 let mut connection = self.database.connect().await?;
                 // An underscore in LIKE is any character: the start is compared instead.
@@ -130,7 +152,7 @@ impl Place {
                     prefix.len()
                 );
                 for table in connection.words(&tables).await? {
-                    connection.run(&format!("DROP TABLE {kind}{table}{kind}")).await?;
+                    connection.run(&format!("DROP TABLE {before}{table}{after}")).await?;
                 }
             }
             Made::File(file) => {

@@ -73,14 +73,16 @@ impl Server {
         Some(Self(child.parent))
     }
 
-    /// The process that listens on a port.
-    pub(super) fn listening(port: u16) -> Option<Self> {
+    /// The process that listens on a port, if it has one of these names (the system keeps 15 characters): before a server in a container stands
+    /// a proxy, whose CPU says nothing.
+    pub(super) fn listening(port: u16, names: &[&str]) -> Option<Self> {
         let inodes: Vec<String> =
             sockets().into_iter().filter(|socket| socket.state == LISTEN && socket.local == port).map(|socket| socket.inode).collect();
         if inodes.is_empty() {
             return None;
         }
-        pids().find(|pid| inodes_of(*pid).iter().any(|inode| inodes.contains(inode))).map(Self)
+        let is_one = |pid: u32| Stat::of(pid).is_some_and(|stat| names.contains(&stat.name.as_str()));
+        pids().find(|pid| is_one(*pid) && inodes_of(*pid).iter().any(|inode| inodes.contains(inode))).map(Self)
     }
 
     /// The CPU time that the server and its children have used since it started.
@@ -166,7 +168,9 @@ mod tests {
         assert!(cpu(own).is_some() && rss_peak(own).unwrap() >= rss(own).unwrap() / 2);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert_eq!(Server::listening(port), Some(Server(own)));
+        let name = Stat::of(own).unwrap().name;
+        assert_eq!(Server::listening(port, &["postgres", name.as_str()]), Some(Server(own)));
+        assert_eq!(Server::listening(port, &["postgres"]), None, "it may be a proxy");
         assert_eq!(connections(own, port), 0);
         let _stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         assert_eq!(connections(own, port), 1);

@@ -111,6 +111,14 @@ impl Report {
         self
     }
 
+    /// What must not have happened and did: no node was killed, so that every message should have arrived, and once.
+    #[must_use]
+    pub fn complaint(&self) -> Option<String> {
+        let (lost, copies) = (self.lost.unwrap_or(0), self.copies.unwrap_or(0));
+        (lost + copies > 0)
+            .then(|| format!("of the messages that were accepted {lost} did not arrive, and {copies} copies did; there should be none of either"))
+    }
+
     /// The report as a table.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts and bytes for people")]
@@ -194,6 +202,15 @@ mod tests {
             assert!(json.get(field).is_some(), "{field}");
         }
         assert_eq!((json["ratio"].as_f64(), json["lost"].is_null()), (Some(0.25), true));
+    }
+
+    #[test]
+    fn what_was_lost_or_came_twice_is_complained_of() {
+        let report = |lost, copies| Report { lost, copies, ..Report::new("drain") };
+        assert_eq!(report(Some(0), Some(0)).complaint(), None);
+        assert_eq!(report(None, None).complaint(), None, "nobody counted");
+        assert!(report(Some(3), Some(0)).complaint().unwrap().contains("3 did not arrive"));
+        assert!(report(Some(0), Some(2)).complaint().unwrap().contains("2 copies"));
     }
 
     #[test]

@@ -68,7 +68,12 @@ impl Command {
         };
         let json = case.common().json;
         let report = bench::run(case, terminal.registry, shutdown::on_signal(terminal.hard)?).await?;
-        if json { output::json(terminal.out, &report) } else { output::show(terminal.out, &report.table()) }
+        if json {
+            output::json(terminal.out, &report)?;
+        } else {
+            output::show(terminal.out, &report.table())?;
+        }
+        report.complaint().map_or(Ok(()), |complaint| Err(Failure::Failed(complaint)))
     }
 }
 

@@ -1,12 +1,14 @@
 //! `redrive demo`
 
 use super::{Failure, Terminal};
-use crate::demo;
+use crate::demo::{self, Error};
+use crate::shutdown;
 
 /// See a message survive a broker outage, with nothing to install
 ///
 /// Starts the real thing on a temporary SQLite file and a Kafka broker inside this process, submits messages at a steady rate,
-/// takes the broker away in the middle, brings it back, and counts what arrived. Exits 0 only if nothing is lost.
+/// takes the broker away in the middle, brings it back, and counts what arrived. Exits 0 only if nothing is lost. What it makes, a topic in
+/// your broker too, it removes again, also on Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   redrive demo
@@ -18,8 +20,14 @@ pub(super) struct Command {
 }
 
 impl Command {
-    pub(super) async fn run(self, _terminal: Terminal<'_>) -> Result<(), Failure> {
+    pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         let options = demo::Options { kafka: self.kafka, ..demo::Options::default() };
-        if demo::run(options).await.map_err(|error| Failure::Failed(error.to_string()))? { Ok(()) } else { Err(Failure::Partly) }
+        if demo::run(options, shutdown::on_signal(terminal.hard)?).await? { Ok(()) } else { Err(Failure::Partly) }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        if error.is_unreachable() { Self::Unreachable(error.to_string()) } else { Self::Failed(error.to_string()) }
     }
 }

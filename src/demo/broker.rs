@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -20,6 +20,8 @@ use uuid::Uuid;
 /// The mock cluster has one broker with this number.
 const BROKER: i32 = 1;
 const PARTITIONS: i32 = 4;
+/// How long a broker may take to make or delete a topic.
+const ADMIN: Duration = Duration::from_secs(10);
 
 /// The broker.
 pub(super) struct Broker {
@@ -53,8 +55,16 @@ impl Broker {
         }
         let admin: AdminClient<DefaultClientContext> = client(&self.address).create()?;
         let new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1));
-        admin.create_topics([&new], &AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)))).await?;
-        Ok(())
+        done(admin.create_topics([&new], &options()).await?)
+    }
+
+    /// Deletes it again from a broker that stays.
+    pub(super) async fn remove(&self, topic: &str) -> Result<(), KafkaError> {
+        if self.is_ours() {
+            return Ok(());
+        }
+        let admin: AdminClient<DefaultClientContext> = client(&self.address).create()?;
+        done(admin.delete_topics(&[topic], &options()).await?)
     }
 
     /// Takes the broker away, or brings it back.
@@ -67,6 +77,15 @@ impl Broker {
     }
 }
 
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(ADMIN)).operation_timeout(Some(ADMIN))
+}
+
+/// A request that was answered says of each topic whether it was done.
+fn done(results: Vec<TopicResult>) -> Result<(), KafkaError> {
+    results.into_iter().try_for_each(|result| result.map(drop).map_err(|(_, code)| KafkaError::AdminOp(code)))
+}
+
 fn client(address: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     // An outage is what is shown: that the reader notices it too needs no line.
@@ -74,7 +93,7 @@ fn client(address: &str) -> ClientConfig {
     config
 }
 
-/// Reads every message of the topic, from the start.
+/// Reads every message of the topic, from the start, until it is dropped.
 pub(super) struct Consumer {
     seen: Arc<Mutex<HashMap<Uuid, Seen>>>,
     stop: Arc<AtomicBool>,
@@ -125,8 +144,10 @@ impl Consumer {
     pub(super) fn first(&self, id: &Uuid) -> Option<Instant> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(id).map(|seen| seen.first)
     }
+}
 
-    pub(super) fn stop(&self) {
+impl Drop for Consumer {
+    fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
@@ -135,4 +156,18 @@ fn id_of(message: &rdkafka::message::BorrowedMessage<'_>) -> Option<Uuid> {
     let headers = message.headers()?;
     let id = headers.iter().find(|header| header.key == "redrive-id")?;
     Uuid::try_parse_ascii(id.value?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::error::RDKafkaErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn a_topic_that_was_refused_is_not_made() {
+        assert_eq!(done(vec![Ok("t".to_owned())]), Ok(()));
+        let refused = ("t".to_owned(), RDKafkaErrorCode::PolicyViolation);
+        assert_eq!(done(vec![Err(refused)]), Err(KafkaError::AdminOp(RDKafkaErrorCode::PolicyViolation)));
+    }
 }

@@ -98,10 +98,14 @@ fn accept_on_failure_is_measured_against_producing_through_a_plain_server() {
 }
 
 #[test]
-fn a_purge_beside_accept_is_counted() {
+fn a_purge_beside_accept_is_counted_and_the_load_before_it_is_without_one() {
     let setup = Setup::new("{ kind: log }");
+    let file = setup.folder.path().join("redrive.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text + "history: { max_rows: 100 }\n").unwrap();
     let report = setup.measure(&["accept", "--messages", "300", "--connections", "4", "--rate", "300", "--purge", "500"]);
-    assert!(report["purged"].as_u64().is_some_and(|purged| purged > 0), "{report}");
+    // Had the load before it purged all that are more than 100, no more would be left.
+    assert!(report["purged"].as_u64().is_some_and(|purged| purged > 100), "{report}");
 }
 
 #[test]
@@ -144,6 +148,14 @@ fn lag_is_measured_for_both_ways_in() {
 }
 
 #[test]
+fn a_short_lag_has_percentiles_too() {
+    let (_cluster, setup) = cluster();
+    // A quarter of a second of the 30 that it might have lasted.
+    let report = setup.measure(&["lag", "--messages", "50", "--rate", "200", "--connections", "4"]);
+    positive(&report, &["p50_ms", "p99_ms"]);
+}
+
+#[test]
 fn growth_compares_a_large_table_with_a_small_one() {
     let setup = Setup::new("{ kind: log }");
     let report = setup.measure(&["growth", "--messages", "12000", "--finished", "1000"]);
@@ -176,7 +188,14 @@ fn what_can_not_be_measured_is_a_usage_error_and_makes_nothing() {
         (&["accept", "--size", "1"], "64"),
         (&["accept", "--messages", "0"], "--messages"),
         (&["accept", "--into", "x"], "--yes"),
-        (&["accept", "--into", "x;y", "--yes"], "--into"),
+        (&["lag", "--into", "x;y", "--yes"], "--into takes letters"),
+        (&["drain", "--into", "x", "--yes", "--keep", "0s"], "--keep"),
+        (&["accept", "--into", "x", "--yes"], "due in a month"),
+        (&["accept", "--into", "x", "--yes", "--purge", "5"], "--purge"),
+        (&["idle", "--into", "x", "--yes", "--messages", "5"], "--messages"),
+        (&["growth", "--into", "x", "--yes"], "of its own"),
+        (&["accept", "--mode", "on_failure", "--purge", "5"], "--purge"),
+        (&["growth", "--messages", "5499"], "5500"),
         (&["accept", "--seconds", "1"], "--seconds"),
         (&["idle", "--body", "raw"], "--body"),
         (&["sprint"], "sprint"),
@@ -197,17 +216,61 @@ async fn into_names_a_place_where_everything_stays() {
     let setup = Setup::new("{ kind: log }");
     let place: PathBuf = setup.folder.path().join("kept.db");
     for rows in [200_i64, 400] {
-        let arguments = ["accept", "--messages", "200", "--connections", "2", "--json", "--yes", "--into"];
-        let output = setup.command(&arguments).arg(&place).output().unwrap();
+        let output = setup.command(&["drain", "--messages", "200", "--json", "--yes", "--into"]).arg(&place).output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert!(report["limit"].is_null() && report["rate"].is_number(), "{report}");
         let mut connection = SqliteConnection::connect(&format!("sqlite://{}", place.display())).await.unwrap();
-        let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM resend_log").fetch_one(&mut connection).await.unwrap();
+        let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM resend_log WHERE state = 'succeeded'").fetch_one(&mut connection).await.unwrap();
         assert_eq!(kept, rows, "what was there before is still there");
     }
-    let output = setup.command(&["growth", "--yes", "--into"]).arg(&place).output().unwrap();
+    // The node under test would fail it, since it does not know the source.
+    let mut connection = SqliteConnection::connect(&format!("sqlite://{}", place.display())).await.unwrap();
+    sqlx::query("INSERT INTO resend_log (source, topic, payload) VALUES ('other', 't', 'x')").execute(&mut connection).await.unwrap();
+    let output = setup.command(&["drain", "--messages", "200", "--yes", "--into"]).arg(&place).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("messages wait"), "{}", stderr(&output));
+    let waiting: String =
+        sqlx::query_scalar("SELECT group_concat(state) FROM resend_log WHERE state <> 'succeeded'").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(waiting, "pending");
+}
+
+#[test]
+fn into_counts_in_a_topic_that_is_there_and_refuses_one_that_is_not() {
+    let (cluster, setup) = cluster();
+    cluster.create_topic("kept.db", 2, 1).unwrap();
+    let place = setup.folder.path().join("kept.db");
+    for _ in 0..2 {
+        let output = setup.command(&["drain", "--messages", "300", "--json", "--yes", "--into"]).arg(&place).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((report["copies"].as_u64(), report["lost"].as_u64()), (Some(0), Some(0)), "{report}");
+    }
+    let output = setup.command(&["drain", "--messages", "300", "--yes", "--into"]).arg(setup.folder.path().join("other.db")).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no topic other.db"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_broker_that_is_away_is_told_from_a_failure() {
+    for source in ["{ kind: amqp, url: \"amqp://127.0.0.1:1\", exchange: x }", "{ kind: kafka, brokers: [\"127.0.0.1:1\"], topic: orders }"] {
+        let setup = Setup::new(source);
+        let output = setup.command(&["drain", "--messages", "500"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(69), "{source}: {}", stderr(&output));
+        assert_eq!(setup.files(), ["redrive.yaml"]);
+    }
+}
+
+/// `store.migrate: verify` says that somebody else makes the tables: there are none in a file that is not there.
+#[test]
+fn into_makes_no_tables_where_the_configuration_only_verifies_them() {
+    let setup = Setup::new("{ kind: log }");
+    let file = setup.folder.path().join("redrive.yaml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("redrive.db\" }", "redrive.db\", migrate: verify }");
+    std::fs::write(&file, text).unwrap();
+    let output = setup.command(&["drain", "--messages", "10", "--yes", "--into"]).arg(setup.folder.path().join("other.db")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("not applied"), "{}", stderr(&output));
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod cli;
 mod command_source;
 mod config;
 mod deploy;
+mod demo;
 mod http_source;
 mod kafka_mock;
 mod sending;

@@ -3,5 +3,6 @@
 mod amqp;
 mod bench;
 mod cli;
+mod demo;
 mod kafka;
 mod store;

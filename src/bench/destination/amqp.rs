@@ -4,10 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use lapin::options::BasicAckOptions;
-use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
-};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPUri;
@@ -22,13 +19,13 @@ use super::super::screen::Phase;
 use super::super::setup::Subject;
 use crate::source::amqp::Config;
 
-/// A queue that brings nothing for so long is empty.
-const SILENCE: Duration = Duration::from_secs(2);
+/// The processes that a broker may be: RabbitMQ, or LavinMQ.
+const SERVERS: [&str; 2] = ["beam.smp", "lavinmq"];
+/// A queue that brings nothing for so long is asked whether it is empty.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Messages that may be unconfirmed at once.
 const UNCONFIRMED: usize = 1000;
-/// Messages that the consumer is sent ahead.
-const AHEAD: u16 = 5000;
-/// How long connecting and each request may take.
+/// How long connecting and each request may take, and how long a queue that holds messages may bring none.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A queue, and one more for producing alone.
@@ -84,24 +81,46 @@ impl Amqp {
     }
 
     pub(super) fn server(&self) -> Option<Server> {
-        if process::is_local(&self.uri.authority.host) { Server::listening(self.uri.authority.port) } else { None }
+        if process::is_local(&self.uri.authority.host) { Server::listening(self.uri.authority.port, &SERVERS) } else { None }
     }
 
-    /// Reads the queue until it is empty. What is not of this run stays.
-    pub(super) async fn count(&self, mut tally: Tally) -> Result<Tally, Error> {
+    /// Reads the queue until it is empty. One that was there before is not read: whoever takes a message, if only to hand it back, takes it away
+    /// from its consumers meanwhile, and the broker counts the delivery against its limit.
+    pub(super) async fn count(&self, mut tally: Tally) -> Result<Option<Tally>, Error> {
+        if !self.made {
+            return Ok(None);
+        }
         let (_connection, channel) = self.open().await?;
-        channel.basic_qos(AHEAD, BasicQosOptions::default()).await?;
-        // Messages of a queue that is removed anyway need no acknowledgement of their own.
-        let options = BasicConsumeOptions { no_ack: self.made, ..BasicConsumeOptions::default() };
+        // The queue is removed anyway: no message needs an acknowledgement of its own.
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let mut consumer = channel.basic_consume(self.queue.clone(), ShortString::default(), options, FieldTable::default()).await?;
-        while let Ok(Some(delivery)) = tokio::time::timeout(SILENCE, consumer.next()).await {
-            let delivery = delivery?;
-            tally.see(&delivery.data);
-            if !self.made {
-                delivery.ack(BasicAckOptions::default()).await?;
+        let (mut silent_since, mut was_empty) = (Instant::now(), false);
+        loop {
+            match tokio::time::timeout(SILENCE, consumer.next()).await {
+                Ok(Some(delivery)) => {
+                    tally.see(&delivery?.data);
+                    (silent_since, was_empty) = (Instant::now(), false);
+                }
+                Ok(None) => return Err(Error::Failed(format!("the broker ended the consumer of queue {} before all was counted", self.queue))),
+                // What had just left the queue when that was asked has come since.
+                Err(_) if was_empty => return Ok(Some(tally)),
+                Err(_) => {
+                    let waiting = self.waiting(&channel).await?;
+                    if waiting > 0 && silent_since.elapsed() > PATIENCE {
+                        let (queue, seconds) = (&self.queue, PATIENCE.as_secs());
+                        return Err(Error::Failed(format!("queue {queue} holds {waiting} messages and has brought none for {seconds} s")));
+                    }
+                    was_empty = waiting == 0;
+                }
             }
         }
-        Ok(tally)
+    }
+
+    /// How many messages the queue holds.
+    async fn waiting(&self, channel: &Channel) -> Result<u32, Error> {
+        let ask = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let asked = tokio::time::timeout(PATIENCE, channel.queue_declare(self.queue.clone(), ask, FieldTable::default()));
+        Ok(asked.await.map_err(|_| Error::Unreachable("the AMQP broker does not answer".to_owned()))??.message_count())
     }
 
     /// Publishes as fast as confirms come back, with many under way.

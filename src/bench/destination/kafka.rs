@@ -1,5 +1,6 @@
 //! A Kafka topic.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,20 +11,25 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
-use rdkafka::metadata::MetadataPartition;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientContext, producer::NoCustomPartitioner};
 
-use super::super::Error;
 use super::super::payload::{Payloads, Tally};
 use super::super::process::{self, Server};
 use super::super::screen::Phase;
 use super::super::setup::Subject;
+use super::super::{Error, kafka_is_away};
 use crate::source::kafka::Config;
 
-/// How long the broker may take over a request.
+/// How long the broker may take over a request, and how long a topic that is not read to its end may bring nothing.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take over the first one, by which is learnt whether it is there at all.
+const REACH: Duration = Duration::from_secs(10);
+/// The processes that a broker may be: Kafka in a virtual machine or compiled, and what speaks its protocol.
+const SERVERS: [&str; 3] = ["java", "kafka.Kafka", "redpanda"];
+/// Nothing is ever committed for it.
+const GROUP: &str = "redrive-bench";
 /// How long it may take to make or delete a topic.
 const ADMIN: Duration = Duration::from_secs(5);
 
@@ -33,6 +39,8 @@ pub(in crate::bench) struct Kafka {
     topic: String,
     beside: String,
     made: bool,
+    /// Where the partitions of a topic that was there before ended before the run.
+    starts: HashMap<i32, i64>,
     /// The broker did not answer the request for topics, and made them when they were asked for.
     asked_in_vain: AtomicBool,
 }
@@ -44,7 +52,14 @@ impl Kafka {
             config.client(&subject.context).map_err(|faults| Error::Usage(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         client.set_log_level(RDKafkaLogLevel::Emerg);
         let beside = format!("redrive-bench-alone-{}", topic.trim_start_matches("redrive-bench-"));
-        let kafka = Self { client, topic: topic.to_owned(), beside, made: !existing, asked_in_vain: AtomicBool::new(false) };
+        let starts = {
+            let (client, topic) = (client.clone(), topic.to_owned());
+            blocking(move || ends(&client, &topic)).await?
+        };
+        if existing && starts.is_empty() {
+            return Err(Error::Usage(format!("--into: there is no topic {topic}")));
+        }
+        let kafka = Self { client, topic: topic.to_owned(), beside, made: !existing, starts, asked_in_vain: AtomicBool::new(false) };
         let topics: Vec<&str> = if existing { vec![&kafka.beside] } else { vec![&kafka.topic, &kafka.beside] };
         if let Err(error) = kafka.create(&topics, partitions).await {
             let _ = kafka.remove().await;
@@ -64,7 +79,7 @@ impl Kafka {
                 self.asked_in_vain.store(true, Ordering::Relaxed);
                 Vec::new()
             }
-            Err(error) => return Err(Error::Unreachable(format!("the broker makes no topic: {error}"))),
+            Err(error) => return Err(error.into()),
         };
         for result in results {
             match result {
@@ -107,28 +122,55 @@ impl Kafka {
 
     pub(super) fn server(&self) -> Option<Server> {
         let (host, port) = self.client.get("bootstrap.servers")?.split(',').next()?.rsplit_once(':')?;
-        if process::is_local(host) { Server::listening(port.parse().ok()?) } else { None }
+        if process::is_local(host) { Server::listening(port.parse().ok()?, &SERVERS) } else { None }
     }
 
-    /// Reads the topic from its beginning to what is now its end.
+    /// Reads the topic from where it began, or ended before the run, to what is now its end.
     pub(super) async fn count(&self, mut tally: Tally) -> Result<Tally, Error> {
         let mut client = self.client.clone();
-        client.set("group.id", "redrive-bench").set("enable.auto.commit", "false").set("enable.partition.eof", "false");
-        let topic = self.topic.clone();
+        client.set("group.id", GROUP).set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+        // Transactions are other people's: one that is open must not hide what comes behind it.
+        client.set("isolation.level", "read_uncommitted");
+        let (topic, starts) = (self.topic.clone(), self.starts.clone());
         blocking(move || {
             let consumer: BaseConsumer = client.create()?;
-            let (mut list, mut left) = (TopicPartitionList::new(), 0);
-            for partition in partitions(&consumer, &topic)? {
+            // Where the partitions end that are not read yet.
+            let (mut list, mut left) = (TopicPartitionList::new(), HashMap::new());
+            let found = partitions(&consumer, &topic, PATIENCE)?;
+            if found.is_empty() {
+                return Err(Error::Failed(format!("topic {topic} is not there any more")));
+            }
+            // One without a leader can't be asked, which is an error: nobody knows what is in it.
+            for (partition, _) in found {
                 let (low, high) = consumer.fetch_watermarks(&topic, partition, PATIENCE)?;
-                list.add_partition_offset(&topic, partition, Offset::Offset(low))?;
-                left += high - low;
+                let first = starts.get(&partition).map_or(low, |start| low.max(*start));
+                if first < high {
+                    list.add_partition_offset(&topic, partition, Offset::Offset(first))?;
+                    left.insert(partition, high);
+                }
             }
             consumer.assign(&list)?;
             let mut silent_since = Instant::now();
-            while left > 0 && silent_since.elapsed() < PATIENCE {
-                if let Some(message) = consumer.poll(Duration::from_millis(200)) {
-                    tally.see(message?.payload().unwrap_or_default());
-                    (left, silent_since) = (left - 1, Instant::now());
+            while !left.is_empty() {
+                match consumer.poll(Duration::from_millis(200)) {
+                    Some(Ok(message)) => {
+                        tally.see(message.payload().unwrap_or_default());
+                        if left.get(&message.partition()).is_some_and(|end| message.offset() + 1 >= *end) {
+                            left.remove(&message.partition());
+                        }
+                        silent_since = Instant::now();
+                    }
+                    // The last offsets may be marks of transactions, which are no messages.
+                    Some(Err(KafkaError::PartitionEOF(partition))) => {
+                        left.remove(&partition);
+                    }
+                    // The client goes on trying.
+                    Some(Err(error)) if !kafka_is_away(&error) => return Err(error.into()),
+                    Some(Err(_)) | None => {}
+                }
+                if silent_since.elapsed() > PATIENCE {
+                    let (partitions, seconds) = (left.len(), PATIENCE.as_secs());
+                    return Err(Error::Failed(format!("{partitions} partitions of topic {topic} hold more, and brought nothing for {seconds} s")));
                 }
             }
             Ok(tally)
@@ -154,7 +196,7 @@ impl Kafka {
                 let mut record = BaseRecord::<(), [u8], ()>::to(&topic).payload(&payload);
                 while let Err((error, back)) = producer.send(record) {
                     if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                        return Err(error);
+                        return Err(error.into());
                     }
                     std::thread::sleep(Duration::from_micros(200));
                     record = back;
@@ -163,7 +205,7 @@ impl Kafka {
             producer.flush(PATIENCE)?;
             let took = begun.elapsed();
             if producer.context().failed.load(Ordering::Relaxed) > 0 {
-                return Err(KafkaError::MessageProduction(RDKafkaErrorCode::Fail));
+                return Err(KafkaError::MessageProduction(RDKafkaErrorCode::Fail).into());
             }
             #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
             Ok(messages as f64 / took.as_secs_f64())
@@ -202,26 +244,40 @@ fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(ADMIN)).operation_timeout(Some(ADMIN))
 }
 
-fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>, KafkaError> {
-    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
+/// The partitions of a topic, each with whether it has a leader. There are none if the topic is not there.
+fn partitions(consumer: &BaseConsumer, topic: &str, within: Duration) -> Result<Vec<(i32, bool)>, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), within)?;
     let found = metadata.topics().iter().filter(|found| found.name() == topic && found.error().is_none());
-    Ok(found.flat_map(|found| found.partitions().iter().filter(|partition| partition.leader() >= 0).map(MetadataPartition::id)).collect())
+    Ok(found.flat_map(|found| found.partitions().iter().map(|partition| (partition.id(), partition.leader() >= 0))).collect())
+}
+
+/// Where the partitions of a topic end now. There are none if the topic is not there.
+fn ends(client: &ClientConfig, topic: &str) -> Result<HashMap<i32, i64>, Error> {
+    let consumer: BaseConsumer = client.clone().set("group.id", GROUP).set("isolation.level", "read_uncommitted").create()?;
+    let mut ends = HashMap::new();
+    for (partition, _) in partitions(&consumer, topic, REACH)? {
+        ends.insert(partition, consumer.fetch_watermarks(topic, partition, PATIENCE)?.1);
+    }
+    Ok(ends)
 }
 
 /// Waits until a topic can be produced to.
-fn led(client: &ClientConfig, topic: &str) -> Result<(), KafkaError> {
+fn led(client: &ClientConfig, topic: &str) -> Result<(), Error> {
     // A consumer may ask for a topic that the broker then makes by itself.
-    let consumer: BaseConsumer = client.clone().set("group.id", "redrive-bench").set("allow.auto.create.topics", "true").create()?;
+    let consumer: BaseConsumer = client.clone().set("group.id", GROUP).set("allow.auto.create.topics", "true").create()?;
     let begun = Instant::now();
-    while partitions(&consumer, topic)?.is_empty() {
+    loop {
+        let found = partitions(&consumer, topic, PATIENCE)?;
+        if !found.is_empty() && found.iter().all(|(_, led)| *led) {
+            return Ok(());
+        }
         if begun.elapsed() > PATIENCE {
-            return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
+            return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition).into());
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    Ok(())
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, KafkaError> + Send + 'static) -> Result<T, Error> {
-    Ok(tokio::task::spawn_blocking(work).await.map_err(|error| Error::Failed(error.to_string()))??)
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Failed(error.to_string()))?
 }

@@ -4,12 +4,15 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, ConnectionProperties};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde_json::Value;
 use sqlx::{Connection as _, MySqlConnection, PgConnection};
 
-use crate::support::service;
+use crate::support::{Raw, service, unique_name};
 
 /// Each looks for what was left behind, which must not be what another one is using.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -31,9 +34,13 @@ fn measure(store: &str, source: &str, arguments: &[&str]) -> Value {
 }
 
 fn run(store: &str, source: &str, arguments: &[&str]) -> Value {
+    run_on(&format!("url: \"{}\"", service(store)), source, arguments)
+}
+
+fn run_on(store: &str, source: &str, arguments: &[&str]) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("redrive.yaml");
-    let text = format!("project: orders\nstore: {{ url: \"{}\" }}\nsources:\n  events: {source}\npoller: {{ interval: 100ms }}\n", service(store));
+    let text = format!("project: orders\nstore: {{ {store} }}\nsources:\n  events: {source}\npoller: {{ interval: 100ms }}\n");
     std::fs::write(&file, text).unwrap();
     let (case, rest) = arguments.split_first().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_redrive"));
@@ -97,4 +104,44 @@ fn rows_inserted_by_sql_have_a_lag() {
     let report = measure("REDRIVE_TEST_POSTGRES_URL", &kafka(), &["lag", "--seconds", "1", "--rate", "100", "--via", "sql"]);
     assert_eq!((report["rows"].as_u64(), report["lost"].as_u64()), (Some(100), Some(0)), "{report}");
     assert!(report["p99_ms"].as_f64().is_some_and(|latency| latency > 0.0), "{report}");
+}
+
+#[tokio::test]
+async fn a_user_who_may_make_no_schema_leaves_no_tables_in_the_configured_one() {
+    let (mut url, name): (url::Url, _) = (service("REDRIVE_TEST_POSTGRES_URL").parse().unwrap(), unique_name());
+    let mut admin = Raw::connect(&url).await;
+    // Not of the schema's name: that would make it the current one.
+    let user = format!("{name}_user");
+    admin.run(&format!("CREATE ROLE {user} LOGIN PASSWORD 'secret'; CREATE SCHEMA {name}; GRANT USAGE, CREATE ON SCHEMA {name} TO {user}")).await;
+    url.set_username(&user).unwrap();
+    url.set_password(Some("secret")).unwrap();
+    let report =
+        run_on(&format!("url: \"{url}\", schema: {name}, notify: true"), "{ kind: log }", &["accept", "--messages", "500", "--connections", "4"]);
+    assert_eq!(report["rows"], 500, "{report}");
+    let left = admin.number(&format!("SELECT count(*) FROM pg_class WHERE relnamespace = '{name}'::regnamespace")).await;
+    let functions = admin.number(&format!("SELECT count(*) FROM pg_proc WHERE pronamespace = '{name}'::regnamespace")).await;
+    admin.run(&format!("DROP SCHEMA {name} CASCADE; DROP ROLE {user}")).await;
+    assert_eq!((left, functions), (0, 0));
+}
+
+#[tokio::test]
+async fn a_queue_of_others_keeps_what_it_holds() {
+    let (url, folder, name) = (service("REDRIVE_TEST_AMQP_URL"), tempfile::tempdir().unwrap(), unique_name());
+    let connection = lapin::Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let queue = || ShortString::from(name.as_str());
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue(), durable, FieldTable::default()).await.unwrap();
+    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+    channel.basic_publish(ShortString::default(), queue(), options, b"not the benchmark's", properties).await.unwrap().await.unwrap();
+
+    let store = format!("url: \"sqlite://{}/redrive.db\"", folder.path().display());
+    let place = folder.path().join(&name).display().to_string();
+    let report =
+        run_on(&store, &format!("{{ kind: amqp, url: \"{url}\", exchange: x }}"), &["drain", "--messages", "100", "--into", &place, "--yes"]);
+    assert!(report["rate"].is_number() && report["copies"].is_null() && report["lost"].is_null(), "{report}");
+    let held = channel.queue_declare(queue(), durable, FieldTable::default()).await.unwrap().message_count();
+    channel.queue_delete(queue(), QueueDeleteOptions::default()).await.unwrap();
+    assert_eq!(held, 101);
 }
