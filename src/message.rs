@@ -267,13 +267,11 @@ pub struct Message {
 }
 
 impl Message {
-    /// What a message weighs that has nothing in it, in bytes, roughly.
-    pub(crate) const OVERHEAD: usize = 256;
-
     /// What the message weighs in memory, in bytes, roughly.
     #[must_use]
     pub fn weight(&self) -> usize {
-        Self::OVERHEAD + weight(self.payload.as_ref(), self.key.as_ref(), &self.headers)
+        const OVERHEAD: usize = 256;
+        OVERHEAD + weight(self.payload.as_ref(), self.key.as_ref(), &self.headers)
     }
 }
 

@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_was_lost_or_came_twice_is_complained_of() {
-        let report = |lost, copies| Report { lost, copies, ..Report::new("drain") };
+        let report = |lost, copies| Report { copies, lost, ..Report::new("drain") };
         assert_eq!(report(Some(0), Some(0)).complaint(), None);
         assert_eq!(report(None, None).complaint(), None, "nobody counted");
         assert!(report(Some(3), Some(0)).complaint().unwrap().contains("3 did not arrive"));

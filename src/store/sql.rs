@@ -104,10 +104,7 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn claim(&self, claim: Claim) -> Result<Claimed, Error> {
-        let claim = Arc::new(claim);
-        let asked = claim.clone();
-        let took = self.core.observed("claim", Work::Transaction, move |session| Box::pin(async move { claim::claim(session, &asked).await }));
-        Ok(took.await?.read(&claim))
+        self.core.observed("claim", Work::Transaction, move |session| Box::pin(async move { claim::claim(session, &claim).await })).await
     }
 
     async fn complete(&self, completions: Arc<Vec<Completion>>) -> Result<Vec<bool>, Error> {

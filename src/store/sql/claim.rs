@@ -14,102 +14,65 @@ use super::pool::{Fail, Session};
 use super::shape::{HELD, Matched, NAMED, Picked};
 use super::sheet;
 use crate::message::Message;
-use crate::store::{Claim, Claimed, Error, Held, Lapsed, Mark, NextDue, Outlook, Row, TakeOver, Unusable, Upcoming};
+use crate::store::{Claim, Claimed, Error, Held, Lapsed, Mark, NextDue, Outlook, Ready, Row, TakeOver, Unusable, Upcoming};
 
 /// The queues of a source.
 pub(super) const LEVELS: &str = "(SELECT 0 AS n_level UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4
     UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9) AS n";
 
-/// What a claim took, as it came: it is read once the claim is made, since claims of all nodes go one after another.
-pub(super) struct Took<D: Dialect> {
-    now: DateTime<Utc>,
-    rows: Vec<Mended<D>>,
-    /// Payloads that were read apart.
-    payloads: HashMap<Uuid, Result<Option<Vec<u8>>, Bad>>,
-    last: Option<Mark>,
-    cut: bool,
-    waited: Duration,
-}
-
-/// A row that has an id, and what was wrong with the one that it had.
-struct Mended<D: Dialect> {
-    id: Uuid,
-    odd: Option<String>,
-    row: super::dialect::Row<D>,
-}
-
-pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Took<D>, Fail> {
+pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Claimed, Fail> {
     let asked = Instant::now();
     sheet::turn(session, &claim.project, &claim.source).await?;
     let waited = asked.elapsed();
     let Pick { now: Some(now), seen, cut } = pick(session, claim).await? else {
-        return Ok(Took { now: now(session).await?, rows: Vec::new(), payloads: HashMap::new(), last: None, cut: false, waited });
+        return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None, cut: false, waited });
     };
     let (mut rows, mut ids, mut large, mut last) = (Vec::with_capacity(seen.len()), Vec::with_capacity(seen.len()), Vec::new(), None);
-    for Seen { id, due_at, tie, row, is_large } in seen {
+    for Seen { id, due_at, tie, read, is_large } in seen {
         let (id, odd) = mend(session, id).await?;
         last = last.max(due_at.map(|due_at| Mark { due_at, row: tie.unwrap_or(id.as_u128()) }));
         if is_large {
             large.push(id);
         }
         ids.push(id);
-        rows.push(Mended { id, odd, row });
-    }
-    let payloads = payloads(session, large).await?;
-    sheet::write(session, claim, &ids, last.unwrap_or(Mark { due_at: now, row: u128::MAX })).await?;
-    Ok(Took { now, rows, payloads, last, cut, waited })
-}
-
-impl<D: Dialect> Took<D> {
-    /// The messages, or why a row is none.
-    pub(super) fn read(mut self, claim: &Claim) -> Claimed {
-        let rows = self.rows.into_iter().map(|Mended { id, odd, row }| {
-            match (decode::claimed::<D>(&row, &claim.project, &claim.source, claim.max_payload), odd) {
-                (Ok(mut ready), None) => {
-                    ready.message.id = id;
-                    match self.payloads.remove(&id) {
-                        None => Row::Ready(ready),
-                        Some(Ok(payload)) => {
-                            ready.message.payload = payload.map(Into::into);
-                            Row::Ready(ready)
-                        }
-                        Some(Err(Bad(detail))) => Row::Unusable(unusable(&ready.message, id, format!("column payload: {detail}"))),
-                    }
-                }
-                (Ok(ready), Some(detail)) => Row::Unusable(unusable(&ready.message, id, detail)),
-                (Err(unusable), _) => Row::Unusable(Unusable { id, ..unusable }),
+        rows.push(match (read, odd) {
+            (Ok(mut ready), None) => {
+                ready.message.id = id;
+                Row::Ready(ready)
             }
+            (Ok(ready), Some(detail)) => {
+                Row::Unusable(Unusable { id, epoch: ready.message.epoch, attempt: ready.message.attempt, code: "invalid_row", detail })
+            }
+            (Err(unusable), _) => Row::Unusable(Unusable { id, ..unusable }),
         });
-        Claimed { now: self.now, rows: rows.collect(), last: self.last, cut: self.cut, waited: self.waited }
     }
-}
-
-fn unusable(message: &Message, id: Uuid, detail: String) -> Unusable {
-    Unusable { id, epoch: message.epoch, attempt: message.attempt, code: "invalid_row", detail }
+    payloads(session, large, &mut rows).await?;
+    sheet::write(session, claim, &ids, last.unwrap_or(Mark { due_at: now, row: u128::MAX })).await?;
+    Ok(Claimed { now, rows, last, cut, waited })
 }
 
 /// What a claim is to take.
-struct Pick<D: Dialect> {
+struct Pick {
     /// The database's clock, if there was anything.
     now: Option<DateTime<Utc>>,
-    seen: Vec<Seen<D>>,
+    seen: Vec<Seen>,
     /// Whether something was left behind because it weighs too much.
     cut: bool,
 }
 
 /// What a claim saw of a row.
-struct Seen<D: Dialect> {
-    /// To be mended if it is none.
+struct Seen {
     id: Result<Id, Bad>,
     due_at: Option<DateTime<Utc>>,
     tie: Option<u128>,
-    row: super::dialect::Row<D>,
+    /// Under whatever id it has, to be mended.
+    read: Result<Box<Ready>, Unusable>,
     /// Its payload is still to be read.
     is_large: bool,
 }
 
 /// Locks and reads what is to go on a sheet, and leaves it as it is.
-async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Pick<D>, Fail> {
+async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Pick, Fail> {
     let address = if session.core.dialect.is_addressed() { "{address}" } else { "NULL" };
     let pick = |unheld: &str| {
         format!(
@@ -153,32 +116,48 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Pic
     let (mut clock_read, mut left) = (None, Some(bytes(claim.max_bytes)));
     let picked = session.each(sql, &values, |row| {
         left?;
+        let read = decode::claimed::<D>(&row, &claim.project, &claim.source, claim.max_payload);
         let size = D::int(&row, decode::CLAIMED_SIZE).ok().flatten().filter(|size| *size <= payload).unwrap_or(0);
-        let weight = bytes(decode::claimed_weight::<D>(&row)).saturating_add(size);
+        // What can't be sent needs no payload.
+        let is_large = size > WITH_LOCK && read.is_ok();
+        let unread = if is_large { size } else { 0 };
+        let weight = read.as_ref().map_or(0, |ready| i64::try_from(ready.message.weight()).unwrap_or(i64::MAX).saturating_add(unread));
         // The first is taken whatever it weighs. Once one does not fit, none that follows is, so that they go in order.
         left = left.filter(|left| clock_read.is_none() || weight <= *left).map(|left| left.saturating_sub(weight));
         left?;
         clock_read.get_or_insert_with(|| clock::<D>(&row, decode::CLAIMED_NOW));
-        let due_at = decode::maybe_time::<D>(&row, decode::CLAIMED_DUE);
-        Some(Seen { id: D::id(&row, 0), due_at, tie: D::tie(&row), row, is_large: size > WITH_LOCK })
+        let due_at = read.as_ref().map_or_else(|_| decode::maybe_time::<D>(&row, decode::CLAIMED_DUE), |ready| Some(ready.due_at));
+        Some(Seen { id: D::id(&row, 0), due_at, tie: D::tie(&row), read, is_large })
     });
     let seen = picked.await?;
     Ok(Pick { now: clock_read.transpose()?, seen, cut: left.is_none() })
 }
 
 /// Reads the payloads of rows that were locked.
-async fn payloads<D: Dialect>(session: &mut Session<D>, large: Vec<Uuid>) -> Result<HashMap<Uuid, Result<Option<Vec<u8>>, Bad>>, Fail> {
+async fn payloads<D: Dialect>(session: &mut Session<D>, large: Vec<Uuid>, rows: &mut [Row]) -> Result<(), Fail> {
     if large.is_empty() {
-        return Ok(HashMap::new());
+        return Ok(());
     }
     let count = large.len();
     let sql = session.sql("claim_payloads", || format!("SELECT id, {{bytes payload}} FROM {{table b b_id:id}} {NAMED}"));
     let read = session.each(sql, &[Value::Batch(&Batch::ids(large))], |row| Some((known_id::<D>(&row)?, D::bytes(&row, 1)))).await?;
+    let mut read: HashMap<_, _> = read.into_iter().collect();
     if read.len() < count {
         // Never seen. Without its payload a message would be another one.
         return Err(Error::Refused("rows that were locked can't be read again".to_owned()).into());
     }
-    Ok(read.into_iter().collect())
+    for row in rows {
+        let Row::Ready(ready) = row else { continue };
+        match read.remove(&ready.message.id) {
+            None => {}
+            Some(Ok(payload)) => ready.message.payload = payload.map(Into::into),
+            Some(Err(Bad(detail))) => {
+                let Message { id, epoch, attempt, .. } = ready.message;
+                *row = Row::Unusable(Unusable { id, epoch, attempt, code: "invalid_row", detail: format!("column payload: {detail}") });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn bytes(bytes: u64) -> i64 {

@@ -128,13 +128,6 @@ fn key<D: Dialect>(row: &Row<D>, text: usize) -> Result<Option<Key>, Wrong> {
     }
 }
 
-/// What a claimed row will weigh in memory as a message, without its payload, in bytes.
-pub(super) fn claimed_weight<D: Dialect>(row: &Row<D>) -> u64 {
-    let text = |index| maybe_text::<D>(row, index).map_or(0, |text| text.len());
-    let key = D::bytes(row, 3).ok().flatten().map_or_else(|| text(2), |key| key.len());
-    (Message::OVERHEAD + key + text(6)) as u64
-}
-
 /// A claimed row, whose id is still to be filled in.
 pub(super) fn claimed<D: Dialect>(row: &Row<D>, project: &Arc<str>, source: &Arc<str>, max_payload: u64) -> Result<Box<Ready>, Unusable> {
     ready::<D>(row, project, source, max_payload).map_err(|(code, detail)| Unusable {
