@@ -93,7 +93,8 @@ impl Committer {
     ) -> Result<oneshot::Receiver<Result<Committed, Refusal>>, Refusal> {
         let weight = weigh(message.payload.as_ref(), message.key.as_ref(), &message.headers);
         let before = self.backlog.bytes.fetch_add(weight, Ordering::Relaxed);
-        // One that was sent already must not be refused as if nothing had happened; the lane's places bound these.
+        // One that was sent already must not be refused as if nothing had happened; the lane's places, and that none is sent once this is full,
+        // bound these.
         if before + weight > self.backlog.most && before > 0 && !sent_already {
             self.backlog.bytes.fetch_sub(weight, Ordering::Relaxed);
             return Err(Refusal::Overloaded { after: RETRY_AFTER });
@@ -109,6 +110,11 @@ impl Committer {
     /// Whether a message may be sent from memory.
     pub(super) fn may_send(&self) -> bool {
         self.sends && !self.stopping.is_cancelled()
+    }
+
+    /// Whether no more may wait to be committed. What is sent first is not refused once it was sent, so it is not sent then.
+    pub(super) fn is_full(&self) -> bool {
+        self.backlog.bytes.load(Ordering::Relaxed) >= self.backlog.most
     }
 
     /// Whether anything waits to be committed.

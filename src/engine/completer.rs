@@ -223,7 +223,7 @@ impl Completer {
     /// Writes a batch, however long the store is away: until then its leases are renewed, or pass to others and the write changes nothing.
     /// What somebody else has locked does not hold the rest up.
     async fn write(&self, mut outcomes: Outcomes, desk: &mut Desk) {
-        let mut wait = FIRST_WAIT;
+        let (mut wait, mut is_repeated) = (FIRST_WAIT, false);
         let ours = loop {
             match self.store.complete(outcomes.completions.clone()).await {
                 Ok(ours) => break ours,
@@ -243,6 +243,7 @@ impl Completer {
                 }
                 Err(error) => {
                     self.health.failed("complete", &error);
+                    is_repeated |= matches!(error, Error::Unavailable(_) | Error::TimedOut(_));
                     if matches!(error, Error::Contended(_)) {
                         match self.set_aside(outcomes, desk).await {
                             Some(free) => outcomes = free,
@@ -262,8 +263,11 @@ impl Completer {
         if let Some(soonest) = completions.iter().filter(|completion| completion.state == State::Retrying).map(|completion| completion.delay).min() {
             self.alarm.ring_by(Instant::now() + soonest);
         }
+        let now = Instant::now();
         for ((report, completion), ours) in reports.into_iter().zip(completions.iter()).zip(ours) {
-            written(report, completion, ours, &mut desk.failures);
+            // What is not there as it was, though nobody else can have taken it yet, was written by a try whose answer was lost.
+            let was_written = is_repeated && !report.ticket.term.left(now).is_zero();
+            written(report, completion, ours || was_written, &mut desk.failures);
         }
         self.close(ended).await;
     }

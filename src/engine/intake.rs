@@ -96,7 +96,7 @@ impl Intake {
 
     /// A place for a send before anything is committed, if that is what may be done with this message now.
     fn may_try(&self, submission: &Submission, lane: &Arc<Lane>) -> Option<Place> {
-        if submission.due.is_some() || submission.idempotency_key.is_some() || !self.committer.may_send() {
+        if submission.due.is_some() || submission.idempotency_key.is_some() || !self.committer.may_send() || self.committer.is_full() {
             return None;
         }
         lane.try_enter(weigh(submission.payload.as_ref(), submission.key.as_ref(), &submission.headers))

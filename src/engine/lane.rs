@@ -1,6 +1,7 @@
 //! A lane: all of one source on this node. Its budget, its breaker, its sender, its counters; a dead destination jams its own lane alone.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -73,6 +74,8 @@ pub(super) struct Lane {
     breaker: Mutex<Breaker>,
     last_error: Mutex<Option<Cow<'static, str>>>,
     window: Window,
+    /// Whether something is due in the table for which the window has no room.
+    claim_waits: AtomicBool,
     jobs: mpsc::UnboundedSender<Job>,
     pub(super) levels: Levels,
 }
@@ -99,6 +102,7 @@ impl Lane {
             breaker: Mutex::new(Breaker::new(&spec.options.breaker, Instant::now())),
             last_error: Mutex::new(None),
             window: Window::new(capacity, patience, Instant::now()),
+            claim_waits: AtomicBool::new(false),
             jobs,
             levels: Levels::default(),
             spec,
@@ -115,7 +119,8 @@ impl Lane {
         if self.is_held_back() || !self.budget.has_room(bytes) {
             return None;
         }
-        if self.in_flight() >= self.window.size() {
+        // A claim needs many places at once: first sends that took each as it comes free would leave it none.
+        if self.in_flight() >= self.window.size() || (self.claim_waits.load(Ordering::Relaxed) && !self.window.is_full()) {
             return None;
         }
         let permit = self.places.clone().try_acquire_owned().ok()?;
@@ -126,6 +131,11 @@ impl Lane {
     pub(super) fn claim_count(&self, batch: u32) -> u32 {
         let most = batch.min(self.capacity.div_ceil(2));
         if self.window.is_full() { most } else { most.min(self.window.room(self.in_flight())) }
+    }
+
+    /// Notes whether a claim waits for room.
+    pub(super) fn claim_waits(&self, waits: bool) {
+        self.claim_waits.store(waits, Ordering::Relaxed);
     }
 
     fn in_flight(&self) -> u32 {
@@ -156,6 +166,11 @@ impl Lane {
     /// Whether nothing may be sent but a probe.
     pub(super) fn is_held_back(&self) -> bool {
         self.is_open() || self.spec.sender.blocked().is_some()
+    }
+
+    /// Shows in the metrics whether it is: a broker that holds back publishers says so whether or not anything is sent.
+    pub(super) fn show_held_back(&self) {
+        self.metrics.breaker.set(i64::from(self.is_held_back()));
     }
 
     /// Takes a reserved place.

@@ -149,6 +149,7 @@ impl Poller {
     async fn turn(&self, lane: &Arc<Lane>, batch: u32) -> Option<Turn> {
         loop {
             let Some(level) = lane.levels.highest_due() else {
+                lane.claim_waits(false);
                 lane.wake.notified().await;
                 continue;
             };
@@ -170,6 +171,7 @@ impl Poller {
                 }
             };
             let count = if probe { 1 } else { lane.claim_count(batch) };
+            lane.claim_waits(count == 0);
             if count == 0 {
                 // Woken by the first answer, or by a place that is free again; or the breaker opens.
                 let _ = tokio::time::timeout(BLOCKED_WAIT, lane.wake.notified()).await;

@@ -105,6 +105,8 @@ impl Upkeep {
             Ok(()) => self.health.answered(),
             Err(error) => self.health.failed("heartbeat", &error),
         }
+        self.metrics.store_up(self.health.is_up());
+        self.lanes.iter().for_each(|lane| lane.show_held_back());
     }
 
     /// Sees to rows that nobody can claim, round after round for as long as there may be more of them.

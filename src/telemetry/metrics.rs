@@ -47,6 +47,7 @@ pub struct Metrics {
     store_seconds: Timings,
     send_seconds: Timings,
     leases_lost: Family<Labels, Counter>,
+    store_up: Family<Labels, Gauge>,
 }
 
 fn timings() -> Histogram {
@@ -76,6 +77,7 @@ impl Metrics {
             store_seconds: timings(),
             send_seconds: timings(),
             leases_lost: Family::default(),
+            store_up: Family::default(),
             registry: Registry::default(),
         };
         registry.register("accepted", "Messages taken from producers over HTTP", metrics.accepted.clone());
@@ -105,7 +107,15 @@ impl Metrics {
             "Outcomes that could not be written because the lease had passed to another node",
             metrics.leases_lost.clone(),
         );
-        Self { registry, ..metrics }
+        registry.register("store_up", "1: the store can be written to; 0: it can't (this node)", metrics.store_up.clone());
+        let metrics = Self { registry, ..metrics };
+        // A counter that begins with what it counts first shows no increase then.
+        let _ = metrics.stray();
+        for state in State::FINISHED {
+            metrics.purged(state.as_str(), 0);
+        }
+        metrics.store_up(false);
+        metrics
     }
 
     /// The text that Prometheus scrapes. Reads memory alone.
@@ -164,7 +174,16 @@ impl Metrics {
 
     /// A message of a source that no configuration names came to its end.
     pub fn stray_failed(&self) {
-        self.finished.get_or_create(&self.labels([("source", ""), ("state", "failed"), ("class", "invalid")])).inc();
+        self.stray().inc();
+    }
+
+    fn stray(&self) -> Counter {
+        self.finished.get_or_create_owned(&self.labels([("source", ""), ("state", "failed"), ("class", "invalid")]))
+    }
+
+    /// Whether the store can be written to.
+    pub fn store_up(&self, up: bool) {
+        self.store_up.get_or_create(&self.labels([])).set(i64::from(up));
     }
 
     /// So many messages of a source wait in a state.
@@ -221,6 +240,7 @@ mod tests {
         lane.accepted_write_ahead.inc();
         lane.due_to_send.observe(0.1);
         metrics.purged("failed", 1);
+        metrics.store_up(true);
         metrics.waiting("crm", "pending", 1);
         metrics.overdue("crm", Duration::from_secs(1));
         metrics.store_took("claim", Duration::from_millis(1));
@@ -233,7 +253,10 @@ mod tests {
             r#"redrive_accepted_total{project="orders",source="crm",mode="write_ahead"} 1"#,
             r#"redrive_attempts_total{project="orders",source="crm",outcome="lost"} 0"#,
             r#"redrive_finished_total{project="orders",source="crm",state="failed",class="expired"} 0"#,
+            r#"redrive_finished_total{project="orders",source="",state="failed",class="invalid"} 0"#,
             r#"redrive_purged_total{project="orders",state="failed"} 1"#,
+            r#"redrive_purged_total{project="orders",state="succeeded"} 0"#,
+            r#"redrive_store_up{project="orders"} 1"#,
             r#"redrive_messages{project="orders",source="crm",state="pending"} 1"#,
             r#"redrive_oldest_due_seconds{project="orders",source="crm"} 1.0"#,
             r#"redrive_due_to_send_seconds_bucket{le="0.1",project="orders",source="crm"} 1"#,

@@ -9,6 +9,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{Client, client};
 use crate::support::endpoint::{Server, answer};
@@ -25,6 +26,16 @@ async fn run(session: &mut SqliteConnection, sql: &'static str) {
 
 async fn number(session: &mut SqliteConnection, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(session).await.unwrap()
+}
+
+/// Waits until the answer is 1.
+async fn until(session: &mut SqliteConnection, sql: &'static str) {
+    let answered = async {
+        while number(session, sql).await != 1 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), answered).await.expect(sql);
 }
 
 /// An application that soon takes the store for away, and its folder.
@@ -125,6 +136,31 @@ async fn a_destination_that_is_slow_gets_no_more_than_it_takes_in_time() {
     let attempts = number(&mut session, "SELECT max(attempts) FROM resend_log").await;
     assert!(attempts <= 3, "{attempts}");
     session.close().await.unwrap();
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn what_waits_gets_its_share_of_a_slow_destination() {
+    let client = client("sources: { main: { kind: slow, timeout: 1s, breaker: { probe: 100ms }, retry: { unreachable_delay: 100ms } } }").await;
+    let stop = CancellationToken::new();
+    // More than it takes: every place that comes free would be theirs.
+    let crowd = async {
+        let one = async || {
+            while !stop.is_cancelled() {
+                client.submitted("").await;
+            }
+        };
+        futures::future::join_all((0..64).map(|_| one())).await;
+    };
+    let waits = async {
+        let mut session = writer(client.app.folder()).await;
+        until(&mut session, "SELECT count(*) > 1000 FROM resend_log").await;
+        run(&mut session, "INSERT INTO resend_log (id, source, priority) VALUES ('00000000-0000-7000-8000-000000000001', 'main', 9)").await;
+        until(&mut session, "SELECT count(*) FROM resend_log WHERE priority = 9 AND state = 'succeeded'").await;
+        stop.cancel();
+        session.close().await.unwrap();
+    };
+    tokio::join!(crowd, waits);
     client.app.end().await;
 }
 

@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 
 use crate::support::database::new_ids;
 use crate::support::node::QUICK;
-use crate::support::{Database, Kind, Node, Producer, Sink, Yaml, eventually, free_port};
+use crate::support::{Database, Kind, Node, Producer, Proxy, Sink, Yaml, eventually, free_port};
 
 const WAITING: usize = 100_000;
 const PROBE: Duration = Duration::from_millis(500);
@@ -122,6 +122,50 @@ async fn leases_of_others_while_somebody_locks_a_message_under_way() {
         let (records, copies) = (database.records().await, sink.copies());
         assert!(ids[1..].iter().all(|id| copies[id] == 1 && records[id].attempts == 1), "{kind:?}: {copies:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn for_an_answer_that_was_lost() {
+    let sink = Sink::start().await;
+    let database = Database::fresh(Kind::Postgres).await;
+    let port = free_port();
+    let proxy = Proxy::at(port, database.server()).await;
+    let node = Node::start(&Yaml::with_store(&database.store_behind(port)).source("crm", &sink.source(""))).await;
+    let finished = async || node.metrics().await.sum("redrive_finished_total", &[("source", "crm"), ("state", "succeeded")]);
+    let all_finished = async |count: f64| {
+        eventually("all are told of", Duration::from_secs(20), async || {
+            let told = finished().await;
+            if told >= count { Ok(()) } else { Err(format!("{told} of {count}")) }
+        })
+        .await;
+    };
+    // The connections know their statements then.
+    for number in 1..=20 {
+        node.publish("crm", "x").await;
+        all_finished(f64::from(number)).await;
+    }
+    sink.hold();
+    let mut ids = Vec::new();
+    for _ in 0..10 {
+        ids.push(node.publish("crm", "x").await.id().to_owned());
+    }
+    sink.received(&ids, "they are under way".to_owned(), Duration::from_secs(10)).await;
+    proxy.mute(true);
+    sink.let_go();
+    database.finished(Duration::from_secs(10)).await;
+    eventually("its beats are not answered either", Duration::from_secs(20), async || {
+        let up = node.metrics().await.sum("redrive_store_up", &[]);
+        if up < 1.0 { Ok(()) } else { Err(String::new()) }
+    })
+    .await;
+    proxy.mute(false);
+    all_finished(30.0).await;
+    let metrics = node.metrics().await;
+    assert!(metrics.sum("redrive_leases_lost_total", &[]) < 1.0, "nobody else had them");
+    eventually("the store is up", Duration::from_secs(10), async || {
+        if node.metrics().await.sum("redrive_store_up", &[]) > 0.0 { Ok(()) } else { Err(String::new()) }
+    })
+    .await;
 }
 
 async fn wait_for_a_dead_broker(kind: Kind, dead: &str) {

@@ -6,10 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::claim::earliest;
 use super::decode;
 use super::dialect::{Batch, Dialect, Id, Value, known, known_id};
-use super::insert::clock;
+use super::nodes::oldest_due;
 use super::pool::{Fail, Session};
 use super::shape::NAMED;
 use crate::message::{AttemptOutcome, State};
@@ -154,7 +153,7 @@ pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) 
     let sql = session.sql("counts", || {
         let part = |state: &str, listed: u8, from: &str, condition: &str, group: &str| {
             format!(
-                "SELECT {{text source}}, {{text {state}}}, {listed}, count(*), {{time min(due_at)}}, {{time {{now}}}}
+                "SELECT {{text source}}, {{text {state}}}, {listed}, count(*)
                  FROM {from} WHERE project = ? AND {condition} GROUP BY source{group}"
             )
         };
@@ -164,14 +163,11 @@ pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) 
         parts.push(part("state", 1, from, condition, ", state"));
         parts.join(" UNION ALL ")
     });
-    let mut sources: BTreeMap<String, (BTreeMap<State, i64>, Duration)> = BTreeMap::new();
+    let mut sources: BTreeMap<String, BTreeMap<State, i64>> = BTreeMap::new();
     for row in session.rows(sql, &[Value::Text(project); 5]).await? {
-        let now: DateTime<Utc> = clock::<D>(&row, 5)?;
-        let due = D::time(&row, 4).ok().flatten().and_then(earliest);
         let int = |index| D::int(&row, index).ok().flatten().unwrap_or(0);
         let (state, listed, messages) = (decode::state(decode::maybe_text::<D>(&row, 1).as_deref()), int(2) == 1, int(3));
-        let (states, overdue) = sources.entry(decode::maybe_text::<D>(&row, 0).unwrap_or_default()).or_default();
-        *overdue = due.and_then(|due| (now - due).to_std().ok()).unwrap_or_default().max(*overdue);
+        let states = sources.entry(decode::maybe_text::<D>(&row, 0).unwrap_or_default()).or_default();
         // Where it was counted before.
         if listed {
             *states.entry(state).or_default() -= messages;
@@ -180,8 +176,11 @@ pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) 
         }
         *states.entry(if listed { State::Sending } else { state }).or_default() += messages;
     }
+    let overdue = oldest_due(session, project, sources.keys().map(String::as_str)).await?;
     let some = |(state, messages)| u64::try_from(messages).ok().filter(|messages| *messages > 0).map(|messages| (state, messages));
-    let count =
-        |(source, (states, overdue)): (_, (BTreeMap<_, _>, _))| Count { source, states: states.into_iter().filter_map(some).collect(), overdue };
+    let count = |(source, states): (String, BTreeMap<_, _>)| {
+        let overdue = overdue.get(&source).copied().unwrap_or_default();
+        Count { source, states: states.into_iter().filter_map(some).collect(), overdue }
+    };
     Ok(sources.into_iter().map(count).collect())
 }

@@ -160,6 +160,35 @@ pub(super) async fn is_true<D: Dialect>(session: &mut Session<D>, condition: &st
     Ok(rows.first().is_some_and(|row| D::int(row, 0).ok().flatten() == Some(1)))
 }
 
+/// How long the longest due message of each source has waited that nobody is sending.
+pub(super) async fn oldest_due<'a, D: Dialect>(
+    session: &mut Session<D>,
+    project: &str,
+    sources: impl Iterator<Item = &'a str>,
+) -> Result<BTreeMap<String, Duration>, Fail> {
+    let batch = Batch::texts(sources);
+    let mut oldest: BTreeMap<String, Duration> = BTreeMap::new();
+    if batch.rows == 0 {
+        return Ok(oldest);
+    }
+    let sql = session.sql("oldest", || {
+        format!(
+            "SELECT b_source, (SELECT {{time due_at}} FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level
+                AND {{dated}} AND id NOT IN ({{on-sheets}} WHERE s.project = ? AND s.lease_until > {{now}}) ORDER BY project, source, level, due_at LIMIT 1),
+                {{time {{now}}}} FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
+        )
+    });
+    let project = Value::Text(project);
+    for row in session.rows(sql, &[project, project, Value::Batch(&batch)]).await? {
+        let Some(due) = D::time(&row, 1).ok().flatten().and_then(earliest) else { continue };
+        let Ok(age) = (clock::<D>(&row, 2)? - due).to_std() else { continue };
+        let source = decode::maybe_text::<D>(&row, 0).unwrap_or_default();
+        let longest = oldest.entry(source).or_default();
+        *longest = age.max(*longest);
+    }
+    Ok(oldest)
+}
+
 pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, own: &Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Fail> {
     let (foreign, names) = foreign(&own.project, &own.sources);
     let of = |other: &str| format!("EXISTS (SELECT 1 FROM {{log}} {{claim-index}} WHERE project {other} ? {{waiting}})");
@@ -176,21 +205,7 @@ pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, own: &Served,
         if kinds.is_empty() {
             continue;
         }
-        let sql = session.sql("oldest", || {
-            format!(
-                "SELECT b_source, (SELECT {{time due_at}} FROM {{log}} {{claim-index}} WHERE project = ? AND source = b_source AND level = n_level
-                    AND {{dated}} ORDER BY project, source, level, due_at LIMIT 1), {{time {{now}}}} FROM {{table b b_source:text}} CROSS JOIN {LEVELS}"
-            )
-        });
-        let batch = Batch::texts(kinds.iter().map(String::as_str));
-        let mut oldest: BTreeMap<String, Duration> = BTreeMap::new();
-        for row in session.rows(sql, &[Value::Text(&project), Value::Batch(&batch)]).await? {
-            let Some(due) = D::time(&row, 1).ok().flatten().and_then(earliest) else { continue };
-            let Ok(age) = (clock::<D>(&row, 2)? - due).to_std() else { continue };
-            let source = decode::maybe_text::<D>(&row, 0).unwrap_or_default();
-            let longest = oldest.entry(source).or_default();
-            *longest = age.max(*longest);
-        }
+        let oldest = oldest_due(session, &project, kinds.iter().map(String::as_str)).await?;
         for (source, oldest) in oldest.into_iter().filter(|(_, oldest)| *oldest >= min_age) {
             if found.len() >= limit as usize {
                 return Ok(found);

@@ -155,14 +155,22 @@ pub(super) async fn write_out<D: Dialect>(session: &mut Session<D>, held: &[Held
 /// they must not keep the others waiting.
 pub(super) async fn write_out_lapsed<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<(), Fail> {
     let sql = session.sql("sheets_lapsed", || {
-        format!("SELECT {SHEET} FROM {{sheet}} WHERE project = ? AND lease_until <= {{now}} ORDER BY token LIMIT ? {{skip}}")
+        format!("SELECT {SHEET} FROM {{sheet}} WHERE project = ? AND lease_until <= {{now}} AND token > ? ORDER BY token LIMIT ? {{skip}}")
     });
-    for row in session.rows(sql, &[Value::Text(project), Value::Int(LAPSED)]).await? {
-        let sheet = read::<D>(&row)?;
-        let free = free(session, &sheet.ids).await?;
-        write_rows(session, &sheet, &free).await?;
-        let left = waiting(session, &sheet.ids).await?;
-        shorten(session, &sheet, |id| left.contains(id)).await?;
+    let (mut after, mut is_done) = (0, false);
+    while !is_done {
+        let rows = session.rows(sql.clone(), &[Value::Text(project), Value::Int(after), Value::Int(LAPSED)]).await?;
+        is_done = rows.is_empty();
+        for row in rows {
+            let sheet = read::<D>(&row)?;
+            after = sheet.token;
+            let free = free(session, &sheet.ids).await?;
+            write_rows(session, &sheet, &free).await?;
+            let left = waiting(session, &sheet.ids).await?;
+            // Those behind sheets of which somebody holds all that is left are looked at too.
+            is_done |= left.len() < sheet.ids.len();
+            shorten(session, &sheet, |id| left.contains(id)).await?;
+        }
     }
     Ok(())
 }

@@ -169,6 +169,11 @@ pub(crate) async fn waiting_messages_are_counted(cx: Fixture) {
     let now = cx.now().await;
     let due = |due| NewMessage { due, ..message("billing") };
     cx.insert(vec![due(Due::At(now - Duration::from_secs(100))), due(Due::After(LONG)), due(Due::After(LONG))]).await;
+    // However long ago it was due: it does not wait, it is sent.
+    let sent = NewMessage { due: Due::At(now - Duration::from_secs(100)), ..message("held") };
+    let id = sent.id;
+    cx.insert(vec![sent]).await;
+    cx.take(id, "held", LONG).await;
     // One waits for its retry, two are being sent: for the first time, and again.
     for (source, delay) in [("refund", LONG), ("refund", Duration::ZERO), ("orders", LONG), ("orders", LONG)] {
         let (_, held) = cx.claimed(source).await;
@@ -187,7 +192,13 @@ pub(crate) async fn waiting_messages_are_counted(cx: Fixture) {
         counts.iter().flat_map(|count| count.states.iter().map(|(state, messages)| (count.source.as_str(), *state, *messages))).collect();
     assert_eq!(
         facts,
-        [("billing", State::Pending, 3), ("orders", State::Retrying, 2), ("refund", State::Sending, 2), ("refund", State::Retrying, 1)]
+        [
+            ("billing", State::Pending, 3),
+            ("held", State::Sending, 1),
+            ("orders", State::Retrying, 2),
+            ("refund", State::Sending, 2),
+            ("refund", State::Retrying, 1)
+        ]
     );
     let overdue: Vec<_> = counts.iter().map(|count| count.overdue.as_secs()).collect();
     assert!((100..110).contains(&overdue[0]) && overdue[1] == 0, "{overdue:?}");
