@@ -198,7 +198,7 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
                 if over {
                     break work.sendable;
                 }
-                if !was_idle {
+                if engine.held() > 0 {
                     busy = Instant::now();
                 } else if busy.elapsed() >= STORE_WAIT {
                     engine.finish(Instant::now() + grace).await;

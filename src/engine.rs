@@ -295,6 +295,12 @@ impl Engine {
         self.ledger.len() == 0 && !self.handle.inner.intake.committer.is_busy() && self.handle.in_flight() == 0
     }
 
+    /// How many messages are held under a lease.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.ledger.len()
+    }
+
     /// Stops claims and first sends; what comes in is committed and left pending.
     pub fn stop_sending(&self) {
         self.handle.inner.stopping.cancel();

@@ -100,7 +100,8 @@ macro_rules! conformance_of_a_server {
                 what_was_answered_is_there_whatever_was_dropped a_server_that_stalls_ends_in_time
                 rows_that_a_stopped_application_holds_are_skipped an_application_that_inserts_sees_no_deadlock
                 a_row_that_somebody_holds_keeps_no_lapsed_lease_from_being_taken_over what_somebody_has_locked_is_told_at_once
-                rows_that_somebody_holds_keep_nobody_waiting_who_names_others;
+                rows_that_somebody_holds_keep_nobody_waiting_who_names_others
+                rows_that_somebody_holds_keep_no_later_claims_from_being_taken_over;
         }
     };
 }

@@ -170,6 +170,26 @@ pub(crate) async fn a_row_that_somebody_holds_keeps_no_lapsed_lease_from_being_t
     assert!(taken().await.is_empty());
 }
 
+pub(crate) async fn rows_that_somebody_holds_keep_no_later_claims_from_being_taken_over(cx: Fixture) {
+    let mut claims = Vec::new();
+    for _ in 0..6 {
+        let ids = cx.put("billing", 2).await;
+        let claim = Claim { lease: cx.lease(SHORT), ..cx.claim_of("billing") };
+        assert_eq!(cx.claim(claim).await.rows.len(), 2);
+        claims.push(ids);
+    }
+    let mut raw = cx.test.raw().await;
+    raw.run("BEGIN").await;
+    // More of them than are looked at at once.
+    for id in claims[..5].iter().flatten() {
+        assert_eq!(raw.run(&format!("UPDATE resend_log SET topic = 'mine' WHERE id = '{id}'")).await, 1);
+    }
+    cx.lapse("billing").await;
+    let taken = cx.store().await.take_over(cx.take_over_of(&["billing"])).await.unwrap();
+    assert_eq!(sorted(taken.iter().map(|row| row.id).collect()), sorted(claims[5].clone()));
+    raw.run("ROLLBACK").await;
+}
+
 pub(crate) async fn what_somebody_has_locked_is_told_at_once(cx: Fixture) {
     let put = cx.put("billing", 4).await;
     let store = cx.store().await;
