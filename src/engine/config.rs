@@ -30,7 +30,7 @@ pub struct Config {
 pub struct Poller {
     /// `false`: this node only accepts; others send.
     pub enabled: bool,
-    /// At most so many messages a claim; three times as many where a claim has to wait for those of other nodes.
+    /// At most so many messages a claim; five times as many where a claim has to wait for those of other nodes.
     pub batch: u32,
     /// How often the table is asked when nothing says that something is due.
     pub interval: Span,

@@ -33,7 +33,7 @@ const EMPTIED: Duration = Duration::from_millis(20);
 /// A claim that waited longer than this for others of its source is followed by one that takes so many times as much: what one claim costs, and the
 /// wait for its turn, are then borne by more messages.
 const CROWDED: Duration = Duration::from_millis(3);
-const CROWDED_BATCHES: u32 = 3;
+const CROWDED_BATCHES: u32 = 5;
 /// How long a claimer waits before it looks again whether its destination still holds back publishers.
 const BLOCKED_WAIT: Duration = Duration::from_millis(250);
 

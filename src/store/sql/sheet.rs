@@ -22,8 +22,9 @@ use super::pool::{Fail, Session};
 use super::shape::{self, Matched, in_order};
 use crate::store::{Claim, Error, Held, Mark};
 
-/// At most so many sheets that ran out are written out at once.
+/// So many sheets that ran out are looked at together, and no more are once so many rows were written out: it is one transaction.
 const LAPSED: i64 = 4;
+const LAPSED_ROWS: usize = 4000;
 
 /// Sees to it that no claim of the source is made until the transaction ends, and that all made before are seen. The row is locked and never
 /// changed: versions of it would pile up behind a snapshot that somebody holds.
@@ -157,19 +158,24 @@ pub(super) async fn write_out_lapsed<D: Dialect>(session: &mut Session<D>, proje
     let sql = session.sql("sheets_lapsed", || {
         format!("SELECT {SHEET} FROM {{sheet}} WHERE project = ? AND lease_until <= {{now}} AND token > ? ORDER BY token LIMIT ? {{skip}}")
     });
-    let (mut after, mut is_done) = (0, false);
-    while !is_done {
+    let (mut after, mut written) = (0, 0);
+    // Those behind sheets of which somebody holds all that is left are looked at too.
+    while written == 0 {
         let rows = session.rows(sql.clone(), &[Value::Text(project), Value::Int(after), Value::Int(LAPSED)]).await?;
-        is_done = rows.is_empty();
+        if rows.is_empty() {
+            break;
+        }
         for row in rows {
             let sheet = read::<D>(&row)?;
             after = sheet.token;
             let free = free(session, &sheet.ids).await?;
             write_rows(session, &sheet, &free).await?;
             let left = waiting(session, &sheet.ids).await?;
-            // Those behind sheets of which somebody holds all that is left are looked at too.
-            is_done |= left.len() < sheet.ids.len();
             shorten(session, &sheet, |id| left.contains(id)).await?;
+            written += sheet.ids.len() - left.len();
+            if written >= LAPSED_ROWS {
+                break;
+            }
         }
     }
     Ok(())

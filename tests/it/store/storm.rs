@@ -190,6 +190,21 @@ pub(crate) async fn rows_that_somebody_holds_keep_no_later_claims_from_being_tak
     raw.run("ROLLBACK").await;
 }
 
+pub(crate) async fn a_claim_says_how_long_it_waited_for_its_turn(cx: Fixture) {
+    cx.put("billing", 2).await;
+    let one = Claim { limit: 1, ..cx.claim_of("billing") };
+    assert!(cx.claim(one).await.waited < SOON);
+    let mut raw = cx.test.raw().await;
+    raw.run("BEGIN").await;
+    raw.rows("SELECT 1 FROM redrive_turn WHERE source = 'billing' FOR UPDATE").await;
+    let (claimed, ()) = tokio::join!(cx.claim(cx.claim_of("billing")), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        raw.run("COMMIT").await;
+    });
+    assert!(claimed.waited >= Duration::from_millis(200), "{:?}", claimed.waited);
+    assert_eq!(claimed.rows.len(), 1);
+}
+
 pub(crate) async fn what_somebody_has_locked_is_told_at_once(cx: Fixture) {
     let put = cx.put("billing", 4).await;
     let store = cx.store().await;
