@@ -20,6 +20,7 @@ use uuid::Uuid;
 pub use config::Config;
 pub use look::{Attempt, Changed, Count, Id, List, MAX_PAGE_BYTES, MAX_SHOWN_PAYLOAD, Page, Purge, Purged, Record, Sample, Surplus};
 pub use sql::Guard;
+pub(crate) use sql::sqlite_file;
 pub use work::{
     Address, Claim, Claimed, Completion, Due, Heartbeat, Held, Idempotency, Insert, Inserted, Lapsed, LastError, Lease, Mark, NewMessage, NextDue,
     Outlook, Prepared, Queues, Ready, Row, Served, Stray, Strays, TakeOver, Taken, Unserved, Unusable, Upcoming, Verdict,

@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::Error;
 use super::process::{self, Server};
-use crate::store::Config;
+use crate::store::{self, Config};
 
 /// Messages that one claim of the smallest possible code takes.
 pub(super) const CLAIM: usize = 1000;
@@ -85,7 +85,7 @@ impl Database {
         let wrong = |_| Error::Usage("store.url is no URL of a database".to_owned());
         let url = url(config)?;
         let target = match url.split(':').next() {
-            Some("sqlite") => Target::Sqlite(sqlite::file(&url)),
+            Some("sqlite") => Target::Sqlite(sqlite_file(&url)),
             Some("postgres" | "postgresql") => {
                 let mut options = PgConnectOptions::from_str(&url).map_err(wrong)?.application_name("redrive-bench");
                 if let Some(tls) = &config.tls {
@@ -183,9 +183,9 @@ impl Database {
     }
 }
 
-/// The file that a URL of SQLite names.
+/// The file that a URL of SQLite names, which was checked.
 pub(super) fn sqlite_file(url: &str) -> PathBuf {
-    sqlite::file(url)
+    store::sqlite_file(url.trim_start_matches("sqlite:")).unwrap_or_default()
 }
 
 /// The URL of a configuration, from its file if it names one.

@@ -42,6 +42,7 @@ use pool::{Core, Work};
 use sample::Turn;
 
 pub use guard::Guard;
+pub(crate) use open::file as sqlite_file;
 pub use open::{Unprinted, print_sql};
 
 /// Builds the store that a configuration names.

@@ -1,6 +1,6 @@
 //! SQLite.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,12 +13,6 @@ use super::{CLAIM, Connection, Due, Table};
 pub(super) struct Sqlite(SqliteConnection);
 
 const NOW: &str = "CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)";
-
-/// The file that a URL names.
-pub(super) fn file(url: &str) -> PathBuf {
-    let file = url.trim_start_matches("sqlite:").trim_start_matches("//").split('?').next().unwrap_or_default();
-    PathBuf::from(percent_encoding::percent_decode_str(file).decode_utf8_lossy().into_owned())
-}
 
 pub(super) async fn connect(file: &Path) -> Result<Sqlite, sqlx::Error> {
     let options = SqliteConnectOptions::new()

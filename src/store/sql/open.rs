@@ -57,7 +57,7 @@ pub(super) fn target(config: &Config) -> Result<Target, Vec<Fault>> {
 
 /// The file that a URL of SQLite names, from behind its scheme: `//redrive.db`, `redrive.db`, `///var/lib/redrive.db`, and, as other tools write
 /// a path from the root, `////var/lib/redrive.db`.
-fn file(rest: &str) -> Result<PathBuf, &'static str> {
+pub(crate) fn file(rest: &str) -> Result<PathBuf, &'static str> {
     let rest = rest.strip_prefix("//").unwrap_or(rest);
     let (file, query) = rest.split_once('?').unwrap_or((rest, ""));
     if file.is_empty() || file.contains(":memory:") {
