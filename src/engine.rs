@@ -292,7 +292,7 @@ impl Engine {
     /// Whether nothing is held under a lease and nothing waits to be committed.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.ledger.len() == 0 && !self.handle.inner.intake.committer.is_busy() && self.handle.in_flight() == 0
+        self.held() == 0 && !self.handle.inner.intake.committer.is_busy() && self.handle.in_flight() == 0
     }
 
     /// How many messages are held under a lease.

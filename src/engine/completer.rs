@@ -1,6 +1,5 @@
 //! Writes what attempts came to, in batches: what is reported while one is written goes into the next, or, if it is much, into one beside it.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use super::config::Keep;
 use super::dispatcher::Ticket;
 use super::feed::Feed;
 use super::health::StoreHealth;
-use super::lease::Ledger;
+use super::lease::{Ledger, locked};
 use crate::clock::{self, StoreClock};
 use crate::message::judge::{Log, Reason, attempt_outcome, judge};
 use crate::message::{AttemptOutcome, State};
@@ -143,14 +142,10 @@ impl Completer {
     /// Sets aside what is locked by somebody else, for another time; answers the others, if any.
     async fn set_aside(&self, outcomes: Outcomes, desk: &mut Desk) -> Option<Outcomes> {
         let ids = outcomes.completions.iter().map(|completion| completion.held.id).collect();
-        let locked: HashSet<_> = match self.store.locked(ids).await {
-            Ok(locked) if locked.is_empty() => return Some(outcomes),
-            Ok(locked) => locked.into_iter().collect(),
-            Err(error) => {
-                self.health.told_nothing("locked", &error);
-                return Some(outcomes);
-            }
-        };
+        let locked = locked(&*self.store, &self.health, ids).await;
+        if locked.is_empty() {
+            return Some(outcomes);
+        }
         let (locked, free): (Vec<_>, Vec<_>) = outcomes.pairs().partition(|(_, completion)| locked.contains(&completion.held.id));
         if desk.locked.is_empty() {
             desk.again = Instant::now() + LOCKED_WAIT;

@@ -259,9 +259,9 @@ impl Lane {
     fn report(&self, change: Change, outcome: &Outcome) {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let source = self.name();
+        self.show_held_back();
         match change {
             Change::Opened(count) => {
-                self.metrics.breaker.set(1);
                 self.window.lost();
                 *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.code.clone());
                 tracing::warn!(message.source = %source, error.code = %outcome.code, error.detail = %outcome.detail, attempts = count,
@@ -273,7 +273,6 @@ impl Lane {
                     since_ms = millis(since), "the destination still can't be reached");
             }
             Change::Closed { after } => {
-                self.metrics.breaker.set(0);
                 *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 tracing::info!(message.source = %source, after_ms = millis(after), "the destination is back: its messages go out");
                 self.wake.notify_one();

@@ -170,7 +170,12 @@ impl Ledger {
 
     async fn renew(&self, store: &dyn Store, health: &StoreHealth, aging: Aging) -> bool {
         let asked = Instant::now();
-        let batch = if aging.open { aging.held } else { unlocked(store, health, aging.held).await };
+        let mut batch = aging.held;
+        if !aging.open {
+            // A renewal of what somebody has locked would wait and fail, and its neighbours' with it. Nobody can take such a message meanwhile.
+            let locked = locked(store, health, batch.iter().map(|held| held.id).collect()).await;
+            batch.retain(|held| !locked.contains(&held.id));
+        }
         if batch.is_empty() {
             return true;
         }
@@ -202,18 +207,15 @@ impl Ledger {
     }
 }
 
-/// Those whose rows nobody else has locked: a renewal of the others would wait for them, and fail, and with it that of its neighbours. Nobody can
-/// take a message meanwhile whose row is locked.
-async fn unlocked(store: &dyn Store, health: &StoreHealth, mut held: Vec<Held>) -> Vec<Held> {
-    match store.locked(held.iter().map(|held| held.id).collect()).await {
-        Ok(locked) if locked.is_empty() => {}
-        Ok(locked) => {
-            let locked: HashSet<Uuid> = locked.into_iter().collect();
-            held.retain(|held| !locked.contains(&held.id));
+/// Which of these messages somebody else has locked; none if the store does not say.
+pub(super) async fn locked(store: &dyn Store, health: &StoreHealth, ids: Vec<Uuid>) -> HashSet<Uuid> {
+    match store.locked(ids).await {
+        Ok(locked) => locked.into_iter().collect(),
+        Err(error) => {
+            health.told_nothing("locked", &error);
+            HashSet::new()
         }
-        Err(error) => health.told_nothing("locked", &error),
     }
-    held
 }
 
 #[cfg(test)]

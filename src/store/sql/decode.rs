@@ -73,6 +73,9 @@ fn time<D: Dialect>(row: &Row<D>, index: usize, column: &str) -> Result<Option<D
     moment(micros).map(Some).ok_or_else(|| ("invalid_row", format!("column {column}: is no time that a calendar knows")))
 }
 
+/// The last second of the year 9999, since 1970.
+pub(super) const LAST_SECOND: i64 = 253_402_300_799;
+
 /// A time in microseconds since 1970, within the years that every database and calendar here knows.
 pub(super) fn moment(micros: i64) -> Option<DateTime<Utc>> {
     use chrono::Datelike;
@@ -81,7 +84,6 @@ pub(super) fn moment(micros: i64) -> Option<DateTime<Utc>> {
 
 /// An age limit. One after all calendars, as PostgreSQL's `infinity` is, is as good as none; one before them has passed.
 fn age_limit(micros: i64) -> DateTime<Utc> {
-    const LAST_SECOND: i64 = 253_402_300_799;
     let clamped = || DateTime::from_timestamp(if micros < 0 { 0 } else { LAST_SECOND }, 0);
     moment(micros).or_else(clamped).unwrap_or_default()
 }

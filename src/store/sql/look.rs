@@ -44,7 +44,7 @@ pub(super) async fn locked<D: Dialect>(session: &mut Session<D>, ids: Vec<Uuid>)
 /// The time, or the nearest that every database can hold: no row lies beyond it.
 fn storable(at: DateTime<Utc>) -> DateTime<Utc> {
     // The years 0 to 9999.
-    let seconds = at.timestamp().clamp(-62_167_219_200, 253_402_300_799);
+    let seconds = at.timestamp().clamp(-62_167_219_200, decode::LAST_SECOND);
     if seconds == at.timestamp() { at } else { DateTime::from_timestamp(seconds, 0).unwrap_or(at) }
 }
 
