@@ -13,7 +13,7 @@ mod tree;
 mod wording;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -29,8 +29,6 @@ pub use interpolate::Environment;
 /// A configuration that was checked whole.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The file that it came from.
-    pub file: PathBuf,
     /// The project.
     pub project: Arc<str>,
     /// The name of this process, in leases and in the attempt log.

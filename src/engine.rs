@@ -40,7 +40,6 @@ use uuid::Uuid;
 
 use crate::clock::StoreClock;
 use crate::fault::Fault;
-use crate::source::options::Mode;
 use crate::source::{Options, Sender};
 use crate::store::{self, Changed, Store};
 use crate::telemetry::metrics::Metrics;
@@ -406,12 +405,6 @@ impl Handle {
         self.inner.lanes.get(name).map(|lane| &lane.spec)
     }
 
-    /// How a message of this source is taken when it says nothing about it.
-    #[must_use]
-    pub fn mode(&self, name: &str) -> Option<Mode> {
-        self.source(name).map(|source| source.options.mode)
-    }
-
     /// Takes a message. Once it answers [`Accepted`], the message is kept (or delivered).
     ///
     /// Dropping the future doesn't undo what is under way.
@@ -469,8 +462,7 @@ impl Handle {
     }
 
     /// How the node is doing: what `/readyz` says.
-    #[allow(clippy::unused_async, reason = "asking the store may come to belong here")]
-    pub async fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         let inner = &self.inner;
         let store = inner.health.word();
         let draining = inner.stopping.is_cancelled();

@@ -34,9 +34,6 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// it may be repeated until then.
     async fn prepare(&self) -> Result<Prepared, Error>;
 
-    /// Whether the database answers a trivial question; what `/readyz` asks.
-    async fn ping(&self) -> Result<(), Error>;
-
     /// Commits messages, all or none (idempotency verdicts aside).
     async fn insert(&self, insert: Insert) -> Result<Inserted, Error>;
 

@@ -15,7 +15,7 @@ pub(super) async fn healthz() -> Response {
 
 /// Whether the node can accept durably; how its sources are doing is in the body and never makes it unready.
 pub(super) async fn readyz(State(app): State<App>) -> Response {
-    let status = app.handle().status().await;
+    let status = app.handle().status();
     let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     fresh(answer::json(code, &status))
 }

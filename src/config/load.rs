@@ -48,7 +48,7 @@ pub(super) fn parse(text: &str, file: &Path, environment: Environment<'_>, regis
     // The folder of a bare name is an empty path, which nothing can be started in.
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned);
     let mut loading = Loading { origin: &origin, gathered, folder };
-    let config = loading.whole(file, registry, scope);
+    let config = loading.whole(registry, scope);
     match loading.gathered.finish(file) {
         None => Ok(config),
         Some(faults) => Err(faults),
@@ -66,7 +66,7 @@ pub(super) struct Loading<'a> {
 }
 
 impl Loading<'_> {
-    fn whole(&mut self, file: &Path, registry: &Registry, scope: Scope<'_>) -> Config {
+    fn whole(&mut self, registry: &Registry, scope: Scope<'_>) -> Config {
         let mut tree = self.origin.clone();
         let declared = tree.remove(&[Step::Key("sources".to_owned())]);
         let mut read: File = self.settle(&mut tree, &[], &["sources"]);
@@ -119,18 +119,7 @@ impl Loading<'_> {
 
         let lease = engine.poller.lease.get();
         let (options, sources) = sources::build(self, declared, registry, &project, lease, scope);
-        Config {
-            file: file.to_owned(),
-            project,
-            node,
-            store: read.store,
-            api: read.api,
-            health: read.health,
-            engine,
-            log: read.log,
-            options,
-            sources,
-        }
+        Config { project, node, store: read.store, api: read.api, health: read.health, engine, log: read.log, options, sources }
     }
 
     fn project(&mut self, project: Option<&str>) -> String {

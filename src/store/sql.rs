@@ -91,10 +91,6 @@ impl<D: Dialect> Store for SqlStore<D> {
             .await
     }
 
-    async fn ping(&self) -> Result<(), Error> {
-        self.core.observed("ping", Work::Read, |session| Box::pin(async move { insert::now(session).await.map(drop) })).await
-    }
-
     async fn insert(&self, insert: Insert) -> Result<Inserted, Error> {
         let work = if insert::is_single::<D>(&insert) { Work::Write } else { Work::Transaction };
         self.core.observed("insert", work, move |session| Box::pin(async move { insert::insert(session, &insert).await })).await

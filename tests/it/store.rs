@@ -29,7 +29,7 @@ macro_rules! conformance {
             prepare:
                 once_by_several_nodes_at_once a_later_start_with_another_project_leaves_the_default what_an_older_build_left_goes_on verify_changes_nothing
                 printed_sql_makes_a_store_that_verifies printed_sql_upgrades_the_tables_of_an_older_build a_prefix_keeps_stores_apart the_tables_of_an_application_are_left_alone
-                it_answers_a_ping;
+                a_closed_store_has_no_connection;
             application:
                 four_columns_are_enough every_column_may_be_written ids_are_unique only_what_is_committed_is_seen
                 a_row_of_another_project_is_not_taken a_key_of_bytes_goes_before_a_text;
