@@ -29,6 +29,11 @@ impl Fault {
     }
 }
 
+/// Faults in one line, for an error that tells all of them.
+pub fn line(faults: impl IntoIterator<Item = impl fmt::Display>) -> String {
+    faults.into_iter().map(|fault| fault.to_string()).collect::<Vec<_>>().join("; ")
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.path.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.path, self.message) }

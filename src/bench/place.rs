@@ -6,6 +6,7 @@ use super::Error;
 use super::database::{Connection, Database, Kind, Table, url};
 use super::payload::{DIGITS, Payloads};
 use super::screen::Phase;
+use crate::fault;
 use crate::store::{self, Config};
 use crate::units::Secret;
 
@@ -128,10 +129,7 @@ impl Place {
 
     /// The store as the sidecar uses it.
     pub(super) fn store(&self, project: &str) -> Result<std::sync::Arc<dyn store::Store>, Error> {
-        store::open(&self.config, project).map_err(|faults| {
-            let faults: Vec<_> = faults.into_iter().map(|fault| fault.within("store").to_string()).collect();
-            Error::Usage(faults.join("; "))
-        })
+        store::open(&self.config, project).map_err(|faults| Error::Usage(fault::line(faults.into_iter().map(|fault| fault.within("store")))))
     }
 
     /// Removes what was made.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::node::{tell, told, until_parent_ends};
 use super::setup::Setup;
+use crate::fault;
 use crate::source::Registry;
 use crate::source::kafka::Config;
 
@@ -37,8 +38,7 @@ pub async fn serve(file: &Path, registry: &Registry) -> Result<(), Error> {
     let Plain { source, topic } = told()?;
     let Setup { subject, .. } = Setup::load(file, registry, Some(&source))?;
     let config: Config = serde_json::from_value(subject.section).map_err(|error| Error::Failed(error.to_string()))?;
-    let client =
-        config.client(&subject.context).map_err(|faults| Error::Usage(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+    let client = config.client(&subject.context).map_err(|faults| Error::Usage(fault::line(faults)))?;
     let target = Arc::new(Target { producer: client.create()?, topic });
     let router = axum::Router::new().route("/{*path}", post(produce)).layer(DefaultBodyLimit::disable()).with_state(target);
     let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{ConfigFile, Failure};
 use crate::config::{Config, Scope};
+use crate::fault;
 use crate::source::Registry;
 use crate::store::config::Migrate;
 use crate::store::{self, Prepared, Store};
@@ -38,10 +39,8 @@ impl ConfigFile {
         if let Some(migrate) = migrate {
             config.store.migrate = migrate;
         }
-        let store = store::open(&config.store, &config.project).map_err(|faults| {
-            let faults: Vec<String> = faults.into_iter().map(|fault| fault.within("store").to_string()).collect();
-            Failure::Config(faults.join("; "))
-        })?;
+        let store = store::open(&config.store, &config.project)
+            .map_err(|faults| Failure::Config(fault::line(faults.into_iter().map(|fault| fault.within("store")))))?;
         let prepared = store.prepare().await?;
         Ok(Opened { config, store, prepared })
     }

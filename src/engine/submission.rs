@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::fault;
 use crate::message::{Headers, Key, State};
 use crate::retry::{self, Policy};
 use crate::source::options::Mode;
@@ -95,8 +96,7 @@ impl Submission {
             return invalid("idempotency_key", format!("must be 1 to {MAX_IDEMPOTENCY_KEY} bytes long, without control characters"));
         }
         if let Err(errors) = Policy::try_new(&self.retry) {
-            let detail = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            return invalid("retry", detail);
+            return invalid("retry", fault::line(errors));
         }
         Ok(())
     }

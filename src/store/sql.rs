@@ -36,7 +36,7 @@ use super::{
     Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Id, Insert, Inserted, Lapsed, List, MAX_PAGE_BYTES,
     Observer, Outlook, Page, Prepared, Purge, Purged, Record, Sample, Served, Store, Strays, TakeOver, Taken, Unserved, Upcoming,
 };
-use crate::fault::Fault;
+use crate::fault::{self, Fault};
 use dialect::Dialect;
 use pool::{Core, Work};
 use sample::Turn;
@@ -55,7 +55,7 @@ pub(super) fn guard(config: &Config) -> Result<Option<Guard>, Error> {
     match open::target(config) {
         Ok(open::Target::Sqlite(file)) => Guard::take(&file).map(Some),
         Ok(_) => Ok(None),
-        Err(faults) => Err(Error::Config(faults.iter().map(|fault| fault.clone().within("store").to_string()).collect::<Vec<_>>().join("; "))),
+        Err(faults) => Err(Error::Config(fault::line(faults.into_iter().map(|fault| fault.within("store"))))),
     }
 }
 

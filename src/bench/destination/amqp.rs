@@ -17,6 +17,7 @@ use super::super::payload::{Payloads, Tally};
 use super::super::process::{self, Server};
 use super::super::screen::Phase;
 use super::super::setup::Subject;
+use crate::fault;
 use crate::source::amqp::Config;
 
 /// The processes that a broker may be: RabbitMQ, or LavinMQ.
@@ -40,8 +41,7 @@ pub(in crate::bench) struct Amqp {
 impl Amqp {
     pub(super) async fn make(subject: &Subject, queue: &str, existing: bool) -> Result<Self, Error> {
         let config: Config = serde_json::from_value(subject.section.clone()).map_err(|error| Error::Failed(error.to_string()))?;
-        let (uri, tls) =
-            config.broker(&subject.context).map_err(|faults| Error::Usage(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+        let (uri, tls) = config.broker(&subject.context).map_err(|faults| Error::Usage(fault::line(faults)))?;
         let name = |name: String| ShortString::try_new(name).map_err(|_| Error::Usage("--into: the name is too long for a queue".to_owned()));
         let beside = name(format!("redrive-bench-alone-{}", queue.trim_start_matches("redrive-bench-")))?;
         let amqp = Self { uri, tls, queue: name(queue.to_owned())?, beside, made: !existing };

@@ -20,6 +20,7 @@ use super::super::process::{self, Server};
 use super::super::screen::Phase;
 use super::super::setup::Subject;
 use super::super::{Error, kafka_is_away};
+use crate::fault;
 use crate::source::kafka::Config;
 
 /// How long the broker may take over a request, and how long a topic that is not read to its end may bring nothing.
@@ -48,8 +49,7 @@ pub(in crate::bench) struct Kafka {
 impl Kafka {
     pub(super) async fn make(subject: &Subject, topic: &str, partitions: i32, existing: bool) -> Result<Self, Error> {
         let config: Config = serde_json::from_value(subject.section.clone()).map_err(|error| Error::Failed(error.to_string()))?;
-        let mut client =
-            config.client(&subject.context).map_err(|faults| Error::Usage(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+        let mut client = config.client(&subject.context).map_err(|faults| Error::Usage(fault::line(faults)))?;
         client.set_log_level(RDKafkaLogLevel::Emerg);
         let beside = format!("redrive-bench-alone-{}", topic.trim_start_matches("redrive-bench-"));
         let starts = {
