@@ -79,7 +79,7 @@ impl App {
         let shutdown = config.engine.shutdown.clone();
         let metrics = Arc::new(Metrics::new(config.project.clone()));
         let store = open(&config, &metrics)?;
-        let engine = start(config, store, metrics.clone())?;
+        let engine = start(config, store, metrics.clone());
         Ok(Self { engine, bound, metrics, shutdown, _guard: guard })
     }
 
@@ -154,9 +154,9 @@ fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Store>, Error
     store::open_observed(&config.store, &config.project, Arc::new(move |op, took| metrics.store_took(op, took))).map_err(Error::Config)
 }
 
-fn start(config: Config, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Result<Engine, Error> {
+fn start(config: Config, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Engine {
     let Config { project, node, sources, engine, .. } = config;
-    Engine::start(engine::Parts { project, node, store, sources, config: engine, metrics }).map_err(Error::Config)
+    Engine::start(engine::Parts { project, node, store, sources, config: engine, metrics })
 }
 
 /// What a one-shot run did.
@@ -182,7 +182,7 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
         store.close().await;
         return ready.unwrap_or(Ok(())).map(|()| Ran { waiting: false, cut_short: true });
     }
-    let engine = start(config, store, metrics)?;
+    let engine = start(config, store, metrics);
     let handle = engine.handle();
     // What lacks a due time is due now.
     stop.run_until_cancelled(handle.sort_out()).await;

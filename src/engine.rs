@@ -39,7 +39,6 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::clock::StoreClock;
-use crate::fault::Fault;
 use crate::source::{Options, Sender};
 use crate::store::{self, Changed, Store};
 use crate::telemetry::metrics::Metrics;
@@ -151,10 +150,7 @@ struct Inner {
 
 impl Engine {
     /// Starts the engine. It need not wait for anything: the store is prepared as soon as it answers, and destinations may be down.
-    ///
-    /// # Errors
-    /// Every fault of the configuration that shows only here.
-    pub fn start(parts: Parts) -> Result<Self, Vec<Fault>> {
+    pub fn start(parts: Parts) -> Self {
         let Parts { project, node, store, sources, config, metrics } = parts;
         let (clock, health, alarm) = (Arc::new(StoreClock::default()), Arc::new(StoreHealth::default()), Arc::new(Alarm::default()));
         let (stopping, closed, ending, abandon) =
@@ -164,26 +160,19 @@ impl Engine {
         let memory = Arc::new(Memory::new(config.limits.in_flight.bytes(), sources.len()));
         let (reports, queue) = mpsc::unbounded_channel();
 
-        let (mut lanes, mut dispatchers, mut faults) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let (mut lanes, mut dispatchers) = (BTreeMap::new(), Vec::new());
         for spec in sources {
             let counters = metrics.lane(&spec.name);
-            match Lane::new(spec, counters, memory.clone()) {
-                Ok((lane, jobs)) => {
-                    let dispatcher = Dispatcher {
-                        lane: lane.clone(),
-                        clock: clock.clone(),
-                        reports: reports.clone(),
-                        tracker: tracker.clone(),
-                        stopping: stopping.clone(),
-                    };
-                    dispatchers.push((dispatcher, jobs));
-                    lanes.insert(lane.name().clone(), lane);
-                }
-                Err(more) => faults.extend(more),
-            }
-        }
-        if !faults.is_empty() {
-            return Err(faults);
+            let (lane, jobs) = Lane::new(spec, counters, memory.clone());
+            let dispatcher = Dispatcher {
+                lane: lane.clone(),
+                clock: clock.clone(),
+                reports: reports.clone(),
+                tracker: tracker.clone(),
+                stopping: stopping.clone(),
+            };
+            dispatchers.push((dispatcher, jobs));
+            lanes.insert(lane.name().clone(), lane);
         }
         let lanes = Arc::new(Lanes(lanes));
         let sends = config.poller.enabled;
@@ -279,7 +268,7 @@ impl Engine {
                 poller.scout().await;
             }
         }));
-        Ok(Self { handle, ledger, tracker, ending, abandon })
+        Self { handle, ledger, tracker, ending, abandon }
     }
 
     /// The way in.

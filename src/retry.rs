@@ -8,6 +8,7 @@ use rand::{Rng, RngExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::fault::Fault;
 use crate::units::{LONGEST, Limit, Span};
 
 /// The highest `max_retries` that is accepted.
@@ -66,9 +67,31 @@ impl Config {
     pub fn overrides(self) -> Overrides {
         (self != Self::default()).then(|| Box::new(self))
     }
+
+    /// Every field that is out of range, all at once. Whoever takes one in asks for them and refuses it.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if let Some(multiplier) = self.multiplier
+            && !(1.0..=1000.0).contains(&multiplier)
+        {
+            faults.push(Fault::new("multiplier", format!("{multiplier} is not between 1 and 1000")));
+        }
+        if let Some(jitter) = self.jitter
+            && !(0.0..=1.0).contains(&jitter)
+        {
+            faults.push(Fault::new("jitter", format!("{jitter} is not between 0 and 1")));
+        }
+        if let Some(retries) = self.max_retries
+            && retries > MOST_RETRIES
+        {
+            faults.push(Fault::new("max_retries", format!("{retries} is more than {MOST_RETRIES}")));
+        }
+        faults
+    }
 }
 
-/// A retry policy that was checked: what it says can be relied upon.
+/// A retry policy whose every field is within its range, however it was made: what it says can be relied upon.
 ///
 /// ```
 /// use redrive::retry::Policy;
@@ -106,51 +129,21 @@ impl Default for Policy {
     }
 }
 
-/// A field of a policy that makes no sense: its name and what is wrong with it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {message}")]
-pub struct Error {
-    /// The field's name.
-    pub field: &'static str,
-    /// What is wrong, for people.
-    pub message: String,
-}
-
 impl Policy {
     /// The default policy with what `config` sets.
-    ///
-    /// # Errors
-    /// Every field that is out of range, all at once.
-    pub fn try_new(config: &Config) -> Result<Self, Vec<Error>> {
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
         Self::default().with(config)
     }
 
-    /// This policy with what `config` overrides.
-    ///
-    /// # Errors
-    /// Every field that is out of range, all at once.
-    pub fn with(&self, config: &Config) -> Result<Self, Vec<Error>> {
-        let mut errors = Vec::new();
-        let mut fault = |field, message: String| errors.push(Error { field, message });
-        if let Some(multiplier) = config.multiplier
-            && !(1.0..=1000.0).contains(&multiplier)
-        {
-            fault("multiplier", format!("{multiplier} is not between 1 and 1000"));
+    /// This policy with what `config` overrides: nothing, if it has [faults](Config::faults). It was refused where it came in, so it can only have come
+    /// by SQL.
+    #[must_use]
+    pub fn with(&self, config: &Config) -> Self {
+        if !config.faults().is_empty() {
+            return self.clone();
         }
-        if let Some(jitter) = config.jitter
-            && !(0.0..=1.0).contains(&jitter)
-        {
-            fault("jitter", format!("{jitter} is not between 0 and 1"));
-        }
-        if let Some(retries) = config.max_retries
-            && retries > MOST_RETRIES
-        {
-            fault("max_retries", format!("{retries} is more than {MOST_RETRIES}"));
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        Ok(Self {
+        Self {
             max_retries: config.max_retries.unwrap_or(self.max_retries),
             first_delay: config.first_delay.map_or(self.first_delay, Span::get),
             base_delay: config.base_delay.map_or(self.base_delay, Span::get),
@@ -160,7 +153,7 @@ impl Policy {
             expires_after: config.expires_after.map_or(self.expires_after, Limit::get),
             unreachable: config.unreachable.unwrap_or(self.unreachable),
             unreachable_delay: config.unreachable_delay.map_or(self.unreachable_delay, Span::get),
-        })
+        }
     }
 
     /// The wait before the `n`-th retry, without jitter; `n` counts from 1 (0 is taken for 1).
@@ -229,20 +222,16 @@ mod tests {
 
     use super::*;
 
-    fn policy(config: &Config) -> Policy {
-        Policy::try_new(config).unwrap()
-    }
-
     #[test]
     fn a_multiplier_of_one_is_a_fixed_interval() {
         let fixed = Config { first_delay: Some(Span::secs(7)), base_delay: Some(Span::secs(7)), multiplier: Some(1.0), ..Config::default() };
-        assert!((1..50).all(|n| policy(&fixed).delay(n).as_secs() == 7));
+        assert!((1..50).all(|n| Policy::of(&fixed).delay(n).as_secs() == 7));
     }
 
     #[test]
     fn doubling_from_a_minute_goes_60_120_240() {
         let doubling = Config { first_delay: Some(Span::secs(60)), base_delay: Some(Span::secs(60)), multiplier: Some(2.0), ..Config::default() };
-        let waits: Vec<_> = (1..=3).map(|n| policy(&doubling).delay(n).as_secs()).collect();
+        let waits: Vec<_> = (1..=3).map(|n| Policy::of(&doubling).delay(n).as_secs()).collect();
         assert_eq!(waits, [60, 120, 240]);
     }
 
@@ -250,15 +239,15 @@ mod tests {
     fn a_delay_is_capped_however_often_it_is_retried() {
         assert_eq!(Policy::default().delay(5), Duration::from_secs(21_600));
         assert_eq!(Policy::default().delay(u32::MAX), Duration::from_secs(21_600));
-        let short = policy(&Config { max_delay: Some(Span::secs(1)), ..Config::default() });
+        let short = Policy::of(&Config { max_delay: Some(Span::secs(1)), ..Config::default() });
         assert_eq!(short.delay(1), Duration::from_secs(1), "the cap holds for the first delay too");
-        let at_once = policy(&Config { base_delay: Some(Span::secs(0)), ..Config::default() });
+        let at_once = Policy::of(&Config { base_delay: Some(Span::secs(0)), ..Config::default() });
         assert_eq!(at_once.delay(u32::MAX), Duration::ZERO);
     }
 
     #[test]
     fn jitter_spreads_over_both_sides_and_no_further() {
-        let policy = policy(&Config { jitter: Some(0.1), first_delay: Some(Span::secs(100)), ..Config::default() });
+        let policy = Policy::of(&Config { jitter: Some(0.1), first_delay: Some(Span::secs(100)), ..Config::default() });
         let mut rng = StdRng::seed_from_u64(1);
         let waits: Vec<_> = (0..1000).map(|_| policy.after_refusal(1, None, &mut rng).as_secs_f64()).collect();
         assert!(waits.iter().all(|wait| (90.0..=110.0).contains(wait)));
@@ -277,14 +266,15 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(1);
         let wait = |policy: &Policy, rng: &mut StdRng| policy.after_unreachable(9, None, rng).as_secs();
         assert_eq!(wait(&Policy::default(), &mut rng), 30);
-        let old_way = policy(&Config { unreachable: Some(Unreachable::Count), ..Config::default() });
+        let old_way = Policy::of(&Config { unreachable: Some(Unreachable::Count), ..Config::default() });
         assert_eq!(wait(&old_way, &mut rng), 21_600);
     }
 
     #[test]
     fn every_field_out_of_range_is_named() {
         let config = Config { multiplier: Some(0.5), jitter: Some(f64::NAN), max_retries: Some(u32::MAX), ..Config::default() };
-        let fields: Vec<_> = Policy::try_new(&config).unwrap_err().into_iter().map(|error| error.field).collect();
+        let fields: Vec<_> = config.faults().into_iter().map(|fault| fault.path).collect();
         assert_eq!(fields, ["multiplier", "jitter", "max_retries"]);
+        assert_eq!(Policy::of(&config), Policy::default(), "no policy is made of it");
     }
 }

@@ -159,7 +159,7 @@ pub(super) async fn replace_payload(State(app): State<App>, path: Id, request: R
 /// What the policy of a source says, for messages that don't override it.
 fn max_retries(app: &App, source: &str) -> Option<u32> {
     let source = app.handle().source(source)?;
-    Policy::try_new(&source.options.retry).ok().map(|policy| policy.max_retries())
+    Some(Policy::of(&source.options.retry).max_retries())
 }
 
 /// Waits until another answer that shows messages may be put together.

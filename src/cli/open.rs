@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{ConfigFile, Failure};
 use crate::config::{Config, Scope};
 use crate::fault;
+use crate::retry::Policy;
 use crate::source::Registry;
 use crate::store::config::Migrate;
 use crate::store::{self, Prepared, Store};
@@ -49,8 +50,7 @@ impl ConfigFile {
 impl Opened {
     /// After how many retries a message of a source fails, if it does not say so itself.
     pub(super) fn max_retries(&self, source: &str) -> Option<u32> {
-        let options = self.config.options.get(source)?;
-        crate::retry::Policy::try_new(&options.retry).ok().map(|policy| policy.max_retries())
+        self.config.options.get(source).map(|options| Policy::of(&options.retry).max_retries())
     }
 }
 

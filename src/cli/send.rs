@@ -166,8 +166,7 @@ fn take(from: impl Read, most: usize) -> std::io::Result<Vec<u8>> {
 
 /// The message for the store, pending: nobody here is going to send it.
 fn insert(submission: Submission, config: &Config, options: &Options) -> Insert {
-    // It was checked with the configuration.
-    let policy = Policy::try_new(&options.retry).unwrap_or_default();
+    let policy = Policy::of(&options.retry);
     let source = submission.source.as_str().into();
     Insert {
         project: config.project.clone(),

@@ -14,7 +14,6 @@ use super::levels::Levels;
 use super::memory::{Budget, Memory};
 use super::window::Window;
 use super::{SourceSpec, SourceStatus};
-use crate::fault::Fault;
 use crate::outcome::{Class, Outcome};
 use crate::retry::{self, Policy};
 use crate::source::Sender;
@@ -82,10 +81,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// A lane and the queue from which its dispatcher is fed. The queue is bounded by the lane's places.
-    pub(super) fn new(spec: SourceSpec, metrics: LaneMetrics, memory: Arc<Memory>) -> Result<(Arc<Self>, mpsc::UnboundedReceiver<Job>), Vec<Fault>> {
-        let policy = Policy::try_new(&spec.options.retry).map_err(|errors| {
-            errors.into_iter().map(|error| Fault::new(format!("sources.{}.retry.{}", spec.name, error.field), error.message)).collect::<Vec<_>>()
-        })?;
+    pub(super) fn new(spec: SourceSpec, metrics: LaneMetrics, memory: Arc<Memory>) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
         let (default, patience) = match spec.sender {
             Sender::Pipelined(_) => (PIPELINED_IN_FLIGHT, Some(spec.options.timeout.map_or(PATIENCE, |timeout| timeout.get() / 4))),
             Sender::Each(_) => (SINGLE_IN_FLIGHT, None),
@@ -93,7 +89,7 @@ impl Lane {
         let capacity = spec.options.in_flight.unwrap_or(default).max(1);
         let (jobs, queue) = mpsc::unbounded_channel();
         let lane = Self {
-            policy,
+            policy: Policy::of(&spec.options.retry),
             metrics,
             wake: Notify::new(),
             places: Arc::new(Semaphore::new(capacity as usize)),
@@ -107,7 +103,7 @@ impl Lane {
             levels: Levels::default(),
             spec,
         };
-        Ok((Arc::new(lane), queue))
+        (Arc::new(lane), queue)
     }
 
     pub(super) fn name(&self) -> &Arc<str> {
@@ -295,11 +291,9 @@ impl Lane {
         SourceStatus { name: self.name().clone(), kind: self.spec.kind.clone(), breaker, last_error, in_flight: u64::from(self.in_flight()) }
     }
 
-    /// The policy of a message that overrides some of it. An override that makes no sense is left aside: it was refused at intake,
-    /// so it can only have come by SQL.
+    /// The policy of a message that overrides some of it.
     pub(super) fn policy_for(&self, overrides: Option<&retry::Config>) -> Cow<'_, Policy> {
-        let policy = overrides.and_then(|overrides| self.policy.with(overrides).ok());
-        policy.map_or(Cow::Borrowed(&self.policy), Cow::Owned)
+        overrides.map_or(Cow::Borrowed(&self.policy), |overrides| Cow::Owned(self.policy.with(overrides)))
     }
 
     fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {

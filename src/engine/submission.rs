@@ -95,10 +95,8 @@ impl Submission {
         {
             return invalid("idempotency_key", format!("must be 1 to {MAX_IDEMPOTENCY_KEY} bytes long, without control characters"));
         }
-        if let Err(errors) = Policy::try_new(&self.retry) {
-            return invalid("retry", fault::line(errors));
-        }
-        Ok(())
+        let faults = self.retry.faults();
+        if faults.is_empty() { Ok(()) } else { invalid("retry", fault::line(faults)) }
     }
 
     fn check_headers(&self) -> Result<(), Invalid> {
@@ -133,13 +131,8 @@ impl Submission {
     #[must_use]
     pub fn into_message(self, source: Arc<str>, policy: &Policy) -> NewMessage {
         let idempotency = self.idempotency();
-        let mut retry = self.retry.overrides();
-        if self.expires_after.is_some() {
-            // Kept with the message: a retry by a person starts its age anew.
-            retry.get_or_insert_default().expires_after = self.expires_after;
-        }
-        let own = retry.as_deref().and_then(|overrides| policy.with(overrides).ok());
-        let expires_after = self.expires_after.map_or_else(|| own.as_ref().unwrap_or(policy).expires_after(), Limit::get);
+        // Kept with the message: a retry by a person starts its age anew.
+        let retry = retry::Config { expires_after: self.expires_after.or(self.retry.expires_after), ..self.retry };
         NewMessage {
             id: Uuid::now_v7(),
             source,
@@ -149,8 +142,8 @@ impl Submission {
             headers: self.headers,
             priority: self.priority,
             due: self.due.unwrap_or(Due::Now),
-            expires_after,
-            retry,
+            expires_after: retry.expires_after.map_or(policy.expires_after(), Limit::get),
+            retry: retry.overrides(),
             idempotency,
             leased: false,
         }

@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn an_outage_counts_where_the_policy_says_so() {
         let config = retry::Config { unreachable: Some(retry::Unreachable::Count), ..retry::Config::default() };
-        let policy = Policy::try_new(&config).unwrap();
+        let policy = Policy::of(&config);
         let standing = Standing { retries: 4, ..Standing::default() };
         let verdict = judge(&Outcome::unreachable("x", "down"), false, 5, &standing, &policy, DateTime::UNIX_EPOCH, &mut StdRng::seed_from_u64(7));
         assert_eq!((verdict.state, verdict.reason), (State::Failed, Some(Reason::Exhausted)));

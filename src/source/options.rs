@@ -88,10 +88,7 @@ impl Options {
     /// What is out of range.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        if let Err(errors) = retry::Policy::try_new(&self.retry) {
-            faults.extend(errors.into_iter().map(|error| Fault::new(format!("retry.{}", error.field), error.message)));
-        }
+        let mut faults: Vec<Fault> = self.retry.faults().into_iter().map(|fault| fault.within("retry")).collect();
         if self.in_flight.is_some_and(|count| !(1..=1_000_000).contains(&count)) {
             faults.push(Fault::new("in_flight", "must be between 1 and 1000000"));
         }

@@ -49,7 +49,7 @@ fn the_file_of_all_keys_holds_the_defaults() {
     same("log", json!(config.log), json!(telemetry::Config::default()));
 
     let mut options = config.options["example"].clone();
-    let policy = redrive::retry::Policy::try_new(&options.retry).unwrap();
+    let policy = redrive::retry::Policy::of(&options.retry);
     assert_eq!(policy, redrive::retry::Policy::default());
     options.retry = redrive::retry::Config::default();
     same("options", json!(options), json!(Options::default()));
