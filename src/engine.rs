@@ -42,6 +42,7 @@ use crate::clock::StoreClock;
 use crate::source::{Options, Sender};
 use crate::store::{self, Changed, Store};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::throttle::Throttle;
 
 use alarm::Alarm;
 use committer::{Backlog, Committer};
@@ -227,6 +228,7 @@ impl Engine {
             keep: config.history.keep.clone(),
             sends,
             unserved: Mutex::default(),
+            stray_lines: Mutex::new(Throttle::new(10, Duration::from_secs(60))),
         });
         let purge = purge::Purge { store: store.clone(), project: project.clone(), history: config.history };
         let inner = Inner {

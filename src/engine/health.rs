@@ -28,6 +28,17 @@ pub(super) struct StoreHealth {
     doubt: Notify,
 }
 
+/// What was asked of a store that did not do it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// To change something.
+    Write,
+    /// Something that changes nothing.
+    Question,
+    /// Something beside sending, that may be slow.
+    Beside,
+}
+
 #[derive(Debug)]
 struct Why {
     reason: String,
@@ -110,21 +121,25 @@ impl StoreHealth {
 
     /// The store did not do what it was asked. Only what says that it is away changes the state.
     pub(super) fn failed(&self, op: &'static str, error: &Error) {
-        self.note(op, error, matches!(error, Error::TimedOut(_)), true);
+        self.note(op, error, Asked::Write);
     }
 
     /// The same of a question.
     pub(super) fn told_nothing(&self, op: &'static str, error: &Error) {
-        self.note(op, error, matches!(error, Error::TimedOut(_)), false);
+        self.note(op, error, Asked::Question);
     }
 
     /// The same of what is done beside sending and may be slow in a large table: that it took too long does not say that the store is away.
     pub(super) fn failed_beside(&self, op: &'static str, error: &Error) {
-        self.note(op, error, false, true);
+        self.note(op, error, Asked::Beside);
     }
 
-    fn note(&self, op: &'static str, error: &Error, silent: bool, writes: bool) {
-        let away = silent || matches!(error, Error::Unavailable(_) | Error::Schema(_) | Error::InUse(_) | Error::Config(_));
+    fn note(&self, op: &'static str, error: &Error, asked: Asked) {
+        let away = match error {
+            Error::TimedOut(_) => asked != Asked::Beside,
+            Error::Unavailable(_) | Error::Schema(_) | Error::InUse(_) | Error::Config(_) => true,
+            Error::Busy(_) | Error::Contended(_) | Error::Refused(_) => false,
+        };
         let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if away || !self.is_up() {
@@ -136,7 +151,7 @@ impl StoreHealth {
             }
             return;
         }
-        why.unwritable |= writes;
+        why.unwritable |= asked != Asked::Question;
         if self.up.send_replace(false) {
             why.since = now;
         }

@@ -49,6 +49,7 @@ pub(super) struct Upkeep {
     pub(super) sends: bool,
     /// What nobody serves, for `/readyz`.
     pub(super) unserved: Mutex<Vec<Unserved>>,
+    pub(super) stray_lines: Mutex<Throttle>,
 }
 
 impl Upkeep {
@@ -109,22 +110,20 @@ impl Upkeep {
         self.lanes.iter().for_each(|lane| lane.show_held_back());
     }
 
-    /// Sees to rows that nobody can claim, round after round for as long as there may be more of them.
+    /// Sees to rows that nobody can claim, whenever it is asked to.
     async fn strays(&self, mut asked: mpsc::Receiver<()>) {
-        let mut lines = Throttle::new(10, Duration::from_secs(60));
         while asked.recv().await.is_some() {
-            while self.fail_strays(&mut lines).await {}
+            self.sort_out().await;
         }
     }
 
-    /// One such look, before anything else is done.
+    /// Sees to them now, round after round for as long as there may be more of them.
     pub(super) async fn sort_out(&self) {
-        let mut lines = Throttle::new(10, Duration::from_secs(60));
-        while self.fail_strays(&mut lines).await {}
+        while self.fail_strays().await {}
     }
 
     /// Rows that no node of the project can ever claim fail with that reason. Answers whether there may be more.
-    async fn fail_strays(&self, lines: &mut Throttle) -> bool {
+    async fn fail_strays(&self) -> bool {
         let lease = self.ledger.lease();
         let token = lease.token;
         let strays = Strays { project: self.project.clone(), sources: self.lanes.names(), min_age: MIN_AGE, limit: STRAYS, lease };
@@ -143,7 +142,8 @@ impl Upkeep {
             Ok(ours) => {
                 let failed = ours.iter().filter(|ours| **ours).count();
                 (0..failed).for_each(|_| self.metrics.stray_failed());
-                if let Some(held_back) = lines.pass(Instant::now()) {
+                let passed = self.stray_lines.lock().unwrap_or_else(PoisonError::into_inner).pass(Instant::now());
+                if let Some(held_back) = passed {
                     let first = &strays[0];
                     tracing::warn!(messages = failed, error.code = first.code, message.id = %first.id, message.source = first.source.as_deref().unwrap_or(""),
                         lines_held_back = held_back, "rows that nobody can send failed");
