@@ -1,6 +1,7 @@
 //! A lane: all of one source on this node. Its budget, its breaker, its sender, its counters; a dead destination jams its own lane alone.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -298,6 +299,24 @@ impl Lane {
 
     fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All lanes of a node, by the name of their source.
+#[derive(Debug)]
+pub(super) struct Lanes(pub(super) BTreeMap<Arc<str>, Arc<Lane>>);
+
+impl Lanes {
+    pub(super) fn get(&self, source: &str) -> Option<&Arc<Lane>> {
+        self.0.get(source)
+    }
+
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        self.0.keys().cloned().collect()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Lane>> {
+        self.0.values()
     }
 }
 
