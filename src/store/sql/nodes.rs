@@ -78,64 +78,46 @@ pub(super) async fn known<D: Dialect>(session: &mut Session<D>, project: &str) -
     Ok(names.collect())
 }
 
-fn texts<D: Dialect>(rows: &[Row<D>]) -> Vec<String> {
-    rows.iter().filter_map(|row| decode::maybe_text::<D>(row, 0)).collect()
-}
-
-/// The names in an index, each leap a statement.
-async fn leap<D: Dialect>(session: &mut Session<D>, first: Arc<str>, next: Arc<str>, lead: &[Value<'_>]) -> Result<Vec<String>, Fail> {
-    let mut names: Vec<String> = Vec::new();
-    for _ in 0..MOST_KINDS {
-        let (sql, last) = names.last().map_or((&first, ""), |last| (&next, last.as_str()));
-        let values: Vec<_> = lead.iter().copied().chain([Value::Text(last)]).collect();
-        let rows = session.rows(sql.clone(), &values).await?;
-        let Some(name) = rows.first().and_then(|row| decode::maybe_text::<D>(row, 0)) else { break };
-        names.push(name);
-    }
-    Ok(names)
-}
-
-/// The sources for which rows of a project wait, found by leaps through the index rather than by reading it.
+/// The sources for which rows of a project wait.
 pub(super) async fn kinds<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<Vec<String>, Fail> {
-    if !D::LEAPS {
-        let from = "FROM {log} {claim-index} WHERE project = ? AND source";
-        let first = session.sql("kinds_first", || format!("SELECT {{text source}} {from} >= ? ORDER BY project, source LIMIT 1"));
-        let next = session.sql("kinds_next", || format!("SELECT {{text source}} {from} > ? ORDER BY project, source LIMIT 1"));
-        return leap(session, first, next, &[Value::Text(project)]).await;
-    }
-    let sql = session.sql("kinds", || {
-        format!(
-            "WITH RECURSIVE kinds (source, n) AS (
-                SELECT source, 1 FROM (SELECT source FROM {{log}} WHERE project = ? AND source IS NOT NULL {{waiting}} ORDER BY source LIMIT 1) AS first
-                UNION ALL
-                SELECT (SELECT l.source FROM {{log}} l WHERE l.project = ? AND l.source > kinds.source {{waiting}} ORDER BY l.source LIMIT 1), kinds.n + 1
-                FROM kinds WHERE kinds.source IS NOT NULL AND kinds.n < {MOST_KINDS}
-             ) SELECT {{text source}} FROM kinds WHERE source IS NOT NULL"
-        )
-    });
-    let project = Value::Text(project);
-    Ok(texts::<D>(&session.rows(sql, &[project, project]).await?))
+    leaps(session, ["kinds", "kinds_first", "kinds_next"], "source", Some(project)).await
 }
 
 /// The projects of which rows wait.
 async fn projects<D: Dialect>(session: &mut Session<D>) -> Result<Vec<String>, Fail> {
-    if !D::LEAPS {
-        let from = "FROM {log} {claim-index} WHERE project";
-        let first = session.sql("projects_first", || format!("SELECT {{text project}} {from} >= ? ORDER BY project LIMIT 1"));
-        let next = session.sql("projects_next", || format!("SELECT {{text project}} {from} > ? ORDER BY project LIMIT 1"));
-        return leap(session, first, next, &[]).await;
+    leaps(session, ["projects", "projects_first", "projects_next"], "project", None).await
+}
+
+/// What a column of the claim's index holds of rows that wait, of all or of a project: found by leaps from one value to the next rather than by
+/// reading it, in one statement or each leap a statement.
+async fn leaps<D: Dialect>(session: &mut Session<D>, names: [&'static str; 3], column: &str, project: Option<&str>) -> Result<Vec<String>, Fail> {
+    let lead: Vec<_> = project.map(Value::Text).into_iter().collect();
+    let (of, l_of, order) = if lead.is_empty() { ("", "", "") } else { ("project = ? AND ", "l.project = ? AND ", "project, ") };
+    if D::LEAPS {
+        let sql = session.sql(names[0], || {
+            format!(
+                "WITH RECURSIVE kinds ({column}, n) AS (
+                    SELECT {column}, 1 FROM (SELECT {column} FROM {{log}} WHERE {of}{column} IS NOT NULL {{waiting}} ORDER BY {column} LIMIT 1) AS first
+                    UNION ALL
+                    SELECT (SELECT l.{column} FROM {{log}} l WHERE {l_of}l.{column} > kinds.{column} {{waiting}} ORDER BY l.{column} LIMIT 1), kinds.n + 1
+                    FROM kinds WHERE kinds.{column} IS NOT NULL AND kinds.n < {MOST_KINDS}
+                 ) SELECT {{text {column}}} FROM kinds WHERE {column} IS NOT NULL"
+            )
+        });
+        let rows = session.rows(sql, &lead.repeat(2)).await?;
+        return Ok(rows.iter().filter_map(|row| decode::maybe_text::<D>(row, 0)).collect());
     }
-    let sql = session.sql("projects", || {
-        format!(
-            "WITH RECURSIVE kinds (project, n) AS (
-                SELECT project, 1 FROM (SELECT project FROM {{log}} WHERE project IS NOT NULL {{waiting}} ORDER BY project LIMIT 1) AS first
-                UNION ALL
-                SELECT (SELECT l.project FROM {{log}} l WHERE l.project > kinds.project {{waiting}} ORDER BY l.project LIMIT 1), kinds.n + 1
-                FROM kinds WHERE kinds.project IS NOT NULL AND kinds.n < {MOST_KINDS}
-             ) SELECT {{text project}} FROM kinds WHERE project IS NOT NULL"
-        )
-    });
-    Ok(texts::<D>(&session.rows(sql, &[]).await?))
+    let leap =
+        |than: &str| format!("SELECT {{text {column}}} FROM {{log}} {{claim-index}} WHERE {of}{column} {than} ? ORDER BY {order}{column} LIMIT 1");
+    let (first, next) = (session.sql(names[1], || leap(">=")), session.sql(names[2], || leap(">")));
+    let mut found: Vec<String> = Vec::new();
+    for _ in 0..MOST_KINDS {
+        let (sql, last) = found.last().map_or((&first, ""), |last| (&next, last.as_str()));
+        let rows = session.rows(sql.clone(), &[&lead[..], &[Value::Text(last)][..]].concat()).await?;
+        let Some(name) = rows.first().and_then(|row| decode::maybe_text::<D>(row, 0)) else { break };
+        found.push(name);
+    }
+    Ok(found)
 }
 
 /// Whether rows of a project wait for other sources than these: a condition, and its parameters. It looks into the gaps between them, so that the
