@@ -30,11 +30,11 @@ mod through;
 
 use std::io;
 
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Faults;
-use crate::source::Registry;
+use crate::source::{Registry, kafka};
 use crate::{app, store};
 
 use arena::Arena;
@@ -85,29 +85,11 @@ impl Error {
     pub fn is_unreachable(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Database(sqlx::Error::Io(_) | sqlx::Error::Tls(_)) => true,
-            Self::Kafka(error) => kafka_is_away(error),
+            Self::Kafka(error) => kafka::is_away(error),
             Self::Amqp(error) => error.is_io_error() || matches!(error.kind(), lapin::ErrorKind::MissingHeartbeatError),
             _ => false,
         }
     }
-}
-
-/// Whether Kafka could not be spoken to at all.
-pub(crate) fn kafka_is_away(error: &KafkaError) -> bool {
-    let code = match error {
-        KafkaError::AdminOp(code) => Some(*code),
-        other => other.rdkafka_error_code(),
-    };
-    matches!(
-        code,
-        Some(
-            RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::Resolve
-                | RDKafkaErrorCode::OperationTimedOut
-                | RDKafkaErrorCode::RequestTimedOut
-        )
-    )
 }
 
 /// Measures a case. What it makes it removes again, also when it fails or `stop` is cancelled.

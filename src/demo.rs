@@ -19,10 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::app::{self, App};
-use crate::bench::kafka_is_away;
 use crate::config::{Config, Scope};
 use crate::engine::Handle;
-use crate::source::Registry;
+use crate::source::{Registry, kafka};
 
 use broker::{Broker, Consumer};
 use census::Census;
@@ -85,7 +84,7 @@ impl Error {
     /// Whether the broker could not be spoken to at all.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Broker(error) if kafka_is_away(error))
+        matches!(self, Self::Broker(error) if kafka::is_away(error))
     }
 }
 

@@ -22,6 +22,7 @@ use serde::Deserialize;
 
 use self::apart::Apart;
 use self::complaints::Complaints;
+pub(crate) use self::errors::is_away;
 use self::producer::{Broken, Events, Producer, Refusal, Ticket};
 pub use self::settings::Property;
 use super::codes::Code;

@@ -15,13 +15,13 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProd
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientContext, producer::NoCustomPartitioner};
 
+use super::super::Error;
 use super::super::payload::{Payloads, Tally};
 use super::super::process::{self, Server};
 use super::super::screen::Phase;
 use super::super::setup::Subject;
-use super::super::{Error, kafka_is_away};
 use crate::fault;
-use crate::source::kafka::Config;
+use crate::source::kafka::{Config, is_away};
 
 /// How long the broker may take over a request, and how long a topic that is not read to its end may bring nothing.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -165,7 +165,7 @@ impl Kafka {
                         left.remove(&partition);
                     }
                     // The client goes on trying.
-                    Some(Err(error)) if !kafka_is_away(&error) => return Err(error.into()),
+                    Some(Err(error)) if !is_away(&error) => return Err(error.into()),
                     Some(Err(_)) | None => {}
                 }
                 if silent_since.elapsed() > PATIENCE {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use rdkafka::error::KafkaError;
 use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
 
 use crate::outcome::{Class, Outcome};
@@ -81,6 +82,15 @@ const OF_A_BATCH: [Code; 5] =
 /// Whether a broker may have refused a message for those that were sent along with it.
 pub(super) fn is_of_a_batch(code: Code) -> bool {
     OF_A_BATCH.contains(&code)
+}
+
+/// The codes that say that no broker could be spoken to at all.
+const AWAY: [Code; 5] = [Code::BrokerTransportFailure, Code::AllBrokersDown, Code::Resolve, Code::OperationTimedOut, Code::RequestTimedOut];
+
+/// Whether no broker could be spoken to at all, for who produces or consumes beside the source.
+pub(crate) fn is_away(error: &KafkaError) -> bool {
+    let code = if let KafkaError::AdminOp(code) = error { Some(*code) } else { error.rdkafka_error_code() };
+    code.is_some_and(|code| AWAY.contains(&code))
 }
 
 /// What a code means: its name and its class. A code in no table is refused, under a name made from the client's own.
