@@ -31,6 +31,7 @@ mod through;
 use std::io;
 
 use rdkafka::error::KafkaError;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Faults;
@@ -108,6 +109,17 @@ pub async fn run(case: Case, registry: &Registry, stop: CancellationToken) -> Re
     let report = measured?;
     removed?;
     Ok(report.finish())
+}
+
+/// Waits for all tasks. The first that fails ends it, and the others with it.
+async fn all<T: 'static, E: 'static>(mut tasks: JoinSet<Result<T, E>>, mut take: impl FnMut(T)) -> Result<(), Error>
+where
+    Error: From<E>,
+{
+    while let Some(ended) = tasks.join_next().await {
+        take(ended.map_err(|error| Error::Failed(error.to_string()))??);
+    }
+    Ok(())
 }
 
 async fn measure(case: &Case, arena: &Arena) -> Result<Report, Error> {

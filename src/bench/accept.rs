@@ -109,16 +109,5 @@ fn load(options: &Accept, arena: &Arena, messages: u64, address: std::net::Socke
         When::WriteAhead => vec![("delay", "30d")],
         When::OnFailure => vec![("mode", options.mode.mode().as_str())],
     };
-    Load {
-        address,
-        source: arena.source().to_owned(),
-        topic: arena.topic().to_owned(),
-        payloads: arena.payloads.clone(),
-        body: options.body,
-        connections: options.common.connections,
-        extra,
-        messages: Some(messages),
-        span: None,
-        rate: options.rate,
-    }
+    Load { extra, messages: Some(messages), rate: options.rate, ..arena.load(address, options.body) }
 }

@@ -1,17 +1,21 @@
 //! All that a run is made in: the configuration, tables and a destination of its own, and what can be seen of the servers.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Error;
 use super::destination::Destination;
+use super::load::Load;
 use super::node::Overrides;
-use super::options::{Case, Common};
+use super::options::{Body, Case, Common};
 use super::payload::{Payloads, Tally};
 use super::place::Place;
 use super::process::Server;
 use super::report::Report;
-use super::screen::Screen;
+use super::screen::{Phase, Screen};
 use super::setup::{Setup, Subject};
 use super::sidecar::Sidecar;
 use crate::config::Config;
@@ -19,8 +23,10 @@ use crate::message::State;
 use crate::source::Registry;
 use crate::store::config;
 
-/// The time that deliveries under way may still take once the last message is in.
-const SETTLE: Duration = Duration::from_secs(60);
+/// How often the sidecars are asked how far they are.
+const LOOK: Duration = Duration::from_millis(50);
+/// What moves nothing for so long is given up.
+const STUCK: Duration = Duration::from_secs(60);
 
 /// All that a run is made in.
 pub(super) struct Arena {
@@ -126,6 +132,22 @@ impl Arena {
         Sidecar::start(&self.file, overrides).await
     }
 
+    /// A load on the source under test, of as many messages as the user says, as fast as they are taken.
+    pub(super) fn load(&self, address: SocketAddr, body: Body) -> Load {
+        Load {
+            address,
+            source: self.source().to_owned(),
+            topic: self.topic().to_owned(),
+            payloads: self.payloads.clone(),
+            body,
+            connections: self.common.connections,
+            extra: Vec::new(),
+            messages: self.common.messages,
+            span: None,
+            rate: None,
+        }
+    }
+
     /// Reads all meters.
     pub(super) async fn meters(&self, sidecars: &[Sidecar]) -> Meters {
         Meters {
@@ -139,21 +161,20 @@ impl Arena {
     /// Waits until as many messages were delivered, or failed, as were accepted.
     pub(super) async fn delivered(&self, sidecar: &mut Sidecar, accepted: u64) -> Result<(), Error> {
         let phase = self.screen.phase("waiting for what is under way", accepted);
-        let (mut best, mut since) = (0, tokio::time::Instant::now());
-        loop {
-            let done = sidecar.delivered().await? + sidecar.failed().await?;
-            phase.set(done);
-            if done >= accepted {
-                return Ok(());
+        arrive(&phase, accepted, async || Ok::<_, Error>(sidecar.delivered().await? + sidecar.failed().await?)).await
+    }
+
+    /// Waits until as many messages were delivered by these sidecars.
+    pub(super) async fn drained(&self, sidecars: &mut [Sidecar], messages: u64) -> Result<(), Error> {
+        let phase = self.screen.phase("drain", messages);
+        arrive(&phase, messages, async || {
+            let mut delivered = 0;
+            for sidecar in &mut *sidecars {
+                delivered += sidecar.delivered().await?;
             }
-            if done > best {
-                (best, since) = (done, tokio::time::Instant::now());
-            }
-            if since.elapsed() > SETTLE {
-                return Err(Error::Failed(format!("{done} of {accepted} messages were delivered, and then nothing more for {} s", SETTLE.as_secs())));
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+            Ok::<_, Error>(delivered)
+        })
+        .await
     }
 
     /// What the consumer got, into the report.
@@ -164,6 +185,25 @@ impl Arena {
             (report.copies, report.lost) = (Some(verdict.copies), Some(verdict.lost));
         }
         Ok(())
+    }
+}
+
+/// Asks how many messages have arrived until all have; gives up where no more of them do.
+async fn arrive(phase: &Phase, messages: u64, mut ask: impl AsyncFnMut() -> Result<u64, Error>) -> Result<(), Error> {
+    let (mut best, mut since) = (0, Instant::now());
+    loop {
+        let arrived = ask().await?;
+        phase.set(arrived);
+        if arrived >= messages {
+            return Ok(());
+        }
+        if arrived > best {
+            (best, since) = (arrived, Instant::now());
+        }
+        if since.elapsed() > STUCK {
+            return Err(Error::Failed(format!("{arrived} of {messages} messages were delivered, and then nothing more for {} s", STUCK.as_secs())));
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

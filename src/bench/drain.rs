@@ -15,10 +15,6 @@ use super::sidecar::Sidecar;
 
 /// Messages unless told.
 const MESSAGES: u64 = 1_000_000;
-/// How often the sidecars are asked how far they are.
-const LOOK: Duration = Duration::from_millis(50);
-/// A drain in which nothing moves for so long is given up.
-const STUCK: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(options: &Drain, arena: &Arena) -> Result<Report, Error> {
     let messages = options.common.messages.unwrap_or(MESSAGES);
@@ -49,7 +45,7 @@ pub(super) async fn run(options: &Drain, arena: &Arena) -> Result<Report, Error>
     }
     // From when the first could have begun.
     let begun = begun + sidecars.first().map_or(Duration::ZERO, |sidecar| sidecar.ready_after);
-    watch(arena, &mut sidecars, messages).await?;
+    arena.drained(&mut sidecars, messages).await?;
     let took = begun.elapsed();
     let after = arena.meters(&sidecars).await;
     // All CPU since their start is theirs.
@@ -68,29 +64,6 @@ pub(super) async fn run(options: &Drain, arena: &Arena) -> Result<Report, Error>
     report.sql_rate = limit::both(sql_before, limit::claim_and_complete(arena, messages).await?);
     report.limit = [report.sql_rate, report.produce_rate].into_iter().flatten().reduce(f64::min);
     Ok(report)
-}
-
-/// Waits until so many messages were delivered.
-async fn watch(arena: &Arena, sidecars: &mut [Sidecar], messages: u64) -> Result<(), Error> {
-    let phase = arena.screen.phase("drain", messages);
-    let (mut best, mut since) = (0, Instant::now());
-    loop {
-        let mut delivered = 0;
-        for sidecar in &mut *sidecars {
-            delivered += sidecar.delivered().await?;
-        }
-        phase.set(delivered);
-        if delivered >= messages {
-            return Ok(());
-        }
-        if delivered > best {
-            (best, since) = (delivered, Instant::now());
-        }
-        if since.elapsed() > STUCK {
-            return Err(Error::Failed(format!("{delivered} of {messages} messages were delivered, and then nothing more for {} s", STUCK.as_secs())));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 /// A transaction that sees the table as it is now for as long as it is open.

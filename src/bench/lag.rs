@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
-use super::Error;
 use super::arena::{Arena, rate};
 use super::database::{Due, Kind, Table};
 use super::histogram::Histogram;
 use super::load::{Load, Loaded};
 use super::options::{Lag, Via};
 use super::report::Report;
+use super::{Error, all};
 
 /// Connections that rows are inserted on, one row a commit.
 const INSERTERS: u32 = 16;
@@ -52,18 +52,8 @@ pub(super) async fn run(options: &Lag, arena: &Arena) -> Result<Report, Error> {
 }
 
 async fn submit(options: &Lag, arena: &Arena, address: std::net::SocketAddr) -> Result<Loaded, Error> {
-    let load = Load {
-        address,
-        source: arena.source().to_owned(),
-        topic: arena.topic().to_owned(),
-        payloads: arena.payloads.clone(),
-        body: options.body,
-        connections: options.common.connections,
-        extra: vec![("mode", "write_ahead")],
-        messages: options.common.messages,
-        span: Some(Duration::from_secs(options.seconds)),
-        rate: Some(options.rate),
-    };
+    let span = Duration::from_secs(options.seconds);
+    let load = Load { extra: vec![("mode", "write_ahead")], span: Some(span), rate: Some(options.rate), ..arena.load(address, options.body) };
     let phase = arena.screen.phase("lag", u64::from(options.rate) * options.seconds);
     load.run(&phase).await
 }
@@ -90,17 +80,7 @@ async fn insert(options: &Lag, arena: &Arena) -> Result<Loaded, Error> {
             }
         });
     }
-    let mut ticks = tokio::time::interval(Duration::from_millis(200));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    loop {
-        tokio::select! {
-            ended = tasks.join_next() => match ended {
-                Some(ended) => ended.map_err(|error| Error::Failed(error.to_string()))??,
-                None => break,
-            },
-            _ = ticks.tick() => phase.set(next.load(Ordering::Relaxed).min(most)),
-        }
-    }
+    phase.follow(all(tasks, drop), || next.load(Ordering::Relaxed).min(most)).await?;
     Ok(Loaded { submitted: most, took: begun.elapsed(), ..Loaded::default() })
 }
 

@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::Error;
 use super::arena::{Arena, rate};
 use super::database::{Connection, Due, Kind};
 use super::place::Filling;
+use super::screen::Phase;
+use super::{Error, all};
 
 /// Rows of a batched INSERT, and the connections that it comes on.
 const BATCH: usize = 100;
@@ -55,7 +56,7 @@ pub(super) async fn batched_insert(arena: &Arena, messages: u64) -> Result<Optio
     let writers = if arena.place.database.kind() == Kind::Sqlite { 1 } else { WRITERS };
     let connections = connections(arena, writers).await?;
     let left = AtomicI64::new(i64::try_from(batches).unwrap_or(i64::MAX));
-    let pace = insert(arena, connections, BATCH, left, None, |rows| phase.add(rows)).await?;
+    let pace = insert(arena, connections, BATCH, left, None, Some(&phase)).await?;
     arena.place.empty().await?;
     Ok(Some(pace))
 }
@@ -71,7 +72,7 @@ pub(super) async fn one_row(arena: &Arena, wanted: u32) -> Result<Option<(Pace, 
     };
     let count = connections.len() as u64;
     let _phase = arena.screen.phase(&format!("one row a commit on {count} connections"), ONE_ROW.as_secs());
-    let pace = insert(arena, connections, 1, AtomicI64::new(i64::MAX), Some(ONE_ROW), |_| ()).await?;
+    let pace = insert(arena, connections, 1, AtomicI64::new(i64::MAX), Some(ONE_ROW), None).await?;
     arena.place.empty().await?;
     Ok(Some((pace, count)))
 }
@@ -98,14 +99,14 @@ async fn as_many(arena: &Arena, wanted: usize) -> Result<Vec<Box<dyn Connection>
     Ok(connections)
 }
 
-/// Inserts batches on all connections until none are `left` or the time is up.
+/// Inserts batches on all connections until none are `left` or the time is up; `phase` is one that counts rows.
 async fn insert(
     arena: &Arena,
     connections: Vec<Box<dyn Connection>>,
     batch: usize,
     left: AtomicI64,
     within: Option<Duration>,
-    tell: impl Fn(u64),
+    phase: Option<&Phase>,
 ) -> Result<Pace, Error> {
     let (left, done, begun) = (Arc::new(left), Arc::new(AtomicU64::new(0)), Instant::now());
     let mut tasks = JoinSet::new();
@@ -120,20 +121,9 @@ async fn insert(
             Ok::<_, sqlx::Error>(())
         });
     }
-    let mut shown = 0;
-    let mut ticks = tokio::time::interval(Duration::from_millis(200));
-    loop {
-        tokio::select! {
-            ended = tasks.join_next() => match ended {
-                Some(ended) => ended.map_err(|error| Error::Failed(error.to_string()))??,
-                None => break,
-            },
-            _ = ticks.tick() => {
-                let now = done.load(Ordering::Relaxed);
-                tell(now - shown);
-                shown = now;
-            }
-        }
+    match phase {
+        Some(phase) => phase.follow(all(tasks, drop), || done.load(Ordering::Relaxed)).await?,
+        None => all(tasks, drop).await?,
     }
     Ok(Pace { done: done.load(Ordering::Relaxed), took: begun.elapsed() })
 }
@@ -167,10 +157,7 @@ pub(super) async fn claim_and_complete(arena: &Arena, messages: u64) -> Result<O
             Ok::<_, sqlx::Error>(())
         });
     }
-    while let Some(ended) = tasks.join_next().await {
-        ended.map_err(|error| Error::Failed(error.to_string()))??;
-        phase.set(done.load(Ordering::Relaxed));
-    }
+    phase.follow(all(tasks, drop), || done.load(Ordering::Relaxed)).await?;
     let took = begun.elapsed();
     arena.place.empty().await?;
     Ok(Some(Pace { done: done.load(Ordering::Relaxed), took }))

@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::Error;
 use super::histogram::Histogram;
 use super::http::Connection;
 use super::options::Body;
 use super::payload::{AT, Payloads, write_number};
 use super::screen::Phase;
+use super::{Error, all};
 
 /// A connection that was told to wait asks again after this.
 const REFUSED: Duration = Duration::from_millis(20);
@@ -94,16 +94,8 @@ impl Load {
             tasks.spawn(work(self.address, template.clone(), shared.clone()));
         }
         let mut loaded = Loaded::default();
-        let mut ticks = tokio::time::interval(Duration::from_millis(200));
-        loop {
-            tokio::select! {
-                done = tasks.join_next() => match done {
-                    Some(done) => loaded.latencies.merge(&done.map_err(|error| Error::Failed(error.to_string()))??),
-                    None => break,
-                },
-                _ = ticks.tick() => phase.set(shared.answered.load(Ordering::Relaxed)),
-            }
-        }
+        let work = all(tasks, |latencies| loaded.latencies.merge(&latencies));
+        phase.follow(work, || shared.answered.load(Ordering::Relaxed)).await?;
         loaded.took = begun.elapsed();
         loaded.submitted = shared.answered.load(Ordering::Relaxed);
         loaded.refused = std::mem::take(&mut *shared.refused.lock().unwrap_or_else(PoisonError::into_inner));

@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::MissedTickBehavior;
+
+/// How often it is shown how far work is that does not say so itself.
+const SHOW_EVERY: Duration = Duration::from_millis(200);
 
 /// The phases of a run.
 #[derive(Debug)]
@@ -45,6 +49,19 @@ impl Phase {
 
     pub(super) fn add(&self, more: u64) {
         self.0.inc(more);
+    }
+
+    /// Shows how far some work is until it is done.
+    pub(super) async fn follow<T>(&self, work: impl Future<Output = T>, position: impl Fn() -> u64) -> T {
+        let mut ticks = tokio::time::interval(SHOW_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = ticks.tick() => self.set(position()),
+            }
+        }
     }
 }
 

@@ -15,18 +15,7 @@ pub(super) async fn run(options: &Through, arena: &Arena) -> Result<Report, Erro
     let mut report = Report::new("through");
     let mut sidecars = [arena.sidecar(&arena.overrides()).await?];
     let before = arena.meters(&sidecars).await;
-    let load = Load {
-        address: sidecars[0].address(),
-        source: arena.source().to_owned(),
-        topic: arena.topic().to_owned(),
-        payloads: arena.payloads.clone(),
-        body: options.body,
-        connections: options.common.connections,
-        extra: Vec::new(),
-        messages: options.common.messages,
-        span: Some(span),
-        rate: options.rate,
-    };
+    let load = Load { span: Some(span), rate: options.rate, ..arena.load(sidecars[0].address(), options.body) };
     let begun = Instant::now();
     let loaded = {
         let expected = options.common.messages.unwrap_or_else(|| u64::from(options.rate.unwrap_or(20_000)) * options.seconds);

@@ -12,11 +12,11 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::super::Error;
 use super::super::payload::{Payloads, Tally};
 use super::super::process::{self, Server};
 use super::super::screen::Phase;
 use super::super::setup::Subject;
+use super::super::{Error, all};
 use crate::fault;
 use crate::source::amqp::Config;
 
@@ -145,9 +145,7 @@ impl Amqp {
                 phase.add(1);
             }
         }
-        while let Some(done) = tasks.join_next().await {
-            done.map_err(|error| Error::Failed(error.to_string()))??;
-        }
+        all(tasks, drop).await?;
         let took = begun.elapsed();
         channel.queue_purge(self.beside.clone(), QueuePurgeOptions::default()).await?;
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]

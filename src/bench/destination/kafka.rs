@@ -210,14 +210,7 @@ impl Kafka {
             #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
             Ok(messages as f64 / took.as_secs_f64())
         });
-        let mut ticks = tokio::time::interval(Duration::from_millis(200));
-        tokio::pin!(work);
-        loop {
-            tokio::select! {
-                done = &mut work => return done,
-                _ = ticks.tick() => phase.set(seen.load(Ordering::Relaxed)),
-            }
-        }
+        phase.follow(work, || seen.load(Ordering::Relaxed)).await
     }
 }
 
