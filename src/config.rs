@@ -11,6 +11,7 @@ pub mod schema;
 mod sources;
 mod tree;
 mod wording;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::faults::{Faults, Gathered, Located};
 use super::interpolate::Environment;
-use super::tree::{self, Content, Node, Step};
+use super::tree::{Content, Node, Step, dotted};
 use super::wording::{self, Said};
-use super::{Config, File, Scope, de, sources};
+use super::{Config, File, Scope, de, sources, yaml};
 use crate::fault::Fault;
 use crate::source::Registry;
 use crate::units::Secret;
@@ -20,9 +20,9 @@ use crate::{engine, secret, store};
 /// The text of a file.
 pub(super) fn text(file: &Path) -> Result<String, Faults> {
     let unreadable = |message: String| Faults::unreadable(file, message);
-    let bytes = bounded(file, tree::MAX_BYTES as u64)
+    let bytes = bounded(file, yaml::MAX_BYTES as u64)
         .map_err(|error| unreadable(format!("can't be read ({error}); name the file with -c or REDRIVE_CONFIG")))?
-        .ok_or_else(|| unreadable(format!("is larger than {} bytes; this is no configuration", tree::MAX_BYTES)))?;
+        .ok_or_else(|| unreadable(format!("is larger than {} bytes; this is no configuration", yaml::MAX_BYTES)))?;
     String::from_utf8(bytes).map_err(|error| {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|byte| *byte == b'\n').count();
         unreadable(format!("line {line} is not UTF-8; save the file as UTF-8"))
@@ -38,11 +38,11 @@ fn bounded(file: &Path, max: u64) -> std::io::Result<Option<Vec<u8>>> {
 
 /// From text to a configuration.
 pub(super) fn parse(text: &str, file: &Path, environment: Environment<'_>, registry: &Registry, scope: Scope<'_>) -> Result<Config, Faults> {
-    if text.len() > tree::MAX_BYTES {
-        return Err(Faults::unreadable(file, format!("is larger than {} bytes; this is no configuration", tree::MAX_BYTES)));
+    if text.len() > yaml::MAX_BYTES {
+        return Err(Faults::unreadable(file, format!("is larger than {} bytes; this is no configuration", yaml::MAX_BYTES)));
     }
     let mut gathered = Gathered::default();
-    let Some(origin) = tree::read(text, environment, &mut gathered) else {
+    let Some(origin) = yaml::read(text, environment, &mut gathered) else {
         return Err(gathered.finish(file).unwrap_or_else(|| Faults::unreadable(file, "can't be read".to_owned())));
     };
     // The folder of a bare name is an empty path, which nothing can be started in.
@@ -212,7 +212,7 @@ impl Loading<'_> {
                 Some(node) => shown_as_written(node, &message),
                 None => message,
             };
-            self.gathered.push(Located { line: Some(self.origin.line_of(path)), path: tree::dotted(path), message });
+            self.gathered.push(Located { line: Some(self.origin.line_of(path)), path: dotted(path), message });
         }
     }
 

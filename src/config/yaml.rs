@@ -1,0 +1,192 @@
+//! From the text of a YAML file to its tree, with the variables put in.
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
+
+use super::faults::{Gathered, Located};
+use super::interpolate::{self, Environment};
+use super::tree::{Content, Entry, Meaning, Node, Step, dotted};
+
+/// The largest file that is read, in bytes.
+pub(super) const MAX_BYTES: usize = 1 << 20;
+/// The most values that a file may hold.
+const MAX_NODES: usize = 20_000;
+/// The deepest nesting.
+const MAX_DEPTH: usize = 32;
+
+/// Reads the text of a file. What is at fault goes to `gathered`; where a value is, its default will take over.
+///
+/// `None` where the text can't be read to its end: nothing more can be said about it.
+pub(super) fn read(text: &str, environment: Environment<'_>, gathered: &mut Gathered) -> Option<Node> {
+    // A byte order mark, as some editors leave it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let (text, variables) = interpolate::shield(text);
+    let mut reader = Reader { parser: Parser::new_from_str(&text), variables, environment, gathered, path: Vec::new(), nodes: 0 };
+    match reader.document() {
+        Ok(node) => Some(node),
+        Err(Stop::Syntax(error)) => {
+            let message = format!("this is not YAML: {}", explain(error.info()));
+            // The scanner counts columns from 0.
+            gathered.push(Located { line: Some(error.marker().line()), path: String::new(), message });
+            None
+        }
+        Err(Stop::Refused { line, message }) => {
+            gathered.push(Located { line: Some(line), path: String::new(), message });
+            None
+        }
+    }
+}
+
+/// What the scanner says, with what to do about it where that is not plain.
+fn explain(info: &str) -> String {
+    if info.contains("recursion limit") {
+        format!("nested deeper than {MAX_DEPTH} levels")
+    } else if info.contains("tab") {
+        format!("{info}; indent with spaces")
+    } else if info.contains("mapping values are not allowed") {
+        format!("{info}; put quotes around text that holds `: `")
+    } else {
+        info.to_owned()
+    }
+}
+
+enum Stop {
+    Syntax(ScanError),
+    Refused { line: usize, message: String },
+}
+
+struct Reader<'a, 'text> {
+    parser: Parser<'text, StrInput<'text>>,
+    variables: Vec<&'text str>,
+    environment: Environment<'a>,
+    gathered: &'a mut Gathered,
+    path: Vec<Step>,
+    nodes: usize,
+}
+
+impl<'text> Reader<'_, 'text> {
+    fn next(&mut self) -> Result<(Event<'text>, usize), Stop> {
+        match self.parser.next_event() {
+            Some(Ok((event, Span { start, .. }))) => Ok((event, start.line())),
+            Some(Err(error)) => Err(Stop::Syntax(error)),
+            None => Ok((Event::StreamEnd, 1)),
+        }
+    }
+
+    fn fault(&mut self, line: usize, message: impl Into<String>) {
+        let path = dotted(&self.path);
+        self.gathered.push(Located { line: Some(line), path, message: message.into() });
+        self.gathered.take_out(self.path.clone());
+    }
+
+    fn document(&mut self) -> Result<Node, Stop> {
+        let mut root = None;
+        loop {
+            let (event, line) = self.next()?;
+            match event {
+                Event::StreamEnd => return Ok(root.unwrap_or_else(Node::empty)),
+                Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
+                _ if root.is_some() => {
+                    return Err(Stop::Refused { line, message: "a second document; a file holds one project".to_owned() });
+                }
+                event => root = Some(self.node(event, line)?.unwrap_or_else(Node::empty)),
+            }
+        }
+    }
+
+    /// One value; `None` where it is at fault.
+    fn node(&mut self, event: Event<'text>, line: usize) -> Result<Option<Node>, Stop> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(Stop::Refused { line, message: format!("more than {MAX_NODES} values; this is no configuration") });
+        }
+        if self.path.len() > MAX_DEPTH {
+            return Err(Stop::Refused { line, message: format!("nested deeper than {MAX_DEPTH} levels") });
+        }
+        let content = match event {
+            Event::Scalar(text, style, _, tag) => {
+                let mut plain = style == ScalarStyle::Plain;
+                if let Some(tag) = tag {
+                    match (tag.is_yaml_core_schema() || tag.handle == "!!", tag.suffix.as_str()) {
+                        (true, "str") => plain = false,
+                        (true, "int" | "float" | "bool" | "null") => {}
+                        _ => {
+                            self.fault(line, format!("the tag `{tag}` means nothing here; leave it out"));
+                            return Ok(None);
+                        }
+                    }
+                }
+                return Ok(self.scalar(&text, plain, line));
+            }
+            Event::SequenceStart(..) => Content::List(self.list()?),
+            Event::MappingStart(..) => Content::Map(self.map()?),
+            Event::Alias(_) => {
+                self.fault(line, "aliases (`*name`) are not taken; write the value out");
+                return Ok(None);
+            }
+            _ => return Err(Stop::Refused { line, message: "a value is missing here".to_owned() }),
+        };
+        Ok(Some(Node { line, content, written: None }))
+    }
+
+    fn scalar(&mut self, text: &str, plain: bool, line: usize) -> Option<Node> {
+        let text = interpolate::unshield(text, &self.variables);
+        match interpolate::fill(&text, self.environment) {
+            Ok(interpolate::Filled { text: filled, values }) => {
+                let written = (!values.is_empty()).then(|| text.into_boxed_str());
+                // A variable that holds `null` or `~` holds that: a token that is dropped without a word would open the door.
+                let plain = plain && (written.is_none() || Meaning::of(&filled) != Meaning::Null);
+                for (name, value) in values {
+                    self.gathered.conceal(value, format!("${{{name}}}"));
+                }
+                Some(Node { line, content: Content::Scalar { text: filled, plain }, written })
+            }
+            Err(messages) => {
+                for message in messages {
+                    self.fault(line, message);
+                }
+                None
+            }
+        }
+    }
+
+    fn list(&mut self) -> Result<Vec<Node>, Stop> {
+        let mut items = Vec::new();
+        loop {
+            let (event, line) = self.next()?;
+            if event == Event::SequenceEnd {
+                return Ok(items);
+            }
+            self.path.push(Step::Index(items.len()));
+            let item = self.node(event, line)?;
+            self.path.pop();
+            items.extend(item);
+        }
+    }
+
+    fn map(&mut self) -> Result<Vec<Entry>, Stop> {
+        let mut entries: Vec<Entry> = Vec::new();
+        loop {
+            let (event, line) = self.next()?;
+            let key = match event {
+                Event::MappingEnd => return Ok(entries),
+                Event::Scalar(text, ..) => interpolate::unshield(&text, &self.variables),
+                _ => return Err(Stop::Refused { line, message: "a key must be text".to_owned() }),
+            };
+            self.path.push(Step::Key(key.clone()));
+            let (event, value_line) = self.next()?;
+            let first = entries.iter().find(|entry| entry.key == key).map(|entry| entry.line);
+            if let Some(first) = first {
+                let message = format!("this key is given twice, first on line {first}; remove one");
+                let path = dotted(&self.path);
+                self.gathered.push(Located { line: Some(line), path, message });
+            }
+            let node = self.node(event, value_line)?;
+            self.path.pop();
+            if let Some(node) = node
+                && first.is_none()
+            {
+                entries.push(Entry { key, line, node });
+            }
+        }
+    }
+}
