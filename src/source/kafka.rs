@@ -8,6 +8,7 @@ mod apart;
 mod complaints;
 mod errors;
 mod producer;
+mod properties;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -24,7 +25,7 @@ use self::apart::Apart;
 use self::complaints::Complaints;
 pub(crate) use self::errors::is_away;
 use self::producer::{Broken, Events, Producer, Refusal, Ticket};
-pub use self::settings::Property;
+pub use self::properties::Property;
 use super::codes::Code;
 use super::{Context, Delivery, Pipeline, Sender};
 use crate::fault::Fault;

@@ -1,105 +1,20 @@
 //! From the configuration to the settings of the client library.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
-use rdkafka::types::RDKafkaConfRes;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
 
 use super::Config;
+use super::properties;
 use crate::fault::Fault;
 use crate::source::Context;
-use crate::units::Secret;
 
 /// The longest message timeout that is derived; a longer one must be configured.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// How many messages may be under way unless `in_flight` says so.
 const IN_FLIGHT: u32 = 10_000;
-
-/// Properties that redrive's promises rest on, each with the reason that is told.
-const GUARDED: &[(&str, &str)] = &[
-    ("bootstrap.servers", "write `brokers` instead"),
-    ("metadata.broker.list", "write `brokers` instead"),
-    ("enable.idempotence", "is always on: without it a retry inside the client makes copies and changes the order"),
-    ("acks", "is always all: a message counts as delivered only when every in-sync replica has it"),
-    ("request.required.acks", "is always all: a message counts as delivered only when every in-sync replica has it"),
-    ("max.in.flight", "is set by the client for idempotence"),
-    ("max.in.flight.requests.per.connection", "is set by the client for idempotence"),
-    ("message.timeout.ms", "write `timeout` instead: it is checked against the lease"),
-    ("delivery.timeout.ms", "write `timeout` instead: it is checked against the lease"),
-    ("message.send.max.retries", "is bounded by `timeout` alone; idempotence needs the retries"),
-    ("retries", "is bounded by `timeout` alone; idempotence needs the retries"),
-    ("enable.gapless.guarantee", "would make one lost message end the producer"),
-    ("queuing.strategy", "must stay fifo for idempotence"),
-    ("msg_order_cmp", "must stay fifo for idempotence"),
-    ("partitioner", "is always murmur2_random, which places a key where every Java producer places it"),
-    ("partitioner_cb", "is always murmur2_random, which places a key where every Java producer places it"),
-    ("transactional.id", "redrive sends no transactions"),
-    ("transaction.timeout.ms", "redrive sends no transactions"),
-    ("delivery.report.only.error", "would hide that a message was delivered"),
-    ("dr_cb", "redrive needs the delivery reports itself"),
-    ("dr_msg_cb", "redrive needs the delivery reports itself"),
-    ("allow.auto.create.topics", "is always off: a topic that is missing must be seen, not made with default settings"),
-    ("reconnect.backoff.max.ms", "is derived from the lease: reports of failed messages come that much later"),
-    ("topic.metadata.propagation.max.ms", "is derived from the timeout, so that a missing topic is told from a silent broker"),
-    ("queue.buffering.max.messages", "follows `in_flight`"),
-    ("plugin.library.paths", "would load code into redrive"),
-    ("interceptors", "would load code into redrive"),
-    ("ssl.engine.location", "would load code into redrive"),
-    ("log.queue", "redrive reads the client's log itself"),
-    ("log_level", "redrive reads the client's log itself; set the level of redrive's log instead"),
-    ("enabled_events", "redrive reads the client's events itself"),
-    ("internal.termination.signal", "redrive handles signals itself"),
-];
-
-/// Second names of a property; both given at once would leave it to chance which one counts.
-const ALIASES: &[(&str, &str)] =
-    &[("sasl.mechanism", "sasl.mechanisms"), ("linger.ms", "queue.buffering.max.ms"), ("compression.type", "compression.codec")];
-
-/// Properties that are paths, taken against the folder of the configuration file.
-const PATHS: &[&str] = &[
-    "ssl.ca.location",
-    "https.ca.location",
-    "ssl.certificate.location",
-    "ssl.key.location",
-    "ssl.keystore.location",
-    "ssl.crl.location",
-    "sasl.kerberos.keytab",
-    "sasl.oauthbearer.assertion.private.key.file",
-    "sasl.oauthbearer.assertion.file",
-    "sasl.oauthbearer.assertion.jwt.template.file",
-];
-
-/// The value of a librdkafka property, as it is written. Never printed, since any of them may be a secret.
-///
-/// The YAML may have numbers and booleans too; the loader hands them over as their text, because that is what is asked for here: of `00123` a number
-/// would be 123.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Property(Secret);
-
-impl fmt::Debug for Property {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl JsonSchema for Property {
-    fn schema_name() -> Cow<'static, str> {
-        "KafkaProperty".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"description": "The value of a librdkafka property.", "type": ["string", "number", "boolean"]})
-    }
-}
 
 /// What the producer is made with, ready to be used.
 pub(super) struct Settings {
@@ -153,7 +68,7 @@ pub(super) fn settings(config: &Config, cx: &Context) -> Result<Settings, Vec<Fa
             faults.push(Fault::new(format!("brokers[{index}]"), "must be host:port"));
         }
     }
-    properties(&config.properties, cx, &mut given, &mut faults);
+    properties::take(&config.properties, cx, &mut given, &mut faults);
     credentials(config, cx, &mut given, &mut faults);
     let times = Times::of(cx.lease, cx.options.timeout.map(Duration::from)).unwrap_or_else(|fault| {
         faults.push(fault);
@@ -195,7 +110,7 @@ fn defaults(cx: &Context, times: Times, given: &BTreeMap<String, String>) -> Vec
     ]
 }
 
-/// What no property may override; `GUARDED` says why.
+/// What no property may override; [`properties::GUARDED`] says why.
 fn fixed(config: &Config, cx: &Context, times: Times) -> Vec<(&'static str, String)> {
     let propagation = (times.timeout / 2).min(Duration::from_secs(2));
     vec![
@@ -210,37 +125,6 @@ fn fixed(config: &Config, cx: &Context, times: Times) -> Vec<(&'static str, Stri
         ("topic.metadata.propagation.max.ms", propagation.as_millis().to_string()),
         ("queue.buffering.max.messages", cx.options.in_flight.unwrap_or(IN_FLIGHT).max(1_000).to_string()),
     ]
-}
-
-fn properties(properties: &BTreeMap<String, Property>, cx: &Context, given: &mut BTreeMap<String, String>, faults: &mut Vec<Fault>) {
-    for (name, value) in properties {
-        let path = format!("properties.{name}");
-        if let Some((_, why)) = GUARDED.iter().find(|(guarded, _)| guarded == name) {
-            faults.push(Fault::new(path, why));
-            continue;
-        }
-        let key = ALIASES.iter().find(|(alias, _)| alias == name).map_or(name.as_str(), |(_, canonical)| canonical);
-        let mut value = value.0.expose().to_owned();
-        if PATHS.contains(&key) && value != "probe" && !value.is_empty() {
-            value = cx.path(Path::new(&value)).to_string_lossy().into_owned();
-        }
-        if let Some(fault) = judge(key, &value) {
-            faults.push(Fault::new(path, fault));
-        } else if given.insert(key.to_owned(), value).is_some() {
-            faults.push(Fault::new(path, format!("is another name of {key}; write one of them")));
-        }
-    }
-}
-
-/// What the client library has against a property.
-fn judge(key: &str, value: &str) -> Option<String> {
-    let secret = ["password", "secret", "passphrase", "pem", "key", "token", "oauthbearer"].iter().any(|word| key.contains(word));
-    match ClientConfig::new().set(key, value).create_native_config() {
-        Ok(_) => None,
-        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => Some("is no property of librdkafka".to_owned()),
-        Err(KafkaError::ClientConfig(_, why, ..)) if !secret => Some(why),
-        Err(_) => Some("is not a value that librdkafka takes".to_owned()),
-    }
 }
 
 fn credentials(config: &Config, cx: &Context, given: &mut BTreeMap<String, String>, faults: &mut Vec<Fault>) {
@@ -307,6 +191,7 @@ fn credentials(config: &Config, cx: &Context, given: &mut BTreeMap<String, Strin
 
 #[cfg(test)]
 mod tests {
+    use super::properties::{GUARDED, Property};
     use super::*;
     use crate::source::Options;
     use crate::tls::Tls;
