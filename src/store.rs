@@ -5,6 +5,7 @@
 
 pub mod config;
 mod look;
+mod nodes;
 pub mod sql;
 mod work;
 
@@ -19,11 +20,12 @@ use uuid::Uuid;
 
 pub use config::Config;
 pub use look::{Attempt, Changed, Count, Id, List, MAX_PAGE_BYTES, MAX_SHOWN_PAYLOAD, Page, Purge, Purged, Record, Sample, Surplus};
+pub use nodes::{Heartbeat, Served, Stray, Strays, Taken, Unserved};
 pub use sql::Guard;
 pub(crate) use sql::sqlite_file;
 pub use work::{
-    Address, Claim, Claimed, Completion, Due, Heartbeat, Held, Idempotency, Insert, Inserted, Lapsed, LastError, Lease, Mark, NewMessage, NextDue,
-    Outlook, Prepared, Queues, Ready, Row, Served, Stray, Strays, TakeOver, Taken, Unserved, Unusable, Upcoming, Verdict,
+    Address, Claim, Claimed, Completion, Due, Held, Idempotency, Insert, Inserted, Lapsed, LastError, Lease, Mark, NewMessage, NextDue, Outlook,
+    Prepared, Queues, Ready, Row, TakeOver, Unusable, Upcoming, Verdict,
 };
 
 /// The resend log of one database. All methods may be called at once from many tasks, and dropping the future of one leaves

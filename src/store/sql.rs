@@ -1,6 +1,7 @@
 //! The resend log in an SQL database: all behaviour once, over what a `Dialect` says of its database.
 
 mod act;
+mod batch;
 mod claim;
 mod complete;
 mod decode;

@@ -5,12 +5,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use sqlx::Database;
 use sqlx::error::BoxDynError;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+pub(super) use super::batch::{Batch, Column, Kind, Value};
 use super::pool::Core;
 pub(super) use crate::store::Id;
 use crate::store::config::Migrate;
@@ -244,130 +244,6 @@ pub(super) enum Role {
     Write,
     /// Reading only.
     Read,
-}
-
-/// A value to be bound.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Value<'a> {
-    Int(i64),
-    Text(&'a str),
-    MaybeText(Option<&'a str>),
-    MaybeBytes(Option<&'a [u8]>),
-    Id(Uuid),
-    /// As [`Dialect::tie`] reads it.
-    Tie(u128),
-    /// A list that a column holds.
-    Ids(&'a [Uuid]),
-    Time(Option<DateTime<Utc>>),
-    Batch(&'a Batch<'a>),
-}
-
-impl<'a> From<&'a Id> for Value<'a> {
-    fn from(id: &'a Id) -> Self {
-        match id {
-            Id::Known(id) => Self::Id(*id),
-            Id::Text(text) => Self::Text(text),
-            Id::Bytes(bytes) | Id::Raw(bytes) => Self::MaybeBytes(Some(bytes)),
-        }
-    }
-}
-
-/// What the column of a batch holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Id,
-    Int,
-    Text,
-    Bytes,
-    Time,
-}
-
-/// A column of a batch.
-#[derive(Debug)]
-pub(super) enum Column<'a> {
-    Ids(Vec<Uuid>),
-    Ints(Vec<Option<i64>>),
-    Texts(Vec<Option<&'a str>>),
-    Bytes(Vec<Option<&'a [u8]>>),
-    Times(Vec<Option<DateTime<Utc>>>),
-    Addresses(Vec<Address>),
-}
-
-/// Rows that go to the database in one parameter (or one a column), so that one statement serves any number of them.
-#[derive(Debug)]
-pub(super) struct Batch<'a> {
-    pub(super) rows: usize,
-    pub(super) columns: Vec<Column<'a>>,
-}
-
-impl<'a> Batch<'a> {
-    /// A batch of columns of the same length.
-    pub(super) fn new(rows: usize, columns: Vec<Column<'a>>) -> Self {
-        Self { rows, columns }
-    }
-
-    /// A batch of one column.
-    pub(super) fn ids(ids: impl IntoIterator<Item = Uuid>) -> Self {
-        let ids: Vec<_> = ids.into_iter().collect();
-        Self { rows: ids.len(), columns: vec![Column::Ids(ids)] }
-    }
-
-    /// A batch of one column.
-    pub(super) fn ints(ints: impl IntoIterator<Item = i64>) -> Self {
-        let ints: Vec<_> = ints.into_iter().map(Some).collect();
-        Self { rows: ints.len(), columns: vec![Column::Ints(ints)] }
-    }
-
-    /// A batch of one column.
-    pub(super) fn texts(texts: impl IntoIterator<Item = &'a str>) -> Self {
-        let texts: Vec<_> = texts.into_iter().map(Some).collect();
-        Self { rows: texts.len(), columns: vec![Column::Texts(texts)] }
-    }
-
-    /// The ids that it names, if its first column is one of ids.
-    pub(super) fn named(&self) -> Vec<Uuid> {
-        match self.columns.first() {
-            Some(Column::Ids(ids)) => ids.clone(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// The batch as a JSON array of arrays, for databases without array parameters.
-    pub(super) fn to_json(&self, time: impl Fn(DateTime<Utc>) -> serde_json::Value) -> String {
-        use serde_json::Value as Json;
-        use std::fmt::Write;
-        let mut out = String::with_capacity(self.rows * self.columns.len() * 24 + 2);
-        out.push('[');
-        for row in 0..self.rows {
-            out.push_str(if row == 0 { "[" } else { ",[" });
-            for (index, column) in self.columns.iter().enumerate() {
-                if index > 0 {
-                    out.push(',');
-                }
-                // Writing to a string doesn't fail.
-                let _ = match column {
-                    Column::Ids(ids) => ids.get(row).map_or(Ok(()), |id| write!(out, "\"{}\"", id.as_hyphenated())),
-                    Column::Ints(ints) => match ints.get(row).copied().flatten() {
-                        Some(int) => write!(out, "{int}"),
-                        None => write!(out, "null"),
-                    },
-                    Column::Texts(texts) => match texts.get(row).copied().flatten() {
-                        Some(text) => write!(out, "{}", Json::from(text)),
-                        None => write!(out, "null"),
-                    },
-                    // Only databases with array parameters are given these.
-                    Column::Bytes(_) | Column::Addresses(_) => write!(out, "null"),
-                    Column::Times(times) => match times.get(row).copied().flatten() {
-                        Some(at) => write!(out, "{}", time(at)),
-                        None => write!(out, "null"),
-                    },
-                };
-            }
-            out.push(']');
-        }
-        out.push(']');
-        out
-    }
 }
 
 /// Why a cell can't be read, for people.
