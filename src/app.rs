@@ -19,6 +19,7 @@ use crate::engine::{self, Engine, Handle};
 use crate::fault::Fault;
 use crate::store::{self, Store};
 use crate::telemetry::metrics::Metrics;
+use crate::units::millis;
 
 /// How long the API may take to finish the requests that it has begun, once it takes no more.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
@@ -129,7 +130,7 @@ impl App {
         let left = engine.finish(asked + shutdown.grace.get()).await;
         end.cancel();
         let _ = tokio::time::timeout(LAST_PROBES * 2, probes).await;
-        let took_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let took_ms = millis(asked.elapsed());
         if left == 0 {
             tracing::info!(took_ms, "stopped; nothing was under way");
         } else {

@@ -11,6 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// The longest span that is accepted: 100 years. What is longer is a typing error, and sums of spans stay far from overflow.
 pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// The whole milliseconds of a span, for who counts or shows them.
+pub fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A duration written with its unit: `500ms`, `5s`, `10m`, `2h`, `1d`, `7d 12h`. At most 100 years.
 ///
 /// ```

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::message::{AttemptOutcome, Key, State};
 use crate::store::{Attempt, Changed, LastError, Page, Record};
+use crate::units::millis;
 
 /// A message as it is shown. Fields may be added; none is renamed.
 #[derive(Clone, Debug, Serialize)]
@@ -161,7 +162,7 @@ impl From<Attempt> for AttemptView {
             node: attempt.node,
             started_at: attempt.started_at,
             last_at: attempt.last_at,
-            duration_ms: u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX),
+            duration_ms: millis(attempt.duration),
             outcome: attempt.outcome,
             error: attempt.error.map(Into::into),
             result: attempt.result.as_deref().map(json_or_text),

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
-use crate::units::{Secret, Size, Span};
+use crate::units::{Secret, Size, Span, millis};
 
 /// Where and how producers are heard.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -72,7 +72,6 @@ impl Config {
                 faults.push(Fault::new(path, message));
             }
         };
-        let millis = |span: Span| u64::try_from(span.get().as_millis()).unwrap_or(u64::MAX);
         check(self.listen.is_none() && self.unix.is_none(), "listen", "either `listen` or `unix` is needed");
         check(self.unix_permissions().is_none(), "unix_mode", "must be octal permissions in quotes, such as \"0660\"");
         if let Some(token) = &self.token {
@@ -84,8 +83,8 @@ impl Config {
         let body = self.max_body.bytes();
         check(!(1024..=1 << 30).contains(&body), "max_body", "must be between 1KiB and 1GiB");
         check(!(1..=100_000).contains(&self.max_connections), "max_connections", "must be between 1 and 100000");
-        check(!(100..=3_600_000).contains(&millis(self.header_timeout)), "header_timeout", "must be between 100ms and 1h");
-        check(!(100..=3_600_000).contains(&millis(self.body_timeout)), "body_timeout", "must be between 100ms and 1h");
+        check(!(100..=3_600_000).contains(&millis(self.header_timeout.get())), "header_timeout", "must be between 100ms and 1h");
+        check(!(100..=3_600_000).contains(&millis(self.body_timeout.get())), "body_timeout", "must be between 100ms and 1h");
         // Beyond this machine anybody could submit; 127.0.0.0/8 and ::1 are this machine.
         if let Some(listen) = self.listen
             && !listen.ip().to_canonical().is_loopback()

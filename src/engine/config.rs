@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 use crate::message::State;
-use crate::units::{Limit, Size, Span};
+use crate::units::{Limit, Size, Span, millis};
 
 /// What the engine takes.
 #[derive(Clone, Debug, Default)]
@@ -158,7 +158,7 @@ impl Config {
                 faults.push(Fault::new(path, message));
             }
         };
-        let between = |span: Span, low: u64, high: u64| (low..=high).contains(&u64::try_from(span.get().as_millis()).unwrap_or(u64::MAX));
+        let between = |span: Span, low: u64, high: u64| (low..=high).contains(&millis(span.get()));
         check(!between(self.poller.lease, 2_000, 3_600_000), "poller.lease", "must be between 2s and 1h");
         check(!between(self.poller.interval, 10, 60_000), "poller.interval", "must be between 10ms and 1m");
         check(!(1..=10_000).contains(&self.poller.batch), "poller.batch", "must be between 1 and 10000");

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::store::Error;
 use crate::telemetry::throttle::Throttle;
+use crate::units::millis;
 
 /// While the store is away its failure is logged this often.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
@@ -77,7 +78,7 @@ impl StoreHealth {
         let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
         why.unwritable = false;
         if why.reported.take().is_some() {
-            tracing::info!(store.away_ms = u64::try_from(why.since.elapsed().as_millis()).unwrap_or(u64::MAX), "the store is back");
+            tracing::info!(store.away_ms = millis(why.since.elapsed()), "the store is back");
         }
     }
 

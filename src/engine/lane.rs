@@ -20,6 +20,7 @@ use crate::retry::{self, Policy};
 use crate::source::Sender;
 use crate::store::Queues;
 use crate::telemetry::metrics::LaneMetrics;
+use crate::units::millis;
 
 /// How many messages are under way at once where the configuration says nothing: for senders that pipeline, and for those that take one at a time.
 const PIPELINED_IN_FLIGHT: u32 = 10_000;
@@ -254,7 +255,6 @@ impl Lane {
     }
 
     fn report(&self, change: Change, outcome: &Outcome) {
-        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let source = self.name();
         self.show_held_back();
         match change {

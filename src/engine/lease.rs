@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::health::StoreHealth;
 use crate::store::{Held, Lease, Store};
+use crate::units::millis;
 
 /// From so many on, leases are not renewed with others.
 const RENEW_AT_ONCE: usize = 1000;
@@ -37,10 +38,6 @@ impl Term {
     fn prolong(&self, asked: Instant, ttl: Duration) {
         self.ends_ms.store(millis(asked.duration_since(self.start) + ttl), Ordering::Relaxed);
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug)]

@@ -17,6 +17,7 @@ use crate::message::{AttemptOutcome, State};
 use crate::store::{Completion, Count, Error, Heartbeat, Held, LastError, Sample, Served, Store, Stray, Strays, Taken, Unserved};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
+use crate::units::millis;
 
 /// A node says that it lives this often, and is held for dead after [`TTL`].
 const BEAT: Duration = Duration::from_secs(2);
@@ -201,7 +202,7 @@ impl Upkeep {
             };
             for row in &found {
                 if let Some(held_back) = lines.pass(Instant::now()) {
-                    tracing::warn!(project = %row.project, message.source = %row.source, oldest_ms = u64::try_from(row.oldest.as_millis()).unwrap_or(u64::MAX),
+                    tracing::warn!(project = %row.project, message.source = %row.source, oldest_ms = millis(row.oldest),
                         lines_held_back = held_back, "messages wait that no live node serves");
                 }
             }
