@@ -23,6 +23,51 @@ const TIMELESS_LAST: &str = "(SELECT due_at FROM {log} {claim-index} WHERE proje
 const UNDATED_FIRST: &str =
     "EXISTS (SELECT 1 FROM {log} {claim-index} WHERE project = ? AND source = b_source AND level = n_level AND due_at IS NULL)";
 
+const UNKNOWN: Picked = Picked {
+    names: ["strays_unknown", "strays_unknown_pick"],
+    from: "FROM {log} WHERE project = ? AND source = ? AND level IS NOT NULL {free}
+        AND created_at <= {plus {now}|?} LIMIT ?",
+    set: STRAY_SET,
+    columns: STRAY,
+};
+const SOURCELESS: Picked = Picked {
+    names: ["strays_sourceless", "strays_sourceless_pick"],
+    from: "FROM {log} WHERE project = ? AND {sourceless AND level IS NOT NULL}
+        AND created_at <= {plus {now}|?} LIMIT ?",
+    set: STRAY_SET,
+    columns: STRAY,
+};
+/// What another node was sending, or failing, when it died, and whose source nobody knows any more.
+const ORPHANED: Picked = Picked {
+    names: ["strays_orphaned", "strays_orphaned_pick"],
+    from: "FROM {log} WHERE project = ? AND state = 'sending' AND (lease_until <= {now} OR lease_until IS NULL)
+        AND ({sourceless} OR source NOT IN (SELECT s_source FROM {table s s_source:text}))
+        AND created_at <= {plus {now}|?} ORDER BY lease_until LIMIT ?",
+    set: "lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, updated_at = {now}",
+    columns: STRAY,
+};
+const TIMELESS: Picked = Picked {
+    names: ["strays_timeless", "strays_timeless_pick"],
+    from: "FROM {log} WHERE project = ? AND source = ? AND level = ? AND due_at > {far}
+        AND created_at <= {plus {now}|?} LIMIT ?",
+    set: STRAY_SET,
+    columns: STRAY,
+};
+const HOMELESS: Picked = Picked {
+    names: ["adopt_homeless", "adopt_homeless_pick"],
+    from: "FROM {log} WHERE project IS NULL AND level IS NOT NULL
+        AND created_at <= {plus {now}|?} LIMIT ?",
+    set: "project = ?, due_at = coalesce(due_at, {now}), updated_at = {now}",
+    columns: "id",
+};
+const UNDATED: Picked = Picked {
+    names: ["adopt_undated", "adopt_undated_pick"],
+    from: "FROM {log} WHERE project = ? AND source = ? AND level = ? AND due_at IS NULL
+        AND created_at <= {plus {now}|?} LIMIT ?",
+    set: "due_at = {now}, updated_at = {now}",
+    columns: "id",
+};
+
 /// Whether there may be strays at all: looks into indexes, where to take some is a transaction of ten statements.
 pub(super) async fn are_there<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<bool, Fail> {
     let own = Batch::texts(strays.sources.iter().map(|source| &**source));
@@ -52,50 +97,6 @@ pub(super) fn any<'a>(strays: &'a Strays, own: &'a Batch<'a>) -> (String, Vec<Va
 }
 
 pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<Taken, Fail> {
-    const UNKNOWN: Picked = Picked {
-        names: ["strays_unknown", "strays_unknown_pick"],
-        from: "FROM {log} WHERE project = ? AND source = ? AND level IS NOT NULL {free}
-            AND created_at <= {plus {now}|?} LIMIT ?",
-        set: STRAY_SET,
-        columns: STRAY,
-    };
-    const SOURCELESS: Picked = Picked {
-        names: ["strays_sourceless", "strays_sourceless_pick"],
-        from: "FROM {log} WHERE project = ? AND {sourceless AND level IS NOT NULL}
-            AND created_at <= {plus {now}|?} LIMIT ?",
-        set: STRAY_SET,
-        columns: STRAY,
-    };
-    // What another node was sending, or failing, when it died, and whose source nobody knows any more.
-    const ORPHANED: Picked = Picked {
-        names: ["strays_orphaned", "strays_orphaned_pick"],
-        from: "FROM {log} WHERE project = ? AND state = 'sending' AND (lease_until <= {now} OR lease_until IS NULL)
-            AND ({sourceless} OR source NOT IN (SELECT s_source FROM {table s s_source:text}))
-            AND created_at <= {plus {now}|?} ORDER BY lease_until LIMIT ?",
-        set: "lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, updated_at = {now}",
-        columns: STRAY,
-    };
-    const TIMELESS: Picked = Picked {
-        names: ["strays_timeless", "strays_timeless_pick"],
-        from: "FROM {log} WHERE project = ? AND source = ? AND level = ? AND due_at > {far}
-            AND created_at <= {plus {now}|?} LIMIT ?",
-        set: STRAY_SET,
-        columns: STRAY,
-    };
-    const HOMELESS: Picked = Picked {
-        names: ["adopt_homeless", "adopt_homeless_pick"],
-        from: "FROM {log} WHERE project IS NULL AND level IS NOT NULL
-            AND created_at <= {plus {now}|?} LIMIT ?",
-        set: "project = ?, due_at = coalesce(due_at, {now}), updated_at = {now}",
-        columns: "id",
-    };
-    const UNDATED: Picked = Picked {
-        names: ["adopt_undated", "adopt_undated_pick"],
-        from: "FROM {log} WHERE project = ? AND source = ? AND level = ? AND due_at IS NULL
-            AND created_at <= {plus {now}|?} LIMIT ?",
-        set: "due_at = {now}, updated_at = {now}",
-        columns: "id",
-    };
     let project = Value::Text(&strays.project);
     let age = Value::Int(-micros(strays.min_age));
     let limit = Value::Int(i64::from(strays.limit));
