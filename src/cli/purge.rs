@@ -28,7 +28,7 @@ impl Command {
         let opened = self.file.open(terminal.registry, Some(Migrate::Verify)).await?;
         let (store, project, history) = (opened.store.clone(), opened.config.project.clone(), opened.config.engine.history.clone());
         let Purged { rows: purged, keys, .. } = Purge { store, project, history }.run(|_| true).await?;
-        let rows = State::FINISHED.map(|state| (state, purged.iter().find(|(have, _)| *have == state).map_or(0, |(_, rows)| *rows)));
+        let rows = State::FINISHED.map(|state| (state, purged.get(&state).copied().unwrap_or(0)));
         opened.store.close().await;
         if self.json {
             let rows: Map<String, Value> = rows.iter().map(|(state, count)| (state.to_string(), json!(count))).collect();

@@ -38,10 +38,7 @@ impl Purge {
             let took = asked.elapsed();
             total.surplus = purged.surplus;
             for (state, rows) in &purged.rows {
-                match total.rows.iter_mut().find(|(have, _)| have == state) {
-                    Some((_, sum)) => *sum += rows,
-                    None => total.rows.push((*state, *rows)),
-                }
+                *total.rows.entry(*state).or_default() += rows;
             }
             total.keys += purged.keys;
             if !progress(&purged) || !purged.more {
@@ -85,7 +82,7 @@ impl Purge {
 }
 
 fn report(total: &Purged) {
-    let of = |state| total.rows.iter().find(|(have, _)| *have == state).map_or(0, |(_, rows)| *rows);
+    let of = |state: State| total.rows.get(&state).copied().unwrap_or(0);
     let (succeeded, failed, cancelled) = (of(State::Succeeded), of(State::Failed), of(State::Cancelled));
     if failed > 0 {
         tracing::warn!(

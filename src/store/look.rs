@@ -253,8 +253,8 @@ pub struct Surplus {
 /// What was deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
-    /// Rows by state.
-    pub rows: Vec<(State, u64)>,
+    /// Rows by state; where there are none, there is no number.
+    pub rows: BTreeMap<State, u64>,
     /// Idempotency keys past their time.
     pub keys: u64,
     /// These are too many; they are deleted first, uncounted, if the next call is told so.

@@ -49,12 +49,8 @@ fn of<T>(state: State, [succeeded, failed, cancelled]: [T; 3]) -> T {
 }
 
 fn count(purged: &mut Purged, state: State, gone: u64) {
-    if gone == 0 {
-        return;
-    }
-    match purged.rows.iter_mut().find(|(known, _)| *known == state) {
-        Some((_, rows)) => *rows += gone,
-        None => purged.rows.push((state, gone)),
+    if gone > 0 {
+        *purged.rows.entry(state).or_default() += gone;
     }
 }
 
