@@ -83,7 +83,7 @@ impl Database {
     pub(super) fn of(config: &Config) -> Result<Self, Error> {
         // What a driver says of a URL may repeat parts of it.
         let wrong = |_| Error::Usage("store.url is no URL of a database".to_owned());
-        let url = url(config)?;
+        let url = config.url.expose().to_owned();
         let target = match url.split(':').next() {
             Some("sqlite") => Target::Sqlite(sqlite_file(&url)),
             Some("postgres" | "postgresql") => {
@@ -186,12 +186,4 @@ impl Database {
 /// The file that a URL of SQLite names, which was checked.
 pub(super) fn sqlite_file(url: &str) -> PathBuf {
     store::sqlite_file(url.trim_start_matches("sqlite:")).unwrap_or_default()
-}
-
-/// The URL of a configuration, from its file if it names one.
-pub(super) fn url(config: &Config) -> Result<String, Error> {
-    match &config.url_file {
-        None => Ok(config.url.expose().to_owned()),
-        Some(file) => Ok(std::fs::read_to_string(file)?.trim().to_owned()),
-    }
 }

@@ -109,11 +109,11 @@ fn only(registry: &Registry, source: &str) -> Registry {
 
 fn replace(config: &mut Config, overrides: Overrides) -> Result<(), Error> {
     let store = &mut config.store;
-    (store.url, store.url_file) = (Secret::new(overrides.url), None);
+    store.url = Secret::new(overrides.url);
     (store.schema, store.table_prefix) = (overrides.schema, overrides.table_prefix);
     (store.migrate, store.notify) = (overrides.migrate, overrides.notify);
     let api = &mut config.api;
-    (api.listen, api.unix, api.token, api.token_file) = (Some(([127, 0, 0, 1], 0).into()), None, None, None);
+    (api.listen, api.unix, api.token) = (Some(([127, 0, 0, 1], 0).into()), None, None);
     // The connection that asks for the metrics says nothing while the load is on, nor do those of a load with a low rate.
     api.header_timeout = Span::secs(3600);
     // One more asks for the metrics.

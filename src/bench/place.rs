@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Error;
-use super::database::{Connection, Database, Kind, Table, url};
+use super::database::{Connection, Database, Kind, Table, sqlite_file};
 use super::payload::{DIGITS, Payloads};
 use super::screen::Phase;
 use crate::fault;
@@ -50,9 +50,6 @@ impl Place {
     pub(super) async fn make(config: &Config, project: &str, source: &str, name: &str, topic: &str, into: Option<&str>) -> Result<Self, Error> {
         let mut config = config.clone();
         let database = Database::of(&config)?;
-        let text = url(&config)?;
-        config.url = Secret::new(text.as_str());
-        config.url_file = None;
         // Tables that are not its own are as their owner made them.
         if into.is_none() {
             config.migrate = store::config::Migrate::Auto;
@@ -60,7 +57,7 @@ impl Place {
         let prefix = format!("{}_", name.replace('-', "_"));
         let (database, made) = match database.kind() {
             Kind::Sqlite => {
-                let configured = super::database::sqlite_file(&text);
+                let configured = sqlite_file(config.url.expose());
                 let file = into.map_or_else(|| configured.with_file_name(format!("{name}.db")), PathBuf::from);
                 let encoded = percent_encoding::utf8_percent_encode(&file.to_string_lossy(), percent_encoding::NON_ALPHANUMERIC).to_string();
                 config.url = Secret::new(format!("sqlite://{encoded}"));

@@ -37,7 +37,7 @@ struct Target {
 pub async fn serve(file: &Path, registry: &Registry) -> Result<(), Error> {
     let Plain { source, topic } = told()?;
     let Setup { subject, .. } = Setup::load(file, registry, Some(&source))?;
-    let config: Config = serde_json::from_value(subject.section).map_err(|error| Error::Failed(error.to_string()))?;
+    let config: Config = subject.config()?;
     let client = config.client(&subject.context).map_err(|faults| Error::Usage(fault::line(faults)))?;
     let target = Arc::new(Target { producer: client.create()?, topic });
     let router = axum::Router::new().route("/{*path}", post(produce)).layer(DefaultBodyLimit::disable()).with_state(target);

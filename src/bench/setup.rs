@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Error;
@@ -19,6 +20,13 @@ pub(super) struct Subject {
     pub(super) kind: String,
     pub(super) section: Value,
     pub(super) context: Context,
+}
+
+impl Subject {
+    /// What is written for it, as its kind reads that.
+    pub(super) fn config<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_value(self.section.clone()).map_err(|error| Error::Failed(error.to_string()))
+    }
 }
 
 /// The configuration and the source under test.

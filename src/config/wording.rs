@@ -37,11 +37,11 @@ pub(super) fn reword(message: &str, also: &[&str]) -> Said {
         let nearest = nearest(value, &known).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
         return Said::Other(format!("must be one of {}{nearest}", known.join(", ")));
     }
-    for (start, verb) in [("invalid type: ", "expected"), ("invalid value: ", "expected"), ("invalid length ", "expected")] {
+    for start in ["invalid type: ", "invalid value: ", "invalid length "] {
         if let Some(rest) = message.strip_prefix(start)
             && let Some((found, expected)) = rest.rsplit_once(", expected ")
         {
-            return Said::Other(format!("{verb} {}, found {}", expectation(expected), finding(found, expected)));
+            return Said::Other(format!("expected {}, found {}", expectation(expected), finding(found, expected)));
         }
     }
     Said::Other(message.to_owned())

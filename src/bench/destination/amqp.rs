@@ -40,7 +40,7 @@ pub(in crate::bench) struct Amqp {
 
 impl Amqp {
     pub(super) async fn make(subject: &Subject, queue: &str, existing: bool) -> Result<Self, Error> {
-        let config: Config = serde_json::from_value(subject.section.clone()).map_err(|error| Error::Failed(error.to_string()))?;
+        let config: Config = subject.config()?;
         let (uri, tls) = config.broker(&subject.context).map_err(|faults| Error::Usage(fault::line(faults)))?;
         let name = |name: String| ShortString::try_new(name).map_err(|_| Error::Usage("--into: the name is too long for a queue".to_owned()));
         let beside = name(format!("redrive-bench-alone-{}", queue.trim_start_matches("redrive-bench-")))?;

@@ -48,7 +48,7 @@ pub(in crate::bench) struct Kafka {
 
 impl Kafka {
     pub(super) async fn make(subject: &Subject, topic: &str, partitions: i32, existing: bool) -> Result<Self, Error> {
-        let config: Config = serde_json::from_value(subject.section.clone()).map_err(|error| Error::Failed(error.to_string()))?;
+        let config: Config = subject.config()?;
         let mut client = config.client(&subject.context).map_err(|faults| Error::Usage(fault::line(faults)))?;
         client.set_log_level(RDKafkaLogLevel::Emerg);
         let beside = format!("redrive-bench-alone-{}", topic.trim_start_matches("redrive-bench-"));

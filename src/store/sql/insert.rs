@@ -71,15 +71,16 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
     let digests: Vec<String> =
         insert.messages.iter().map(|message| message.idempotency.as_ref().map(|it| hex(&it.digest)).unwrap_or_default()).collect();
     let firsts: Vec<_> = keys.iter().filter_map(|((source, key), items)| Some((*source, *key, *items.first()?))).collect();
-    let batch = Batch::new(
-        firsts.len(),
-        vec![
-            Column::Texts(firsts.iter().map(|(source, _, _)| Some(*source)).collect()),
-            Column::Texts(firsts.iter().map(|(_, key, _)| Some(*key)).collect()),
-            Column::Texts(firsts.iter().map(|(_, _, item)| digests.get(*item).map(String::as_str)).collect()),
-            Column::Ids(firsts.iter().filter_map(|(_, _, item)| insert.messages.get(*item).map(|message| message.id)).collect()),
-        ],
-    );
+    let names = || {
+        let sources = firsts.iter().map(|(source, _, _)| Some(*source)).collect();
+        vec![Column::Texts(sources), Column::Texts(firsts.iter().map(|(_, key, _)| Some(*key)).collect())]
+    };
+    let mut columns = names();
+    columns.extend([
+        Column::Texts(firsts.iter().map(|(_, _, item)| digests.get(*item).map(String::as_str)).collect()),
+        Column::Ids(firsts.iter().filter_map(|(_, _, item)| insert.messages.get(*item).map(|message| message.id)).collect()),
+    ]);
+    let batch = Batch::new(firsts.len(), columns);
     // What this call writes carries a number that no other call's does: a message that is submitted again has the same id.
     let taker = rand::random::<i64>();
     let sql = session.sql("keys_take", || {
@@ -95,13 +96,7 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
     });
     let values = [Value::Text(&insert.project), Value::Int(taker), Value::Int(micros(insert.keep_keys)), Value::Batch(&batch)];
     session.execute(sql, &values).await?;
-    let names = Batch::new(
-        firsts.len(),
-        vec![
-            Column::Texts(firsts.iter().map(|(source, _, _)| Some(*source)).collect()),
-            Column::Texts(firsts.iter().map(|(_, key, _)| Some(*key)).collect()),
-        ],
-    );
+    let names = Batch::new(firsts.len(), names());
     let sql = session.sql("keys_read", || {
         "SELECT {text k.source}, {text k.idem_key}, {text k.digest}, message_id, taken_by FROM {table b b_source:text b_key:text}
          {join} {key} k {by-key} ON k.project = ? AND k.source = b_source AND k.idem_key = b_key"
