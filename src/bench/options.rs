@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Error, growth};
 use crate::source::options::Mode;
@@ -187,19 +187,19 @@ pub struct Idle {
 }
 
 /// What is measured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Case {
-    /// Taking messages.
+    /// How fast messages are taken, with nothing being sent; limit: batched INSERT alone
     Accept(Accept),
-    /// Sending a backlog.
+    /// How fast a backlog goes out; limit: the slower of claim and complete with SQL alone, and producing alone
     Drain(Drain),
-    /// Taking and sending at once.
+    /// Messages come in and go out at once, for some time
     Through(Through),
-    /// From due to delivered.
+    /// How long a message takes from due to delivered, at a steady rate
     Lag(Lag),
-    /// Claims in a large table.
+    /// What a claim costs in a large table; limit: the same in a table of 10000 rows
     Growth(Growth),
-    /// Nothing to do.
+    /// What a sidecar costs that has nothing to do
     Idle(Idle),
 }
 

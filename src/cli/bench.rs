@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::{ConfigFile, Failure, Terminal, output};
-use crate::bench::options::{Accept, Case, Drain, Growth, Idle, Lag, Through};
+use crate::bench::options::Case;
 use crate::bench::{self, Error};
 use crate::shutdown;
 
@@ -28,18 +28,8 @@ pub(super) struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Which {
-    /// How fast messages are taken, with nothing being sent; limit: batched INSERT alone
-    Accept(Accept),
-    /// How fast a backlog goes out; limit: the slower of claim and complete with SQL alone, and producing alone
-    Drain(Drain),
-    /// Messages come in and go out at once, for some time
-    Through(Through),
-    /// How long a message takes from due to delivered, at a steady rate
-    Lag(Lag),
-    /// What a claim costs in a large table; limit: the same in a table of 10000 rows
-    Growth(Growth),
-    /// What a sidecar costs that has nothing to do
-    Idle(Idle),
+    #[command(flatten)]
+    Case(Case),
     /// The sidecar under test
     #[command(hide = true)]
     Node(Part),
@@ -57,12 +47,7 @@ struct Part {
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         let case = match self.case {
-            Which::Accept(options) => Case::Accept(options),
-            Which::Drain(options) => Case::Drain(options),
-            Which::Through(options) => Case::Through(options),
-            Which::Lag(options) => Case::Lag(options),
-            Which::Growth(options) => Case::Growth(options),
-            Which::Idle(options) => Case::Idle(options),
+            Which::Case(case) => case,
             Which::Node(part) => return Ok(bench::node::serve(&part.file.config, terminal.registry).await?),
             Which::Plain(part) => return Ok(bench::plain::serve(&part.file.config, terminal.registry).await?),
         };
