@@ -17,6 +17,10 @@ use crate::store::{Config, Error};
 /// The tables' collation, byte by byte, which has another name in each; the comments are read by them.
 const COLLATION: &str = "CHARACTER SET utf8mb4 /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */";
 
+/// What a unit of work has at the least: a lock is waited for a second at the least, and MySQL looks but once a second whether that is over. The
+/// server has to say so first, or one row that somebody has locked would be taken for an outage.
+const LEAST: Duration = Duration::from_secs(3);
+
 /// MySQL or MariaDB.
 #[derive(Clone, Debug)]
 pub(super) struct Mysql {
@@ -57,7 +61,12 @@ impl Mysql {
                 options = options.ssl_client_key(key);
             }
         }
-        Ok(Self { options, session: session(config.timeout.get()) })
+        Ok(Self { options, session: session(Self::timeout(config)) })
+    }
+
+    /// How long a unit of work may take.
+    pub(super) fn timeout(config: &Config) -> Duration {
+        config.timeout.get().max(LEAST)
     }
 }
 
