@@ -8,6 +8,7 @@ mod dialect;
 mod guard;
 mod insert;
 mod listen;
+mod lock;
 mod look;
 mod migrate;
 mod mysql;

@@ -112,6 +112,9 @@ impl Dialect for Mysql {
     const BY_KEY: &'static str = "FORCE INDEX (PRIMARY)";
     const AS_OLD: &'static str = "";
     const SCHEMA_SETTINGS: Option<&'static str> = Some("SET SESSION lock_wait_timeout = 60 /*M!100600 , SESSION max_statement_time = 0 */");
+    const LOCK_TABLE: &'static str =
+        "CREATE TABLE IF NOT EXISTS {schema}{p}redrive_lock (name varchar(16) NOT NULL PRIMARY KEY, token bigint NOT NULL,
+        held_until datetime(6) NOT NULL) ENGINE = InnoDB";
     const VERSION: &'static str = "SELECT CONCAT(CASE WHEN VERSION() LIKE '%MariaDB%' THEN 'MariaDB ' ELSE 'MySQL ' END, VERSION())";
 
     // Where there may be NULL, MySQL asks again for each row.
@@ -235,6 +238,12 @@ impl Dialect for Mysql {
 
     fn unlock_schema(prefix: &str) -> Option<String> {
         Some(format!("SELECT RELEASE_LOCK(SUBSTRING(SHA2(CONCAT('redrive', DATABASE(), '{prefix}'), 256), 1, 32))"))
+    }
+
+    // Percona XtraDB Cluster has no number of its own for it, and MariaDB that of all it does not do yet.
+    fn refuses_lock(error: &dyn DatabaseError) -> bool {
+        let number = error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
+        matches!(number, Some(1105 | 1235)) && error.message().contains("GET_LOCK")
     }
 
     fn judge(error: &dyn DatabaseError, timeout: Duration) -> Error {

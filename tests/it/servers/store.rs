@@ -46,11 +46,17 @@ mod mariadb {
     mod server {
         crate::store::conformance_of_a_server!(Mariadb);
     }
+    mod of_its_kind {
+        crate::store::suite! { Mariadb; prepare: once_by_several_nodes_at_once_where_no_lock_is_given; }
+    }
 }
 
 mod mysql {
     crate::store::conformance!(Mysql);
     mod server {
         crate::store::conformance_of_a_server!(Mysql);
+    }
+    mod of_its_kind {
+        crate::store::suite! { Mysql; prepare: once_by_several_nodes_at_once_where_no_lock_is_given; }
     }
 }
