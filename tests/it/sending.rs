@@ -333,6 +333,17 @@ async fn an_outcome_that_can_not_be_written_is_not_sent_again_before_its_lease_i
     client.app.end().await;
 }
 
+#[tokio::test]
+async fn attempts_of_messages_that_are_gone_go_with_the_purge() {
+    let client = client("history: { every: 200ms }").await;
+    let mut other = writer(client.app.folder()).await;
+    let left = "INSERT INTO attempt_log (message_id, epoch, number, project, attempts, started_at)
+        VALUES ('019a0000-0000-7000-8000-000000000001', 1, 1, 'test', 1, 0)";
+    run(&mut other, left).await;
+    until(&mut other, "SELECT count(*) = 0 FROM attempt_log").await;
+    client.app.end().await;
+}
+
 /// A message whose first attempt a node began that is gone, with a lease that ends soon.
 const LOST: &str = "019a0000-0000-7000-8000-000000000001";
 
