@@ -1,5 +1,7 @@
 //! What the engine does with messages on their way, seen from outside: the whole application, on SQLite.
 
+mod refused;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -311,25 +313,6 @@ async fn a_run_from_cron_sends_beside_a_node_that_only_accepts() {
     let ran = std::process::Command::new(env!("CARGO_BIN_EXE_redrive")).args(["run", "-c"]).arg(&file).output().unwrap();
     assert!(ran.status.success(), "{ran:?}");
     assert_eq!(client.message(&id).await["state"], "succeeded");
-    client.app.end().await;
-}
-
-#[tokio::test]
-async fn an_outcome_that_can_not_be_written_is_not_sent_again_before_its_lease_is_over() {
-    let client = client("sources: { main: { kind: scripted } }").await;
-    let mut other = writer(client.app.folder()).await;
-    run(&mut other, "CREATE TRIGGER never BEFORE UPDATE ON resend_log WHEN NEW.state = 'succeeded' BEGIN SELECT RAISE(ABORT, 'never'); END").await;
-    let id = client.submitted(r#","delay":"100ms""#).await;
-    let sent = async || {
-        let metrics = client.get("/metrics").await.text;
-        let line = metrics.lines().find(|line| line.starts_with("redrive_attempts_total") && line.contains("succeeded")).map(str::to_owned);
-        line.and_then(|line| line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok())).unwrap_or(0)
-    };
-    eventually(Duration::from_secs(10), async || (sent().await > 0).then_some(())).await;
-    // Time enough for hundreds.
-    sleep(Duration::from_millis(1500)).await;
-    assert_eq!(sent().await, 1);
-    assert_eq!(client.get(&format!("/v1/messages/{id}")).await.json()["state"], "sending");
     client.app.end().await;
 }
 
