@@ -29,8 +29,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// How long what somebody else has locked, or the store refused, is left alone.
 const ASIDE_WAIT: Duration = Duration::from_secs(1);
-/// An outcome that the store refuses by itself is kept for so many leases: whoever made the table refuse it may see that and mend it. No longer, since
-/// it keeps a place of its source's.
+/// An outcome that the store refuses by itself is kept for so many leases: whoever made the table refuse it may see that and mend it. No longer,
+/// since it keeps a place of its source's.
 const REFUSED_LEASES: u32 = 3;
 /// Of those so many of a batch are tried by themselves each time.
 const REFUSED_AT_ONCE: usize = 32;
@@ -111,8 +111,8 @@ impl Desk {
         self.aside.extend(outcomes);
     }
 
-    /// What of a batch that the store refuses is to be written by itself. Most of those that it refused before are left for another time: that it takes
-    /// the whole batch shows soon enough that it refuses them no more.
+    /// What of a batch that the store refuses is to be written by itself. Most of those that it refused before are left for another time: that it
+    /// takes the whole batch shows soon enough that it refuses them no more.
     fn one_by_one(&mut self, outcomes: Outcomes, error: &Error) -> Vec<(Report, Completion)> {
         let batch = outcomes.completions.len();
         let (mut before, others): (Vec<_>, Vec<_>) = outcomes.pairs().partition(|(_, completion)| self.refused.contains_key(&completion.held));

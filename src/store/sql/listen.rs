@@ -136,7 +136,8 @@ pub(super) async fn settle(core: &Arc<Core<Postgres>>, mode: Migrate) -> Result<
     if there.await? {
         if !wanted {
             let sql = expand::<Postgres>(&core.names, DROP);
-            tracing::info!(sql = %sql, "a trigger tells of new rows, which `store.notify: false` does not ask for; it stays, since other nodes may, and is yours to drop");
+            tracing::info!(sql = %sql,
+                "a trigger tells of new rows, which `store.notify: false` does not ask for; it stays, since other nodes may, and is yours to drop");
         }
         return Ok(());
     }

@@ -1,8 +1,8 @@
 //! What sees to it that one node at a time changes the tables: a lock of the server's, or, where it gives none, a row that says whose it is.
 //!
 //! Clusters refuse MySQL's GET_LOCK, Percona's in its strict mode for one. The lock of a row is no way out: it ends with the first table that is
-//! made, and another member does not see it. That a row was committed they agree on. It holds until a time, so that a node that dies holds up others no
-//! longer than a change of the tables may take.
+//! made, and another member does not see it. That a row was committed they agree on. It holds until a time, so that a node that dies holds up others
+//! no longer than a change of the tables may take.
 
 use std::time::Duration;
 

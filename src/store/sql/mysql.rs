@@ -112,9 +112,8 @@ impl Dialect for Mysql {
     const BY_KEY: &'static str = "FORCE INDEX (PRIMARY)";
     const AS_OLD: &'static str = "";
     const SCHEMA_SETTINGS: Option<&'static str> = Some("SET SESSION lock_wait_timeout = 60 /*M!100600 , SESSION max_statement_time = 0 */");
-    const LOCK_TABLE: &'static str =
-        "CREATE TABLE IF NOT EXISTS {schema}{p}redrive_lock (name varchar(16) NOT NULL PRIMARY KEY, token bigint NOT NULL,
-        held_until datetime(6) NOT NULL) ENGINE = InnoDB";
+    const LOCK_TABLE: &'static str = "CREATE TABLE IF NOT EXISTS {schema}{p}redrive_lock (name varchar(16) NOT NULL PRIMARY KEY,
+        token bigint NOT NULL, held_until datetime(6) NOT NULL) ENGINE = InnoDB";
     const VERSION: &'static str = "SELECT CONCAT(CASE WHEN VERSION() LIKE '%MariaDB%' THEN 'MariaDB ' ELSE 'MySQL ' END, VERSION())";
 
     // Where there may be NULL, MySQL asks again for each row.

@@ -20,16 +20,17 @@ async fn sent(client: &Client) -> u64 {
 
 #[tokio::test]
 async fn outcomes_are_written_once_the_database_takes_them() {
-    let client = client("sources: { main: { kind: scripted } }").await;
+    const MESSAGES: u64 = 42;
+    let client = client("sources: { main: { kind: scripted, in_flight: 100 } }").await;
     let mut other = writer(client.app.folder()).await;
     run(&mut other, NEVER).await;
-    // Held by a claim, and by their own row.
-    let mut ids = submit(&client, 2, r#","delay":"100ms""#).await;
-    ids.push(client.submitted("").await);
-    eventually(Duration::from_secs(10), async || (sent(&client).await == 3).then_some(())).await;
+    // Held by claims, and by their own rows; more than are tried one by one each time.
+    let mut ids = submit(&client, 40, r#","delay":"100ms""#).await;
+    ids.extend(submit(&client, 2, "").await);
+    eventually(Duration::from_secs(10), async || (sent(&client).await == MESSAGES).then_some(())).await;
     // Time enough for hundreds.
     sleep(Duration::from_millis(2500)).await;
-    assert_eq!(sent(&client).await, 3);
+    assert_eq!(sent(&client).await, MESSAGES);
     for id in &ids {
         assert_eq!(client.message(id).await["state"], "sending");
     }
@@ -39,7 +40,7 @@ async fn outcomes_are_written_once_the_database_takes_them() {
     for id in &ids {
         assert_eq!(client.until(id, "succeeded").await["attempts"], 1);
     }
-    assert_eq!(sent(&client).await, 3, "none was sent again");
+    assert_eq!(sent(&client).await, MESSAGES, "none was sent again");
     client.app.end().await;
 }
 
