@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use config::Config;
-pub use look::{Attempt, Changed, Count, Id, List, MAX_PAGE_BYTES, MAX_SHOWN_PAYLOAD, Page, Purge, Purged, Record, Sample, Surplus};
+pub use look::{Attempt, Changed, Count, Id, List, MAX_PAGE_BYTES, MAX_SHOWN_PAYLOAD, Page, Purge, Purged, Record, Sample, Surplus, Sweep, Swept};
 pub use nodes::{Heartbeat, Served, Stray, Strays, Taken, Unserved};
 pub use sql::Guard;
 pub(crate) use sql::sqlite_file;
@@ -104,6 +104,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Deletes one bounded batch of what is past its retention.
     async fn purge(&self, purge: Purge) -> Result<Purged, Error>;
+
+    /// Takes away one bounded batch of what nothing belongs to any more: attempts, begun more than a day ago, of messages that somebody deleted, and
+    /// what claims of sources that no node has known within the last day took turns by.
+    async fn sweep(&self, sweep: Sweep) -> Result<Swept, Error>;
 
     /// Calls `wake` when rows were committed by others, until the store is closed; a hint only. A store that can't tell never returns.
     async fn listen(&self, project: &str, wake: Arc<Notify>);

@@ -18,7 +18,7 @@ use crate::store::config::Migrate;
 pub(super) struct Command {
     #[command(flatten)]
     file: ConfigFile,
-    /// Print one JSON object: {"rows": {"succeeded", "failed", "cancelled"}, "keys"}
+    /// Print one JSON object: {"rows": {"succeeded", "failed", "cancelled"}, "keys", "attempts"}
     #[arg(long)]
     json: bool,
 }
@@ -27,14 +27,17 @@ impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         let opened = self.file.open(terminal.registry, Some(Migrate::Verify)).await?;
         let (store, project, history) = (opened.store.clone(), opened.config.project.clone(), opened.config.engine.history.clone());
-        let Purged { rows: purged, keys, .. } = Purge { store, project, history }.run(|_| true).await?;
+        let purge = Purge { store, project, history };
+        let Purged { rows: purged, keys, .. } = purge.run(|_| true).await?;
+        let attempts = purge.sweep().await?.attempts;
         let rows = State::FINISHED.map(|state| (state, purged.get(&state).copied().unwrap_or(0)));
         opened.store.close().await;
         if self.json {
             let rows: Map<String, Value> = rows.iter().map(|(state, count)| (state.to_string(), json!(count))).collect();
-            return output::json(terminal.out, &json!({ "rows": rows, "keys": keys }));
+            return output::json(terminal.out, &json!({ "rows": rows, "keys": keys, "attempts": attempts }));
         }
         let rows: Vec<String> = rows.iter().map(|(state, count)| format!("{count} {state}")).collect();
-        Ok(writeln!(terminal.out, "deleted: {} messages and {keys} idempotency keys", rows.join(", "))?)
+        let attempts = if attempts > 0 { format!(", and {attempts} attempts of messages that were gone") } else { String::new() };
+        Ok(writeln!(terminal.out, "deleted: {} messages and {keys} idempotency keys{attempts}", rows.join(", "))?)
     }
 }

@@ -1,5 +1,6 @@
 //! Writes what attempts came to, in batches: what is reported while one is written goes into the next, or, if it is much, into one beside it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::clock::{self, StoreClock};
 use crate::message::judge::{Log, Reason, attempt_outcome, judge};
 use crate::message::{AttemptOutcome, State};
 use crate::outcome::{Class, MAX_DETAIL, Outcome, fitting};
-use crate::store::{Completion, Error, LastError, Store};
+use crate::store::{Completion, Error, Held, LastError, Store};
 use crate::telemetry::throttle::Throttle;
 
 /// At most so many outcomes a batch.
@@ -26,8 +27,13 @@ const BATCH: usize = 1000;
 /// How long to wait before a batch that could not be written is tried again, at first and at the most.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// How long what somebody else has locked is left alone.
-const LOCKED_WAIT: Duration = Duration::from_secs(1);
+/// How long what somebody else has locked, or the store refused, is left alone.
+const ASIDE_WAIT: Duration = Duration::from_secs(1);
+/// An outcome that the store refuses by itself is kept for so many leases: whoever made the table refuse it may see that and mend it. No longer,
+/// since it keeps a place of its source's.
+const REFUSED_LEASES: u32 = 3;
+/// Of those so many of a batch are tried by themselves each time.
+const REFUSED_AT_ONCE: usize = 32;
 
 /// The end of an attempt.
 #[derive(Debug)]
@@ -89,25 +95,55 @@ impl FromIterator<(Report, Completion)> for Outcomes {
 struct Desk {
     rng: StdRng,
     failures: Throttle,
-    /// Outcomes of messages that somebody else has locked, and when they are tried again if there are any.
-    locked: Vec<(Report, Completion)>,
+    /// Outcomes of messages that somebody else has locked, and those that the store refused; and when they are tried again if there are any.
+    aside: Vec<(Report, Completion)>,
     again: Instant,
+    /// Since when the store has refused outcomes, each by itself.
+    refused: HashMap<Held, Instant>,
+}
+
+impl Desk {
+    /// Has outcomes tried another time.
+    fn lay_aside(&mut self, outcomes: impl IntoIterator<Item = (Report, Completion)>) {
+        if self.aside.is_empty() {
+            self.again = Instant::now() + ASIDE_WAIT;
+        }
+        self.aside.extend(outcomes);
+    }
+
+    /// What of a batch that the store refuses is to be written by itself. Most of those that it refused before are left for another time: that it
+    /// takes the whole batch shows soon enough that it refuses them no more.
+    fn one_by_one(&mut self, outcomes: Outcomes, error: &Error) -> Vec<(Report, Completion)> {
+        let batch = outcomes.completions.len();
+        let (mut before, others): (Vec<_>, Vec<_>) = outcomes.pairs().partition(|(_, completion)| self.refused.contains_key(&completion.held));
+        if !others.is_empty() {
+            tracing::warn!(error = %error, batch, "a batch of outcomes was refused; they are written one by one");
+        }
+        // These go before those that are refused once more, so that the next time it is their turn.
+        let later = before.split_off(before.len().min(REFUSED_AT_ONCE));
+        if !later.is_empty() {
+            self.lay_aside(later);
+        }
+        before.extend(others);
+        before
+    }
 }
 
 impl Completer {
     /// One worker; several may run, each with a batch of its own.
     pub(super) async fn run(self: Arc<Self>, rng: StdRng) {
-        let mut desk = Desk { rng, failures: Throttle::new(10, Duration::from_secs(1)), locked: Vec::new(), again: Instant::now() };
+        let failures = Throttle::new(10, Duration::from_secs(1));
+        let mut desk = Desk { rng, failures, aside: Vec::new(), again: Instant::now(), refused: HashMap::new() };
         let mut reports = Vec::with_capacity(BATCH);
         let mut is_open = true;
-        while is_open || !desk.locked.is_empty() {
-            // None when the time has come for what was locked; what was taken until then is here all the same.
+        while is_open || !desk.aside.is_empty() {
+            // None when the time has come for what was set aside; what was taken until then is here all the same.
             let _turn = tokio::select! {
                 turn = self.reports.take(&mut reports, BATCH), if is_open => {
                     is_open = turn.is_some();
                     turn
                 }
-                () = tokio::time::sleep_until(desk.again), if !desk.locked.is_empty() => None,
+                () = tokio::time::sleep_until(desk.again), if !desk.aside.is_empty() => None,
             };
             let back: Vec<_> = reports.extract_if(.., |report| matches!(report.ending, Ending::HandBack)).collect();
             if !back.is_empty() {
@@ -122,15 +158,15 @@ impl Completer {
                 let outcomes = judged.collect();
                 self.write(outcomes, &mut desk).await;
             }
-            if !desk.locked.is_empty() && desk.again <= Instant::now() {
-                self.write_unlocked(&mut desk).await;
+            if !desk.aside.is_empty() && desk.again <= Instant::now() {
+                self.write_again(&mut desk).await;
             }
         }
     }
 
-    /// Writes what was locked by somebody else and is not any more.
-    async fn write_unlocked(&self, desk: &mut Desk) {
-        let mut waiting = std::mem::take(&mut desk.locked);
+    /// Writes what was set aside, but for what somebody else still has locked.
+    async fn write_again(&self, desk: &mut Desk) {
+        let mut waiting = std::mem::take(&mut desk.aside);
         while !waiting.is_empty() {
             let batch = waiting.drain(..waiting.len().min(BATCH)).collect();
             if let Some(free) = self.set_aside(batch, desk).await {
@@ -147,10 +183,7 @@ impl Completer {
             return Some(outcomes);
         }
         let (locked, free): (Vec<_>, Vec<_>) = outcomes.pairs().partition(|(_, completion)| locked.contains(&completion.held.id));
-        if desk.locked.is_empty() {
-            desk.again = Instant::now() + LOCKED_WAIT;
-        }
-        desk.locked.extend(locked);
+        desk.lay_aside(locked);
         (!free.is_empty()).then(|| free.into_iter().collect())
     }
 
@@ -216,24 +249,24 @@ impl Completer {
     }
 
     /// Writes a batch, however long the store is away: until then its leases are renewed, or pass to others and the write changes nothing.
-    /// What somebody else has locked does not hold the rest up.
+    /// What somebody else has locked, or the store refuses by itself, does not hold the rest up.
     async fn write(&self, mut outcomes: Outcomes, desk: &mut Desk) {
         let (mut wait, mut is_repeated) = (FIRST_WAIT, false);
         let ours = loop {
             match self.store.complete(outcomes.completions.clone()).await {
                 Ok(ours) => break ours,
                 Err(error @ Error::Refused(_)) if outcomes.completions.len() > 1 => {
-                    tracing::warn!(error = %error, batch = outcomes.completions.len(), "a batch of outcomes was refused; they are written one by one");
-                    for pair in outcomes.pairs() {
+                    for pair in desk.one_by_one(outcomes, &error) {
                         Box::pin(self.write([pair].into_iter().collect(), desk)).await;
                     }
                     return;
                 }
                 Err(error @ Error::Refused(_)) => {
-                    self.health.failed("complete", &error);
-                    // Nothing can be written of this one: its lease runs out, and it is sent again.
-                    self.ledger.leave_open(&outcomes.completions[0].held);
-                    tracing::error!(message.id = %outcomes.completions[0].held.id, error = %error, "an outcome can't be written");
+                    if self.is_kept(&outcomes.completions[0].held, &error, desk) {
+                        desk.lay_aside(outcomes.pairs());
+                        return;
+                    }
+                    is_repeated = false;
                     break vec![false];
                 }
                 Err(error) => {
@@ -254,6 +287,11 @@ impl Completer {
         };
         self.health.answered();
         let Outcomes { reports, completions } = outcomes;
+        if !desk.refused.is_empty() {
+            completions.iter().for_each(|completion| {
+                desk.refused.remove(&completion.held);
+            });
+        }
         let ended = self.ledger.drop_held(completions.iter().map(|completion| &completion.held));
         if let Some(soonest) = completions.iter().filter(|completion| completion.state == State::Retrying).map(|completion| completion.delay).min() {
             self.alarm.ring_by(Instant::now() + soonest);
@@ -265,6 +303,26 @@ impl Completer {
             written(report, completion, ours || was_written, &mut desk.failures);
         }
         self.close(ended).await;
+    }
+
+    /// Whether an outcome that the store refused by itself is tried again; said once, and once more when it is not.
+    fn is_kept(&self, held: &Held, error: &Error, desk: &mut Desk) -> bool {
+        let now = Instant::now();
+        let since = desk.refused.get(held).copied();
+        if since.is_none() {
+            desk.refused.insert(*held, now);
+            if let Some(held_back) = desk.failures.pass(now) {
+                tracing::warn!(message.id = %held.id, error = %error, lines_held_back = held_back,
+                    "the database refuses an outcome; its lease is kept, and it is tried again each second");
+            }
+        }
+        if now.duration_since(since.unwrap_or(now)) < self.ledger.ttl() * REFUSED_LEASES {
+            return true;
+        }
+        self.ledger.leave_open(held);
+        tracing::error!(message.id = %held.id, error = %error,
+            "an outcome can't be written and is given up: its lease runs out, the attempt goes on record as lost, and the message is sent again");
+        false
     }
 
     /// Closes claims of which nothing is held any more. Not tried again: what is left open ends with its lease.

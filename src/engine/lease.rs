@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::health::StoreHealth;
-use crate::store::{Held, Lease, Store};
+use crate::store::{Error, Held, Lease, Store};
 use crate::units::millis;
 
 /// From so many on, leases are not renewed with others.
@@ -113,6 +113,11 @@ impl Ledger {
         &self.node
     }
 
+    /// How long a lease holds.
+    pub(super) const fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
     /// How many leases are held.
     pub(super) fn len(&self) -> usize {
         self.lock().values().map(|group| group.ids.len()).sum()
@@ -192,9 +197,18 @@ impl Ledger {
                 }
                 true
             }
+            // One that is refused keeps no other from being renewed.
+            Err(Error::Refused(_)) if batch.len() > 1 => {
+                let rest = batch.split_off(batch.len() / 2);
+                let mut is_told = true;
+                for held in [batch, rest] {
+                    is_told &= Box::pin(self.renew(store, health, Aging { open: aging.open, held })).await;
+                }
+                is_told
+            }
             Err(error) => {
                 health.failed("renew", &error);
-                false
+                matches!(error, Error::Refused(_))
             }
         }
     }

@@ -1,14 +1,15 @@
-//! Deletes what is past its retention, in bounded batches that leave the database room between them.
+//! Deletes what is past its retention, and what nothing belongs to any more, in bounded batches that leave the database room between them.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::config;
 use super::health::StoreHealth;
 use crate::message::State;
-use crate::store::{self, Purged, Store, Surplus};
+use crate::store::{self, Purged, Store, Surplus, Sweep, Swept};
 use crate::telemetry::metrics::Metrics;
 
 /// The rest between two batches while there is more to delete, in times of what the last one took: a purge takes a quarter of one
@@ -16,6 +17,11 @@ use crate::telemetry::metrics::Metrics;
 const REST: u32 = 3;
 /// That of a purge which is still at it when the next one would begin.
 const REST_BEHIND: u32 = 1;
+
+/// So many entries of the attempt log are looked at together, for messages that are gone.
+const LOOK: u32 = 1000;
+/// A purge of a running node looks at so many pieces of it; the next one goes on from there.
+const LOOKS: u32 = 20;
 
 /// The purge of one project.
 #[derive(Clone, Debug)]
@@ -49,6 +55,29 @@ impl Purge {
         }
     }
 
+    /// Takes away what nothing belongs to any more, going through the whole of the attempt log: a command remembers no place in it.
+    pub async fn sweep(&self) -> Result<Swept, store::Error> {
+        self.sweep_some(&mut Uuid::nil(), u32::MAX).await
+    }
+
+    /// The same, `looks` pieces of the log at the most. Where it ended is where the next one begins; behind the end, at the beginning.
+    async fn sweep_some(&self, place: &mut Uuid, looks: u32) -> Result<Swept, store::Error> {
+        let mut total = Swept::default();
+        for _ in 0..looks {
+            let asked = Instant::now();
+            let swept = self.store.sweep(Sweep { project: self.project.clone(), after: *place, limit: LOOK }).await?;
+            let took = asked.elapsed();
+            total.attempts += swept.attempts;
+            total.turns += swept.turns;
+            *place = swept.after.unwrap_or_default();
+            if swept.after.is_none() {
+                break;
+            }
+            tokio::time::sleep(took * REST).await;
+        }
+        Ok(total)
+    }
+
     fn request(&self, surplus: Option<Surplus>) -> store::Purge {
         store::Purge {
             project: self.project.clone(),
@@ -61,6 +90,7 @@ impl Purge {
 
     /// Purges at the configured interval until it is told to stop.
     pub(super) async fn keep(self, metrics: Arc<Metrics>, health: Arc<StoreHealth>, stop: CancellationToken) {
+        let mut place = Uuid::nil();
         loop {
             health.is_back().await;
             let counted = |purged: &Purged| {
@@ -72,6 +102,11 @@ impl Purge {
             match self.run(counted).await {
                 Ok(total) => report(&total),
                 Err(error) => health.failed_beside("purge", &error),
+            }
+            match self.sweep_some(&mut place, LOOKS).await {
+                Ok(Swept { attempts: 0, turns: 0, .. }) => {}
+                Ok(Swept { attempts, turns, .. }) => tracing::info!(attempts, turns, "took away what nothing belonged to any more"),
+                Err(error) => health.failed_beside("sweep", &error),
             }
             tokio::select! {
                 () = tokio::time::sleep(self.history.every.get()) => {}

@@ -31,9 +31,9 @@ pub struct Config {
     pub pool: u32,
     /// Prepared statements kept a connection; 0 for PgBouncer in transaction mode.
     pub statement_cache: u32,
-    /// PostgreSQL: a trigger tells the poller of new rows. Costs inserts a little.
+    /// PostgreSQL: a trigger tells the poller of new rows. Costs inserts a little. `false` leaves a trigger that is there: other nodes may want it.
     pub notify: bool,
-    /// How long one unit of work may take.
+    /// How long one unit of work may take. MySQL and MariaDB, where nobody waits less than a second for a lock: `3s` at the least.
     pub timeout: Span,
 }
 

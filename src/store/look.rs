@@ -263,6 +263,28 @@ pub struct Purged {
     pub more: bool,
 }
 
+/// Asks for what nothing belongs to any more.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// The project.
+    pub project: Arc<str>,
+    /// The attempt log is looked at behind this message: what the last call answered as [`Swept::after`], or none.
+    pub after: Uuid,
+    /// At most so many of its entries are looked at, and at most so many turns of claims.
+    pub limit: u32,
+}
+
+/// What was taken away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Entries of the attempt log whose message is gone.
+    pub attempts: u64,
+    /// Turns of claims of sources that no node knows.
+    pub turns: u64,
+    /// Where the next look begins; `None` once the log has been looked through.
+    pub after: Option<Uuid>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

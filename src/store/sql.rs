@@ -8,7 +8,9 @@ mod decode;
 mod dialect;
 mod guard;
 mod insert;
+mod leftovers;
 mod listen;
+mod lock;
 mod look;
 mod migrate;
 mod mysql;
@@ -35,7 +37,7 @@ use uuid::Uuid;
 
 use super::{
     Attempt, Changed, Claim, Claimed, Completion, Config, Count, Error, Heartbeat, Held, Id, Insert, Inserted, Lapsed, List, MAX_PAGE_BYTES,
-    Observer, Outlook, Page, Prepared, Purge, Purged, Record, Sample, Served, Store, Strays, TakeOver, Taken, Unserved, Upcoming,
+    Observer, Outlook, Page, Prepared, Purge, Purged, Record, Sample, Served, Store, Strays, Sweep, Swept, TakeOver, Taken, Unserved, Upcoming,
 };
 use crate::fault::{self, Fault};
 use dialect::Dialect;
@@ -242,6 +244,20 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     async fn purge(&self, purge: Purge) -> Result<Purged, Error> {
         self.core.observed("purge", Work::Transaction, move |session| Box::pin(async move { purge::purge(session, &purge).await })).await
+    }
+
+    async fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
+        let project = sweep.project.clone();
+        let found = self
+            .core
+            .observed("look_for_leftovers", Work::Read, move |session| Box::pin(async move { leftovers::look(session, &sweep).await }))
+            .await?;
+        if let Some(nothing) = found.nothing() {
+            return Ok(nothing);
+        }
+        self.core
+            .observed("sweep", Work::Transaction, move |session| Box::pin(async move { leftovers::take_away(session, &project, found).await }))
+            .await
     }
 
     async fn listen(&self, project: &str, wake: Arc<Notify>) {

@@ -1,5 +1,7 @@
 //! What the engine does with messages on their way, seen from outside: the whole application, on SQLite.
 
+mod refused;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -315,21 +317,13 @@ async fn a_run_from_cron_sends_beside_a_node_that_only_accepts() {
 }
 
 #[tokio::test]
-async fn an_outcome_that_can_not_be_written_is_not_sent_again_before_its_lease_is_over() {
-    let client = client("sources: { main: { kind: scripted } }").await;
+async fn attempts_of_messages_that_are_gone_go_with_the_purge() {
+    let client = client("history: { every: 200ms }").await;
     let mut other = writer(client.app.folder()).await;
-    run(&mut other, "CREATE TRIGGER never BEFORE UPDATE ON resend_log WHEN NEW.state = 'succeeded' BEGIN SELECT RAISE(ABORT, 'never'); END").await;
-    let id = client.submitted(r#","delay":"100ms""#).await;
-    let sent = async || {
-        let metrics = client.get("/metrics").await.text;
-        let line = metrics.lines().find(|line| line.starts_with("redrive_attempts_total") && line.contains("succeeded")).map(str::to_owned);
-        line.and_then(|line| line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok())).unwrap_or(0)
-    };
-    eventually(Duration::from_secs(10), async || (sent().await > 0).then_some(())).await;
-    // Time enough for hundreds.
-    sleep(Duration::from_millis(1500)).await;
-    assert_eq!(sent().await, 1);
-    assert_eq!(client.get(&format!("/v1/messages/{id}")).await.json()["state"], "sending");
+    let left = "INSERT INTO attempt_log (message_id, epoch, number, project, attempts, started_at)
+        VALUES ('019a0000-0000-7000-8000-000000000001', 1, 1, 'test', 1, 0)";
+    run(&mut other, left).await;
+    until(&mut other, "SELECT count(*) = 0 FROM attempt_log").await;
     client.app.end().await;
 }
 

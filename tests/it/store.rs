@@ -77,7 +77,7 @@ macro_rules! conformance {
             purge:
                 exactly_what_is_past_its_retention never_is_never at_most_so_many_rows_stay
                 of_those_that_ended_together_no_more_than_are_too_many in_bounded_batches keys_past_their_time only_of_its_own_project
-                what_was_put_back_is_not_purged;
+                what_was_put_back_is_not_purged attempts_of_messages_that_somebody_deleted;
             isolation:
                 every_verb_keeps_to_its_project;
             transitions:
@@ -96,6 +96,8 @@ macro_rules! conformance_of_a_server {
             settings:
                 due_now_in_whatever_time_zone people_who_look_take_no_connections_from_sending a_wrong_password_is_a_fault_of_the_configuration a_server_that_is_away_is_unavailable
                 a_committed_row_wakes_whoever_can_listen;
+            purge:
+                turns_of_sources_that_no_node_knows;
             storm:
                 what_was_answered_is_there_whatever_was_dropped a_server_that_stalls_ends_in_time
                 rows_that_a_stopped_application_holds_are_skipped an_application_that_inserts_sees_no_deadlock

@@ -195,6 +195,13 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
         let _ = prefix;
         None
     }
+    /// Whether an answer to it says that this server gives no such lock: a [row](super::lock) of [`Self::LOCK_TABLE`] takes its place.
+    fn refuses_lock(error: &dyn sqlx::error::DatabaseError) -> bool {
+        let _ = error;
+        false
+    }
+    /// Makes the table of that row, if it is not there.
+    const LOCK_TABLE: &'static str = "";
     /// What a session that changes tables is told first: that may take long.
     const SCHEMA_SETTINGS: Option<&'static str> = None;
     /// Asks the server what it is: a query that answers a text.

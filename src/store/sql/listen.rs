@@ -115,8 +115,10 @@ END $$;
 DROP TRIGGER IF EXISTS {p}resend_log_notify ON {log};
 CREATE TRIGGER {p}resend_log_notify AFTER INSERT ON {log} FOR EACH STATEMENT EXECUTE FUNCTION {schema}{p}resend_log_notify();";
 
-const DROP: &str = "DROP TRIGGER IF EXISTS {p}resend_log_notify ON {log}; DROP FUNCTION IF EXISTS {schema}{p}resend_log_notify();
-DROP SEQUENCE IF EXISTS {schema}{p}resend_log_told;";
+/// Takes it away. Not run, but told to people: who else wants it nobody here knows. A project may share the table, or a node start again later that
+/// may not make it anew.
+const DROP: &str =
+    "DROP TRIGGER {p}resend_log_notify ON {log}; DROP FUNCTION {schema}{p}resend_log_notify(); DROP SEQUENCE {schema}{p}resend_log_told";
 
 const THERE: &str = "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass('{log}') AND tgname = '{p}resend_log_notify'";
 
@@ -125,12 +127,21 @@ pub(super) fn create(names: &Names) -> String {
     expand::<Postgres>(names, &CREATE.replace("{apart}", &(APART_MS - 1).to_string()))
 }
 
-/// Creates the trigger, or drops it, as the configuration says; where tables may not be changed, only says what is amiss.
+/// Creates the trigger if the configuration asks for it; where tables may not be changed, only says what is amiss. One that is there and not asked
+/// for stays.
 pub(super) async fn settle(core: &Arc<Core<Postgres>>, mode: Migrate) -> Result<(), Error> {
     let wanted = core.dialect.notify;
     let there = core
         .run(Work::Loose, |session| Box::pin(async move { Ok(decode::number::<Postgres>(&session.rows_once(THERE, &[]).await?).unwrap_or(0) > 0) }));
-    if there.await? == wanted {
+    if there.await? {
+        if !wanted {
+            let sql = expand::<Postgres>(&core.names, DROP);
+            tracing::info!(sql = %sql,
+                "a trigger tells of new rows, which `store.notify: false` does not ask for; it stays, since other nodes may, and is yours to drop");
+        }
+        return Ok(());
+    }
+    if !wanted {
         return Ok(());
     }
     let change = async {
@@ -143,9 +154,9 @@ pub(super) async fn settle(core: &Arc<Core<Postgres>>, mode: Migrate) -> Result<
                 if let Some(lock) = Postgres::lock_schema(&names.prefix) {
                     session.rows_once(&lock, &[]).await?;
                 }
-                let there = decode::number::<Postgres>(&session.rows_once(THERE, &[]).await?).unwrap_or(0) > 0;
-                if there != wanted {
-                    session.script(if wanted { create(&names) } else { expand::<Postgres>(&names, DROP) }).await?;
+                // Another node may have been faster.
+                if decode::number::<Postgres>(&session.rows_once(THERE, &[]).await?).unwrap_or(0) == 0 {
+                    session.script(create(&names)).await?;
                 }
                 Ok(())
             })
@@ -156,7 +167,7 @@ pub(super) async fn settle(core: &Arc<Core<Postgres>>, mode: Migrate) -> Result<
         Ok(()) => {}
         Err(error) if error.is_transient() => return Err(error),
         // It is a hint: the store works without.
-        Err(error) => tracing::warn!(error.message = %error, store.notify = wanted, "the trigger that tells of new rows could not be changed"),
+        Err(error) => tracing::warn!(error.message = %error, "the trigger that tells of new rows could not be made"),
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::decode;
 use super::dialect::{Dialect, Value};
+use super::lock;
 use super::pool::{Core, Fail, Session, Work};
 use super::template::{Names, expand, render};
 use crate::store::Error;
@@ -61,25 +62,17 @@ pub(super) async fn prepare<D: Dialect>(core: &Arc<Core<D>>, mode: Migrate) -> R
         let missing: Vec<_> = missing.iter().map(|(version, _)| *version).collect();
         return Err(Error::Schema(format!("{} not applied: {}", missing.join(", "), advice::<D>(&missing))));
     }
-    // On MySQL a lock of the session guards it and each statement commits by itself; elsewhere all of it is one transaction.
+    // On MySQL a lock beyond the transaction guards it and each statement commits by itself; elsewhere all of it is one transaction.
     let work = if D::unlock_schema("").is_some() { Work::Loose } else { Work::Transaction };
     let applied = core
         .run_within(work, LIMIT, |session| {
             Box::pin(async move {
-                let prefix = session.core.names.prefix.clone();
                 if let Some(settings) = D::SCHEMA_SETTINGS {
                     session.script(settings.to_owned()).await?;
                 }
-                if let Some(lock) = D::lock_schema(&prefix) {
-                    let rows = session.rows_once(&lock, &[]).await?;
-                    if decode::number::<D>(&rows) != Some(1) {
-                        return Err(Error::Contended("another node is changing the tables".to_owned()).into());
-                    }
-                }
+                let lock = lock::take(session, LIMIT).await?;
                 let done = apply(session).await;
-                if let Some(unlock) = D::unlock_schema(&prefix) {
-                    session.rows_once(&unlock, &[]).await?;
-                }
+                lock::let_go(session, lock).await?;
                 done
             })
         })

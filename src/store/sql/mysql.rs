@@ -17,6 +17,10 @@ use crate::store::{Config, Error};
 /// The tables' collation, byte by byte, which has another name in each; the comments are read by them.
 const COLLATION: &str = "CHARACTER SET utf8mb4 /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */";
 
+/// What a unit of work has at the least: a lock is waited for a second at the least, and MySQL looks but once a second whether that is over. The
+/// server has to say so first, or one row that somebody has locked would be taken for an outage.
+const LEAST: Duration = Duration::from_secs(3);
+
 /// MySQL or MariaDB.
 #[derive(Clone, Debug)]
 pub(super) struct Mysql {
@@ -57,7 +61,12 @@ impl Mysql {
                 options = options.ssl_client_key(key);
             }
         }
-        Ok(Self { options, session: session(config.timeout.get()) })
+        Ok(Self { options, session: session(Self::timeout(config)) })
+    }
+
+    /// How long a unit of work may take.
+    pub(super) fn timeout(config: &Config) -> Duration {
+        config.timeout.get().max(LEAST)
     }
 }
 
@@ -103,6 +112,8 @@ impl Dialect for Mysql {
     const BY_KEY: &'static str = "FORCE INDEX (PRIMARY)";
     const AS_OLD: &'static str = "";
     const SCHEMA_SETTINGS: Option<&'static str> = Some("SET SESSION lock_wait_timeout = 60 /*M!100600 , SESSION max_statement_time = 0 */");
+    const LOCK_TABLE: &'static str = "CREATE TABLE IF NOT EXISTS {schema}{p}redrive_lock (name varchar(16) NOT NULL PRIMARY KEY,
+        token bigint NOT NULL, held_until datetime(6) NOT NULL) ENGINE = InnoDB";
     const VERSION: &'static str = "SELECT CONCAT(CASE WHEN VERSION() LIKE '%MariaDB%' THEN 'MariaDB ' ELSE 'MySQL ' END, VERSION())";
 
     // Where there may be NULL, MySQL asks again for each row.
@@ -226,6 +237,12 @@ impl Dialect for Mysql {
 
     fn unlock_schema(prefix: &str) -> Option<String> {
         Some(format!("SELECT RELEASE_LOCK(SUBSTRING(SHA2(CONCAT('redrive', DATABASE(), '{prefix}'), 256), 1, 32))"))
+    }
+
+    // Percona XtraDB Cluster has no number of its own for it, and MariaDB that of all it does not do yet.
+    fn refuses_lock(error: &dyn DatabaseError) -> bool {
+        let number = error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
+        matches!(number, Some(1105 | 1235)) && error.message().contains("GET_LOCK")
     }
 
     fn judge(error: &dyn DatabaseError, timeout: Duration) -> Error {

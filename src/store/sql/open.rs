@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use url::Url;
 
@@ -91,7 +92,7 @@ pub(super) fn names(config: &Config, project: &str) -> Result<Names, Vec<Fault>>
     if !(1..=1000).contains(&config.pool) {
         faults.push(Fault::new("pool", "must be between 1 and 1000"));
     }
-    if config.timeout.get() < std::time::Duration::from_millis(100) {
+    if config.timeout.get() < Duration::from_millis(100) {
         faults.push(Fault::new("timeout", "must be at least 100ms"));
     }
     if faults.is_empty() {
@@ -132,18 +133,27 @@ pub(super) fn open(config: &Config, project: &str, observer: Observer) -> Result
     if !faults.is_empty() {
         return Err(faults);
     }
+    let (timeout, keep) = (config.timeout.get(), config.statement_cache > 0);
     match target {
         Target::Sqlite(file) => {
-            let busy = config.timeout.get().mul_f32(0.9);
-            Ok(store(config, names, Sqlite { file, busy, cache: config.statement_cache as usize }, true, true, observer))
+            let dialect = Sqlite { file, busy: timeout.mul_f32(0.9), cache: config.statement_cache as usize };
+            Ok(store(config, names, dialect, timeout, true, true, observer))
         }
-        Target::Postgres(url) => Ok(store(config, names, Postgres::try_new(&url, config)?, config.statement_cache > 0, false, observer)),
-        Target::Mysql(url) => Ok(store(config, names, Mysql::try_new(&url, config)?, config.statement_cache > 0, false, observer)),
+        Target::Postgres(url) => Ok(store(config, names, Postgres::try_new(&url, config)?, timeout, keep, false, observer)),
+        Target::Mysql(url) => Ok(store(config, names, Mysql::try_new(&url, config)?, Mysql::timeout(config), keep, false, observer)),
     }
 }
 
-fn store<D: Dialect>(config: &Config, names: Names, dialect: D, keep: bool, one_writer: bool, observer: Observer) -> Arc<dyn Store> {
-    let core = Core::new(dialect, names, config.timeout.get(), keep, config.pool, one_writer, observer);
+fn store<D: Dialect>(
+    config: &Config,
+    names: Names,
+    dialect: D,
+    timeout: Duration,
+    keep: bool,
+    one_writer: bool,
+    observer: Observer,
+) -> Arc<dyn Store> {
+    let core = Core::new(dialect, names, timeout, keep, config.pool, one_writer, observer);
     Arc::new(SqlStore { core: Arc::new(core), migrate: config.migrate })
 }
 

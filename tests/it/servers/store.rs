@@ -9,7 +9,8 @@ mod postgres {
     }
     mod of_its_kind {
         crate::store::suite! { Postgres;
-            settings: an_application_that_may_only_insert_tells_of_it messages_are_found_by_an_index_however_few_there_were;
+            settings: an_application_that_may_only_insert_tells_of_it a_node_that_does_not_listen_leaves_the_trigger_to_those_who_do
+                messages_are_found_by_an_index_however_few_there_were;
         }
     }
 }
@@ -21,7 +22,8 @@ mod postgres18 {
     }
     mod of_its_kind {
         crate::store::suite! { Postgres18;
-            settings: an_application_that_may_only_insert_tells_of_it messages_are_found_by_an_index_however_few_there_were;
+            settings: an_application_that_may_only_insert_tells_of_it a_node_that_does_not_listen_leaves_the_trigger_to_those_who_do
+                messages_are_found_by_an_index_however_few_there_were;
         }
     }
 }
@@ -33,7 +35,9 @@ mod pgbouncer {
         crate::store::conformance_of_a_server!(Pgbouncer);
     }
     mod of_its_kind {
-        crate::store::suite! { Pgbouncer; settings: messages_are_found_by_an_index_however_few_there_were; }
+        crate::store::suite! { Pgbouncer;
+            settings: a_node_that_does_not_listen_leaves_the_trigger_to_those_who_do messages_are_found_by_an_index_however_few_there_were;
+        }
     }
 }
 
@@ -42,11 +46,17 @@ mod mariadb {
     mod server {
         crate::store::conformance_of_a_server!(Mariadb);
     }
+    mod of_its_kind {
+        crate::store::suite! { Mariadb; prepare: once_by_several_nodes_at_once_where_no_lock_is_given; }
+    }
 }
 
 mod mysql {
     crate::store::conformance!(Mysql);
     mod server {
         crate::store::conformance_of_a_server!(Mysql);
+    }
+    mod of_its_kind {
+        crate::store::suite! { Mysql; prepare: once_by_several_nodes_at_once_where_no_lock_is_given; }
     }
 }

@@ -1,11 +1,14 @@
 //! Tables: made once, verified, printed, beside an application's own.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redrive::store::config::Migrate;
 use redrive::store::{self, Claim, Error, Held, Insert, List, Store};
+use redrive::units::Secret;
+use url::Url;
 
 use super::fixture::{Fixture, ids, message, sorted, succeeded};
+use crate::support::Proxy;
 
 pub(crate) async fn once_by_several_nodes_at_once(cx: Fixture) {
     let stores: Vec<_> = (0..5).map(|_| cx.test.open()).collect();
@@ -23,6 +26,43 @@ pub(crate) async fn once_by_several_nodes_at_once(cx: Fixture) {
     }
     assert!(stores[0].prepare().await.unwrap().applied.is_empty(), "and never again");
     assert_eq!(cx.put("billing", 1).await.len(), 1);
+}
+
+/// MySQL and MariaDB alone: as a cluster that refuses GET_LOCK answers, which a function here does in its place.
+pub(crate) async fn once_by_several_nodes_at_once_where_no_lock_is_given(cx: Fixture) {
+    let mut raw = cx.test.raw().await;
+    raw.run(
+        "CREATE FUNCTION GET_LUCK(name varchar(64), seconds int) RETURNS int DETERMINISTIC NO SQL BEGIN
+            SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1105,
+                MESSAGE_TEXT = 'Percona-XtraDB-Cluster prohibits use of GET_LOCK with pxc_strict_mode = ENFORCING';
+            RETURN 1;
+        END",
+    )
+    .await;
+    let mut url: Url = cx.test.config.url.expose().parse().unwrap();
+    let target = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let proxy = Proxy::saying_instead(target, "GET_LOCK", "GET_LUCK").await;
+    url.set_port(Some(proxy.port())).unwrap();
+    // In clear, so that the proxy finds the word.
+    url.query_pairs_mut().append_pair("ssl-mode", "disabled");
+    let config = store::Config { url: Secret::new(url.as_str()), ..cx.test.config.clone() };
+
+    let stores: Vec<_> = (0..4).map(|_| store::open(&config, &cx.project).unwrap()).collect();
+    let prepared = futures::future::join_all(stores.iter().map(|store| store.prepare())).await;
+    let mut applied: Vec<_> = prepared.into_iter().flat_map(|prepared| prepared.unwrap().applied).collect();
+    let (count, first) = (applied.len(), applied.first().cloned());
+    applied.sort();
+    applied.dedup();
+    assert!(first.is_some() && applied.len() == count, "each migration was applied once: {applied:?}");
+    assert_eq!(raw.number("SELECT count(*) FROM redrive_lock").await, 0, "the row was made, and let go of");
+
+    // One that died while it changed the tables holds up the others for as long as that may take, and no longer.
+    raw.run("DROP TABLE redrive_sample; DELETE FROM redrive_migrations WHERE version = '0004_sample'").await;
+    raw.run("INSERT INTO redrive_lock (name, token, held_until) VALUES ('tables', 7, UTC_TIMESTAMP(6) + INTERVAL 2 SECOND)").await;
+    let began = Instant::now();
+    assert_eq!(stores[0].prepare().await.unwrap().applied, ["0004_sample"]);
+    assert!(began.elapsed() >= Duration::from_millis(1500), "{:?}", began.elapsed());
+    futures::future::join_all(stores.iter().map(|store| store.close())).await;
 }
 
 /// SQLite alone: its busy timeout does not cover the switch to WAL while another writes, be it a node that switches too.

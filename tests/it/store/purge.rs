@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use redrive::message::State;
-use redrive::store::{Idempotency, Insert, NewMessage, Purge, Purged};
+use redrive::store::{Completion, Idempotency, Insert, NewMessage, Purge, Purged, Sweep, Swept};
 use uuid::Uuid;
 
 use super::act::one_in;
-use super::fixture::{Fixture, LONG, message};
+use super::fixture::{Fixture, LONG, failed, message};
 use crate::support::eventually;
 
 fn purge_of(cx: &Fixture, keep: &[(State, Option<u64>)]) -> Purge {
@@ -174,4 +174,72 @@ pub(crate) async fn what_was_put_back_is_not_purged(cx: Fixture) {
     let purged = purge(&cx, Purge { max_rows: 0, ..purge_of(&cx, &State::FINISHED.map(|state| (state, Some(0)))) }).await;
     assert!(deleted(&purged).is_empty());
     assert_eq!(cx.state(id).await, State::Pending);
+}
+
+async fn sweep(cx: &Fixture, project: &str, after: Uuid, limit: u32) -> Swept {
+    cx.store().await.sweep(Sweep { project: project.into(), after, limit }).await.unwrap()
+}
+
+/// All that there is, in small pieces; how many entries went, and how many pieces there were.
+async fn swept(cx: &Fixture, project: &str) -> (u64, u64) {
+    let (mut after, mut gone, mut pieces) = (Uuid::nil(), 0, 0);
+    loop {
+        let swept = sweep(cx, project, after, 2).await;
+        assert!(swept.attempts <= 2, "{swept:?}");
+        (gone, pieces) = (gone + swept.attempts, pieces + 1);
+        let Some(next) = swept.after else { return (gone, pieces) };
+        assert!(next > after, "{next} comes after {after}");
+        after = next;
+    }
+}
+
+pub(crate) async fn attempts_of_messages_that_somebody_deleted(cx: Fixture) {
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        ids.push(one_in(&cx, State::Failed).await);
+    }
+    let entries = async || cx.raw().await.rows("SELECT message_id FROM attempt_log ORDER BY message_id").await;
+    assert_eq!(entries().await.len(), 6);
+    assert_eq!(swept(&cx, "orders").await.0, 0, "all are there");
+    for id in [ids[1], ids[4], ids[5]] {
+        assert_eq!(cx.sql(&format!("DELETE FROM resend_log WHERE id = '{id}'")).await, 1);
+    }
+    assert_eq!(swept(&cx, "invoices").await.0, 0, "they are another project's");
+    let (gone, pieces) = swept(&cx, "orders").await;
+    assert_eq!((gone, pieces), (3, 4), "three full pieces, and one that finds no more");
+    let left: Vec<_> = entries().await.into_iter().map(|row| row[0].clone().unwrap()).collect();
+    let stay: BTreeSet<_> = [ids[0], ids[2], ids[3]].iter().map(ToString::to_string).collect();
+    assert_eq!(left.into_iter().collect::<BTreeSet<_>>(), stay);
+    assert_eq!(swept(&cx, "orders").await.0, 0);
+
+    // One that began lately may be of a message that was put there again.
+    let (_, held) = cx.claimed("billing").await;
+    assert_eq!(cx.complete(vec![Completion { started_at: cx.now().await, ..failed(held) }]).await, [true]);
+    assert_eq!(cx.sql(&format!("DELETE FROM resend_log WHERE id = '{}'", held.id)).await, 1);
+    assert_eq!(swept(&cx, "orders").await.0, 0);
+    assert_eq!(entries().await.len(), 4);
+}
+
+pub(crate) async fn turns_of_sources_that_no_node_knows(cx: Fixture) {
+    for source in ["billing", "held", "made-up", "made-up-too"] {
+        assert!(cx.claim_ids(source).await.is_empty());
+    }
+    cx.beat("node-1", &["billing", "idle"], LONG).await;
+    let turns = async || {
+        let rows = cx.raw().await.rows("SELECT source FROM redrive_turn ORDER BY source").await;
+        rows.into_iter().map(|row| row[0].clone().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(sweep(&cx, "invoices", Uuid::nil(), 100).await.turns, 0, "they are another project's");
+    let mut claim = cx.test.raw().await;
+    claim.run("BEGIN").await;
+    claim.rows("SELECT source FROM redrive_turn WHERE project = 'orders' AND source = 'held' FOR UPDATE").await;
+    let began = std::time::Instant::now();
+    assert_eq!(sweep(&cx, "orders", Uuid::nil(), 100).await.turns, 2);
+    assert!(began.elapsed() < Duration::from_secs(3), "what a claim has is not waited for: {:?}", began.elapsed());
+    assert_eq!(turns().await, ["billing", "held"]);
+    claim.run("ROLLBACK").await;
+    assert_eq!(sweep(&cx, "orders", Uuid::nil(), 100).await.turns, 1);
+    assert_eq!(turns().await, ["billing"]);
+    let id = cx.put("made-up", 1).await[0];
+    assert_eq!(cx.claim_ids("made-up").await, [id], "whoever claims makes it anew");
 }

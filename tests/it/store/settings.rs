@@ -113,6 +113,23 @@ pub(crate) async fn an_application_that_may_only_insert_tells_of_it(cx: Fixture)
     store.close().await;
 }
 
+pub(crate) async fn a_node_that_does_not_listen_leaves_the_trigger_to_those_who_do(cx: Fixture) {
+    let store = telling(&cx).await;
+    let triggers =
+        async || cx.raw().await.number("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'resend_log'::regclass AND NOT tgisinternal").await;
+    assert_eq!(triggers().await, 1);
+    for other in [cx.test.open_for("invoices"), cx.test.open()] {
+        other.prepare().await.unwrap();
+        other.close().await;
+    }
+    assert_eq!(triggers().await, 1, "neither another project's node nor another of the same takes it away");
+    let told = async || cx.raw().await.number("SELECT last_value FROM resend_log_told").await;
+    let before = told().await;
+    cx.sql(ONE_ROW).await;
+    assert!(told().await > before, "and it goes on telling");
+    store.close().await;
+}
+
 /// A plan that was made while the table was nearly empty is kept when a million rows have come.
 pub(crate) async fn messages_are_found_by_an_index_however_few_there_were(cx: Fixture) {
     const ROUNDS: i64 = 40;
@@ -141,8 +158,6 @@ fn tells(cx: &Fixture) -> bool {
 
 /// A store that tells of rows where it can.
 async fn telling(cx: &Fixture) -> Arc<dyn Store> {
-    // The fixture's own, which does not tell, would take the trigger away again if it came later.
-    cx.store().await;
     let config = store::Config { notify: cx.backend.is_postgres(), ..cx.test.config.clone() };
     let store = store::open(&config, &cx.project).unwrap();
     store.prepare().await.unwrap();

@@ -82,7 +82,8 @@ pub(crate) async fn a_lock_of_another_session_ends_in_time(cx: Fixture) {
     raw.run(&format!("UPDATE resend_log SET topic = 'mine' WHERE id = '{id}'")).await;
     let started = Instant::now();
     let error = store.cancel(&cx.project, vec![id]).await.unwrap_err();
-    assert!(matches!(error, Error::TimedOut(_) | Error::Contended(_)), "{error:?}");
+    // A server has the first say, however short the store's patience: one that said nothing would be taken for one that is away.
+    assert!(matches!(error, Error::Contended(_)) || cx.backend.is_sqlite() && matches!(error, Error::TimedOut(_)), "{error:?}");
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     raw.run("ROLLBACK").await;
     let cancelled = eventually(SOON, async || store.cancel(&cx.project, vec![id]).await.ok()).await;

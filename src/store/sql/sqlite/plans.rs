@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use super::super::dialect::{Batch, Dialect};
 use super::super::pool::{Core, Work};
 use super::super::template::Names;
-use super::super::{look, migrate, strays};
+use super::super::{leftovers, look, migrate, strays};
 use super::Sqlite;
 use crate::message::State;
 use crate::store::config::Migrate;
-use crate::store::{Lease, Strays};
+use crate::store::{Lease, Strays, Sweep};
 
 /// Of the claim's index all that waits of one project, or all that waits of none.
 const ALL_THAT_WAITS: &str = "SEARCH resend_log USING INDEX resend_log_claim (project=?)";
@@ -75,4 +76,13 @@ async fn rows_are_estimated_without_a_look_at_them() {
     let steps = steps(&core, &Sqlite::estimate(None, "resend_log")).await;
     assert!(!steps.iter().any(|step| step.starts_with("SCAN resend_log")), "{steps:#?}");
     assert_eq!(steps.iter().filter(|step| *step == "SEARCH resend_log").count(), 2, "either end: {steps:#?}");
+}
+
+#[tokio::test]
+async fn the_attempt_log_is_looked_at_from_where_the_last_look_ended() {
+    let (core, _folder) = tables().await;
+    let sweep = Sweep { project: "orders".into(), after: Uuid::nil(), limit: 100 };
+    core.run(Work::Read, move |session| Box::pin(async move { leftovers::look(session, &sweep).await })).await.unwrap();
+    let steps = steps(&core, &core.sql("log_piece", String::new)).await;
+    assert_eq!(steps, ["SEARCH attempt_log USING PRIMARY KEY (message_id>?)"], "no sort, and nothing before it");
 }
