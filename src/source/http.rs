@@ -61,7 +61,8 @@ impl Source for Http {
     }
 
     fn check(&self, topic: Option<&str>) -> Result<(), String> {
-        self.target.url(topic).map(|_| ())
+        self.target.url(topic)?;
+        topic.map_or(Ok(()), request::check_topic)
     }
 }
 

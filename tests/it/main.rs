@@ -21,5 +21,6 @@ mod http_source;
 mod kafka_mock;
 mod sending;
 mod servers;
+mod source_contract;
 mod store;
 mod support;

@@ -5,4 +5,5 @@ mod bench;
 mod cli;
 mod demo;
 mod kafka;
+mod source;
 mod store;

@@ -26,6 +26,21 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether a message may have this topic; why it can't be said in an environment, if so.
+pub(super) fn check_topic(topic: &str) -> Result<(), String> {
+    check_value("REDRIVE_TOPIC", topic)
+}
+
+fn check_value(name: &str, value: &str) -> Result<(), String> {
+    if value.contains('\0') {
+        return Err(format!("{name} would hold a NUL, which no environment can"));
+    }
+    if value.len() > MOST_BYTES {
+        return Err(format!("{name} would be longer than the 128 KiB that a variable may have"));
+    }
+    Ok(())
+}
+
 /// What a program inherits from redrive's own environment.
 pub(super) fn inherited(names: &[String]) -> Vec<(OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| is_inherited(name, names)).collect()
@@ -58,12 +73,7 @@ pub(super) fn facts(message: &Message) -> Result<Vec<(&'static str, String)>, St
         }
     }
     for (name, value) in &facts {
-        if value.contains('\0') {
-            return Err(format!("{name} would hold a NUL, which no environment can"));
-        }
-        if value.len() > MOST_BYTES {
-            return Err(format!("{name} would be longer than the 128 KiB that a variable may have"));
-        }
+        check_value(name, value)?;
     }
     Ok(facts)
 }

@@ -7,13 +7,11 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
-    QueueDeleteOptions,
+    BasicCancelOptions, BasicConsumeOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{FieldTable, ShortString};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
-use redrive::message::{Headers, Key};
 use redrive::outcome::Class;
 use redrive::source::{Context, Sender};
 use redrive::tls::Tls;
@@ -25,21 +23,21 @@ use crate::support::sends::{Proxy, build, context, context_with_timeout, message
 use crate::support::service;
 
 /// The brokers: their names in `scripts/services` and the variables with their URLs.
-const RABBIT: (&str, &str, &str) = ("rabbitmq", "REDRIVE_TEST_AMQP_URL", "REDRIVE_TEST_AMQPS_URL");
-const RABBIT4: (&str, &str, &str) = ("rabbitmq4", "REDRIVE_TEST_AMQP4_URL", "REDRIVE_TEST_AMQPS4_URL");
+pub(super) const RABBIT: (&str, &str, &str) = ("rabbitmq", "REDRIVE_TEST_AMQP_URL", "REDRIVE_TEST_AMQPS_URL");
+pub(super) const RABBIT4: (&str, &str, &str) = ("rabbitmq4", "REDRIVE_TEST_AMQP4_URL", "REDRIVE_TEST_AMQPS4_URL");
 const BOTH: [(&str, &str, &str); 2] = [RABBIT, RABBIT4];
 
 /// The test that makes a broker hold back its publishers must have it for itself.
-static WHOLE_BROKER: RwLock<()> = RwLock::const_new(());
+pub(super) static WHOLE_BROKER: RwLock<()> = RwLock::const_new(());
 
 /// A direct exchange with one queue, both of their own.
-struct Route {
-    channel: Channel,
+pub(super) struct Route {
+    pub(super) channel: Channel,
     _connection: Connection,
-    name: String,
+    pub(super) name: String,
 }
 
-fn short(text: &str) -> ShortString {
+pub(super) fn short(text: &str) -> ShortString {
     text.into()
 }
 
@@ -58,7 +56,7 @@ impl Route {
         Self { channel, _connection: connection, name }
     }
 
-    async fn direct(variable: &str) -> Self {
+    pub(super) async fn direct(variable: &str) -> Self {
         Self::new(variable, ExchangeKind::Direct).await
     }
 
@@ -74,7 +72,7 @@ impl Route {
         ids
     }
 
-    async fn remove(self) {
+    pub(super) async fn remove(self) {
         let _ = self.channel.queue_delete(short(&self.name), QueueDeleteOptions::default()).await;
         let _ = self.channel.exchange_delete(short(&self.name), ExchangeDeleteOptions::default()).await;
     }
@@ -90,14 +88,14 @@ fn source_with(variable: &str, mut section: Value, cx: &Context) -> Sender {
 }
 
 /// The URL with the proxy's address in place of the broker's.
-fn through(variable: &str, proxy: &Proxy) -> String {
+pub(super) fn through(variable: &str, proxy: &Proxy) -> String {
     let mut uri: AMQPUri = service(variable).parse().unwrap();
     "127.0.0.1".clone_into(&mut uri.authority.host);
     uri.authority.port = proxy.port();
     uri.to_string()
 }
 
-async fn proxy_to(variable: &str) -> Proxy {
+pub(super) async fn proxy_to(variable: &str) -> Proxy {
     let uri: AMQPUri = service(variable).parse().unwrap();
     Proxy::to(&format!("{}:{}", uri.authority.host, uri.authority.port)).await
 }
@@ -105,44 +103,6 @@ async fn proxy_to(variable: &str) -> Proxy {
 fn ctl(broker: &str, arguments: &[&str]) {
     let status = Command::new(service("REDRIVE_SERVICES")).args(["ctl", broker]).args(arguments).status().unwrap();
     assert!(status.success(), "{arguments:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_arrives_with_its_id_properties_headers_and_payload() {
-    let _shared = WHOLE_BROKER.read().await;
-    for (_, variable, _) in BOTH {
-        let route = Route::direct(variable).await;
-        let sender = source(variable, json!({"exchange": route.name, "routing_key": "ok"}));
-        let mut first = message("ok", vec![0, 159, 146, 150]);
-        first.topic = None;
-        first.headers = Headers::new(vec![("Content-Type".to_owned(), "application/x-test".to_owned()), ("tenant".to_owned(), "ä".to_owned())]);
-        let mut second = message("ok", "");
-        second.payload = None;
-        second.key = Some(Key::Binary(vec![0, 255].into()));
-        let sent = [first, second];
-        for message in &sent {
-            let outcome = send_one(&sender, message.clone()).await;
-            assert_eq!(outcome.class, Class::Succeeded, "{outcome:?}");
-        }
-        let get = || route.channel.basic_get(short(&route.name), BasicGetOptions { no_ack: true });
-        let arrived = get().await.unwrap().unwrap();
-        let properties = &arrived.properties;
-        assert_eq!(arrived.data, [0, 159, 146, 150]);
-        assert_eq!(arrived.routing_key.as_str(), "ok");
-        assert_eq!(properties.message_id().as_ref().unwrap().as_str(), sent[0].id.to_string());
-        assert_eq!(*properties.delivery_mode(), Some(2));
-        assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "application/x-test");
-        let headers = properties.headers().as_ref().unwrap().inner();
-        let text = |bytes: &[u8]| AMQPValue::LongString(bytes.into());
-        let expected = [("redrive-attempt", text(b"3")), ("redrive-key", text(b"k-1")), ("tenant", text("ä".as_bytes()))];
-        assert_eq!(headers.iter().map(|(name, value)| (name.as_str(), value.clone())).collect::<Vec<_>>(), expected);
-        let arrived = get().await.unwrap().unwrap();
-        assert!(arrived.data.is_empty());
-        assert_eq!(arrived.properties.headers().as_ref().unwrap().inner().get("redrive-key"), Some(&text(&[0, 255])));
-        sender.close(Duration::from_secs(5)).await;
-        assert_eq!(send_one(&sender, message("ok", "x")).await.code, "amqp_closed");
-        route.remove().await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -240,28 +200,6 @@ async fn one_for_which_the_broker_closes_the_channel_takes_no_other_with_it() {
         ctl(broker, &["clear_topic_permissions", "-p", "redrive", "redrive", &route.name]);
         route.remove().await;
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_is_too_large_fails_for_good_and_its_neighbours_arrive() {
-    let _shared = WHOLE_BROKER.read().await;
-    let route = Route::direct(RABBIT4.1).await;
-    let sender = source(RABBIT4.1, json!({"exchange": route.name}));
-    let large = message("ok", vec![b'x'; 17 << 20]);
-    let id = large.id;
-    let mut messages: Vec<_> = (0..20).map(|n| message("ok", n.to_string())).collect();
-    messages.insert(10, large);
-    for (have, outcome) in send_all(&sender, messages, Duration::from_secs(30)).await {
-        if have == id {
-            assert_eq!((outcome.class, outcome.code.as_ref()), (Class::Permanent, "amqp_message_too_large"), "{outcome:?}");
-        } else {
-            assert_eq!(outcome.class, Class::Succeeded, "{outcome:?}");
-        }
-    }
-    let arrived = route.drain().await;
-    assert_eq!(arrived.len(), 20);
-    assert!(arrived.values().all(|copies| *copies == 1));
-    route.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

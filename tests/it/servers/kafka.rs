@@ -4,13 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers as _, Message as _, OwnedMessage};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use redrive::message::{Key, Message};
+use redrive::message::Key;
 use redrive::outcome::Class;
 use redrive::source::{Context, Sender};
 use redrive::tls::Tls;
@@ -21,8 +20,8 @@ use crate::support::sends::{build, context, context_with_timeout, message, send_
 use crate::support::service;
 
 /// A topic of its own that goes away with the test.
-struct Topic {
-    name: String,
+pub(super) struct Topic {
+    pub(super) name: String,
     partitions: i32,
 }
 
@@ -31,7 +30,7 @@ fn admin() -> AdminClient<DefaultClientContext> {
 }
 
 impl Topic {
-    async fn with(partitions: i32, settings: &[(&str, &str)]) -> Self {
+    pub(super) async fn with(partitions: i32, settings: &[(&str, &str)]) -> Self {
         let name = format!("redrive-test-{}", Uuid::now_v7());
         let mut topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
         for (key, value) in settings {
@@ -65,7 +64,7 @@ impl Topic {
         messages
     }
 
-    async fn remove(self) {
+    pub(super) async fn remove(self) {
         let _ = admin().delete_topics(&[&self.name], &AdminOptions::new()).await;
     }
 }
@@ -92,32 +91,6 @@ fn id_of(message: &OwnedMessage) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_arrives_with_its_key_headers_and_payload() {
-    let topic = Topic::new().await;
-    let sender = source(json!({"topic": topic.name}));
-    let mut first = message("", vec![0, 159, 146, 150]);
-    first.topic = None;
-    let mut tombstone = message(&topic.name, "");
-    tombstone.payload = None;
-    let mut binary = message(&topic.name, "");
-    binary.key = Some(Key::Binary(vec![0, 255].into()));
-    let sent = [first, tombstone, binary];
-    let outcomes = send_all(&sender, sent.to_vec(), Duration::from_secs(30)).await;
-    for (offset, message) in sent.iter().enumerate() {
-        assert_eq!(outcomes[&message.id].result.as_deref(), Some(format!(r#"{{"partition":0,"offset":{offset}}}"#).as_str()), "{outcomes:?}");
-    }
-    let arrived = topic.read(3);
-    assert_eq!(arrived.iter().map(|m| m.payload()).collect::<Vec<_>>(), [Some(&[0, 159, 146, 150][..]), None, Some(b"")]);
-    assert_eq!(arrived.iter().map(|m| m.key()).collect::<Vec<_>>(), [Some(&b"k-1"[..]), Some(b"k-1"), Some(&[0, 255])]);
-    let headers: Vec<_> =
-        arrived[0].headers().unwrap().iter().map(|h| (h.key.to_owned(), String::from_utf8(h.value.unwrap().to_vec()).unwrap())).collect();
-    let expected = [("tenant", "ä"), ("redrive-id", &sent[0].id.to_string()), ("redrive-attempt", "3")];
-    assert_eq!(headers, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    sender.close(Duration::from_secs(5)).await;
-    topic.remove().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_topic_is_refused_and_delivered_once_it_is_there() {
     let sender = source_with(json!({}), &context_with_timeout("8s"));
     let start = Instant::now();
@@ -139,45 +112,6 @@ async fn a_missing_topic_is_told_from_a_silent_broker_under_the_shortest_lease_t
     let outcome = send_one(&sender, message(&format!("redrive-missing-{}", Uuid::now_v7()), "x")).await;
     assert_eq!((outcome.class, outcome.code.as_ref()), (Class::Refused, "kafka_unknown_topic_or_part"), "{outcome:?}");
     topic.remove().await;
-}
-
-/// Sends messages together, one of which the broker does not take: that one fails with a code, and the others arrive, once each.
-async fn one_of_many_is_refused(setting: (&str, &str), bad: impl Fn(Message) -> Message, class: Class, code: &str) {
-    let topic = Topic::with(1, &[setting]).await;
-    let sender = source(json!({"topic": topic.name, "properties": {"linger.ms": "50"}}));
-    let good = |n: usize| Message { key: Some(Key::Text(n.to_string())), ..message(&topic.name, vec![b'x'; 100]) };
-    let mut messages: Vec<_> = (0..200).map(good).collect();
-    let bad = bad(good(0));
-    let id = bad.id;
-    messages.insert(77, bad);
-    for (have, outcome) in send_all(&sender, messages, Duration::from_secs(30)).await {
-        if have == id {
-            assert_eq!((outcome.class, outcome.code.as_ref()), (class, code), "{outcome:?}");
-        } else {
-            assert_eq!(outcome.class, Class::Succeeded, "{outcome:?}");
-        }
-    }
-    let arrived: HashSet<_> = topic.read(200).iter().map(id_of).collect();
-    assert_eq!(arrived.len(), 200);
-    topic.remove().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_is_too_large_for_the_topic_fails_and_its_neighbours_arrive() {
-    let large = |message| Message { payload: Some(vec![b'x'; 5000].into()), ..message };
-    one_of_many_is_refused(("max.message.bytes", "2000"), large, Class::Permanent, "kafka_msg_size_too_large").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_without_a_key_for_a_compacted_topic_fails_and_its_neighbours_arrive() {
-    let without = |message| Message { key: None, ..message };
-    one_of_many_is_refused(("cleanup.policy", "compact"), without, Class::Permanent, "kafka_invalid_record").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_of_another_time_is_refused_and_its_neighbours_arrive() {
-    let old = |message| Message { began_at: Some(Utc::now() - chrono::Duration::days(1)), ..message };
-    one_of_many_is_refused(("message.timestamp.before.max.ms", "3600000"), old, Class::Refused, "kafka_invalid_timestamp").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -163,6 +163,11 @@ impl Server {
         self.requests.lock().unwrap().recv_timeout(SOON).expect("a request")
     }
 
+    /// All requests that came and that nobody looked at.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().try_iter().collect()
+    }
+
     /// Whether a request came that nobody looked at.
     pub(crate) fn has_request(&self) -> bool {
         self.requests.lock().unwrap().try_recv().is_ok()

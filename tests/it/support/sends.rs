@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _};
 use redrive::message::{Headers, Key, Message};
 use redrive::outcome::Outcome;
 use redrive::source::{Context, Delivery, Options, Registry, Sender};
@@ -47,11 +48,10 @@ pub(crate) fn message(topic: &str, payload: impl Into<Bytes>) -> Message {
     }
 }
 
-/// Sends messages in one batch and waits for every outcome.
-pub(crate) async fn send_all(sender: &Sender, messages: Vec<Message>, within: Duration) -> HashMap<Uuid, Outcome> {
-    let Sender::Pipelined(pipeline) = sender else { panic!("not pipelined") };
-    let expected = messages.len();
-    let (results, mut outcomes) = mpsc::unbounded_channel();
+/// Deliveries of messages, and where their outcomes come.
+pub(crate) fn deliveries(messages: Vec<Message>) -> (Vec<Delivery>, Outcomes) {
+    let (results, come) = mpsc::unbounded_channel();
+    let outcomes = Outcomes { expected: messages.len(), come };
     let batch = messages
         .into_iter()
         .map(|message| {
@@ -59,19 +59,49 @@ pub(crate) async fn send_all(sender: &Sender, messages: Vec<Message>, within: Du
             Delivery::new(message, move |outcome| results.send((id, outcome)).unwrap_or(()))
         })
         .collect();
-    drop(results);
-    let collected = tokio::time::timeout(within, async {
-        pipeline.send(batch).await;
+    (batch, outcomes)
+}
+
+/// The outcomes of deliveries.
+pub(crate) struct Outcomes {
+    expected: usize,
+    come: mpsc::UnboundedReceiver<(Uuid, Outcome)>,
+}
+
+impl Outcomes {
+    /// Waits until each delivery was finished, or let go of.
+    pub(crate) async fn all(mut self) -> HashMap<Uuid, Outcome> {
         let mut collected = HashMap::new();
-        while let Some((id, outcome)) = outcomes.recv().await {
+        while let Some((id, outcome)) = self.come.recv().await {
             assert!(collected.insert(id, outcome).is_none(), "{id} was finished twice");
         }
+        assert_eq!(collected.len(), self.expected);
         collected
-    })
-    .await
-    .unwrap_or_else(|_| panic!("not every message was finished within {within:?}"));
-    assert_eq!(collected.len(), expected);
-    collected
+    }
+}
+
+/// Hands a batch to a sender as the engine does; to one that takes one message at a time, 64 at once.
+pub(crate) async fn hand_over(sender: &Sender, batch: Vec<Delivery>) {
+    match sender {
+        Sender::Pipelined(pipeline) => pipeline.send(batch).await,
+        Sender::Each(source) => {
+            let send = |delivery: Delivery| async move {
+                let outcome = source.send(delivery.message()).await;
+                delivery.finish(outcome);
+            };
+            stream::iter(batch).for_each_concurrent(64, send).await;
+        }
+    }
+}
+
+/// Sends messages in one batch and waits for every outcome.
+pub(crate) async fn send_all(sender: &Sender, messages: Vec<Message>, within: Duration) -> HashMap<Uuid, Outcome> {
+    let (batch, outcomes) = deliveries(messages);
+    let sends = async {
+        hand_over(sender, batch).await;
+        outcomes.all().await
+    };
+    tokio::time::timeout(within, sends).await.unwrap_or_else(|_| panic!("not every message was finished within {within:?}"))
 }
 
 /// Sends one message and waits for its outcome.

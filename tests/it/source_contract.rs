@@ -1,0 +1,242 @@
+//! The contract suite of sources: what every sender promises, whatever its kind, asked of every destination. A destination is one line; those
+//! that need a server stand in `servers/source.rs`.
+//!
+//! A line names what its destination can be asked, and the compiler holds it to that: `shown` needs [`Shown`], `refusing` [`Refusing`],
+//! `leaving` [`Leaving`].
+
+pub(crate) mod arriving;
+pub(crate) mod destinations;
+pub(crate) mod ending;
+mod local;
+pub(crate) mod saying;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
+use std::path::Path;
+use std::time::Duration;
+
+use redrive::message::Message;
+use redrive::outcome::{Class, Outcome};
+use redrive::source::{Context, Registry, Sender};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::support::sends::{Proxy, context_with_timeout, message, send_all};
+
+/// A test that takes longer hangs.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// How long what works may take, on a machine with much else to do.
+pub(crate) const SOON: Duration = Duration::from_secs(40);
+/// So long after a source's timeout the engine gives up a send by itself.
+pub(crate) const GRACE: Duration = Duration::from_secs(3);
+
+/// Where messages go, and the source that takes them there.
+pub(crate) trait Destination: Sized {
+    /// What the kind makes of its section.
+    type Config: DeserializeOwned + Debug;
+    /// The kind in the YAML.
+    const KIND: &'static str;
+
+    async fn set_up() -> Self;
+
+    /// What the YAML holds of the source, beside the kind and the options of every kind.
+    fn section(&self) -> Value;
+
+    /// One with which as many topics as can be are wrong.
+    fn strict_section(&self) -> Value {
+        self.section()
+    }
+
+    /// One with `hunter2` for every secret; what is sent with it need not arrive.
+    fn secret_section(&self) -> Value {
+        self.section()
+    }
+
+    /// A topic that is there.
+    fn topic(&self) -> &str;
+
+    /// The folder of the configuration's file.
+    fn folder(&self) -> &Path {
+        Path::new("/")
+    }
+
+    fn registry(&self) -> Registry {
+        Registry::default()
+    }
+
+    fn remove(self) -> impl Future<Output = ()> {
+        std::future::ready(())
+    }
+}
+
+/// One that shows what arrived.
+pub(crate) trait Shown: Destination {
+    /// The payload that a tombstone arrives with.
+    const TOMBSTONE: Option<&'static [u8]> = Some(b"");
+
+    /// All that has arrived, copies too.
+    async fn arrived(&self) -> Vec<Arrival>;
+}
+
+/// One that does not take every message.
+pub(crate) trait Refusing: Shown {
+    /// Messages that it refuses, each with what that comes to.
+    fn refused(&self) -> Vec<(Message, Class, &'static str)>;
+}
+
+/// One that can be taken away and brought back.
+pub(crate) trait Leaving: Destination {
+    fn be(&self, state: State);
+}
+
+/// How a destination is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    There,
+    /// Nobody is there, and that shows at once where it can.
+    Away,
+    /// What is sent is taken, and never answered.
+    Still,
+}
+
+impl State {
+    /// That of what stands behind a proxy.
+    pub(crate) fn of(self, proxy: &Proxy) {
+        match self {
+            Self::There => proxy.open(),
+            Self::Away => proxy.cut(),
+            Self::Still => proxy.stall(),
+        }
+    }
+}
+
+/// A message as it arrived.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) id: String,
+    pub(crate) attempt: String,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) payload: Option<Vec<u8>>,
+    pub(crate) headers: BTreeMap<String, String>,
+}
+
+/// The source with this section, built as the configuration builds it.
+pub(crate) fn built<D: Destination>(destination: &D, section: Value, timeout: &str) -> Sender {
+    let cx = Context { folder: destination.folder().to_owned(), ..context_with_timeout(timeout) };
+    destination.registry().build(D::KIND, section, &cx).unwrap_or_else(|faults| panic!("{faults:?}"))
+}
+
+/// The source as it is used.
+pub(crate) fn sender<D: Destination>(destination: &D, timeout: &str) -> Sender {
+    built(destination, destination.section(), timeout)
+}
+
+/// So many messages, whose payloads can be told in whatever text they turn up.
+pub(crate) fn messages<D: Destination>(destination: &D, count: usize) -> Vec<Message> {
+    (0..count).map(|number| message(destination.topic(), format!("hunter3 {number}"))).collect()
+}
+
+/// Sends messages in one batch: each gets one outcome within the time, and what is true of every outcome is true of it.
+pub(crate) async fn send<D: Destination>(destination: &D, sender: &Sender, batch: Vec<Message>, within: Duration) -> HashMap<Uuid, Outcome> {
+    let outcomes = send_all(sender, batch, within).await;
+    judge(destination, &outcomes);
+    outcomes
+}
+
+/// A code says what went wrong, if anything did, and is one that the kind lists; and nothing repeats a secret or a payload.
+pub(crate) fn judge<D: Destination>(destination: &D, outcomes: &HashMap<Uuid, Outcome>) {
+    let codes = destination.registry().codes(D::KIND);
+    for outcome in outcomes.values() {
+        let fine = outcome.class == Class::Succeeded;
+        assert_eq!(outcome.code.is_empty(), fine, "{outcome:?}");
+        let listed = codes.as_ref().is_none_or(|codes| codes.iter().any(|code| code.is(&outcome.code)));
+        assert!(fine || listed, "{outcome:?}");
+        assert!(!format!("{outcome:?}").contains("hunter"), "{outcome:?}");
+    }
+}
+
+#[track_caller]
+pub(crate) fn assert_all(outcomes: &HashMap<Uuid, Outcome>, class: Class) {
+    if let Some(other) = outcomes.values().find(|outcome| outcome.class != class) {
+        panic!("not {class}: {other:?}");
+    }
+}
+
+/// Runs a test of the suite.
+pub(crate) async fn in_time(test: impl Future<Output = ()>) {
+    tokio::time::timeout(DEADLINE, test).await.expect("the test hangs");
+}
+
+/// The suite for one destination, as far as it can be asked.
+macro_rules! contract {
+    ($destination:ty => $($group:ident)+) => {
+        $($crate::source_contract::group! { $group $destination })+
+    };
+}
+pub(crate) use contract;
+
+/// What is asked, by what the destination must be able to do for it.
+macro_rules! group {
+    (always $destination:ty) => {
+        $crate::source_contract::suite! { $destination;
+            saying: check_refuses_a_topic_exactly_when_a_send_would nothing_secret_is_shown;
+            ending: a_close_waits_for_what_is_under_way a_send_that_is_dropped_loses_no_outcome;
+        }
+    };
+    (unseen $destination:ty) => {
+        $crate::source_contract::suite! { $destination; arriving: several_hundred_succeed; }
+    };
+    (shown $destination:ty) => {
+        $crate::source_contract::suite! { $destination; arriving: a_message_arrives_whole several_hundred_arrive_once_each; }
+    };
+    (refusing $destination:ty) => {
+        $crate::source_contract::suite! { $destination; arriving: one_that_is_refused_takes_no_other_with_it; }
+    };
+    (leaving $destination:ty) => {
+        $crate::source_contract::suite! { $destination;
+            ending:
+                one_that_is_away_is_unreachable_in_time_and_used_again one_that_stands_still_is_unreachable_in_time_and_used_again
+                what_is_pending_at_the_close_gets_an_outcome;
+        }
+    };
+}
+pub(crate) use group;
+
+/// A `#[tokio::test]` for each name, each with a destination of its own.
+macro_rules! suite {
+    ($destination:ty; $($module:ident: $($test:ident)+;)+) => {
+        $($(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                let destination = <$destination as $crate::source_contract::Destination>::set_up().await;
+                $crate::source_contract::in_time($crate::source_contract::$module::$test(&destination)).await;
+                $crate::source_contract::Destination::remove(destination).await;
+            }
+        )+)+
+    };
+}
+pub(crate) use suite;
+
+/// librdkafka's mock cluster, which runs inside the process.
+mod kafka {
+    super::contract! { super::destinations::MockKafka => always shown refusing leaving }
+}
+
+mod http {
+    super::contract! { super::destinations::Endpoint => always shown refusing leaving }
+}
+
+mod command {
+    super::contract! { super::local::Command => always shown refusing leaving }
+}
+
+/// It takes everything, is always there, and shows no payload on purpose.
+mod log {
+    super::contract! { super::local::Log => always unseen }
+}
+
+/// A program's own `impl Source`.
+mod custom {
+    super::contract! { super::local::Shelf => always shown refusing leaving }
+}
