@@ -75,7 +75,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The node lives no more. What it knew stays known for a day.
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error>;
 
-    /// Waiting rows, of any project, that neither the asking node nor another that lives serves, at most `limit` kinds of them.
+    /// Waiting rows, of any project, that neither the asking node nor another that lives serves, at most `limit` kinds of them; those with them whose
+    /// attempt is lost.
     async fn unserved(&self, own: Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Error>;
 
     /// Counts the waiting messages of a project by source and state.

@@ -17,6 +17,13 @@ use crate::store::{Heartbeat, Served, Unserved};
 const MOST_KINDS: i64 = 200;
 /// What a node knew is not unknown for so long after its last beat: it may be back, and its messages wait for it.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// At most so many lost attempts are looked at: a node may leave behind all that it had under way.
+const MOST_LOST: i64 = 10_000;
+
+/// True of rows that are being sent, or were when their node died.
+const SENDING: &str = "AND state = 'sending'";
+/// Leases that have run out. An application may make up a row as being sent, without one.
+pub(super) const LAPSED: [&str; 2] = ["lease_until <= {now}", "lease_until IS NULL"];
 
 pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heartbeat) -> Result<(), Fail> {
     let sources: Vec<_> = beat.sources.iter().map(ToString::to_string).collect();
@@ -117,25 +124,30 @@ pub(super) async fn kinds<D: Dialect>(session: &mut Session<D>, project: &str) -
     Ok(texts::<D>(&session.rows(sql, &[project, project]).await?))
 }
 
-/// The projects of which rows wait.
-async fn projects<D: Dialect>(session: &mut Session<D>) -> Result<Vec<String>, Fail> {
+/// The projects of which rows wait, or are being sent.
+async fn projects<D: Dialect>(session: &mut Session<D>) -> Result<BTreeSet<String>, Fail> {
     if !D::LEAPS {
+        // Where the claim's index holds all rows, those that are being sent are among them.
         let from = "FROM {log} {claim-index} WHERE project";
         let first = session.sql("projects_first", || format!("SELECT {{text project}} {from} >= ? ORDER BY project LIMIT 1"));
         let next = session.sql("projects_next", || format!("SELECT {{text project}} {from} > ? ORDER BY project LIMIT 1"));
-        return leap(session, first, next, &[]).await;
+        return Ok(leap(session, first, next, &[]).await?.into_iter().collect());
     }
-    let sql = session.sql("projects", || {
-        format!(
-            "WITH RECURSIVE kinds (project, n) AS (
-                SELECT project, 1 FROM (SELECT project FROM {{log}} WHERE project IS NOT NULL {{waiting}} ORDER BY project LIMIT 1) AS first
-                UNION ALL
-                SELECT (SELECT l.project FROM {{log}} l WHERE l.project > kinds.project {{waiting}} ORDER BY l.project LIMIT 1), kinds.n + 1
-                FROM kinds WHERE kinds.project IS NOT NULL AND kinds.n < {MOST_KINDS}
-             ) SELECT {{text project}} FROM kinds WHERE project IS NOT NULL"
-        )
-    });
-    Ok(texts::<D>(&session.rows(sql, &[]).await?))
+    let mut names = BTreeSet::new();
+    for (name, rows) in [("projects", "{waiting}"), ("projects_sending", SENDING)] {
+        let sql = session.sql(name, || {
+            format!(
+                "WITH RECURSIVE kinds (project, n) AS (
+                    SELECT project, 1 FROM (SELECT project FROM {{log}} WHERE project IS NOT NULL {rows} ORDER BY project LIMIT 1) AS first
+                    UNION ALL
+                    SELECT (SELECT l.project FROM {{log}} l WHERE l.project > kinds.project {rows} ORDER BY l.project LIMIT 1), kinds.n + 1
+                    FROM kinds WHERE kinds.project IS NOT NULL AND kinds.n < {MOST_KINDS}
+                 ) SELECT {{text project}} FROM kinds WHERE project IS NOT NULL"
+            )
+        });
+        names.extend(texts::<D>(&session.rows(sql, &[]).await?));
+    }
+    Ok(names)
 }
 
 /// Whether rows of a project wait for other sources than these: a condition, and its parameters. It looks into the gaps between them, so that the
@@ -152,6 +164,15 @@ pub(super) fn foreign<'a>(project: &'a str, sources: &'a [Arc<str>]) -> (String,
         last = next;
     }
     (gaps.join(" OR "), values)
+}
+
+/// Whether rows of a project are being sent under such a lease for other sources than these: a condition whose parameters are the project and a batch of
+/// the sources.
+pub(super) fn orphaned(lease: &str) -> String {
+    format!(
+        "EXISTS (SELECT 1 FROM {{log}} WHERE project = ? {SENDING} AND {lease}
+            AND ({{sourceless}} OR source NOT IN (SELECT s_source FROM {{table s s_source:text}})))"
+    )
 }
 
 /// Whether a condition holds that is asked seldom.
@@ -183,17 +204,66 @@ pub(super) async fn oldest_due<'a, D: Dialect>(
         let Some(due) = D::time(&row, 1).ok().flatten().and_then(earliest) else { continue };
         let Ok(age) = (clock::<D>(&row, 2)? - due).to_std() else { continue };
         let source = decode::maybe_text::<D>(&row, 0).unwrap_or_default();
-        let longest = oldest.entry(source).or_default();
-        *longest = age.max(*longest);
+        lengthen(&mut oldest, source, age);
     }
     Ok(oldest)
 }
 
-pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, own: &Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Fail> {
+/// Notes how long a message of a source has waited, if none has waited longer.
+pub(super) fn lengthen(oldest: &mut BTreeMap<String, Duration>, source: String, age: Duration) {
+    let longest = oldest.entry(source).or_default();
+    *longest = age.max(*longest);
+}
+
+/// How long the longest due message of each source has waited of which the attempt is lost, and which nobody has taken over. They are on no level, and
+/// on no sheet.
+pub(super) async fn lost<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<BTreeMap<String, Duration>, Fail> {
+    let sql = session.sql("lost", || {
+        let [past, none] = LAPSED;
+        format!(
+            "SELECT {{text source}}, {{time min(due_at)}}, {{time min(lease_until)}}, {{time {{now}}}}
+             FROM (SELECT source, due_at, lease_until FROM {{log}} WHERE project = ? {SENDING} AND ({past} OR {none}) LIMIT {MOST_LOST}) AS l
+             GROUP BY source"
+        )
+    });
+    let mut lost = BTreeMap::new();
+    for row in session.rows(sql, &[Value::Text(project)]).await? {
+        let Some(source) = decode::maybe_text::<D>(&row, 0) else { continue };
+        // A due time may be none, and then it is the lease that tells.
+        let Some(since) = [1, 2].into_iter().filter_map(|column| D::time(&row, column).ok().flatten().and_then(earliest)).min() else { continue };
+        if let Ok(age) = (clock::<D>(&row, 3)? - since).to_std() {
+            lengthen(&mut lost, source, age);
+        }
+    }
+    Ok(lost)
+}
+
+/// Whether there may be rows that wait for others than the asking node: a condition, and its parameters.
+fn others<'a, D: Dialect>(own: &'a Served, sources: &'a Batch<'a>) -> (String, Vec<Value<'a>>) {
     let (foreign, names) = foreign(&own.project, &own.sources);
-    let of = |other: &str| format!("EXISTS (SELECT 1 FROM {{log}} {{claim-index}} WHERE project {other} ? {{waiting}})");
     let project = Value::Text(&own.project);
-    if !is_true(session, &format!("{} OR {} OR {foreign}", of("<"), of(">")), &[&[project, project][..], &names].concat()).await? {
+    let (mut any, mut values) = (Vec::new(), Vec::new());
+    // Where the claim's index holds all rows, those that are being sent are among them.
+    let kinds = if D::WAITING.is_empty() { 1 } else { 2 };
+    for rows in ["{waiting}", SENDING].into_iter().take(kinds) {
+        for other in ["<", ">"] {
+            any.push(format!("EXISTS (SELECT 1 FROM {{log}} {{claim-index}} WHERE project {other} ? {rows})"));
+            values.push(project);
+        }
+    }
+    for lease in LAPSED {
+        any.push(orphaned(lease));
+        values.extend([project, Value::Batch(sources)]);
+    }
+    any.push(foreign);
+    values.extend(names);
+    (any.join(" OR "), values)
+}
+
+pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, own: &Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Fail> {
+    let sources = Batch::texts(own.sources.iter().map(|source| &**source));
+    let (others, values) = others::<D>(own, &sources);
+    if !is_true(session, &others, &values).await? {
         return Ok(Vec::new());
     }
     let mut served = served(session).await?;
@@ -201,11 +271,13 @@ pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, own: &Served,
     let mut found = Vec::new();
     for project in projects(session).await? {
         let live = served.get(&project);
-        let kinds: Vec<_> = kinds(session, &project).await?.into_iter().filter(|source| !live.is_some_and(|live| live.contains(source))).collect();
-        if kinds.is_empty() {
-            continue;
+        let is_nobodys = |source: &str| !live.is_some_and(|live| live.contains(source));
+        let kinds = kinds(session, &project).await?;
+        let kinds = kinds.iter().map(String::as_str).filter(|source| is_nobodys(source));
+        let mut oldest = oldest_due(session, &project, kinds).await?;
+        for (source, age) in lost(session, &project).await?.into_iter().filter(|(source, _)| is_nobodys(source)) {
+            lengthen(&mut oldest, source, age);
         }
-        let oldest = oldest_due(session, &project, kinds.iter().map(String::as_str)).await?;
         for (source, oldest) in oldest.into_iter().filter(|(_, oldest)| *oldest >= min_age) {
             if found.len() >= limit as usize {
                 return Ok(found);

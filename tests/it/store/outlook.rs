@@ -229,3 +229,33 @@ pub(crate) async fn one_counts_for_all(cx: Fixture) {
     cx.sql("UPDATE redrive_sample SET counts = NULL").await;
     assert_eq!(one.sample(sample(Duration::ZERO, 0)).await.unwrap(), None, "the first is being made");
 }
+
+pub(crate) async fn lost_attempts_that_nobody_takes_over_are_told(cx: Fixture) {
+    let now = cx.now().await;
+    let leased = |source, due| NewMessage { leased: true, due, ..message(source) };
+    let old = Due::At(now - Duration::from_secs(100));
+    let hold = async |ttl, messages| {
+        let insert = Insert { lease: cx.lease(ttl), ..cx.insertion(messages) };
+        cx.store().await.insert(insert).await.unwrap();
+    };
+    hold(LONG, vec![leased("held", old)]).await;
+    hold(SHORT, vec![leased("refund", old), leased("refund", Due::Now), leased("served", old)]).await;
+    // Of another project, of which nothing else waits.
+    cx.sql(&format!(
+        "INSERT INTO resend_log (project, source, payload, state, lease_until) VALUES ('invoices', 'crm', 'x', 'sending', {})",
+        cx.time(-1000)
+    ))
+    .await;
+    cx.lapse("refund").await;
+    cx.beat("node-1", &["served"], LONG).await;
+    let told = cx.store().await.unserved(nothing(&cx), Duration::ZERO, 10).await.unwrap();
+    assert!(told.iter().any(|rows| rows.source == "refund" && (100..130).contains(&rows.oldest.as_secs())), "{told:?}");
+    assert_eq!(names(told), pairs(&[("invoices", "crm"), ("orders", "refund")]), "neither what is held nor what is served");
+    let own = Served { sources: vec!["refund".into()], ..nothing(&cx) };
+    assert_eq!(told_to(&cx, own).await, pairs(&[("invoices", "crm")]));
+    assert_eq!(unserved(&cx, LONG, 10).await, pairs(&[("orders", "refund")]), "the other is too young");
+    // The gauge tells of them too.
+    let counts = cx.store().await.counts(&cx.project).await.unwrap();
+    let overdue = |source: &str| counts.iter().find(|count| count.source == source).unwrap().overdue.as_secs();
+    assert!((100..130).contains(&overdue("refund")) && overdue("held") == 0, "{counts:?}");
+}
