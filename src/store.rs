@@ -69,7 +69,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// a project, or without a due time, are given this project and now, and go the usual way. Those of sources that are known come first.
     async fn take_strays(&self, strays: Strays) -> Result<Taken, Error>;
 
-    /// Says that a node lives and what it knows and serves, for `ttl`.
+    /// Says that a node lives and what it knows and serves, for `ttl`, a minute at the most.
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error>;
 
     /// The node lives no more. What it knew stays known for a day.

@@ -176,8 +176,12 @@ impl<D: Dialect> Store for SqlStore<D> {
     async fn sample(&self, sample: Sample) -> Result<Option<Vec<Count>>, Error> {
         let Sample { project, every, share } = sample;
         let asked = project.clone();
-        let turn =
-            self.core.observed("sample", Work::Loose, move |session| Box::pin(async move { sample::turn(session, &asked, every).await })).await?;
+        // No count takes longer than a unit of work may.
+        let longest = every.saturating_add(self.core.timeout.saturating_mul(share));
+        let turn = self
+            .core
+            .observed("sample", Work::Loose, move |session| Box::pin(async move { sample::turn(session, &asked, every, longest).await }))
+            .await?;
         if let Turn::Told(counts) = turn {
             return Ok(counts);
         }

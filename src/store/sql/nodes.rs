@@ -17,6 +17,9 @@ use crate::store::{Heartbeat, Served, Unserved};
 const MOST_KINDS: i64 = 200;
 /// What a node knew is not unknown for so long after its last beat: it may be back, and its messages wait for it.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// No beat is good for longer than this. What lies further ahead was written before the database's clock was set back, by a node that has said nothing
+/// since.
+const FURTHEST: Duration = Duration::from_secs(60);
 /// At most so many lost attempts are looked at: a node may leave behind all that it had under way.
 const MOST_LOST: i64 = 10_000;
 
@@ -66,9 +69,10 @@ pub(super) async fn sign_off<D: Dialect>(session: &mut Session<D>, project: &str
 
 /// What live nodes serve, by project.
 pub(super) async fn served<D: Dialect>(session: &mut Session<D>) -> Result<BTreeMap<String, HashSet<String>>, Fail> {
-    let sql = session.sql("served", || "SELECT {text project}, {text sources} FROM {node} WHERE expires_at > {now}".to_owned());
+    let sql = session
+        .sql("served", || "SELECT {text project}, {text sources} FROM {node} WHERE expires_at > {now} AND expires_at <= {plus {now}|?}".to_owned());
     let mut served: BTreeMap<String, HashSet<String>> = BTreeMap::new();
-    for row in session.rows(sql, &[]).await? {
+    for row in session.rows(sql, &[Value::Int(micros(FURTHEST))]).await? {
         let Names::Served(sources) = written::<D>(&row, 1) else { continue };
         served.entry(decode::maybe_text::<D>(&row, 0).unwrap_or_default()).or_default().extend(sources);
     }

@@ -218,16 +218,34 @@ pub(crate) async fn one_counts_for_all(cx: Fixture) {
     assert_eq!(pending(other.sample(theirs).await.unwrap()), Some(0), "of the project alone");
     cx.sql("UPDATE redrive_sample SET due_at = (SELECT min(created_at) FROM resend_log)").await;
     assert_eq!(pending(other.sample(sample(Duration::ZERO, 0)).await.unwrap()), Some(3), "whoever comes first then");
-    assert_eq!(pending(one.sample(sample(Duration::ZERO, u32::MAX)).await.unwrap()), Some(3));
+    let seldom = || sample(Duration::ZERO, u32::MAX);
+    assert_eq!(pending(one.sample(seldom()).await.unwrap()), Some(3));
     cx.put("billing", 1).await;
-    assert_eq!(pending(one.sample(sample(Duration::ZERO, 0)).await.unwrap()), Some(3), "what took long is not repeated soon");
+    assert_eq!(pending(one.sample(seldom()).await.unwrap()), Some(3), "what took long is not repeated soon");
     cx.sql("UPDATE redrive_sample SET due_at = (SELECT min(created_at) FROM resend_log)").await;
     cx.sql("ALTER TABLE resend_log RENAME TO elsewhere").await;
-    one.sample(sample(Duration::ZERO, u32::MAX)).await.unwrap_err();
+    one.sample(seldom()).await.unwrap_err();
     cx.sql("ALTER TABLE elsewhere RENAME TO resend_log").await;
-    assert_eq!(pending(one.sample(sample(Duration::ZERO, 0)).await.unwrap()), Some(3), "nor is what failed");
+    assert_eq!(pending(one.sample(seldom()).await.unwrap()), Some(3), "nor is what failed");
     cx.sql("UPDATE redrive_sample SET counts = NULL").await;
-    assert_eq!(one.sample(sample(Duration::ZERO, 0)).await.unwrap(), None, "the first is being made");
+    assert_eq!(one.sample(seldom()).await.unwrap(), None, "the first is being made");
+}
+
+pub(crate) async fn what_was_written_before_the_clock_was_set_back_holds_nothing_up(cx: Fixture) {
+    const HOUR: i64 = 3_600_000;
+    let sample = || Sample { project: cx.project.clone(), every: LONG, share: 1 };
+    let store = cx.store().await;
+    cx.put("billing", 1).await;
+    store.sample(sample()).await.unwrap();
+    cx.beat("node-1", &["billing"], LONG).await;
+    cx.put("billing", 1).await;
+    cx.sql(&format!("UPDATE redrive_sample SET due_at = {}", cx.time(HOUR))).await;
+    cx.sql(&format!("UPDATE redrive_node SET expires_at = {}", cx.time(HOUR))).await;
+    let counts = store.sample(sample()).await.unwrap().unwrap();
+    assert_eq!(counts[0].states.get(&State::Pending), Some(&2), "it is not put off for so long");
+    assert_eq!(unserved(&cx, Duration::ZERO, 10).await, pairs(&[("orders", "billing")]), "no beat is good for so long");
+    cx.beat("node-1", &["billing"], LONG).await;
+    assert_eq!(unserved(&cx, Duration::ZERO, 10).await, [], "it lives after all");
 }
 
 pub(crate) async fn lost_attempts_that_nobody_takes_over_are_told(cx: Fixture) {
