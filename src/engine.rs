@@ -105,7 +105,7 @@ impl Lanes {
 pub struct Parts {
     /// The project.
     pub project: Arc<str>,
-    /// The name of this node; two that run at once must not share one.
+    /// The name of this node, in leases and in the attempt log; two that run at once must not share one.
     pub node: Arc<str>,
     /// The resend log, not prepared yet.
     pub store: Arc<dyn Store>,
@@ -161,6 +161,7 @@ impl Engine {
         let (stopping, closed, ending, abandon) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let tracker = TaskTracker::new();
+        let process = upkeep::process(&node);
         let ledger = Arc::new(Ledger::new(node, config.poller.lease.get()));
         let memory = Arc::new(Memory::new(config.limits.in_flight.bytes(), sources.len()));
         let (reports, queue) = mpsc::unbounded_channel();
@@ -231,6 +232,7 @@ impl Engine {
         });
         let upkeep = Arc::new(Upkeep {
             project: project.clone(),
+            process,
             store: store.clone(),
             health: health.clone(),
             ledger: ledger.clone(),
@@ -328,7 +330,7 @@ impl Engine {
         let within = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         futures::future::join_all(inner.lanes.iter().map(|lane| lane.spec.sender.close(within))).await;
         // A failure here costs nothing: the node is held for dead a few seconds later all the same.
-        let goodbye = inner.store.sign_off(&inner.project, self.ledger.node());
+        let goodbye = inner.store.sign_off(&inner.project, &inner.upkeep.process);
         let _ = tokio::time::timeout(within.min(Duration::from_secs(2)), goodbye).await;
         self.abandon.cancel();
         self.tracker.close();
@@ -447,7 +449,8 @@ impl Handle {
         self.inner.lanes.iter().map(|lane| lane.status().in_flight).sum()
     }
 
-    /// Gives rows that lack a project or a due time what they lack, and fails those that nobody can claim: what is else done now and then.
+    /// Says that the node lives, gives rows that lack a project or a due time what they lack, and fails those that nobody can claim: what is else done
+    /// now and then.
     pub async fn sort_out(&self) {
         self.inner.upkeep.sort_out().await;
     }

@@ -72,8 +72,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Says that a node lives and what it knows and serves, for `ttl`, a minute at the most.
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error>;
 
-    /// The node lives no more. What it knew stays known for a day.
+    /// The node lives no more. What it knew stays known for a day. Others are [forgotten](Self::forget_nodes).
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error>;
+
+    /// Forgets nodes of the project that have not lived within the last day, and dead ones of which another that lived longer knows the same.
+    async fn forget_nodes(&self, project: &str) -> Result<(), Error>;
 
     /// Waiting rows, of any project, that neither the asking node nor another that lives serves, at most `limit` kinds of them; those with them whose
     /// attempt is lost.

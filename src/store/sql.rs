@@ -161,7 +161,12 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error> {
         let (project, node) = (project.to_owned(), node.to_owned());
-        self.core.observed("sign_off", Work::Write, move |session| Box::pin(async move { nodes::sign_off(session, &project, &node).await })).await
+        self.core.observed("sign_off", Work::Loose, move |session| Box::pin(async move { nodes::sign_off(session, &project, &node).await })).await
+    }
+
+    async fn forget_nodes(&self, project: &str) -> Result<(), Error> {
+        let project = project.to_owned();
+        self.core.observed("forget_nodes", Work::Loose, move |session| Box::pin(async move { nodes::forget(session, &project).await })).await
     }
 
     async fn unserved(&self, own: Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Error> {

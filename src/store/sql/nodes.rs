@@ -20,6 +20,8 @@ const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
 /// No beat is good for longer than this. What lies further ahead was written before the database's clock was set back, by a node that has said nothing
 /// since.
 const FURTHEST: Duration = Duration::from_secs(60);
+/// At most so many nodes are forgotten at once.
+const MOST_FORGOTTEN: i64 = 500;
 /// At most so many lost attempts are looked at: a node may leave behind all that it had under way.
 const MOST_LOST: i64 = 10_000;
 
@@ -58,12 +60,28 @@ fn written<D: Dialect>(row: &Row<D>, index: usize) -> Names {
     decode::maybe_text::<D>(row, index).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Names::Served(Vec::new()))
 }
 
-/// Notes that a node lives no more, and forgets those that have not lived for long: nobody asks any more what they knew.
+/// Notes that a node lives no more, and forgets others that don't: a run from cron does so nowhere else.
 pub(super) async fn sign_off<D: Dialect>(session: &mut Session<D>, project: &str, node: &str) -> Result<(), Fail> {
     let end = session.sql("sign_off", || "UPDATE {node} SET expires_at = {now} WHERE project = ? AND node = ? AND expires_at > {now}".to_owned());
     session.execute(end, &[Value::Text(project), Value::Text(node)]).await?;
-    let forget = session.sql("nodes_forget", || "DELETE FROM {node} WHERE project = ? AND expires_at < {plus {now}|?}".to_owned());
-    session.execute(forget, &[Value::Text(project), Value::Int(-micros(KNOWN_FOR))]).await?;
+    forget(session, project).await
+}
+
+/// Forgets nodes that have not lived for long, since nobody asks any more what they knew, and those of which one that lived longer knows the same: of
+/// a process that is started over and over there is one row, not one a start. They are looked for without a lock, so that no beat waits.
+pub(super) async fn forget<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<(), Fail> {
+    let over = session.sql("nodes_over", || {
+        format!(
+            "SELECT {{text node}} FROM {{node}} AS n WHERE n.project = ? AND n.expires_at <= {{now}} AND (n.expires_at < {{plus {{now}}|?}}
+                OR EXISTS (SELECT 1 FROM {{node}} AS o WHERE o.project = n.project AND o.sources = n.sources AND o.expires_at > n.expires_at))
+             ORDER BY n.node LIMIT {MOST_FORGOTTEN}"
+        )
+    });
+    let over = texts::<D>(&session.rows(over, &[Value::Text(project), Value::Int(-micros(KNOWN_FOR))]).await?);
+    let forget = session.sql("nodes_forget", || "DELETE FROM {node} WHERE project = ? AND node = ? AND expires_at <= {now}".to_owned());
+    for node in &over {
+        session.execute(forget.clone(), &[Value::Text(project), Value::Text(node)]).await?;
+    }
     Ok(())
 }
 

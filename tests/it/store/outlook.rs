@@ -277,3 +277,31 @@ pub(crate) async fn lost_attempts_that_nobody_takes_over_are_told(cx: Fixture) {
     let overdue = |source: &str| counts.iter().find(|count| count.source == source).unwrap().overdue.as_secs();
     assert!((100..130).contains(&overdue("refund")) && overdue("held") == 0, "{counts:?}");
 }
+
+pub(crate) async fn nodes_that_died_are_forgotten(cx: Fixture) {
+    const DAY: i64 = 24 * 3_600_000;
+    let store = cx.store().await;
+    let refund = cx.put("refund", 1).await[0];
+    // None of them signed off; how long ago each was to beat again, in milliseconds.
+    for (node, sources, ago) in [
+        ("long-ago", &["later"][..], DAY + 60_000),
+        ("lately", &["refund"], DAY - 60_000),
+        ("started-again", &["refund"], 60_000),
+        ("lives-with-others", &["refund", "billing"], -30_000),
+        ("before-it", &["crm"], 1000),
+        ("lives", &["crm"], -30_000),
+    ] {
+        cx.beat(node, sources, LONG).await;
+        cx.sql(&format!("UPDATE redrive_node SET expires_at = {} WHERE node = '{node}'", cx.time(-ago))).await;
+    }
+    let nodes = async || {
+        let rows = cx.raw().await.rows("SELECT node FROM redrive_node ORDER BY node").await;
+        rows.into_iter().filter_map(|mut row| row.remove(0)).collect::<Vec<_>>()
+    };
+    store.forget_nodes("invoices").await.unwrap();
+    assert_eq!(nodes().await.len(), 6, "of the project alone");
+    store.forget_nodes(&cx.project).await.unwrap();
+    assert_eq!(nodes().await, ["lives", "lives-with-others", "started-again"], "one that died lately is kept, unless another knows the same");
+    let strays = super::strays::take(&cx, super::strays::strays_of(&cx, &["billing"])).await;
+    assert!(!strays.contains_key(&refund), "what it knew is known");
+}
