@@ -185,7 +185,7 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
     }
     let engine = start(config, store, metrics);
     let handle = engine.handle();
-    // What lacks a due time is due now.
+    // What lacks a due time is due now, and what only this run knows is known from now on, whether or not any of it is due.
     stop.run_until_cancelled(handle.sort_out()).await;
     let idle = || handle.in_flight() == 0 && engine.is_idle();
     let (mut waiting, mut answered, mut busy, mut until) = (false, Instant::now(), Instant::now(), None);

@@ -83,7 +83,7 @@ pub struct SourceSpec {
 pub struct Parts {
     /// The project.
     pub project: Arc<str>,
-    /// The name of this node; two that run at once must not share one.
+    /// The name of this node, in leases and in the attempt log; two that run at once must not share one.
     pub node: Arc<str>,
     /// The resend log, not prepared yet.
     pub store: Arc<dyn Store>,
@@ -115,6 +115,7 @@ impl Engine {
         let (stopping, closed, ending, abandon) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let tracker = TaskTracker::new();
+        let process = upkeep::process(&node);
         let ledger = Arc::new(Ledger::new(node, config.poller.lease.get()));
         let memory = Arc::new(Memory::new(config.limits.in_flight.bytes(), sources.len()));
         let (reports, queue) = mpsc::unbounded_channel();
@@ -178,6 +179,7 @@ impl Engine {
         });
         let upkeep = Arc::new(Upkeep {
             project: project.clone(),
+            process,
             store: store.clone(),
             health: health.clone(),
             ledger: ledger.clone(),
@@ -270,7 +272,7 @@ impl Engine {
         let within = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         futures::future::join_all(inner.lanes.iter().map(|lane| lane.spec.sender.close(within))).await;
         // A failure here costs nothing: the node is held for dead a few seconds later all the same.
-        let goodbye = inner.store.sign_off(&inner.project, self.ledger.node());
+        let goodbye = inner.store.sign_off(&inner.project, &inner.upkeep.process);
         let _ = tokio::time::timeout(within.min(Duration::from_secs(2)), goodbye).await;
         self.abandon.cancel();
         self.tracker.close();

@@ -68,13 +68,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// a project, or without a due time, are given this project and now, and go the usual way. Those of sources that are known come first.
     async fn take_strays(&self, strays: Strays) -> Result<Taken, Error>;
 
-    /// Says that a node lives and what it knows and serves, for `ttl`.
+    /// Says that a node lives and what it knows and serves, for `ttl`, a minute at the most.
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error>;
 
-    /// The node lives no more. What it knew stays known for a day.
+    /// The node lives no more. What it knew stays known for a day. Others are [forgotten](Self::forget_nodes).
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error>;
 
-    /// Waiting rows, of any project, that neither the asking node nor another that lives serves, at most `limit` kinds of them.
+    /// Forgets nodes of the project that have not lived within the last day, and dead ones of which another that lived longer knows the same.
+    async fn forget_nodes(&self, project: &str) -> Result<(), Error>;
+
+    /// Waiting rows, of any project, that neither the asking node nor another that lives serves, at most `limit` kinds of them; those with them whose
+    /// attempt is lost.
     async fn unserved(&self, own: Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Error>;
 
     /// Counts the waiting messages of a project by source and state.

@@ -83,7 +83,8 @@ impl Handle {
         self.inner.lanes.iter().map(|lane| lane.status().in_flight).sum()
     }
 
-    /// Gives rows that lack a project or a due time what they lack, and fails those that nobody can claim: what is else done now and then.
+    /// Says that the node lives, gives rows that lack a project or a due time what they lack, and fails those that nobody can claim: what is else done
+    /// now and then.
     pub async fn sort_out(&self) {
         self.inner.upkeep.sort_out().await;
     }

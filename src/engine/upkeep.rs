@@ -28,6 +28,8 @@ const MIN_AGE: Duration = Duration::from_secs(5);
 const STRAYS_EVERY: u32 = 4;
 const UNSERVED_EVERY: u32 = 6;
 const SAMPLE_EVERY: u32 = 10;
+/// So many reports of unserved rows between two rounds in which dead nodes are forgotten.
+const FORGET_EVERY: u32 = 5;
 /// A sample is good for all nodes this long. No longer: a node that was just started would tell of what was there before.
 const SAMPLE_GOOD_FOR: Duration = Duration::from_secs(10);
 /// At most so many strays at once, and so many kinds of unserved rows in a report.
@@ -40,6 +42,8 @@ const SAMPLE_SHARE: u32 = 20;
 #[derive(Debug)]
 pub(super) struct Upkeep {
     pub(super) project: Arc<str>,
+    /// What this process is known by among those that live: see [`process`].
+    pub(super) process: Arc<str>,
     pub(super) store: Arc<dyn Store>,
     pub(super) health: Arc<StoreHealth>,
     pub(super) ledger: Arc<Ledger>,
@@ -51,6 +55,12 @@ pub(super) struct Upkeep {
     /// What nobody serves, for `/readyz`.
     pub(super) unserved: Mutex<Vec<Unserved>>,
     pub(super) stray_lines: Mutex<Throttle>,
+}
+
+/// What a process is known by, unlike its name, which one that is started anew may share, with other sources in its configuration: what the one before
+/// it knew stays known. And so may a `redrive run` beside a `serve`, which lives on after it.
+pub(super) fn process(node: &str) -> Arc<str> {
+    format!("{node} {:016x}", rand::random::<u64>()).into()
 }
 
 impl Upkeep {
@@ -101,8 +111,8 @@ impl Upkeep {
     }
 
     async fn beat(&self) {
-        let (project, sources) = (self.project.clone(), self.lanes.names());
-        let beat = Heartbeat { project, node: self.ledger.node().clone(), sources, sends: self.sends, ttl: TTL };
+        let (project, node, sources) = (self.project.clone(), self.process.clone(), self.lanes.names());
+        let beat = Heartbeat { project, node, sources, sends: self.sends, ttl: TTL };
         match self.store.heartbeat(beat).await {
             Ok(()) => self.health.answered(),
             Err(error) => self.health.failed("heartbeat", &error),
@@ -118,8 +128,10 @@ impl Upkeep {
         }
     }
 
-    /// Sees to them now, round after round for as long as there may be more of them.
+    /// Sees to them now, round after round for as long as there may be more of them. A run may be over before its first beat would come, and what it
+    /// knows is not unknown.
     pub(super) async fn sort_out(&self) {
+        self.beat().await;
         while self.fail_strays().await {}
     }
 
@@ -189,10 +201,17 @@ impl Upkeep {
         }
     }
 
-    /// Reports waiting rows that no live node serves.
+    /// Reports waiting rows that no live node serves, and forgets nodes that are dead: one that was killed can't sign off.
     async fn report_unserved(&self, mut asked: mpsc::Receiver<()>) {
         let mut lines = Throttle::new(1, Duration::from_secs(60));
+        let mut reports = 0_u32;
         while asked.recv().await.is_some() {
+            if reports.is_multiple_of(FORGET_EVERY)
+                && let Err(error) = self.store.forget_nodes(&self.project).await
+            {
+                self.health.failed_beside("forget_nodes", &error);
+            }
+            reports = reports.wrapping_add(1);
             let found = match self.store.unserved(self.serves(), MIN_AGE, UNSERVED).await {
                 Ok(found) => found,
                 Err(error) => {

@@ -67,7 +67,8 @@ pub struct Stray {
 pub struct Heartbeat {
     /// Its project.
     pub project: Arc<str>,
-    /// Its name.
+    /// What it is known by, which no other process is nor was: what one knew that had the same name in the configuration, and perhaps other sources, is
+    /// not forgotten at once.
     pub node: Arc<str>,
     /// The sources that its configuration names.
     pub sources: Vec<Arc<str>>,

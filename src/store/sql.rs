@@ -160,7 +160,12 @@ impl<D: Dialect> Store for SqlStore<D> {
 
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error> {
         let (project, node) = (project.to_owned(), node.to_owned());
-        self.core.observed("sign_off", Work::Write, move |session| Box::pin(async move { nodes::sign_off(session, &project, &node).await })).await
+        self.core.observed("sign_off", Work::Loose, move |session| Box::pin(async move { nodes::sign_off(session, &project, &node).await })).await
+    }
+
+    async fn forget_nodes(&self, project: &str) -> Result<(), Error> {
+        let project = project.to_owned();
+        self.core.observed("forget_nodes", Work::Loose, move |session| Box::pin(async move { nodes::forget(session, &project).await })).await
     }
 
     async fn unserved(&self, own: Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Error> {
@@ -175,8 +180,12 @@ impl<D: Dialect> Store for SqlStore<D> {
     async fn sample(&self, sample: Sample) -> Result<Option<Vec<Count>>, Error> {
         let Sample { project, every, share } = sample;
         let asked = project.clone();
-        let turn =
-            self.core.observed("sample", Work::Loose, move |session| Box::pin(async move { sample::turn(session, &asked, every).await })).await?;
+        // No count takes longer than a unit of work may.
+        let longest = every.saturating_add(self.core.timeout.saturating_mul(share));
+        let turn = self
+            .core
+            .observed("sample", Work::Loose, move |session| Box::pin(async move { sample::turn(session, &asked, every, longest).await }))
+            .await?;
         if let Turn::Told(counts) = turn {
             return Ok(counts);
         }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Client, client};
+use crate::support::app::start_in;
 use crate::support::endpoint::{Server, answer};
 use crate::support::eventually;
 
@@ -470,4 +471,18 @@ async fn whoever_would_have_too_much_wait_to_be_committed_is_told_to_come_again(
     assert_eq!(kept.await.status, 202);
     assert_eq!(publish().await.status, 202, "there is room again");
     client.app.end().await;
+}
+
+#[tokio::test]
+async fn what_a_node_knew_before_it_was_started_with_other_sources_is_known_still() {
+    const KNOWN: &str = "SELECT count(*) FROM redrive_node WHERE sources LIKE '%before%'";
+    let before = client("node: node-1\nsources: { before: { kind: scripted } }").await;
+    let mut session = writer(before.app.folder()).await;
+    until(&mut session, KNOWN).await;
+    let folder = before.app.end().await;
+    let after = start_in(folder, "node: node-1\nsources: { after: { kind: scripted } }").await;
+    until(&mut session, "SELECT count(*) FROM redrive_node WHERE sources LIKE '%after%'").await;
+    assert_eq!(number(&mut session, KNOWN).await, 1, "its messages wait");
+    session.close().await.unwrap();
+    after.end().await;
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::decode;
 use super::dialect::{Batch, Dialect, Id, Value, known, known_id};
-use super::nodes::oldest_due;
+use super::nodes::{lengthen, lost, oldest_due};
 use super::pool::{Fail, Session};
 use super::shape::NAMED;
 use crate::message::{AttemptOutcome, State};
@@ -176,7 +176,10 @@ pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) 
         }
         *states.entry(if listed { State::Sending } else { state }).or_default() += messages;
     }
-    let overdue = oldest_due(session, project, sources.keys().map(String::as_str)).await?;
+    let mut overdue = oldest_due(session, project, sources.keys().map(String::as_str)).await?;
+    for (source, age) in lost(session, project).await? {
+        lengthen(&mut overdue, source, age);
+    }
     let some = |(state, messages)| u64::try_from(messages).ok().filter(|messages| *messages > 0).map(|messages| (state, messages));
     let count = |(source, states): (String, BTreeMap<_, _>)| {
         let overdue = overdue.get(&source).copied().unwrap_or_default();

@@ -17,6 +17,18 @@ use crate::store::{Heartbeat, Served, Unserved};
 const MOST_KINDS: i64 = 200;
 /// What a node knew is not unknown for so long after its last beat: it may be back, and its messages wait for it.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// No beat is good for longer than this. What lies further ahead was written before the database's clock was set back, by a node that has said nothing
+/// since.
+const FURTHEST: Duration = Duration::from_secs(60);
+/// At most so many nodes are forgotten at once.
+const MOST_FORGOTTEN: i64 = 500;
+/// At most so many lost attempts are looked at: a node may leave behind all that it had under way.
+const MOST_LOST: i64 = 10_000;
+
+/// True of rows that are being sent, or were when their node died.
+const SENDING: &str = "AND state = 'sending'";
+/// Leases that have run out. An application may make up a row as being sent, without one.
+pub(super) const LAPSED: [&str; 2] = ["lease_until <= {now}", "lease_until IS NULL"];
 
 pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heartbeat) -> Result<(), Fail> {
     let sources: Vec<_> = beat.sources.iter().map(ToString::to_string).collect();
@@ -48,20 +60,37 @@ fn written<D: Dialect>(row: &Row<D>, index: usize) -> Names {
     decode::maybe_text::<D>(row, index).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Names::Served(Vec::new()))
 }
 
-/// Notes that a node lives no more, and forgets those that have not lived for long: nobody asks any more what they knew.
+/// Notes that a node lives no more, and forgets others that don't: a run from cron does so nowhere else.
 pub(super) async fn sign_off<D: Dialect>(session: &mut Session<D>, project: &str, node: &str) -> Result<(), Fail> {
     let end = session.sql("sign_off", || "UPDATE {node} SET expires_at = {now} WHERE project = ? AND node = ? AND expires_at > {now}".to_owned());
     session.execute(end, &[Value::Text(project), Value::Text(node)]).await?;
-    let forget = session.sql("nodes_forget", || "DELETE FROM {node} WHERE project = ? AND expires_at < {plus {now}|?}".to_owned());
-    session.execute(forget, &[Value::Text(project), Value::Int(-micros(KNOWN_FOR))]).await?;
+    forget(session, project).await
+}
+
+/// Forgets nodes that have not lived for long, since nobody asks any more what they knew, and those of which one that lived longer knows the same: of
+/// a process that is started over and over there is one row, not one a start. They are looked for without a lock, so that no beat waits.
+pub(super) async fn forget<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<(), Fail> {
+    let over = session.sql("nodes_over", || {
+        format!(
+            "SELECT {{text node}} FROM {{node}} AS n WHERE n.project = ? AND n.expires_at <= {{now}} AND (n.expires_at < {{plus {{now}}|?}}
+                OR EXISTS (SELECT 1 FROM {{node}} AS o WHERE o.project = n.project AND o.sources = n.sources AND o.expires_at > n.expires_at))
+             ORDER BY n.node LIMIT {MOST_FORGOTTEN}"
+        )
+    });
+    let over = texts::<D>(&session.rows(over, &[Value::Text(project), Value::Int(-micros(KNOWN_FOR))]).await?);
+    let forget = session.sql("nodes_forget", || "DELETE FROM {node} WHERE project = ? AND node = ? AND expires_at <= {now}".to_owned());
+    for node in &over {
+        session.execute(forget.clone(), &[Value::Text(project), Value::Text(node)]).await?;
+    }
     Ok(())
 }
 
 /// What live nodes serve, by project.
 pub(super) async fn served<D: Dialect>(session: &mut Session<D>) -> Result<BTreeMap<String, HashSet<String>>, Fail> {
-    let sql = session.sql("served", || "SELECT {text project}, {text sources} FROM {node} WHERE expires_at > {now}".to_owned());
+    let sql = session
+        .sql("served", || "SELECT {text project}, {text sources} FROM {node} WHERE expires_at > {now} AND expires_at <= {plus {now}|?}".to_owned());
     let mut served: BTreeMap<String, HashSet<String>> = BTreeMap::new();
-    for row in session.rows(sql, &[]).await? {
+    for row in session.rows(sql, &[Value::Int(micros(FURTHEST))]).await? {
         let Names::Served(sources) = written::<D>(&row, 1) else { continue };
         served.entry(decode::maybe_text::<D>(&row, 0).unwrap_or_default()).or_default().extend(sources);
     }
@@ -80,32 +109,48 @@ pub(super) async fn known<D: Dialect>(session: &mut Session<D>, project: &str) -
 
 /// The sources for which rows of a project wait.
 pub(super) async fn kinds<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<Vec<String>, Fail> {
-    leaps(session, ["kinds", "kinds_first", "kinds_next"], "source", Some(project)).await
+    leaps(session, ["kinds", "kinds_first", "kinds_next"], "source", Some(project), "{waiting}").await
 }
 
-/// The projects of which rows wait.
-async fn projects<D: Dialect>(session: &mut Session<D>) -> Result<Vec<String>, Fail> {
-    leaps(session, ["projects", "projects_first", "projects_next"], "project", None).await
+/// The projects of which rows wait, or are being sent.
+async fn projects<D: Dialect>(session: &mut Session<D>) -> Result<BTreeSet<String>, Fail> {
+    let mut projects: BTreeSet<_> =
+        leaps(session, ["projects", "projects_first", "projects_next"], "project", None, "{waiting}").await?.into_iter().collect();
+    // Where the claim's index holds all rows, those that are being sent are among them.
+    if D::LEAPS {
+        projects.extend(leaps(session, ["projects_sending", "", ""], "project", None, SENDING).await?);
+    }
+    Ok(projects)
 }
 
-/// What a column of the claim's index holds of rows that wait, of all or of a project: found by leaps from one value to the next rather than by
-/// reading it, in one statement or each leap a statement.
-async fn leaps<D: Dialect>(session: &mut Session<D>, names: [&'static str; 3], column: &str, project: Option<&str>) -> Result<Vec<String>, Fail> {
+fn texts<D: Dialect>(rows: &[Row<D>]) -> Vec<String> {
+    rows.iter().filter_map(|row| decode::maybe_text::<D>(row, 0)).collect()
+}
+
+/// What a column holds of such rows, of all or of a project: found by leaps in an index from one value to the next rather than by reading it, in one
+/// statement or, in the claim's index, each leap a statement.
+async fn leaps<D: Dialect>(
+    session: &mut Session<D>,
+    names: [&'static str; 3],
+    column: &str,
+    project: Option<&str>,
+    rows: &str,
+) -> Result<Vec<String>, Fail> {
     let lead: Vec<_> = project.map(Value::Text).into_iter().collect();
     let (of, l_of, order) = if lead.is_empty() { ("", "", "") } else { ("project = ? AND ", "l.project = ? AND ", "project, ") };
     if D::LEAPS {
         let sql = session.sql(names[0], || {
             format!(
                 "WITH RECURSIVE kinds ({column}, n) AS (
-                    SELECT {column}, 1 FROM (SELECT {column} FROM {{log}} WHERE {of}{column} IS NOT NULL {{waiting}} ORDER BY {column} LIMIT 1) AS first
+                    SELECT {column}, 1 FROM (SELECT {column} FROM {{log}} WHERE {of}{column} IS NOT NULL {rows} ORDER BY {column} LIMIT 1) AS first
                     UNION ALL
-                    SELECT (SELECT l.{column} FROM {{log}} l WHERE {l_of}l.{column} > kinds.{column} {{waiting}} ORDER BY l.{column} LIMIT 1), kinds.n + 1
+                    SELECT (SELECT l.{column} FROM {{log}} l WHERE {l_of}l.{column} > kinds.{column} {rows} ORDER BY l.{column} LIMIT 1), kinds.n + 1
                     FROM kinds WHERE kinds.{column} IS NOT NULL AND kinds.n < {MOST_KINDS}
                  ) SELECT {{text {column}}} FROM kinds WHERE {column} IS NOT NULL"
             )
         });
-        let rows = session.rows(sql, &lead.repeat(2)).await?;
-        return Ok(rows.iter().filter_map(|row| decode::maybe_text::<D>(row, 0)).collect());
+        let found = session.rows(sql, &lead.repeat(2)).await?;
+        return Ok(texts::<D>(&found));
     }
     let leap =
         |than: &str| format!("SELECT {{text {column}}} FROM {{log}} {{claim-index}} WHERE {of}{column} {than} ? ORDER BY {order}{column} LIMIT 1");
@@ -113,8 +158,8 @@ async fn leaps<D: Dialect>(session: &mut Session<D>, names: [&'static str; 3], c
     let mut found: Vec<String> = Vec::new();
     for _ in 0..MOST_KINDS {
         let (sql, last) = found.last().map_or((&first, ""), |last| (&next, last.as_str()));
-        let rows = session.rows(sql.clone(), &[&lead[..], &[Value::Text(last)][..]].concat()).await?;
-        let Some(name) = rows.first().and_then(|row| decode::maybe_text::<D>(row, 0)) else { break };
+        let answer = session.rows(sql.clone(), &[&lead[..], &[Value::Text(last)][..]].concat()).await?;
+        let Some(name) = answer.first().and_then(|row| decode::maybe_text::<D>(row, 0)) else { break };
         found.push(name);
     }
     Ok(found)
@@ -134,6 +179,15 @@ pub(super) fn foreign<'a>(project: &'a str, sources: &'a [Arc<str>]) -> (String,
         last = next;
     }
     (gaps.join(" OR "), values)
+}
+
+/// Whether rows of a project are being sent under such a lease for other sources than these: a condition whose parameters are the project and a batch of
+/// the sources.
+pub(super) fn orphaned(lease: &str) -> String {
+    format!(
+        "EXISTS (SELECT 1 FROM {{log}} WHERE project = ? {SENDING} AND {lease}
+            AND ({{sourceless}} OR source NOT IN (SELECT s_source FROM {{table s s_source:text}})))"
+    )
 }
 
 /// Whether a condition holds that is asked seldom.
@@ -165,17 +219,66 @@ pub(super) async fn oldest_due<'a, D: Dialect>(
         let Some(due) = D::time(&row, 1).ok().flatten().and_then(earliest) else { continue };
         let Ok(age) = (clock::<D>(&row, 2)? - due).to_std() else { continue };
         let source = decode::maybe_text::<D>(&row, 0).unwrap_or_default();
-        let longest = oldest.entry(source).or_default();
-        *longest = age.max(*longest);
+        lengthen(&mut oldest, source, age);
     }
     Ok(oldest)
 }
 
-pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, own: &Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Fail> {
+/// Notes how long a message of a source has waited, if none has waited longer.
+pub(super) fn lengthen(oldest: &mut BTreeMap<String, Duration>, source: String, age: Duration) {
+    let longest = oldest.entry(source).or_default();
+    *longest = age.max(*longest);
+}
+
+/// How long the longest due message of each source has waited of which the attempt is lost, and which nobody has taken over. They are on no level, and
+/// on no sheet.
+pub(super) async fn lost<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<BTreeMap<String, Duration>, Fail> {
+    let sql = session.sql("lost", || {
+        let [past, none] = LAPSED;
+        format!(
+            "SELECT {{text source}}, {{time min(due_at)}}, {{time min(lease_until)}}, {{time {{now}}}}
+             FROM (SELECT source, due_at, lease_until FROM {{log}} WHERE project = ? {SENDING} AND ({past} OR {none}) LIMIT {MOST_LOST}) AS l
+             GROUP BY source"
+        )
+    });
+    let mut lost = BTreeMap::new();
+    for row in session.rows(sql, &[Value::Text(project)]).await? {
+        let Some(source) = decode::maybe_text::<D>(&row, 0) else { continue };
+        // A due time may be none, and then it is the lease that tells.
+        let Some(since) = [1, 2].into_iter().filter_map(|column| D::time(&row, column).ok().flatten().and_then(earliest)).min() else { continue };
+        if let Ok(age) = (clock::<D>(&row, 3)? - since).to_std() {
+            lengthen(&mut lost, source, age);
+        }
+    }
+    Ok(lost)
+}
+
+/// Whether there may be rows that wait for others than the asking node: a condition, and its parameters.
+fn others<'a, D: Dialect>(own: &'a Served, sources: &'a Batch<'a>) -> (String, Vec<Value<'a>>) {
     let (foreign, names) = foreign(&own.project, &own.sources);
-    let of = |other: &str| format!("EXISTS (SELECT 1 FROM {{log}} {{claim-index}} WHERE project {other} ? {{waiting}})");
     let project = Value::Text(&own.project);
-    if !is_true(session, &format!("{} OR {} OR {foreign}", of("<"), of(">")), &[&[project, project][..], &names].concat()).await? {
+    let (mut any, mut values) = (Vec::new(), Vec::new());
+    // Where the claim's index holds all rows, those that are being sent are among them.
+    let kinds = if D::WAITING.is_empty() { 1 } else { 2 };
+    for rows in ["{waiting}", SENDING].into_iter().take(kinds) {
+        for other in ["<", ">"] {
+            any.push(format!("EXISTS (SELECT 1 FROM {{log}} {{claim-index}} WHERE project {other} ? {rows})"));
+            values.push(project);
+        }
+    }
+    for lease in LAPSED {
+        any.push(orphaned(lease));
+        values.extend([project, Value::Batch(sources)]);
+    }
+    any.push(foreign);
+    values.extend(names);
+    (any.join(" OR "), values)
+}
+
+pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, own: &Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Fail> {
+    let sources = Batch::texts(own.sources.iter().map(|source| &**source));
+    let (others, values) = others::<D>(own, &sources);
+    if !is_true(session, &others, &values).await? {
         return Ok(Vec::new());
     }
     let mut served = served(session).await?;
@@ -183,11 +286,13 @@ pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, own: &Served,
     let mut found = Vec::new();
     for project in projects(session).await? {
         let live = served.get(&project);
-        let kinds: Vec<_> = kinds(session, &project).await?.into_iter().filter(|source| !live.is_some_and(|live| live.contains(source))).collect();
-        if kinds.is_empty() {
-            continue;
+        let is_nobodys = |source: &str| !live.is_some_and(|live| live.contains(source));
+        let kinds = kinds(session, &project).await?;
+        let kinds = kinds.iter().map(String::as_str).filter(|source| is_nobodys(source));
+        let mut oldest = oldest_due(session, &project, kinds).await?;
+        for (source, age) in lost(session, &project).await?.into_iter().filter(|(source, _)| is_nobodys(source)) {
+            lengthen(&mut oldest, source, age);
         }
-        let oldest = oldest_due(session, &project, kinds.iter().map(String::as_str)).await?;
         for (source, oldest) in oldest.into_iter().filter(|(_, oldest)| *oldest >= min_age) {
             if found.len() >= limit as usize {
                 return Ok(found);

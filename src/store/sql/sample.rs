@@ -18,12 +18,15 @@ pub(super) enum Turn {
 /// As it is written down: source, states and their numbers, microseconds overdue.
 type Written = Vec<(String, BTreeMap<String, u64>, u64)>;
 
-/// Whoever comes first when a count is due makes it; the next is due `every` later.
-pub(super) async fn turn<D: Dialect>(session: &mut Session<D>, project: &str, every: Duration) -> Result<Turn, Fail> {
+/// Whoever comes first when a count is due makes it; the next is due `every` later. One that is due only after `longest` was put off before the
+/// database's clock was set back: it is due now.
+pub(super) async fn turn<D: Dialect>(session: &mut Session<D>, project: &str, every: Duration, longest: Duration) -> Result<Turn, Fail> {
     let project = Value::Text(project);
     for _ in 0..2 {
-        let take = session.sql("sample_take", || "UPDATE {sample} SET due_at = {plus {now}|?} WHERE project = ? AND due_at <= {now}".to_owned());
-        if session.execute(take, &[Value::Int(micros(every)), project]).await? > 0 {
+        let take = session.sql("sample_take", || {
+            "UPDATE {sample} SET due_at = {plus {now}|?} WHERE project = ? AND (due_at <= {now} OR due_at > {plus {now}|?})".to_owned()
+        });
+        if session.execute(take, &[Value::Int(micros(every)), project, Value::Int(micros(longest))]).await? > 0 {
             return Ok(Turn::Ours);
         }
         let read = session.sql("sample_read", || "SELECT {text counts} FROM {sample} WHERE project = ?".to_owned());

@@ -6,7 +6,7 @@ use super::claim::{LEVELS, mend};
 use super::decode;
 use super::dialect::{Batch, Dialect, Row, Value};
 use super::insert::micros;
-use super::nodes::{foreign, is_true, kinds, known};
+use super::nodes::{LAPSED, foreign, is_true, kinds, known, orphaned};
 use super::pool::{Fail, Session};
 use super::shape::Picked;
 use super::sheet;
@@ -77,21 +77,14 @@ pub(super) async fn are_there<D: Dialect>(session: &mut Session<D>, strays: &Str
 
 /// The condition, and its parameters.
 pub(super) fn any<'a>(strays: &'a Strays, own: &'a Batch<'a>) -> (String, Vec<Value<'a>>) {
-    let orphaned = |lease: &str| {
-        format!(
-            "EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND state = 'sending' AND {lease}
-                AND ({{sourceless}} OR source NOT IN (SELECT s_source FROM {{table s s_source:text}})))"
-        )
-    };
     let (project, sources) = (Value::Text(&strays.project), Value::Batch(own));
     let (foreign, names) = foreign(&strays.project, &strays.sources);
+    let [past, none] = LAPSED.map(orphaned);
     let any = format!(
         "EXISTS (SELECT 1 FROM {{log}} WHERE project IS NULL AND level IS NOT NULL)
             OR EXISTS (SELECT 1 FROM {{log}} WHERE project = ? AND {{sourceless AND level IS NOT NULL}})
-            OR {} OR {}
-            OR EXISTS (SELECT 1 FROM {{table b b_source:text}} CROSS JOIN {LEVELS} WHERE {TIMELESS_LAST} OR {UNDATED_FIRST}) OR {foreign}",
-        orphaned("lease_until <= {now}"),
-        orphaned("lease_until IS NULL")
+            OR {past} OR {none}
+            OR EXISTS (SELECT 1 FROM {{table b b_source:text}} CROSS JOIN {LEVELS} WHERE {TIMELESS_LAST} OR {UNDATED_FIRST}) OR {foreign}"
     );
     (any, [&[project, project, sources, project, sources, sources, project, project][..], &names].concat())
 }

@@ -218,14 +218,90 @@ pub(crate) async fn one_counts_for_all(cx: Fixture) {
     assert_eq!(pending(other.sample(theirs).await.unwrap()), Some(0), "of the project alone");
     cx.sql("UPDATE redrive_sample SET due_at = (SELECT min(created_at) FROM resend_log)").await;
     assert_eq!(pending(other.sample(sample(Duration::ZERO, 0)).await.unwrap()), Some(3), "whoever comes first then");
-    assert_eq!(pending(one.sample(sample(Duration::ZERO, u32::MAX)).await.unwrap()), Some(3));
+    let seldom = || sample(Duration::ZERO, u32::MAX);
+    assert_eq!(pending(one.sample(seldom()).await.unwrap()), Some(3));
     cx.put("billing", 1).await;
-    assert_eq!(pending(one.sample(sample(Duration::ZERO, 0)).await.unwrap()), Some(3), "what took long is not repeated soon");
+    assert_eq!(pending(one.sample(seldom()).await.unwrap()), Some(3), "what took long is not repeated soon");
     cx.sql("UPDATE redrive_sample SET due_at = (SELECT min(created_at) FROM resend_log)").await;
     cx.sql("ALTER TABLE resend_log RENAME TO elsewhere").await;
-    one.sample(sample(Duration::ZERO, u32::MAX)).await.unwrap_err();
+    one.sample(seldom()).await.unwrap_err();
     cx.sql("ALTER TABLE elsewhere RENAME TO resend_log").await;
-    assert_eq!(pending(one.sample(sample(Duration::ZERO, 0)).await.unwrap()), Some(3), "nor is what failed");
+    assert_eq!(pending(one.sample(seldom()).await.unwrap()), Some(3), "nor is what failed");
     cx.sql("UPDATE redrive_sample SET counts = NULL").await;
-    assert_eq!(one.sample(sample(Duration::ZERO, 0)).await.unwrap(), None, "the first is being made");
+    assert_eq!(one.sample(seldom()).await.unwrap(), None, "the first is being made");
+}
+
+pub(crate) async fn what_was_written_before_the_clock_was_set_back_holds_nothing_up(cx: Fixture) {
+    const HOUR: i64 = 3_600_000;
+    let sample = || Sample { project: cx.project.clone(), every: LONG, share: 1 };
+    let store = cx.store().await;
+    cx.put("billing", 1).await;
+    store.sample(sample()).await.unwrap();
+    cx.beat("node-1", &["billing"], LONG).await;
+    cx.put("billing", 1).await;
+    cx.sql(&format!("UPDATE redrive_sample SET due_at = {}", cx.time(HOUR))).await;
+    cx.sql(&format!("UPDATE redrive_node SET expires_at = {}", cx.time(HOUR))).await;
+    let counts = store.sample(sample()).await.unwrap().unwrap();
+    assert_eq!(counts[0].states.get(&State::Pending), Some(&2), "it is not put off for so long");
+    assert_eq!(unserved(&cx, Duration::ZERO, 10).await, pairs(&[("orders", "billing")]), "no beat is good for so long");
+    cx.beat("node-1", &["billing"], LONG).await;
+    assert_eq!(unserved(&cx, Duration::ZERO, 10).await, [], "it lives after all");
+}
+
+pub(crate) async fn lost_attempts_that_nobody_takes_over_are_told(cx: Fixture) {
+    let now = cx.now().await;
+    let leased = |source, due| NewMessage { leased: true, due, ..message(source) };
+    let old = Due::At(now - Duration::from_secs(100));
+    let hold = async |ttl, messages| {
+        let insert = Insert { lease: cx.lease(ttl), ..cx.insertion(messages) };
+        cx.store().await.insert(insert).await.unwrap();
+    };
+    hold(LONG, vec![leased("held", old)]).await;
+    hold(SHORT, vec![leased("refund", old), leased("refund", Due::Now), leased("served", old)]).await;
+    // Of another project, of which nothing else waits.
+    cx.sql(&format!(
+        "INSERT INTO resend_log (project, source, payload, state, lease_until) VALUES ('invoices', 'crm', 'x', 'sending', {})",
+        cx.time(-1000)
+    ))
+    .await;
+    cx.lapse("refund").await;
+    cx.beat("node-1", &["served"], LONG).await;
+    let told = cx.store().await.unserved(nothing(&cx), Duration::ZERO, 10).await.unwrap();
+    assert!(told.iter().any(|rows| rows.source == "refund" && (100..130).contains(&rows.oldest.as_secs())), "{told:?}");
+    assert_eq!(names(told), pairs(&[("invoices", "crm"), ("orders", "refund")]), "neither what is held nor what is served");
+    let own = Served { sources: vec!["refund".into()], ..nothing(&cx) };
+    assert_eq!(told_to(&cx, own).await, pairs(&[("invoices", "crm")]));
+    assert_eq!(unserved(&cx, LONG, 10).await, pairs(&[("orders", "refund")]), "the other is too young");
+    // The gauge tells of them too.
+    let counts = cx.store().await.counts(&cx.project).await.unwrap();
+    let overdue = |source: &str| counts.iter().find(|count| count.source == source).unwrap().overdue.as_secs();
+    assert!((100..130).contains(&overdue("refund")) && overdue("held") == 0, "{counts:?}");
+}
+
+pub(crate) async fn nodes_that_died_are_forgotten(cx: Fixture) {
+    const DAY: i64 = 24 * 3_600_000;
+    let store = cx.store().await;
+    let refund = cx.put("refund", 1).await[0];
+    // None of them signed off; how long ago each was to beat again, in milliseconds.
+    for (node, sources, ago) in [
+        ("long-ago", &["later"][..], DAY + 60_000),
+        ("lately", &["refund"], DAY - 60_000),
+        ("started-again", &["refund"], 60_000),
+        ("lives-with-others", &["refund", "billing"], -30_000),
+        ("before-it", &["crm"], 1000),
+        ("lives", &["crm"], -30_000),
+    ] {
+        cx.beat(node, sources, LONG).await;
+        cx.sql(&format!("UPDATE redrive_node SET expires_at = {} WHERE node = '{node}'", cx.time(-ago))).await;
+    }
+    let nodes = async || {
+        let rows = cx.raw().await.rows("SELECT node FROM redrive_node ORDER BY node").await;
+        rows.into_iter().filter_map(|mut row| row.remove(0)).collect::<Vec<_>>()
+    };
+    store.forget_nodes("invoices").await.unwrap();
+    assert_eq!(nodes().await.len(), 6, "of the project alone");
+    store.forget_nodes(&cx.project).await.unwrap();
+    assert_eq!(nodes().await, ["lives", "lives-with-others", "started-again"], "one that died lately is kept, unless another knows the same");
+    let strays = super::strays::take(&cx, super::strays::strays_of(&cx, &["billing"])).await;
+    assert!(!strays.contains_key(&refund), "what it knew is known");
 }
