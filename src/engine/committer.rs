@@ -164,7 +164,7 @@ impl Committer {
                     self.clock.read(inserted.now);
                     let messages = Arc::try_unwrap(messages).unwrap_or_else(|shared| shared.as_ref().clone());
                     let leased = messages.iter().zip(&inserted.verdicts).filter(|(message, verdict)| message.leased && **verdict == Verdict::New);
-                    let term = self.ledger.hold(token, asked, leased.map(|(message, _)| message.id), false);
+                    let term = self.ledger.hold(token, asked, inserted.now, leased.map(|(message, _)| message.id), false);
                     for ((message, verdict), answer) in messages.into_iter().zip(inserted.verdicts).zip(waiting) {
                         self.answer(answer, message, verdict, token, &term);
                     }

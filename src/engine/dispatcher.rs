@@ -144,7 +144,7 @@ impl Dispatcher {
     fn prepare_held(&self, message: Message, mut ticket: Box<Ticket>) -> Option<Delivery> {
         // A lease that ran out while the message waited here may be another node's by now; and a node that stops hands back.
         let now = Instant::now();
-        if ticket.term.left(now).is_zero() || self.stopping.is_cancelled() {
+        if ticket.term.left_of(&message.id, now).is_zero() || self.stopping.is_cancelled() {
             self.unsent(ticket, Ending::HandBack);
             return None;
         }
