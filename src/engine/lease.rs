@@ -146,6 +146,12 @@ impl Ledger {
         Lease { token: rand::rng().random_range(1..=i64::MAX), node: self.node.clone(), ttl: self.ttl }
     }
 
+    /// The term of leases that are about to be taken: they hold for as long at least.
+    pub(super) fn ahead(&self) -> Arc<Term> {
+        let now = Instant::now();
+        Arc::new(Term::new(self.clock.clone(), End::new(now, self.clock.at(now), self.ttl)))
+    }
+
     /// Notes what was taken under a token, asked for at `asked` and taken when it was `now` for the database, or later, and whether a claim of the
     /// store took it, which is [closed](Store::close_claims) in the end.
     pub(super) fn hold(&self, token: i64, asked: Instant, now: DateTime<Utc>, ids: impl Iterator<Item = Uuid>, open: bool) -> Arc<Term> {

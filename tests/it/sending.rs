@@ -225,6 +225,31 @@ async fn what_was_delivered_while_the_store_was_away_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn what_waits_to_be_tried_first_is_not_sent_once_another_node_has_it() {
+    let source = "{ kind: narrow, mode: on_failure, on_failure: { timeout: 100ms } }";
+    let client = client(&format!("poller: {{ lease: 2s }}\nsources: {{ main: {source} }}")).await;
+    let first = client.submitted(r#","topic":"hold","mode":"write_ahead""#).await;
+    // The pipeline is at it.
+    sleep(Duration::from_millis(200)).await;
+    let behind = client.submitted("").await;
+    assert_eq!(client.message(&behind).await["state"], "sending");
+    let mut other = writer(client.app.folder()).await;
+    let take =
+        "UPDATE resend_log SET lease_token = 7, lease_node = 'other', lease_until = lease_until + 60000 WHERE state = 'sending' AND topic IS NULL";
+    run(&mut other, take).await;
+    // Longer than the lease.
+    sleep(Duration::from_millis(2500)).await;
+    client.app.hold.add_permits(1);
+    client.until(&first, "succeeded").await;
+    let last = client.submitted(r#","mode":"write_ahead""#).await;
+    client.until(&last, "succeeded").await;
+    shows(&client, Duration::from_secs(5), r#"redrive_attempts_total{project="test",source="main",outcome="succeeded"} 2"#).await;
+    assert_eq!(number(&mut other, "SELECT count(*) FROM resend_log WHERE state = 'sending' AND lease_token = 7 AND attempts = 1").await, 1);
+    other.close().await.unwrap();
+    client.app.end().await;
+}
+
+#[tokio::test]
 async fn an_outcome_is_kept_while_the_database_can_not_be_opened() {
     let (client, folder) = impatient("").await;
     let id = client.submitted(r#","topic":"hold""#).await;
