@@ -34,6 +34,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// it may be repeated until then.
     async fn prepare(&self) -> Result<Prepared, Error>;
 
+    /// How long one unit of work may take: `store.timeout`.
+    fn patience(&self) -> Duration;
+
     /// Whether the database answers a trivial question; what `/readyz` asks.
     async fn ping(&self) -> Result<(), Error>;
 

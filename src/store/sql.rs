@@ -91,6 +91,10 @@ impl<D: Dialect> Store for SqlStore<D> {
             .await
     }
 
+    fn patience(&self) -> Duration {
+        self.core.timeout
+    }
+
     async fn ping(&self) -> Result<(), Error> {
         self.core.observed("ping", Work::Read, |session| Box::pin(async move { insert::now(session).await.map(drop) })).await
     }

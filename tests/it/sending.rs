@@ -38,10 +38,10 @@ async fn until(session: &mut SqliteConnection, sql: &'static str) {
     tokio::time::timeout(Duration::from_secs(30), answered).await.expect(sql);
 }
 
-/// An application that soon takes the store for away, and its folder.
-async fn impatient(yaml: &str) -> (Client, TempDir) {
+/// An application that takes the store for away after so long, and its folder.
+async fn impatient(timeout: &str, yaml: &str) -> (Client, TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let store = format!("store: {{ url: \"sqlite://{}\", timeout: 1s }}", folder.path().join("redrive.db").display());
+    let store = format!("store: {{ url: \"sqlite://{}\", timeout: {timeout} }}", folder.path().join("redrive.db").display());
     (client(&format!("{store}\n{yaml}")).await, folder)
 }
 
@@ -166,7 +166,7 @@ async fn what_waits_gets_its_share_of_a_slow_destination() {
 
 #[tokio::test]
 async fn a_node_that_only_accepts_takes_messages_again_once_the_store_is_back() {
-    let (client, folder) = impatient("poller: { enabled: false }").await;
+    let (client, folder) = impatient("1s", "poller: { enabled: false }").await;
     let mut other = writer(folder.path()).await;
     run(&mut other, "BEGIN IMMEDIATE").await;
     let refused = client.post_json("/v1/messages", r#"{"source":"main","payload":"x"}"#).await;
@@ -210,7 +210,7 @@ async fn a_claim_under_way_when_the_node_stops_is_handed_back() {
 
 #[tokio::test]
 async fn what_was_delivered_while_the_store_was_away_is_not_sent_again() {
-    let (client, folder) = impatient("poller: { lease: 2s, interval: 100ms }").await;
+    let (client, folder) = impatient("1s", "poller: { lease: 2s, interval: 100ms }").await;
     let ids = submit(&client, 10, r#","topic":"hold""#).await;
     let mut other = writer(folder.path()).await;
     run(&mut other, "BEGIN IMMEDIATE").await;
@@ -251,7 +251,7 @@ async fn what_waits_to_be_tried_first_is_not_sent_once_another_node_has_it() {
 
 #[tokio::test]
 async fn an_outcome_is_kept_while_the_database_can_not_be_opened() {
-    let (client, folder) = impatient("").await;
+    let (client, folder) = impatient("1s", "").await;
     let id = client.submitted(r#","topic":"hold""#).await;
     let mut other = writer(folder.path()).await;
     run(&mut other, "BEGIN IMMEDIATE").await;
@@ -500,5 +500,19 @@ async fn whoever_would_have_too_much_wait_to_be_committed_is_told_to_come_again(
     run(&mut other, "COMMIT").await;
     assert_eq!(kept.await.status, 202);
     assert_eq!(publish().await.status, 202, "there is room again");
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn a_producer_is_told_within_the_stores_timeout_that_somebody_holds_the_table() {
+    let (client, folder) = impatient("3s", "").await;
+    let mut other = writer(folder.path()).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    let began = Instant::now();
+    let refused = client.post_json("/v1/messages", r#"{"source":"main","payload":"x"}"#).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    // A second wait for the lock would have taken as long again.
+    assert!(began.elapsed() < Duration::from_millis(4500), "{:?}", began.elapsed());
+    run(&mut other, "COMMIT").await;
     client.app.end().await;
 }
