@@ -225,6 +225,32 @@ async fn what_was_delivered_while_the_store_was_away_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn leases_are_renewed_well_before_they_run_out_for_as_long_as_the_send_takes() {
+    let client = client("poller: { lease: 2s, interval: 100ms }").await;
+    // One is held by its row, the other by the claim that took it.
+    let ids = [client.submitted(r#","topic":"hold""#).await, client.submitted(r#","topic":"hold","delay":"50ms""#).await];
+    for id in &ids {
+        client.until(id, "sending").await;
+    }
+    let mut session = writer(client.app.folder()).await;
+    // In milliseconds. What has run out is renewed too, before anybody takes it over: that comes too late where there are other nodes.
+    let left = "SELECT CASE WHEN count(*) = 2 THEN min(lease_until) - CAST(unixepoch('subsec') * 1000 AS INTEGER) ELSE 0 END
+        FROM (SELECT lease_until FROM resend_log WHERE state = 'sending' UNION ALL SELECT lease_until FROM redrive_sheet)";
+    let (began, mut least) = (Instant::now(), i64::MAX);
+    while began.elapsed() < Duration::from_millis(2500) {
+        least = least.min(number(&mut session, left).await);
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(least > 200, "{least} ms were left");
+    client.app.hold.add_permits(ids.len());
+    for id in ids {
+        assert_eq!(client.until(&id, "succeeded").await["attempts"], 1);
+    }
+    session.close().await.unwrap();
+    client.app.end().await;
+}
+
+#[tokio::test]
 async fn what_waits_to_be_tried_first_is_not_sent_once_another_node_has_it() {
     let source = "{ kind: narrow, mode: on_failure, on_failure: { timeout: 100ms } }";
     let client = client(&format!("poller: {{ lease: 2s }}\nsources: {{ main: {source} }}")).await;
@@ -500,6 +526,26 @@ async fn whoever_would_have_too_much_wait_to_be_committed_is_told_to_come_again(
     run(&mut other, "COMMIT").await;
     assert_eq!(kept.await.status, 202);
     assert_eq!(publish().await.status, 202, "there is room again");
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_kept_is_not_tried_first() {
+    let client = client("limits: { intake: 1MiB }").await;
+    let mut other = writer(client.app.folder()).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    let publish = async |path: &'static str, bytes| client.send(client.request(Method::POST, path).body(vec![b'x'; bytes])).await;
+    let meanwhile = async {
+        // The other waits for the writer by then.
+        sleep(Duration::from_millis(500)).await;
+        let tried = publish("/v1/publish/main?mode=on_failure", 1).await;
+        run(&mut other, "COMMIT").await;
+        tried
+    };
+    let (kept, tried) = tokio::join!(publish("/v1/publish/main", 1 << 20), meanwhile);
+    assert_eq!(tried.problem(), (429, "overloaded".into(), String::new()));
+    assert_eq!(kept.status, 202, "{kept:?}");
+    assert_eq!(publish("/v1/publish/main?mode=on_failure", 1).await.status, 200, "there is room again");
     client.app.end().await;
 }
 
