@@ -116,7 +116,7 @@ impl Engine {
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let tracker = TaskTracker::new();
         let process = upkeep::process(&node);
-        let ledger = Arc::new(Ledger::new(node, config.poller.lease.get()));
+        let ledger = Arc::new(Ledger::new(node, config.poller.lease.get(), clock.clone()));
         let memory = Arc::new(Memory::new(config.limits.in_flight.bytes(), sources.len()));
         let (reports, queue) = mpsc::unbounded_channel();
 

@@ -36,6 +36,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// it may be repeated until then.
     async fn prepare(&self) -> Result<Prepared, Error>;
 
+    /// How long one unit of work may take: `store.timeout`.
+    fn patience(&self) -> Duration;
+
     /// Commits messages, all or none (idempotency verdicts aside).
     async fn insert(&self, insert: Insert) -> Result<Inserted, Error>;
 

@@ -25,7 +25,7 @@ use crate::store::{Due, Error, Held, Insert, NewMessage, Store, Verdict};
 /// At most so many messages, or so many bytes, a commit.
 const BATCH: usize = 500;
 const BATCH_BYTES: usize = 4 << 20;
-/// A commit that the database asks to try again is tried so often.
+/// A commit that the database asks to try again is tried so often at the most.
 const TRIES: u32 = 5;
 /// What a message weighs besides its payload, key and headers while it waits, in bytes.
 const OVERHEAD: usize = 512;
@@ -152,7 +152,7 @@ impl Committer {
             messages.push(entry.message);
         }
         let mut messages = Arc::new(messages);
-        let mut tries = 0;
+        let (mut tries, deadline) = (0, Instant::now() + self.store.patience());
         loop {
             let lease = self.ledger.lease();
             let (token, asked) = (lease.token, Instant::now());
@@ -164,13 +164,14 @@ impl Committer {
                     self.clock.read(inserted.now);
                     let messages = Arc::try_unwrap(messages).unwrap_or_else(|shared| shared.as_ref().clone());
                     let leased = messages.iter().zip(&inserted.verdicts).filter(|(message, verdict)| message.leased && **verdict == Verdict::New);
-                    let term = self.ledger.hold(token, asked, leased.map(|(message, _)| message.id), false);
+                    let term = self.ledger.hold(token, asked, inserted.now, leased.map(|(message, _)| message.id), false);
                     for ((message, verdict), answer) in messages.into_iter().zip(inserted.verdicts).zip(waiting) {
                         self.answer(answer, message, verdict, token, &term);
                     }
                     return;
                 }
-                Err(Error::Contended(why)) if tries < TRIES => {
+                // What waited for a lock may wait as long again. Producers have given up by the deadline: what is kept after it they hand in once more.
+                Err(Error::Contended(why)) if tries < TRIES && Instant::now() + asked.elapsed() < deadline => {
                     tracing::debug!(error = %why, "a commit is tried again");
                     tokio::time::sleep(Duration::from_millis(5) * tries).await;
                 }

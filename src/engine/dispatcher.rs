@@ -1,7 +1,7 @@
 //! From a held message to the source's sender: one dispatcher a lane.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use super::completer::{Ending, Report};
 use super::lane::{Lane, Place};
@@ -84,8 +85,24 @@ pub(super) struct Job {
 pub(super) enum Fate {
     /// To the completer: the message is held under a lease.
     Held(Box<Ticket>),
-    /// To the intake: the message is kept only if the send fails (`on_failure`).
-    Tried(Place, oneshot::Sender<Outcome>),
+    /// To the intake: the message is kept only if the send fails (`on_failure`). Nothing is sent to `waiter` if it was not made.
+    Tried { place: Place, waiter: oneshot::Sender<Outcome>, until: Arc<Until> },
+}
+
+/// Until when a message that is tried first may be sent: for ever, until it is about to be committed as being sent. From then on others may send it
+/// once its lease has run out.
+#[derive(Debug, Default)]
+pub(super) struct Until(Mutex<Option<Arc<Term>>>);
+
+impl Until {
+    /// For as long as this lease holds.
+    pub(super) fn set(&self, term: Arc<Term>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(term);
+    }
+
+    fn term(&self) -> Option<Arc<Term>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Feeds one lane's sender.
@@ -126,9 +143,15 @@ impl Dispatcher {
     fn prepare(&self, job: Job) -> Option<Delivery> {
         match job.fate {
             Fate::Held(ticket) => self.prepare_held(job.message, ticket),
-            Fate::Tried(mut place, waiter) => {
+            Fate::Tried { mut place, waiter, until } => {
                 let lane = self.lane.clone();
                 let began = Instant::now();
+                // Whoever waits learns that it was not sent, and hands it back once it is committed.
+                if until.term().is_some_and(|term| self.must_not_send(&term, &job.message.id, began)) {
+                    drop(place);
+                    lane.probe_unused();
+                    return None;
+                }
                 Some(Delivery::new(Message { began_at: Some(self.clock.at(began)), ..job.message }, move |outcome| {
                     let outcome = lane.reclassify(outcome);
                     lane.note(&outcome, began, Instant::now());
@@ -141,10 +164,14 @@ impl Dispatcher {
         }
     }
 
+    /// A lease that ran out while the message waited here may be another node's by now; and a node that stops hands back.
+    fn must_not_send(&self, term: &Term, id: &Uuid, now: Instant) -> bool {
+        term.left_of(id, now).is_zero() || self.stopping.is_cancelled()
+    }
+
     fn prepare_held(&self, message: Message, mut ticket: Box<Ticket>) -> Option<Delivery> {
-        // A lease that ran out while the message waited here may be another node's by now; and a node that stops hands back.
         let now = Instant::now();
-        if ticket.term.left(now).is_zero() || self.stopping.is_cancelled() {
+        if self.must_not_send(&ticket.term, &message.id, now) {
             self.unsent(ticket, Ending::HandBack);
             return None;
         }

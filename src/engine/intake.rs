@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::Lanes;
 use super::committer::{Committed, Committer, weigh};
 use super::completer::{Ending, Report, age_limit};
-use super::dispatcher::{Fate, Job, Ticket};
+use super::dispatcher::{Fate, Job, Ticket, Until};
 use super::lane::{Lane, Place};
 use super::submission::{Accepted, Refusal, Submission};
 use super::unbroken::Unbroken;
@@ -108,7 +108,8 @@ impl Intake {
         let limit = lane.spec.options.on_failure.timeout.get();
         let began = Instant::now();
         let (waiter, mut outcome) = oneshot::channel();
-        lane.dispatch(Job { message: self.committer.message(&new), fate: Fate::Tried(place, waiter) });
+        let until = Arc::new(Until::default());
+        lane.dispatch(Job { message: self.committer.message(&new), fate: Fate::Tried { place, waiter, until: until.clone() } });
         let first = tokio::time::timeout(limit, &mut outcome).await;
         let settled = match first {
             Ok(Ok(outcome)) if outcome.class == Class::Succeeded => {
@@ -117,12 +118,17 @@ impl Intake {
                 return Ok(Accepted::Delivered { id: new.id, result: outcome.result });
             }
             Ok(settled) => Some(settled.unwrap_or_else(|_| dropped())),
-            Err(_) => None,
+            // It may not have begun: from here on it must not once others may take the message. The commit may be through long before it is known.
+            Err(_) => {
+                until.set(self.committer.ledger.ahead());
+                None
+            }
         };
         let (retry, took) = (new.retry.clone(), began.elapsed());
         let Committed::New { id, lease: Some((token, term)), .. } = answered(self.committer.commit(new, lane.clone(), true)?.await)? else {
             return Err(Refusal::Unavailable { detail: "the message was not committed under a lease".to_owned() });
         };
+        until.set(term.clone());
         let now = self.committer.clock.now();
         let standing = Standing { expires_at: age_limit(now, now, &lane.policy_for(retry.as_deref())), ..Standing::default() };
         let (waiter, written) = oneshot::channel();
@@ -133,17 +139,19 @@ impl Intake {
             ..Ticket::new(lane, Held { id, token }, term, self.committer.clock.at(began), began)
         });
         let reports = self.reports.clone();
-        let report = move |outcome, took| drop(reports.send(Report { ticket, ending: Ending::Sent { outcome, took } }));
+        let report = move |ending| drop(reports.send(Report { ticket, ending }));
         if let Some(outcome) = settled {
-            report(outcome, took);
+            report(Ending::Sent { outcome, took });
             // It is committed already: whoever asked need not wait for a store that has gone away since.
             let state = tokio::time::timeout(limit, written).await.ok().and_then(Result::ok);
             return Ok(Accepted::Kept { id, state: state.unwrap_or(State::Sending) });
         }
         // The running send decides the row; the producer is not kept waiting for it.
         self.tracker.spawn(async move {
-            let outcome = outcome.await.unwrap_or_else(|_| dropped());
-            report(outcome, began.elapsed());
+            report(match outcome.await {
+                Ok(outcome) => Ending::Sent { outcome, took: began.elapsed() },
+                Err(_) => Ending::HandBack,
+            });
         });
         Ok(Accepted::Kept { id, state: State::Sending })
     }

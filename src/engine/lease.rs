@@ -1,42 +1,111 @@
 //! The leases that this node holds: every attempt under way is in here until its outcome is written.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use rand::RngExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::health::StoreHealth;
+use crate::clock::{self, StoreClock};
 use crate::store::{Error, Held, Lease, Store};
-use crate::units::millis;
 
 /// From so many on, leases are not renewed with others.
 const RENEW_AT_ONCE: usize = 1000;
 
-/// Until when a group of leases taken together surely holds, by the machine's monotonic clock.
+/// The last moment at which a lease surely holds, by two clocks: the machine's monotonic one stands still while the machine sleeps, the
+/// database's may be put forward, or be another's that is ahead. Whichever comes first counts.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    here: Instant,
+    there: DateTime<Utc>,
+}
+
+impl End {
+    /// The end of what was asked for at `asked`: the moment before the store was asked, so that it ends here no later than there. `now` was the
+    /// database's time when it was taken, or before.
+    fn new(asked: Instant, now: DateTime<Utc>, ttl: Duration) -> Self {
+        Self { here: asked + ttl, there: clock::after(now, ttl) }
+    }
+
+    fn left(self, here: Instant, there: DateTime<Utc>) -> Duration {
+        self.here.saturating_duration_since(here).min(clock::between(there, self.there))
+    }
+}
+
+/// Until when a group of leases taken together surely holds.
 #[derive(Debug)]
 pub(super) struct Term {
-    start: Instant,
-    ends_ms: AtomicU64,
+    clock: Arc<StoreClock>,
+    ends: Mutex<Ends>,
+}
+
+#[derive(Debug)]
+struct Ends {
+    all: End,
+    /// Those that were not renewed together with the others: when they end themselves; none if they are not ours any more.
+    apart: HashMap<Uuid, Option<End>>,
 }
 
 impl Term {
-    /// A term that began at `asked`: the moment before the store was asked, so that it ends here no later than there.
-    fn new(asked: Instant, ttl: Duration) -> Self {
-        Self { start: asked, ends_ms: AtomicU64::new(millis(ttl)) }
+    fn new(clock: Arc<StoreClock>, end: End) -> Self {
+        Self { clock, ends: Mutex::new(Ends { all: end, apart: HashMap::new() }) }
     }
 
     /// How long it holds from `now` on.
     pub(super) fn left(&self, now: Instant) -> Duration {
-        Duration::from_millis(self.ends_ms.load(Ordering::Relaxed)).saturating_sub(now.duration_since(self.start))
+        self.left_at(now, self.clock.at(now))
     }
 
-    fn prolong(&self, asked: Instant, ttl: Duration) {
-        self.ends_ms.store(millis(asked.duration_since(self.start) + ttl), Ordering::Relaxed);
+    /// The same where it is known what time it is for the database.
+    fn left_at(&self, here: Instant, there: DateTime<Utc>) -> Duration {
+        self.ends().all.left(here, there)
+    }
+
+    /// How long the lease of one of its messages holds, whatever becomes of the others.
+    pub(super) fn left_of(&self, id: &Uuid, now: Instant) -> Duration {
+        let ends = self.ends();
+        let end = ends.apart.get(id).copied().unwrap_or(Some(ends.all));
+        drop(ends);
+        end.map_or(Duration::ZERO, |end| end.left(now, self.clock.at(now)))
+    }
+
+    /// A message is not renewed now, whether or not the others are.
+    fn leave_out(&self, id: Uuid) {
+        let mut ends = self.ends();
+        let all = ends.all;
+        ends.apart.entry(id).or_insert(Some(all));
+    }
+
+    /// A message is not ours any more.
+    fn lose(&self, id: Uuid) {
+        self.ends().apart.insert(id, None);
+    }
+
+    /// A message was renewed, with all others or by itself.
+    fn renewed(&self, id: Uuid, end: End, with_all: bool) {
+        let mut ends = self.ends();
+        if with_all {
+            ends.all = end;
+        }
+        if end.here >= ends.all.here {
+            ends.apart.remove(&id);
+        } else {
+            ends.apart.insert(id, Some(end));
+        }
+    }
+
+    /// The messages that were left out.
+    fn left_out(&self) -> Vec<Uuid> {
+        self.ends().apart.iter().filter(|(_, end)| end.is_some()).map(|(id, _)| *id).collect()
+    }
+
+    fn ends(&self) -> std::sync::MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -53,6 +122,8 @@ struct Group {
 struct Aging {
     /// Whether claims hold them, and not their rows.
     open: bool,
+    /// Whether these are whole groups, and not what was left out of them before.
+    whole: bool,
     held: Vec<Held>,
 }
 
@@ -61,12 +132,13 @@ struct Aging {
 pub(super) struct Ledger {
     node: Arc<str>,
     ttl: Duration,
+    clock: Arc<StoreClock>,
     groups: Mutex<HashMap<i64, Group>>,
 }
 
 impl Ledger {
-    pub(super) fn new(node: Arc<str>, ttl: Duration) -> Self {
-        Self { node, ttl, groups: Mutex::default() }
+    pub(super) fn new(node: Arc<str>, ttl: Duration, clock: Arc<StoreClock>) -> Self {
+        Self { node, ttl, clock, groups: Mutex::default() }
     }
 
     /// A lease about to be taken, with a token that was never used: 63 random bits.
@@ -74,10 +146,16 @@ impl Ledger {
         Lease { token: rand::rng().random_range(1..=i64::MAX), node: self.node.clone(), ttl: self.ttl }
     }
 
-    /// Notes what was taken under a token, asked for at `asked`, and whether a claim of the store took it, which is
-    /// [closed](Store::close_claims) in the end.
-    pub(super) fn hold(&self, token: i64, asked: Instant, ids: impl Iterator<Item = Uuid>, open: bool) -> Arc<Term> {
-        let term = Arc::new(Term::new(asked, self.ttl));
+    /// The term of leases that are about to be taken: they hold for as long at least.
+    pub(super) fn ahead(&self) -> Arc<Term> {
+        let now = Instant::now();
+        Arc::new(Term::new(self.clock.clone(), End::new(now, self.clock.at(now), self.ttl)))
+    }
+
+    /// Notes what was taken under a token, asked for at `asked` and taken when it was `now` for the database, or later, and whether a claim of the
+    /// store took it, which is [closed](Store::close_claims) in the end.
+    pub(super) fn hold(&self, token: i64, asked: Instant, now: DateTime<Utc>, ids: impl Iterator<Item = Uuid>, open: bool) -> Arc<Term> {
+        let term = Arc::new(Term::new(self.clock.clone(), End::new(asked, now, self.ttl)));
         let ids: HashSet<Uuid> = ids.collect();
         if !ids.is_empty() {
             self.lock().insert(token, Group { term: term.clone(), ids, open });
@@ -133,82 +211,103 @@ impl Ledger {
                 () = stop.cancelled() => return,
             }
             // With a tick every sixth and two thirds left at the most, a renewal has three more chances before a lease ends.
-            for aging in self.aging(self.ttl * 2 / 3) {
+            for aging in self.aging(self.ttl * 2 / 3, self.clock.now()) {
                 self.renew(&*store, &health, aging).await;
             }
         }
     }
 
-    /// Leases that hold no longer than this, in batches. Groups stay whole: their term is one. Those of claims go apart from those that rows
-    /// hold.
-    fn aging(&self, left: Duration) -> Vec<Aging> {
-        let (groups, now) = (self.lock(), Instant::now());
+    /// Leases that hold no longer than this from `now` on, by the database's clock, in batches. Groups stay whole: their term is one. Those of claims
+    /// go apart from those that rows hold. What was left out of a renewal is old whatever its term says: its neighbours' renewals prolonged that.
+    fn aging(&self, left: Duration, now: DateTime<Utc>) -> Vec<Aging> {
+        let (groups, here) = (self.lock(), Instant::now());
+        let is_old = |group: &Group| group.term.left_at(here, now) <= left;
         let mut batches = Vec::new();
         for open in [true, false] {
             let mut held = Vec::new();
-            for (token, group) in groups.iter().filter(|(_, group)| group.open == open && group.term.left(now) <= left) {
+            for (token, group) in groups.iter().filter(|(_, group)| group.open == open && is_old(group)) {
                 held.extend(group.ids.iter().map(|id| Held { id: *id, token: *token }));
                 if held.len() >= RENEW_AT_ONCE {
-                    batches.push(Aging { open, held: std::mem::take(&mut held) });
+                    batches.push(Aging { open, whole: true, held: std::mem::take(&mut held) });
                 }
             }
             if !held.is_empty() {
-                batches.push(Aging { open, held });
+                batches.push(Aging { open, whole: true, held });
             }
         }
+        let mut behind = Vec::new();
+        for (token, group) in groups.iter().filter(|(_, group)| !is_old(group)) {
+            behind.extend(group.term.left_out().into_iter().filter(|id| group.ids.contains(id)).map(|id| Held { id, token: *token }));
+        }
+        batches.extend(behind.chunks(RENEW_AT_ONCE).map(|held| Aging { open: false, whole: false, held: held.to_vec() }));
         batches
     }
 
-    /// Renews leases whose time has run out, or will before they would have been renewed, and that nobody else took; answers whether the store
-    /// said which these are.
-    pub(super) async fn revive(&self, store: &dyn Store, health: &StoreHealth) -> bool {
-        for aging in self.aging(self.ttl * 2 / 3) {
-            if !self.renew(store, health, aging).await {
-                return false;
-            }
+    /// Renews leases whose time had run out when it was `now` for the database, or will before they would have been renewed, and that nobody else
+    /// took. Answers which it had to leave out, because somebody has them locked; `None` if the store did not say which are still ours.
+    pub(super) async fn revive(&self, store: &dyn Store, health: &StoreHealth, now: DateTime<Utc>) -> Option<Vec<Uuid>> {
+        let mut left_out = Vec::new();
+        for aging in self.aging(self.ttl * 2 / 3, now) {
+            left_out.extend(self.renew(store, health, aging).await?);
         }
-        true
+        Some(left_out)
     }
 
-    async fn renew(&self, store: &dyn Store, health: &StoreHealth, aging: Aging) -> bool {
+    /// Answers what it left out; `None` if the store failed.
+    async fn renew(&self, store: &dyn Store, health: &StoreHealth, aging: Aging) -> Option<Vec<Uuid>> {
         let asked = Instant::now();
-        let mut batch = aging.held;
-        if !aging.open {
+        let end = End::new(asked, self.clock.at(asked), self.ttl);
+        let Aging { open, whole, held: mut batch } = aging;
+        let mut left_out = Vec::new();
+        if !open {
             // A renewal of what somebody has locked would wait and fail, and its neighbours' with it. Nobody can take such a message meanwhile.
             let locked = locked(store, health, batch.iter().map(|held| held.id).collect()).await;
-            batch.retain(|held| !locked.contains(&held.id));
+            let out: Vec<_> = batch.extract_if(.., |held| locked.contains(&held.id)).collect();
+            // Before the others are prolonged.
+            self.each_term(&out, |term, id| term.leave_out(id));
+            left_out.extend(out.iter().map(|held| held.id));
         }
         if batch.is_empty() {
-            return true;
+            return Some(left_out);
         }
         match store.renew(batch.clone(), self.ttl).await {
             Ok(lost) => {
                 let lost: HashSet<Uuid> = lost.into_iter().collect();
-                let groups = self.lock();
-                for held in batch.iter().filter(|held| !lost.contains(&held.id)) {
-                    if let Some(group) = groups.get(&held.token) {
-                        group.term.prolong(asked, self.ttl);
+                self.each_term(&batch, |term, id| {
+                    if lost.contains(&id) {
+                        term.lose(id);
+                    } else {
+                        term.renewed(id, end, whole);
                     }
-                }
-                drop(groups);
+                });
                 if !lost.is_empty() {
                     tracing::debug!(leases.lost = lost.len(), "leases were not ours any more when they were to be renewed");
                     self.drop_held(batch.iter().filter(|held| lost.contains(&held.id)));
                 }
-                true
+                Some(left_out)
             }
-            // One that is refused keeps no other from being renewed.
+            // One that is refused keeps no other from being renewed, and is not renewed with them.
             Err(Error::Refused(_)) if batch.len() > 1 => {
+                self.each_term(&batch, |term, id| term.leave_out(id));
                 let rest = batch.split_off(batch.len() / 2);
-                let mut is_told = true;
                 for held in [batch, rest] {
-                    is_told &= Box::pin(self.renew(store, health, Aging { open: aging.open, held })).await;
+                    left_out.extend(Box::pin(self.renew(store, health, Aging { open, whole, held })).await?);
                 }
-                is_told
+                Some(left_out)
             }
             Err(error) => {
                 health.failed("renew", &error);
-                matches!(error, Error::Refused(_))
+                matches!(error, Error::Refused(_)).then_some(left_out)
+            }
+        }
+    }
+
+    /// Changes the terms of those of these leases that are still held.
+    fn each_term(&self, held: &[Held], change: impl Fn(&Term, Uuid)) {
+        let groups = self.lock();
+        for held in held {
+            if let Some(group) = groups.get(&held.token) {
+                change(&group.term, held.id);
             }
         }
     }
@@ -233,18 +332,90 @@ pub(super) async fn locked(store: &dyn Store, health: &StoreHealth, ids: Vec<Uui
 mod tests {
     use super::*;
 
+    const TTL: Duration = Duration::from_secs(30);
+    /// When leases are renewed.
+    const OLD: Duration = Duration::from_secs(20);
+
+    /// A ledger, and the clock of its database, which has been read.
+    fn ledger() -> (Ledger, Arc<StoreClock>) {
+        let clock = Arc::new(StoreClock::default());
+        clock.read(DateTime::UNIX_EPOCH);
+        (Ledger::new("node".into(), TTL, clock.clone()), clock)
+    }
+
     #[test]
     fn groups_are_renewed_whole_and_claims_apart_from_rows() {
-        let ledger = Ledger::new("node".into(), Duration::from_secs(30));
+        let (ledger, clock) = ledger();
         for token in 0..6 {
-            ledger.hold(token, Instant::now(), (0..600).map(|_| Uuid::now_v7()), token % 2 == 0);
+            ledger.hold(token, Instant::now(), clock.now(), (0..600).map(|_| Uuid::now_v7()), token % 2 == 0);
         }
-        let batches = ledger.aging(Duration::from_secs(31));
+        let batches = ledger.aging(Duration::from_secs(31), clock.now());
         assert_eq!(batches.iter().map(|batch| batch.held.len()).sum::<usize>(), 6 * 600);
-        for Aging { open, held } in &batches {
+        for Aging { open, held, .. } in &batches {
             let tokens: HashSet<_> = held.iter().map(|held| held.token).collect();
             assert_eq!(held.len(), tokens.len() * 600, "whole groups");
             assert!(tokens.len() <= 2 && tokens.iter().all(|token| (token % 2 == 0) == *open));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leases_end_by_the_databases_clock_too_if_that_goes_ahead() {
+        let (ledger, clock) = ledger();
+        let term = ledger.hold(1, Instant::now(), clock.now(), [Uuid::now_v7()].into_iter(), false);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(term.left(Instant::now()), Duration::from_secs(25));
+        assert!(ledger.aging(OLD, clock.now()).is_empty());
+        // The machine slept, or another server has taken over.
+        let ahead = clock::after(clock.now(), TTL);
+        assert_eq!(ledger.aging(OLD, ahead).len(), 1, "it is what the database said that counts");
+        clock.read(ahead);
+        assert_eq!(term.left(Instant::now()), Duration::ZERO);
+        let fresh = ledger.hold(2, Instant::now(), clock.now(), [Uuid::now_v7()].into_iter(), false);
+        assert_eq!(fresh.left(Instant::now()), TTL, "what is taken by the new time is not concerned");
+        assert_eq!(ledger.aging(OLD, clock.now()).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_was_read_late_or_is_put_back_prolongs_no_lease_and_shortens_none() {
+        let (ledger, clock) = ledger();
+        let (asked, taken) = (Instant::now(), clock.now());
+        // The answer takes 4 s, and so the clock is taken for 4 s behind, until it is read again.
+        tokio::time::advance(Duration::from_secs(4)).await;
+        clock.read(taken);
+        let term = ledger.hold(1, asked, taken, [Uuid::now_v7()].into_iter(), false);
+        assert_eq!(term.left(Instant::now()), Duration::from_secs(26));
+        clock.read(clock::after(taken, Duration::from_secs(4)));
+        assert_eq!(term.left(Instant::now()), Duration::from_secs(26));
+        clock.read(DateTime::UNIX_EPOCH);
+        assert_eq!(term.left(Instant::now()), Duration::from_secs(26));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_left_out_of_a_renewal_ends_by_itself_and_is_renewed_at_the_next_look() {
+        let (ledger, clock) = ledger();
+        let ids = [Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()];
+        let [kept, locked, lost] = ids;
+        let term = ledger.hold(1, Instant::now(), clock.now(), ids.into_iter(), false);
+        let end = || End::new(Instant::now(), clock.now(), TTL);
+        let left = |id: Uuid| term.left_of(&id, Instant::now()).as_secs();
+        tokio::time::advance(Duration::from_secs(12)).await;
+        term.leave_out(locked);
+        term.lose(lost);
+        term.renewed(kept, end(), true);
+        assert_eq!((left(kept), left(locked), left(lost)), (30, 18, 0));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let behind = ledger.aging(OLD, clock.now());
+        let [Aging { open: false, whole: false, held }] = &behind[..] else { panic!("{behind:?}") };
+        assert_eq!(*held, [Held { id: locked, token: 1 }]);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        term.leave_out(locked);
+        assert_eq!(left(locked), 11, "left out once more, it ends no later");
+        term.renewed(locked, end(), false);
+        assert_eq!((left(kept), left(locked), left(lost)), (23, 23, 0), "by itself it prolongs no other");
+        assert!(ledger.aging(OLD, clock.now()).is_empty());
+        // What is on record is nobody's concern.
+        term.leave_out(locked);
+        ledger.drop_held([Held { id: locked, token: 1 }].iter());
+        assert!(ledger.aging(OLD, clock.now()).is_empty());
     }
 }

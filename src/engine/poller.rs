@@ -93,18 +93,21 @@ impl Poller {
             }
         }
         // What is still ours is no lost attempt, however long the store was away: its outcome may be waiting to be written.
-        if outlook.lapsed && self.ledger.revive(&*self.store, &self.health).await {
-            self.take_over(sources).await;
+        if outlook.lapsed
+            && let Some(locked) = self.ledger.revive(&*self.store, &self.health, outlook.now).await
+        {
+            self.take_over(sources, locked).await;
         }
         next.map(|at| clock::between(outlook.now, at))
     }
 
-    /// Attempts whose lease ran out are lost: they are judged, and their messages go on.
-    async fn take_over(&self, sources: &[Arc<str>]) {
+    /// Attempts whose lease ran out are lost: they are judged, and their messages go on. But for `own`, which could not be renewed because
+    /// somebody had them locked, and may be free by now: those are this node's still.
+    async fn take_over(&self, sources: &[Arc<str>], own: Vec<Uuid>) {
         let lease = self.ledger.lease();
         let token = lease.token;
         let asked = Instant::now();
-        let take = TakeOver { project: self.project.clone(), sources: sources.to_vec(), limit: TAKE_OVER, lease };
+        let take = TakeOver { project: self.project.clone(), sources: sources.to_vec(), except: own, limit: TAKE_OVER, lease };
         let lapsed = match self.store.take_over(take).await {
             Ok(lapsed) => lapsed,
             Err(error) => return self.health.failed("take_over", &error),
@@ -115,7 +118,7 @@ impl Poller {
             tracing::warn!(messages = lapsed.len(), message.id = %first.id, message.source = %first.source, lease.node = %first.node,
                 "leases ran out without a word from their node: the attempts are lost, the messages go on");
         }
-        let term = self.ledger.hold(token, asked, lapsed.iter().map(|row| row.id), false);
+        let term = self.ledger.hold(token, asked, self.clock.at(asked), lapsed.iter().map(|row| row.id), false);
         for row in lapsed {
             let Some(lane) = self.lanes.get(&row.source) else { continue };
             tracing::debug!(message.id = %row.id, message.source = %row.source, message.attempts = row.attempt, lease.node = %row.node,
@@ -214,7 +217,7 @@ impl Poller {
         self.health.answered();
         self.clock.read(claimed.now);
         drain.is_crowded = claimed.waited > CROWDED;
-        let term = self.ledger.hold(token, asked, claimed.rows.iter().map(id_of), true);
+        let term = self.ledger.hold(token, asked, claimed.now, claimed.rows.iter().map(id_of), true);
         let full = claimed.cut || claimed.rows.len() >= count as usize;
         let (rows, at) = (claimed.rows.len(), Instant::now());
         drain.walk.note(level, claimed.last.filter(|_| full), asked, at);

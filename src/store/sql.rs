@@ -94,6 +94,10 @@ impl<D: Dialect> Store for SqlStore<D> {
             .await
     }
 
+    fn patience(&self) -> Duration {
+        self.core.timeout
+    }
+
     async fn insert(&self, insert: Insert) -> Result<Inserted, Error> {
         let work = if insert::is_single::<D>(&insert) { Work::Write } else { Work::Transaction };
         self.core.observed("insert", work, move |session| Box::pin(async move { insert::insert(session, &insert).await })).await

@@ -325,6 +325,8 @@ pub struct TakeOver {
     pub project: Arc<str>,
     /// The sources that the node serves.
     pub sources: Vec<Arc<str>>,
+    /// Messages that are left alone.
+    pub except: Vec<Uuid>,
     /// At most so many.
     pub limit: u32,
     /// The new lease.

@@ -41,10 +41,10 @@ async fn until(session: &mut SqliteConnection, sql: &'static str) {
     tokio::time::timeout(Duration::from_secs(30), answered).await.expect(sql);
 }
 
-/// An application that soon takes the store for away, and its folder.
-async fn impatient(yaml: &str) -> (Client, TempDir) {
+/// An application that takes the store for away after so long, and its folder.
+async fn impatient(timeout: &str, yaml: &str) -> (Client, TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let store = format!("store: {{ url: \"sqlite://{}\", timeout: 1s }}", folder.path().join("redrive.db").display());
+    let store = format!("store: {{ url: \"sqlite://{}\", timeout: {timeout} }}", folder.path().join("redrive.db").display());
     (client(&format!("{store}\n{yaml}")).await, folder)
 }
 
@@ -169,7 +169,7 @@ async fn what_waits_gets_its_share_of_a_slow_destination() {
 
 #[tokio::test]
 async fn a_node_that_only_accepts_takes_messages_again_once_the_store_is_back() {
-    let (client, folder) = impatient("poller: { enabled: false }").await;
+    let (client, folder) = impatient("1s", "poller: { enabled: false }").await;
     let mut other = writer(folder.path()).await;
     run(&mut other, "BEGIN IMMEDIATE").await;
     let refused = client.post_json("/v1/messages", r#"{"source":"main","payload":"x"}"#).await;
@@ -213,7 +213,7 @@ async fn a_claim_under_way_when_the_node_stops_is_handed_back() {
 
 #[tokio::test]
 async fn what_was_delivered_while_the_store_was_away_is_not_sent_again() {
-    let (client, folder) = impatient("poller: { lease: 2s, interval: 100ms }").await;
+    let (client, folder) = impatient("1s", "poller: { lease: 2s, interval: 100ms }").await;
     let ids = submit(&client, 10, r#","topic":"hold""#).await;
     let mut other = writer(folder.path()).await;
     run(&mut other, "BEGIN IMMEDIATE").await;
@@ -228,8 +228,59 @@ async fn what_was_delivered_while_the_store_was_away_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn leases_are_renewed_well_before_they_run_out_for_as_long_as_the_send_takes() {
+    let client = client("poller: { lease: 2s, interval: 100ms }").await;
+    // One is held by its row, the other by the claim that took it.
+    let ids = [client.submitted(r#","topic":"hold""#).await, client.submitted(r#","topic":"hold","delay":"50ms""#).await];
+    for id in &ids {
+        client.until(id, "sending").await;
+    }
+    let mut session = writer(client.app.folder()).await;
+    // In milliseconds. What has run out is renewed too, before anybody takes it over: that comes too late where there are other nodes.
+    let left = "SELECT CASE WHEN count(*) = 2 THEN min(lease_until) - CAST(unixepoch('subsec') * 1000 AS INTEGER) ELSE 0 END
+        FROM (SELECT lease_until FROM resend_log WHERE state = 'sending' UNION ALL SELECT lease_until FROM redrive_sheet)";
+    let (began, mut least) = (Instant::now(), i64::MAX);
+    while began.elapsed() < Duration::from_millis(2500) {
+        least = least.min(number(&mut session, left).await);
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(least > 200, "{least} ms were left");
+    client.app.hold.add_permits(ids.len());
+    for id in ids {
+        assert_eq!(client.until(&id, "succeeded").await["attempts"], 1);
+    }
+    session.close().await.unwrap();
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn what_waits_to_be_tried_first_is_not_sent_once_another_node_has_it() {
+    let source = "{ kind: narrow, mode: on_failure, on_failure: { timeout: 100ms } }";
+    let client = client(&format!("poller: {{ lease: 2s }}\nsources: {{ main: {source} }}")).await;
+    let first = client.submitted(r#","topic":"hold","mode":"write_ahead""#).await;
+    // The pipeline is at it.
+    sleep(Duration::from_millis(200)).await;
+    let behind = client.submitted("").await;
+    assert_eq!(client.message(&behind).await["state"], "sending");
+    let mut other = writer(client.app.folder()).await;
+    let take =
+        "UPDATE resend_log SET lease_token = 7, lease_node = 'other', lease_until = lease_until + 60000 WHERE state = 'sending' AND topic IS NULL";
+    run(&mut other, take).await;
+    // Longer than the lease.
+    sleep(Duration::from_millis(2500)).await;
+    client.app.hold.add_permits(1);
+    client.until(&first, "succeeded").await;
+    let last = client.submitted(r#","mode":"write_ahead""#).await;
+    client.until(&last, "succeeded").await;
+    shows(&client, Duration::from_secs(5), r#"redrive_attempts_total{project="test",source="main",outcome="succeeded"} 2"#).await;
+    assert_eq!(number(&mut other, "SELECT count(*) FROM resend_log WHERE state = 'sending' AND lease_token = 7 AND attempts = 1").await, 1);
+    other.close().await.unwrap();
+    client.app.end().await;
+}
+
+#[tokio::test]
 async fn an_outcome_is_kept_while_the_database_can_not_be_opened() {
-    let (client, folder) = impatient("").await;
+    let (client, folder) = impatient("1s", "").await;
     let id = client.submitted(r#","topic":"hold""#).await;
     let mut other = writer(folder.path()).await;
     run(&mut other, "BEGIN IMMEDIATE").await;
@@ -485,4 +536,38 @@ async fn what_a_node_knew_before_it_was_started_with_other_sources_is_known_stil
     assert_eq!(number(&mut session, KNOWN).await, 1, "its messages wait");
     session.close().await.unwrap();
     after.end().await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_kept_is_not_tried_first() {
+    let client = client("limits: { intake: 1MiB }").await;
+    let mut other = writer(client.app.folder()).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    let publish = async |path: &'static str, bytes| client.send(client.request(Method::POST, path).body(vec![b'x'; bytes])).await;
+    let meanwhile = async {
+        // The other waits for the writer by then.
+        sleep(Duration::from_millis(500)).await;
+        let tried = publish("/v1/publish/main?mode=on_failure", 1).await;
+        run(&mut other, "COMMIT").await;
+        tried
+    };
+    let (kept, tried) = tokio::join!(publish("/v1/publish/main", 1 << 20), meanwhile);
+    assert_eq!(tried.problem(), (429, "overloaded".into(), String::new()));
+    assert_eq!(kept.status, 202, "{kept:?}");
+    assert_eq!(publish("/v1/publish/main?mode=on_failure", 1).await.status, 200, "there is room again");
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn a_producer_is_told_within_the_stores_timeout_that_somebody_holds_the_table() {
+    let (client, folder) = impatient("3s", "").await;
+    let mut other = writer(folder.path()).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    let began = Instant::now();
+    let refused = client.post_json("/v1/messages", r#"{"source":"main","payload":"x"}"#).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    // A second wait for the lock would have taken as long again.
+    assert!(began.elapsed() < Duration::from_millis(4500), "{:?}", began.elapsed());
+    run(&mut other, "COMMIT").await;
+    client.app.end().await;
 }

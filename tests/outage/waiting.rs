@@ -125,6 +125,31 @@ async fn leases_of_others_while_somebody_locks_a_message_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_under_way_that_was_locked_for_longer_than_its_lease_is_this_nodes_still() {
+    for kind in Kind::SHARED {
+        let sink = Sink::start().await;
+        let database = Database::fresh(kind).await;
+        let yaml = Yaml::on(&database).store_more(", timeout: 2s").poller("lease: 2s, interval: 100ms");
+        let node = Node::start(&yaml.source("crm", &sink.source(", timeout: 60s"))).await;
+        let mut session = database.session().await;
+        sink.hold();
+        // They are committed together, but for the first perhaps, and so their leases are renewed together.
+        let ids = node.submit("crm", 8).await;
+        sink.received(&ids, format!("{kind:?}: they are under way"), Duration::from_secs(10)).await;
+        session.run("BEGIN").await;
+        session.rows(&format!("SELECT id FROM resend_log WHERE id = '{}' FOR UPDATE", ids[7])).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        session.run("COMMIT").await;
+        // Time enough to look several times at what has lapsed.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        sink.let_go();
+        database.finished(Duration::from_secs(20)).await;
+        let (records, copies) = (database.records().await, sink.copies());
+        assert!(ids.iter().all(|id| copies[id] == 1 && records[id].attempts == 1), "{kind:?}: {copies:?}, {records:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn for_an_answer_that_was_lost() {
     let sink = Sink::start().await;
     let database = Database::fresh(Kind::Postgres).await;

@@ -208,7 +208,8 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
     const TAKE_OVER: Picked = Picked {
         names: ["take_over", "take_over_pick"],
         from: "FROM {log} WHERE project = ? AND state = 'sending'
-            AND (lease_until <= {now} OR lease_until IS NULL) AND source IN (SELECT s_source FROM {table s s_source:text}) ORDER BY lease_until LIMIT ?",
+            AND (lease_until <= {now} OR lease_until IS NULL) AND source IN (SELECT s_source FROM {table s s_source:text})
+            AND id NOT IN (SELECT b_id FROM {table b b_id:id}) ORDER BY lease_until LIMIT ?",
         set: "lease_token = ?, lease_until = {plus {now}|?}, updated_at = {now}",
         columns: decode::LAPSED,
     };
@@ -217,7 +218,8 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
     }
     sheet::write_out_lapsed(session, &take.project).await?;
     let sources = Batch::texts(take.sources.iter().map(|source| &**source));
-    let lapsed = [Value::Text(&take.project), Value::Batch(&sources), Value::Int(i64::from(take.limit))];
+    let except = Batch::ids(take.except.iter().copied());
+    let lapsed = [Value::Text(&take.project), Value::Batch(&sources), Value::Batch(&except), Value::Int(i64::from(take.limit))];
     let rows = TAKE_OVER.run(session, &lapsed, &[Value::Int(take.lease.token), Value::Int(micros(take.lease.ttl))]).await?;
     let mut taken = Vec::with_capacity(rows.len());
     for row in &rows {

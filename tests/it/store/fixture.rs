@@ -150,7 +150,7 @@ impl Fixture {
     /// Takes over whatever of these sources has lapsed.
     pub(crate) fn take_over_of(&self, sources: &[&str]) -> TakeOver {
         let sources = sources.iter().map(|&source| source.into()).collect();
-        TakeOver { project: self.project.clone(), sources, limit: 1000, lease: self.lease(LONG) }
+        TakeOver { project: self.project.clone(), sources, except: Vec::new(), limit: 1000, lease: self.lease(LONG) }
     }
 
     pub(crate) async fn get(&self, id: Uuid) -> Record {

@@ -215,3 +215,17 @@ pub(crate) async fn at_most_the_limit_is_taken_over(cx: Fixture) {
     }
     assert_eq!(taken.len(), 5);
 }
+
+pub(crate) async fn what_is_excepted_is_not_taken_over(cx: Fixture) {
+    let batch: Vec<_> = (0..3).map(|_| NewMessage { leased: true, due: Due::Now, ..message("billing") }).collect();
+    let put: Vec<_> = batch.iter().map(|message| message.id).collect();
+    cx.store().await.insert(Insert { lease: cx.lease(SHORT), ..cx.insertion(batch) }).await.unwrap();
+    cx.lapse("billing").await;
+    let taken = async |except| {
+        let lapsed = take_over(&cx, TakeOver { except, ..cx.take_over_of(&["billing"]) }).await;
+        sorted(lapsed.iter().map(|row| row.id).collect())
+    };
+    assert_eq!(taken(vec![put[1], uuid::Uuid::now_v7()]).await, sorted(vec![put[0], put[2]]));
+    assert!(cx.outlook(&["billing"]).await.lapsed, "it is not forgotten");
+    assert_eq!(taken(vec![]).await, [put[1]]);
+}

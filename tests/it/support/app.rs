@@ -68,6 +68,24 @@ impl Pipeline for Fragile {
     }
 }
 
+/// A pipeline of kind `narrow`, which is handed nothing more while it is at a topic `hold`.
+struct Narrow {
+    hold: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl Pipeline for Narrow {
+    async fn send(&self, batch: Vec<Delivery>) {
+        for delivery in batch {
+            let holds = delivery.message().topic.as_deref() == Some("hold");
+            if holds && let Ok(permit) = self.hold.acquire().await {
+                permit.forget();
+            }
+            delivery.finish(Outcome::succeeded());
+        }
+    }
+}
+
 /// A pipeline of kind `slow`: one message after another, 250 a second, and none that has waited for more than a second.
 struct Slow(mpsc::UnboundedSender<(Delivery, Instant)>);
 
@@ -128,6 +146,8 @@ pub(crate) async fn start_in(folder: TempDir, yaml: &str) -> Running {
     let mut registry = Registry::default();
     let gate = hold.clone();
     registry.register_with("scripted", move |_, _| Ok(Sender::each(Scripted { hold: gate.clone() })));
+    let gate = hold.clone();
+    registry.register_with("narrow", move |_, _| Ok(Sender::pipelined(Narrow { hold: gate.clone() })));
     registry.register_with("fragile", |_, _| Ok(Sender::pipelined(Fragile)));
     registry.register_with("slow", |_, _| Ok(Sender::pipelined(Slow::open())));
     let file = folder.path().join("redrive.yaml");

@@ -181,6 +181,15 @@ impl Node {
         answer(self.client.post(self.url(&format!("/v1/publish/{to}"))).body(payload).send().await.unwrap()).await.unwrap()
     }
 
+    /// Submits so many messages at once; their ids.
+    pub(crate) async fn submit(&self, source: &str, count: usize) -> Vec<String> {
+        let items = vec![serde_json::json!({ "source": source, "payload": "x" }); count];
+        let request = self.client.post(self.url("/v1/messages/batch")).header("content-type", "application/json");
+        let answer = answer(request.body(Value::Array(items).to_string()).send().await.unwrap()).await.unwrap();
+        assert_eq!(answer.body["accepted"], count, "{answer:?}");
+        answer.body["items"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect()
+    }
+
     pub(crate) async fn metrics(&self) -> Metrics {
         Metrics(self.client.get(self.url("/metrics")).send().await.unwrap().text().await.unwrap())
     }
