@@ -101,10 +101,11 @@ impl Config {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct File {
-    /// The application whose messages these are: lower-case letters, digits, `-` and `_`.
+    /// The application whose messages these are: 1 to 63 lower-case letters, digits, `-` and `_`, the first one a letter or digit.
     #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9_-]{0,62}$"))]
     project: Option<String>,
-    /// The name of this process, in leases and in the attempt log; no two running ones may share it. Default: the host's name and something random.
+    /// The name of this process, in leases and in the attempt log; no two running ones may share it. 1 to 100 visible ASCII characters. Default: the
+    /// host's name and something random.
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<String>,
     /// Where the resend log lives.

@@ -29,7 +29,7 @@ pub enum Unreachable {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// How many times a refused message is sent again before it fails. Default 4.
+    /// How many times a refused message is sent again before it fails, at most 1000000. Default 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_retries: Option<u32>,
     /// The wait before the first retry. Default 5s.
@@ -38,7 +38,7 @@ pub struct Config {
     /// What the later waits grow from. Default 10s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_delay: Option<Span>,
-    /// What each wait is multiplied by; 1 is a fixed interval. Default 10.
+    /// What each wait is multiplied by, 1 to 1000; 1 is a fixed interval. Default 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multiplier: Option<f64>,
     /// No wait is longer, jitter aside. Default 6h.

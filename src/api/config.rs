@@ -13,7 +13,8 @@ use crate::units::{Secret, Size, Span, millis};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The address and port for TCP; port 0 takes any free one. Beyond loopback a token is required. `null`: no TCP, only the Unix socket.
+    /// The address and port for TCP; port 0 takes any free one. HTTP without TLS: where it is to be reached from other machines, a token is required,
+    /// and a proxy or a mesh has to bring TLS. `null`: no TCP, only the Unix socket.
     #[schemars(with = "Option<String>")]
     pub listen: Option<SocketAddr>,
     /// The path of a Unix socket, heard besides TCP. A relative one starts at the working directory.
@@ -21,19 +22,20 @@ pub struct Config {
     pub unix: Option<PathBuf>,
     /// The permissions of the Unix socket, in octal.
     pub unix_mode: String,
-    /// What callers must send as `Authorization: Bearer …`. Health and metrics ask for none.
+    /// What callers must send as `Authorization: Bearer …`: 1 to 4096 visible ASCII characters. Health and metrics ask for none. It goes over the
+    /// network as it is, unless a proxy or a mesh brings TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
     /// A file that holds the token instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
-    /// The largest body that is taken (413 beyond).
+    /// The largest body that is taken (413 beyond), 1KiB to 1GiB.
     pub max_body: Size,
-    /// The most connections at once; more wait to be accepted.
+    /// The most connections at once, 1 to 100000; more wait to be accepted.
     pub max_connections: u32,
-    /// How long a connection may take to send the head of a request, also while it is idle between two.
+    /// How long a connection may take to send the head of a request, also while it is idle between two: 100ms to 1h.
     pub header_timeout: Span,
-    /// How long a request's body may take to come.
+    /// How long a request's body may take to come: 100ms to 1h.
     pub body_timeout: Span,
 }
 

@@ -30,11 +30,11 @@ pub struct Config {
 pub struct Poller {
     /// `false`: this node only accepts; others send.
     pub enabled: bool,
-    /// At most so many messages a claim; five times as many where a claim has to wait for those of other nodes.
+    /// At most so many messages a claim, 1 to 10000; five times as many where a claim has to wait for those of other nodes.
     pub batch: u32,
-    /// How often the table is asked when nothing says that something is due.
+    /// How often the table is asked when nothing says that something is due: 10ms to 1m.
     pub interval: Span,
-    /// How long a claim holds without renewal; a node that dies loses its messages to others after this. From 2s.
+    /// How long a claim holds without renewal; a node that dies loses its messages to others after this. 2s to 1h.
     pub lease: Span,
 }
 
@@ -48,13 +48,13 @@ impl Default for Poller {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct History {
-    /// By state.
+    /// By state; `0s` deletes a message as it finishes.
     pub keep: Keep,
     /// At most so many finished messages are kept, whatever their age: delivered ones go first, then cancelled, then failed ones.
     pub max_rows: u64,
-    /// How often old ones are purged.
+    /// How often old ones are purged: 100ms to 1d.
     pub every: Span,
-    /// At most so many are deleted at once.
+    /// At most so many are deleted at once, 1 to 10000.
     pub batch: u32,
 }
 
@@ -106,7 +106,7 @@ impl Keep {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Idempotency {
-    /// How long a key is known, whatever becomes of its message.
+    /// How long a key is known, whatever becomes of its message: 1s to 365d.
     pub keep: Span,
 }
 
@@ -120,7 +120,7 @@ impl Default for Idempotency {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Shutdown {
-    /// Messages are still accepted for so long.
+    /// Messages are still accepted for so long, no longer than `grace`.
     pub accept_for: Span,
     /// After so long what is under way is no longer waited for, and the process ends.
     pub grace: Span,
@@ -136,9 +136,9 @@ impl Default for Shutdown {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Messages that wait to be committed; over it producers are told to wait (429).
+    /// Messages that wait to be committed; over it producers are told to wait (429). From 1MiB.
     pub intake: Size,
-    /// Messages that are being sent, all sources together; over it no more are claimed. One half is kept for all sources in equal shares.
+    /// Messages that are being sent, all sources together; over it no more are claimed. One half is kept for all sources in equal shares. From 1MiB.
     pub in_flight: Size,
 }
 

@@ -42,13 +42,13 @@ pub struct Config {
     pub url: Option<Secret>,
     /// A file that holds the URL instead.
     pub url_file: Option<PathBuf>,
-    /// The exchange that is published to; the default exchange reaches the queue that the routing key names.
+    /// The exchange that is published to, at most 255 bytes; the default exchange reaches the queue that the routing key names.
     pub exchange: String,
     /// The routing key of messages that name no topic.
     pub routing_key: Option<String>,
     /// Whether a message that no queue takes is given back, and refused. Without it such a message is lost without a word.
     pub mandatory: bool,
-    /// After two of these without a word from the broker the connection is given up. Whole seconds.
+    /// After two of these without a word from the broker the connection is given up. Whole seconds, 1s to 65535s.
     pub heartbeat: Span,
     /// The user, instead of the one in the URL.
     pub username: Option<String>,
@@ -58,7 +58,7 @@ pub struct Config {
     pub password_file: Option<PathBuf>,
     /// What the broker's own pages call the connection. Default: `redrive <project> <source>`.
     pub connection_name: Option<String>,
-    /// Channels that are used side by side.
+    /// Channels that are used side by side, 1 to 64.
     pub channels: u16,
 }
 

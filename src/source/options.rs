@@ -38,10 +38,11 @@ impl Mode {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// How long one send may take. Each kind has its own default (kafka: derived from the lease).
+    /// How long one send may take, from 1ms. Default: 10s for `http` and `amqp`, 30s for `command`; `kafka`: what the lease leaves, 20s at the most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
-    /// How many messages may be under way at once. Each kind has its own default. A broker that answers slowly gets fewer: what it answers in an eighth of `timeout`.
+    /// How many messages may be under way at once, 1 to 1000000. Default: 10000 for `kafka` and `amqp`, 64 for `http`, `command` and `log`. A broker
+    /// that answers slowly gets fewer: what it answers in an eighth of `timeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u32>,
     /// When a message is sent again.
@@ -50,7 +51,7 @@ pub struct Options {
     pub mode: Mode,
     /// What the mode `on_failure` takes.
     pub on_failure: OnFailure,
-    /// Larger payloads are refused at intake (413) and fail when they come by SQL.
+    /// Larger payloads are refused at intake (413) and fail when they come by SQL. At most 1GiB.
     pub max_payload: Size,
     /// When to stop trying a destination that can't be reached.
     pub breaker: Breaker,
@@ -124,9 +125,9 @@ impl Default for OnFailure {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Breaker {
-    /// Opens after so many unreachable outcomes in a row.
+    /// Opens after so many unreachable outcomes in a row, 1 or more.
     pub after: u32,
-    /// While it is open, one message is tried each time this has passed.
+    /// While it is open, one message is tried each time this has passed. From 10ms.
     pub probe: Span,
 }
 

@@ -17,23 +17,23 @@ pub struct Config {
     /// A file that holds the URL instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url_file: Option<PathBuf>,
-    /// Certificates for the connection. With a `ca` the server's certificate and name are verified.
+    /// Certificates for the connection. With a `ca` the server's certificate and name are verified, without one they are not: see docs/database.md.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// PostgreSQL: the schema of the tables. Default: the user's search path.
+    /// PostgreSQL: the schema of the tables, 1 to 63 letters, digits, `_` and `-`. Default: the user's search path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema: Option<String>,
-    /// Put before the name of each table.
+    /// Put before the name of each table: at most 30 lower-case letters, digits and `_`, the first one no digit.
     pub table_prefix: String,
     /// `auto`: create and upgrade the tables at start. `verify`: only check them (see `redrive migrate --print-sql`).
     pub migrate: Migrate,
-    /// The most connections that are held open.
+    /// The most connections that are held open, 1 to 1000.
     pub pool: u32,
     /// Prepared statements kept a connection; 0 for PgBouncer in transaction mode.
     pub statement_cache: u32,
     /// PostgreSQL: a trigger tells the poller of new rows. Costs inserts a little. `false` leaves a trigger that is there: other nodes may want it.
     pub notify: bool,
-    /// How long one unit of work may take. MySQL and MariaDB, where nobody waits less than a second for a lock: `3s` at the least.
+    /// How long one unit of work may take, from 100ms. MySQL and MariaDB, where nobody waits less than a second for a lock: `3s` at the least.
     pub timeout: Span,
 }
 

@@ -3,6 +3,28 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+use redrive::config::{Config, Scope};
+use redrive::source::Registry;
+use redrive::units::Span;
+use serde_json::Value;
+
+use crate::cli::{code, err, folder, run};
+use crate::support::yaml::documents;
+
+/// What a file of the repository holds.
+fn text(file: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
+}
+
+/// A configuration without its sources; each variable holds what would do for any. It has a runtime, because opening a store may need one.
+fn config(text: &str, file: &Path) -> Config {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let _entered = runtime.enter();
+    let anything = |_: &str| Some("postgres://database".to_owned());
+    Config::parse(text, file, &anything, &Registry::default(), Scope::Store).unwrap()
+}
 
 /// What the producer of the compose file says of its first order, when it is started at this time.
 fn first_order(started: &str) -> String {
@@ -25,4 +47,64 @@ fn a_producer_that_is_started_again_submits_other_orders() {
     let (first, second) = (first_order("1700000000"), first_order("1700000060"));
     assert!(first.starts_with("accepted: o-container-"), "{first}");
     assert_ne!(first, second, "both would have the same idempotency key");
+}
+
+#[test]
+fn an_engine_waits_longer_than_the_node_takes_to_stop() {
+    let compose = &documents(&text("compose.yaml"))[0];
+    let waits: Span = compose["services"]["redrive"]["stop_grace_period"].as_str().unwrap().parse().unwrap();
+    let config = config(&text("deploy/compose/redrive.yaml"), Path::new("deploy/compose/redrive.yaml"));
+    assert!(waits.get() >= config.engine.shutdown.grace.get() + Duration::from_secs(5), "{waits}");
+}
+
+/// The document of a kind.
+fn of<'a>(documents: &'a [Value], kind: &str) -> &'a Value {
+    documents.iter().find(|document| document["kind"] == kind).unwrap()
+}
+
+#[test]
+fn the_sidecar_of_kubernetes_is_one_that_starts_is_asked_and_has_time_to_stop() {
+    let manifest = documents(&text("deploy/kubernetes/sidecar.yaml"));
+    let pod = &of(&manifest, "Deployment")["spec"]["template"]["spec"];
+    let sidecar = &pod["initContainers"][0];
+    assert_eq!(sidecar["restartPolicy"], "Always", "started before the producer, stopped after it");
+
+    // Where the image looks, and who it is.
+    let image = text("Dockerfile");
+    let path = sidecar["volumeMounts"][0]["mountPath"].as_str().unwrap();
+    assert!(image.contains(&format!("ENV REDRIVE_CONFIG={path}/redrive.yaml\n")), "{path}");
+    let (user, group) = (&sidecar["securityContext"]["runAsUser"], &sidecar["securityContext"]["runAsGroup"]);
+    assert!(image.contains(&format!("USER {user}:{group}\n")), "{user}:{group}");
+    assert_eq!(&pod["securityContext"]["fsGroup"], group);
+
+    // What is mounted there, as it is mounted.
+    let configuration = of(&manifest, "ConfigMap")["data"]["redrive.yaml"].as_str().unwrap();
+    let folder = folder(configuration);
+    for source in pod["volumes"][0]["projected"]["sources"].as_array().unwrap() {
+        let Some(items) = source["secret"]["items"].as_array() else { continue };
+        for item in items {
+            let file = folder.path().join(item["path"].as_str().unwrap());
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            let secret = if item["key"] == "database-url" { "postgres://redrive:s3cret@postgres/orders" } else { "t0ken" };
+            std::fs::write(file, secret).unwrap();
+        }
+    }
+    let check = run(folder.path(), &["check"]);
+    assert_eq!(code(&check), 0, "{}", err(&check));
+    let config = config(configuration, &folder.path().join("redrive.yaml"));
+
+    // Who asks, and where the producer finds it.
+    let port = &sidecar["ports"][0];
+    assert_eq!(port["containerPort"], config.health.listen.unwrap().port());
+    for probe in ["startupProbe", "livenessProbe"] {
+        let asked = &sidecar[probe]["httpGet"];
+        assert_eq!(asked["path"], "/healthz", "{probe}");
+        assert_eq!(asked["port"], port["name"], "{probe}");
+    }
+    let producer = &pod["containers"][0]["env"][0];
+    assert_eq!(producer["value"], format!("http://{}", config.api.listen.unwrap()));
+
+    // The producer has of the time what Kubernetes gives to who asks for nothing, and redrive its own.
+    let whole = Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap());
+    assert!(whole >= Duration::from_secs(30) + config.engine.shutdown.grace.get(), "{whole:?}");
 }

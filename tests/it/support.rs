@@ -7,6 +7,7 @@ pub(crate) mod process;
 mod proxy;
 mod raw;
 pub(crate) mod sends;
+pub(crate) mod yaml;
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};

@@ -30,7 +30,8 @@ pub struct Config {
     /// Variables that the program gets besides the facts of the message.
     pub env: BTreeMap<String, Secret>,
     /// Names of redrive's own variables that the program gets. Always: `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `TZ`, `TMPDIR`, `LANG`, `LC_*`.
-    /// Others are kept from it, because redrive's environment holds secrets.
+    /// Others are not handed on, so that none leaks by accident. It is no fence: a command runs as redrive's user, and can read redrive's environment
+    /// in `/proc` and the files that hold its secrets.
     pub inherit_env: Vec<String>,
     /// The working directory. Default: the configuration file's folder.
     pub directory: Option<PathBuf>,

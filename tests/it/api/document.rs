@@ -5,12 +5,12 @@ use std::sync::LazyLock;
 
 use redrive::api::Code;
 use reqwest::{Method, StatusCode};
-use saphyr_parser::{Event, Parser, ScalarStyle};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::client;
+use crate::support::yaml::documents;
 
-static DOCUMENT: LazyLock<Value> = LazyLock::new(|| yaml(include_str!("../../../docs/openapi.yaml")));
+static DOCUMENT: LazyLock<Value> = LazyLock::new(|| documents(include_str!("../../../docs/openapi.yaml")).remove(0));
 
 /// Statuses that any path may answer; the document says so once, at its top.
 const ANYWHERE: [u16; 8] = [401, 403, 404, 405, 408, 413, 414, 429];
@@ -69,46 +69,5 @@ fn each_status_of_the_document_is_one_that_the_code_answers() {
                 assert!(matches!(status, 200 | 202) || problems.contains(&status), "{method} {template}: {status}");
             }
         }
-    }
-}
-
-/// What YAML says, as JSON; as much of YAML as the document uses.
-fn yaml(text: &str) -> Value {
-    let mut events = Parser::new_from_str(text).map(|event| event.unwrap().0);
-    loop {
-        match events.next().expect("a document") {
-            Event::StreamStart | Event::DocumentStart(_) => {}
-            event => return node(event, &mut events),
-        }
-    }
-}
-
-fn node<'a>(event: Event<'a>, events: &mut impl Iterator<Item = Event<'a>>) -> Value {
-    match event {
-        Event::Scalar(text, ScalarStyle::Plain, ..) => serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.into_owned())),
-        Event::Scalar(text, ..) => Value::String(text.into_owned()),
-        Event::SequenceStart(..) => {
-            let mut items = Vec::new();
-            loop {
-                match events.next().unwrap() {
-                    Event::SequenceEnd => return Value::Array(items),
-                    event => items.push(node(event, events)),
-                }
-            }
-        }
-        Event::MappingStart(..) => {
-            let mut entries = Map::new();
-            loop {
-                let key = match events.next().unwrap() {
-                    Event::MappingEnd => return Value::Object(entries),
-                    Event::Scalar(text, ..) => text.into_owned(),
-                    other => panic!("{other:?}"),
-                };
-                let event = events.next().unwrap();
-                let value = node(event, events);
-                assert!(entries.insert(key.clone(), value).is_none(), "`{key}` stands twice");
-            }
-        }
-        other => panic!("{other:?}"),
     }
 }
