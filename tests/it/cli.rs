@@ -378,6 +378,24 @@ fn each_line_of_the_log_is_json_where_stderr_is_no_terminal() {
     assert!(failed["error.detail"].as_str().unwrap().contains("it said \"no\""), "{failed}");
 }
 
+#[tokio::test]
+async fn a_purge_by_hand_warns_of_failed_messages() {
+    let folder = folder(PLAIN);
+    let folder = folder.path();
+    done(folder, &["migrate"]);
+    let mut raw = Raw::connect(&format!("sqlite://{}", folder.join("t.db").display()).parse().unwrap()).await;
+    for state in ["failed", "succeeded"] {
+        raw.run(&format!("INSERT INTO resend_log (source, payload, state, finished_at) VALUES ('l', 'x', '{state}', 0)")).await;
+    }
+    drop(raw);
+    let output = run(folder, &["purge"]);
+    assert_eq!((code(&output), out(&output).as_str()), (0, "deleted: 1 succeeded, 1 failed, 0 cancelled messages and 0 idempotency keys\n"));
+    let line: Value = serde_json::from_str(err(&output).trim()).unwrap();
+    assert_eq!((&line["level"], &line["message"]), (&Value::from("WARN"), &Value::from("purged history, failed messages among it")));
+    assert_eq!((&line["rows.failed"], &line["rows.succeeded"]), (&Value::from(1), &Value::from(1)));
+    assert_eq!((code(&run(folder, &["purge"])), err(&run(folder, &["purge"])).as_str()), (0, ""), "nothing is no news");
+}
+
 #[test]
 fn a_log_level_that_is_none_is_told() {
     let folder = folder(PLAIN);
