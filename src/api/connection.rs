@@ -132,7 +132,7 @@ where
             result = connection.as_mut() => {
                 if let Err(error) = result {
                     // A client that goes away is no news.
-                    tracing::debug!(error.detail = %error, "a connection broke off");
+                    tracing::debug!(error.detail = error.to_string(), "a connection broke off");
                 }
                 return;
             }

@@ -221,8 +221,13 @@ impl Upkeep {
             };
             for row in &found {
                 if let Some(held_back) = lines.pass(Instant::now()) {
-                    tracing::warn!(project = %row.project, message.source = %row.source, oldest_ms = millis(row.oldest),
-                        lines_held_back = held_back, "messages wait that no live node serves");
+                    tracing::warn!(
+                        project = row.project,
+                        message.source = row.source,
+                        oldest_ms = millis(row.oldest),
+                        lines_held_back = held_back,
+                        "messages wait that no live node serves"
+                    );
                 }
             }
             *self.unserved.lock().unwrap_or_else(PoisonError::into_inner) = found;
