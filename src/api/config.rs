@@ -29,7 +29,7 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// The largest body that is taken (413 beyond).
     pub max_body: Size,
-    /// The most connections at once; more wait to be accepted.
+    /// The most connections at once. Beyond, one that is idle is closed for the next; where all are at work, more wait to be accepted.
     pub max_connections: u32,
     /// How long a connection may take to send the head of a request, also while it is idle between two.
     pub header_timeout: Span,
