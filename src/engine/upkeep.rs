@@ -161,7 +161,8 @@ impl Upkeep {
                 let passed = self.stray_lines.lock().unwrap_or_else(PoisonError::into_inner).pass(Instant::now());
                 if let Some(held_back) = passed {
                     let first = &strays[0];
-                    tracing::warn!(messages = failed, error.code = first.code, message.id = %first.id, message.source = cut(first.source.as_deref().unwrap_or(""), SHOWN),
+                    tracing::warn!(messages = failed, error.code = first.code, message.id = %first.id,
+                        message.source = cut(first.source.as_deref().unwrap_or(""), SHOWN),
                         lines_held_back = held_back, "rows that nobody can send failed");
                 }
                 more

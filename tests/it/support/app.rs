@@ -39,7 +39,7 @@ impl Source for Scripted {
             Some("refuse") => Outcome::refused("scripted_no", "not this time"),
             Some("forbid") => Outcome::permanent("scripted_never", "never"),
             Some("away") => Outcome::unreachable("scripted_away", "nobody there"),
-            Some("forge") => Outcome::unreachable("scripted_away", "gone\n2026-01-01T00:00:00Z ERROR forged \u{1b}[31m"),
+            Some("forge") => Outcome::unreachable("scripted_away", "gone\n1999-12-31T00:00:00Z ERROR forged \u{1b}[31m"),
             Some("absurd") => Outcome::unsendable("scripted_absurd", "makes no sense"),
             Some("hold") => {
                 if let Ok(permit) = self.hold.acquire().await {
