@@ -8,6 +8,7 @@ mod batch;
 mod browser;
 pub mod config;
 mod connection;
+mod crowd;
 mod gate;
 mod health;
 mod item;

@@ -208,7 +208,7 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
                 }
             }
             // The engine goes on meanwhile: what is under way is sent and put on record.
-            Err(error) if answered.elapsed() < STORE_WAIT => tracing::debug!(error = %error, "can't see what is left to do"),
+            Err(error) if answered.elapsed() < STORE_WAIT => tracing::debug!(error = error.to_string(), "can't see what is left to do"),
             Err(error) => {
                 engine.finish(Instant::now() + grace).await;
                 return Err(error.into());

@@ -84,10 +84,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// attempt is lost.
     async fn unserved(&self, own: Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Error>;
 
-    /// Counts the waiting messages of a project by source and state.
+    /// Counts the waiting messages of a project by source and state: of all sources that nodes of the project have known within the last day, and of a
+    /// hundred others at the most, those whose messages wait longest, with names cut to 100 bytes. What others there are is counted under the empty
+    /// name, as are rows without a source.
     async fn counts(&self, project: &str) -> Result<Vec<Count>, Error>;
 
-    /// The same, counted once for all nodes: whoever asks first when a count is due makes it, all others are told what the last one found.
+    /// The same, and of the asking node's sources in any case, counted once for all nodes: whoever asks first when a count is due makes it, all others are told what the last one found.
     /// `None` while the first is being made.
     async fn sample(&self, sample: Sample) -> Result<Option<Vec<Count>>, Error>;
 

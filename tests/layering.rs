@@ -157,6 +157,37 @@ fn log_calls() -> Vec<(String, String)> {
     calls
 }
 
+/// What may be written into a log line as it is: ids, addresses, and names that the configuration was held against. All else may come from outside, and is
+/// recorded as text, which the text format quotes: a line end, or a sequence for the terminal, would make a line of its own of it.
+const UNQUOTED: &[&str] = &[
+    "address",
+    "completion.held.id",
+    "first.id",
+    "held.id",
+    "lane.name()",
+    "message.id",
+    "message.source",
+    "row.id",
+    "row.message.id",
+    "self.lane.name()",
+    "self.project",
+    "self.source",
+    "self.target.source",
+    "source",
+    "sql",
+    "version",
+];
+
+#[test]
+fn what_comes_from_outside_is_quoted_in_log_lines() {
+    let mut broken = Vec::new();
+    for (_, call) in log_calls() {
+        let shown = call.split("= %").skip(1).map(|rest| rest.split(',').next().unwrap_or_default().trim());
+        broken.extend(shown.filter(|shown| !UNQUOTED.contains(shown)).map(|shown| format!("`%{shown}` in {call}")));
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
 #[test]
 fn the_log_lines_of_the_docs_are_those_of_the_code() {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();

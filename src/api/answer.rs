@@ -28,7 +28,7 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
         Ok(text) => written(status, text),
         Err(error) => {
-            tracing::error!(error.detail = %error, "an answer could not be written as JSON");
+            tracing::error!(error.detail = error.to_string(), "an answer could not be written as JSON");
             super::Problem::new(super::Code::Internal, "the answer could not be written").into_response()
         }
     }

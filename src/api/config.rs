@@ -31,7 +31,7 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// The largest body that is taken (413 beyond), 1KiB to 1GiB.
     pub max_body: Size,
-    /// The most connections at once, 1 to 100000; more wait to be accepted.
+    /// The most connections at once, 1 to 100000. Beyond, one that is idle is closed for the next; where all are at work, more wait to be accepted.
     pub max_connections: u32,
     /// How long a connection may take to send the head of a request, also while it is idle between two: 100ms to 1h.
     pub header_timeout: Span,

@@ -48,16 +48,19 @@ impl Phase {
 }
 
 /// What a connection is doing and since when: the phase in the lowest three bits, above them the milliseconds since it began.
+#[derive(Debug)]
 pub(super) struct Activity {
     began: Instant,
     state: AtomicU64,
     /// Told when a body is not waited for any more.
     enough: Notify,
+    /// Told when somebody else needs the place.
+    leave: Notify,
 }
 
 impl Activity {
-    fn new() -> Self {
-        Self { began: Instant::now(), state: AtomicU64::new(Phase::Idle as u64), enough: Notify::new() }
+    pub(super) fn new() -> Self {
+        Self { began: Instant::now(), state: AtomicU64::new(Phase::Idle as u64), enough: Notify::new(), leave: Notify::new() }
     }
 
     /// The connection does something else now, or has got on with it.
@@ -71,13 +74,25 @@ impl Activity {
         self.enough.notified().await;
     }
 
-    fn phase(&self) -> Phase {
-        let index = usize::try_from(self.state.load(Ordering::Relaxed) & 7).unwrap_or(0);
-        Phase::ALL.get(index).copied().unwrap_or(Phase::Idle)
+    /// Asks the connection to end if it has no request under way.
+    pub(super) fn leave(&self) {
+        self.leave.notify_one();
     }
 
-    fn since(&self) -> Instant {
-        self.began + Duration::from_millis(self.state.load(Ordering::Relaxed) >> 3)
+    /// Since when it has had no request under way; that the head of one is coming is none yet.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let (phase, since) = self.now();
+        matches!(phase, Phase::Idle | Phase::Head).then_some(since)
+    }
+
+    fn now(&self) -> (Phase, Instant) {
+        let state = self.state.load(Ordering::Relaxed);
+        let index = usize::try_from(state & 7).unwrap_or(0);
+        (Phase::ALL.get(index).copied().unwrap_or(Phase::Idle), self.began + Duration::from_millis(state >> 3))
+    }
+
+    fn phase(&self) -> Phase {
+        self.now().0
     }
 }
 
@@ -93,9 +108,10 @@ pub(super) struct Patience {
 impl Patience {
     /// When the connection is to be cut; `None` while it is the handler that takes its time.
     fn deadline(&self, activity: &Activity) -> Option<Instant> {
-        match activity.phase() {
-            Phase::Idle | Phase::Head => Some(activity.since() + self.head),
-            Phase::Writing => Some(activity.since() + self.answer),
+        let (phase, since) = activity.now();
+        match phase {
+            Phase::Idle | Phase::Head => Some(since + self.head),
+            Phase::Writing => Some(since + self.answer),
             Phase::Body | Phase::Handling => None,
         }
     }
@@ -107,11 +123,17 @@ impl Patience {
 }
 
 /// Serves a connection until it ends, is overdue, or is told to. `stop` lets the request under way finish, `cut` does not.
-pub(super) async fn serve<S>(stream: S, door: Door, gate: Arc<Gate>, patience: Patience, stop: CancellationToken, cut: CancellationToken)
-where
+pub(super) async fn serve<S>(
+    stream: S,
+    door: Door,
+    gate: Arc<Gate>,
+    patience: Patience,
+    activity: Arc<Activity>,
+    stop: CancellationToken,
+    cut: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let activity = Arc::new(Activity::new());
     let watched = TokioIo::new(Watched { stream, activity: Arc::clone(&activity) });
     let service = {
         let activity = Arc::clone(&activity);
@@ -129,10 +151,12 @@ where
     let mut stopping = false;
     loop {
         tokio::select! {
+            // What has arrived is read before anything else: who is asked to leave may have a request by now.
+            biased;
             result = connection.as_mut() => {
                 if let Err(error) = result {
                     // A client that goes away is no news.
-                    tracing::debug!(error.detail = %error, "a connection broke off");
+                    tracing::debug!(error.detail = error.to_string(), "a connection broke off");
                 }
                 return;
             }
@@ -161,6 +185,12 @@ where
                 watch.as_mut().reset(Instant::now() + HALF_SENT);
             }
             () = cut.cancelled() => return,
+            () = activity.leave.notified() => {
+                if activity.idle_since().is_some() {
+                    tracing::debug!(connection.phase = ?activity.phase(), "an idle connection made room for another");
+                    return;
+                }
+            }
         }
     }
 }

@@ -45,7 +45,7 @@ struct Item<'a> {
     #[serde(default)]
     headers: Option<Headers>,
     #[serde(default)]
-    priority: Option<u8>,
+    priority: Option<i64>,
     #[serde(default)]
     delay: Option<Span>,
     #[serde(default)]
@@ -102,10 +102,10 @@ fn explain<'a, T: Deserialize<'a>>(text: &'a [u8], error: &serde_json::Error) ->
     }
     let mut json = serde_json::Deserializer::from_slice(text);
     let Err(located) = serde_path_to_error::deserialize::<_, Object<T>>(&mut json) else {
-        return Problem::new(Code::InvalidField, without_place(&error.to_string()));
+        return Problem::new(Code::InvalidField, in_words(&without_place(&error.to_string())));
     };
     let path = located.path().to_string();
-    let message = without_place(&located.inner().to_string());
+    let message = in_words(&without_place(&located.inner().to_string()));
     let named = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.split('`').next()).map(str::to_owned);
     if let Some(name) = named("unknown field `") {
         return Problem::new(Code::UnknownField, message).at(inside(&path, name));
@@ -132,6 +132,25 @@ fn inside(path: &str, name: String) -> String {
 /// An error without "at line 1 column 17", which helps nobody once the field is named.
 fn without_place(message: &str) -> String {
     message.rfind(" at line ").map_or(message, |end| &message[..end]).to_owned()
+}
+
+/// An error that says what is expected in words: what Rust calls it helps no producer.
+fn in_words(message: &str) -> String {
+    let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" if found.starts_with("invalid value: integer `-") => "0 or more",
+        "u8" | "u16" | "u32" | "u64" | "usize" if found.starts_with("invalid value: integer `") => "a smaller number",
+        "u8" | "u16" | "u32" | "u64" | "usize" | "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a sequence" => "an array",
+        other => other,
+    };
+    format!("{found}, expected {expected}")
+}
+
+/// The priority that was asked for, or the default. One that is out of bounds stays so, and is told with everything else that is.
+pub(super) fn priority(asked: Option<i64>) -> u8 {
+    u8::try_from(asked.unwrap_or(0)).unwrap_or(u8::MAX)
 }
 
 /// How the payload of an item leaves the body.
@@ -164,7 +183,7 @@ pub(super) fn parse(body: &Bytes, text: &[u8], take: Take) -> Result<Submission,
         key,
         payload,
         headers: item.headers.unwrap_or_default(),
-        priority: item.priority.unwrap_or(0),
+        priority: priority(item.priority),
         due: due(item.delay, due_at)?,
         expires_after: item.expires_after,
         retry: item.retry.map(|Object(retry)| retry).unwrap_or_default(),

@@ -58,10 +58,10 @@ pub(super) async fn list(State(app): State<App>, RawQuery(query): RawQuery) -> R
 
 fn filters(project: &str, query: Option<&str>) -> Result<List, Problem> {
     let query = Query::parse(query, &FILTERS)?;
-    let limit = query.value::<u32>("limit")?.unwrap_or(PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
+    let limit = query.number("limit")?.map_or(Some(PAGE), |limit| u32::try_from(limit).ok());
+    let Some(limit) = limit.filter(|limit| (1..=MAX_PAGE).contains(limit)) else {
         return Err(Problem::field("limit", format!("must be between 1 and {MAX_PAGE}")));
-    }
+    };
     let payload = match query.text("include") {
         None => false,
         Some("payload") => true,

@@ -275,10 +275,10 @@ impl From<store::Error> for Problem {
             return Self::new(Code::Overloaded, "too many look at messages already; try again");
         }
         if matches!(error, store::Error::Refused(_)) {
-            tracing::error!(error.detail = %error, "the resend log could not be read or changed");
+            tracing::error!(error.detail = error.to_string(), "the resend log could not be read or changed");
             return Self::new(Code::Internal, "the store refused; the log of this node says why");
         }
-        tracing::warn!(error.detail = %error, error.transient = error.is_transient(), "the resend log can't be asked");
+        tracing::warn!(error.detail = error.to_string(), error.transient = error.is_transient(), "the resend log can't be asked");
         Self::new(Code::Unavailable, "the store does not answer; try again")
     }
 }

@@ -60,7 +60,7 @@ fn submission(head: &Parts, source: String, topic: Option<String>, body: Bytes) 
         (
             query.owned("key").map(Key::Text),
             item::due(query.value::<Span>("delay")?, query.time("due_at")?)?,
-            query.value::<u8>("priority")?.unwrap_or(0),
+            item::priority(query.number("priority")?),
             query.text("mode").map(mode).transpose()?,
         )
     };
@@ -143,7 +143,7 @@ mod tests {
         for (uri, name) in [
             ("/?topic=x", "topic"),
             ("/?expires_after=2d", "expires_after"),
-            ("/?priority=-1", "priority"),
+            ("/?priority=high", "priority"),
             ("/?delay=5", "delay"),
             ("/?delay=5s&due_at=2026-01-31T12:00:00Z", "due_at"),
             ("/?due_at=soon", "due_at"),
@@ -152,6 +152,10 @@ mod tests {
             ("/?key=%ff", "key"),
         ] {
             assert_eq!(field(uri, &[]), name, "{uri}");
+        }
+        for uri in ["/?priority=300", "/?priority=-1", "/?priority=99999999999999999999"] {
+            let invalid = parse(uri, &[], b"").unwrap().check().unwrap_err();
+            assert_eq!((&*invalid.field, invalid.detail.as_str()), ("priority", "must be between 0 and 9"), "{uri}");
         }
         assert_eq!(field("/", &[("redrive-header-a", b"\xff")]), "headers");
         assert_eq!(field("/", &[("idempotency-key", b"1"), ("idempotency-key", b"2")]), "idempotency_key");

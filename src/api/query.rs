@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::IntErrorKind;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
@@ -60,6 +61,19 @@ impl<'a> Query<'a> {
         self.text(name).map(str::parse::<T>).transpose().map_err(|error: T::Err| Problem::field(name, error.to_string()))
     }
 
+    /// The whole number of a key. One that is out of all bounds is the outermost that there is: whoever asked says what it may be.
+    pub(super) fn number(&self, name: &'static str) -> Result<Option<i64>, Problem> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        match text.parse::<i64>() {
+            Ok(number) => Ok(Some(number)),
+            Err(error) => match error.kind() {
+                IntErrorKind::PosOverflow => Ok(Some(i64::MAX)),
+                IntErrorKind::NegOverflow => Ok(Some(i64::MIN)),
+                _ => Err(Problem::field(name, "is not a whole number")),
+            },
+        }
+    }
+
     /// The time of a key.
     pub(super) fn time(&self, name: &'static str) -> Result<Option<DateTime<Utc>>, Problem> {
         // `+` in a query is a space; in a time it can only have been the sign of the offset.
@@ -112,6 +126,14 @@ mod tests {
         assert_eq!(query.time("due_at").unwrap().unwrap().to_rfc3339(), "2026-01-31T10:00:00+00:00");
         assert!(Query::parse(None, &KNOWN).unwrap().is_empty());
         assert_eq!(Query::parse(Some("key"), &KNOWN).unwrap().text("key"), Some(""));
+    }
+
+    #[test]
+    fn a_number_is_told_in_no_words_of_the_machine() {
+        let query = Query::parse(Some("key=300&delay=99999999999999999999&due_at=few"), &KNOWN).unwrap();
+        assert_eq!((query.number("key").unwrap(), query.number("delay").unwrap()), (Some(300), Some(i64::MAX)));
+        let item = serde_json::to_value(query.number("due_at").unwrap_err().item()).unwrap();
+        assert_eq!((&item["field"], &item["detail"]), (&"due_at".into(), &"is not a whole number".into()));
     }
 
     #[test]

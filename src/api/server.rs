@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::config::{Config, Health};
 use super::connection::{self, Patience};
+use super::crowd::Crowd;
 use super::gate::{Gate, Limits};
 use super::listener::{Listener, Tcp, Unix};
 use super::routes::Routes;
@@ -86,15 +86,15 @@ impl Bound {
         let cut = CancellationToken::new();
         let _cut_when_dropped = cut.clone().drop_guard();
         let tracker = TaskTracker::new();
-        let slots = usize::try_from(self.config.max_connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        let port = |gate, slots, patience| {
+        let places = usize::try_from(self.config.max_connections).unwrap_or(usize::MAX);
+        let port = |gate, places, patience| {
             let (stop, cut, tracker) = (stop.clone(), cut.clone(), tracker.clone());
-            Port { gate, slots, patience, stop, cut, tracker }
+            Port { gate: Arc::new(gate), crowd: Crowd::new(places), patience, stop, cut, tracker }
         };
         let patience = Patience { head: self.config.header_timeout.get(), answer: self.config.body_timeout.get() };
-        let api = port(Arc::new(api), Arc::new(Semaphore::new(slots)), patience);
+        let api = port(api, places, patience);
         let patience = Patience { head: HEALTH_PATIENCE, answer: HEALTH_PATIENCE };
-        let health = port(Arc::new(health), Arc::new(Semaphore::new(HEALTH_CONNECTIONS)), patience);
+        let health = port(health, HEALTH_CONNECTIONS, patience);
         tokio::join!(api.accept(self.tcp), api.accept(self.unix), health.accept(self.health));
         tracker.close();
         if timeout(grace, tracker.wait()).await.is_err() {
@@ -116,7 +116,7 @@ const HEALTH_LIMITS: Limits =
 /// What a listener's connections get.
 struct Port {
     gate: Arc<Gate>,
-    slots: Arc<Semaphore>,
+    crowd: Arc<Crowd>,
     patience: Patience,
     stop: CancellationToken,
     cut: CancellationToken,
@@ -124,7 +124,7 @@ struct Port {
 }
 
 impl Port {
-    /// Accepts until it is told to stop. While all slots are taken, connections wait, all but one in the kernel.
+    /// Accepts until it is told to stop. While all places are taken by connections that are at work, others wait, all but one in the kernel.
     async fn accept<L: Listener>(&self, listener: Option<L>) {
         let Some(listener) = listener else { return };
         let mut pause = Pause::default();
@@ -138,12 +138,12 @@ impl Port {
                     }
                 };
                 pause = Pause::default();
-                let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
+                let Some(place) = self.crowd.enter().await else { return };
                 let (gate, patience) = (Arc::clone(&self.gate), self.patience);
                 let (stop, cut) = (self.stop.clone(), self.cut.clone());
                 self.tracker.spawn(async move {
-                    connection::serve(stream, L::DOOR, gate, patience, stop, cut).await;
-                    drop(slot);
+                    connection::serve(stream, L::DOOR, gate, patience, Arc::clone(&place.activity), stop, cut).await;
+                    drop(place);
                 });
             }
         };
@@ -170,7 +170,7 @@ impl Pause {
         }
         // One line at the first failure and then one a minute.
         if self.failures.is_multiple_of(60) {
-            tracing::error!(error.detail = %error, "connections can't be accepted; trying on");
+            tracing::error!(error.detail = error.to_string(), "connections can't be accepted; trying on");
         }
         self.failures = self.failures.saturating_add(1);
         sleep(Duration::from_secs(1).min(Duration::from_millis(50 << self.failures.min(5)))).await;

@@ -26,7 +26,7 @@ pub(super) struct Command {
 
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
-        let opened = self.file.open(terminal.registry, Some(Migrate::Verify)).await?;
+        let opened = self.file.open(terminal.registry, Migrate::Verify).await?;
         let (changed, unfinished) = chunks::change(&self.ids, |ids| opened.store.cancel(&opened.config.project, ids)).await?;
         opened.store.close().await;
         let told = output::changes(terminal.out, &self.ids, &changed, "cancelled", self.json);

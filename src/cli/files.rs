@@ -15,7 +15,7 @@ pub(super) fn raise(config: &Config) {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     // Where the hard limit is more than the system gives (macOS), the soft one stays.
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::debug!(error.detail = %error, "the limit of open files can't be raised");
+        tracing::debug!(error.detail = error.to_string(), "the limit of open files can't be raised");
     }
     let needed = u64::from(config.api.max_connections) + u64::from(config.store.pool) + RESERVE;
     if let Some(limit) = getrlimit(Resource::Nofile).current

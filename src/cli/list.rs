@@ -64,7 +64,7 @@ pub(super) async fn collect(store: &dyn Store, mut list: List, limit: u32) -> Re
 
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
-        let opened = self.file.open(terminal.registry, Some(Migrate::Verify)).await?;
+        let opened = self.file.open(terminal.registry, Migrate::Verify).await?;
         let narrowed = self.filter.state.is_some() || self.filter.source.is_some() || self.filter.since.is_some() || self.filter.error_code.is_some();
         let list = List { after: self.after, payload: self.payload, ..self.filter.list(&opened.config.project) };
         let page = collect(opened.store.as_ref(), list, self.limit).await?;

@@ -38,7 +38,7 @@ impl Command {
             })?;
             return Ok(write!(terminal.out, "{sql}")?);
         }
-        let opened = self.file.open(terminal.registry, Some(Migrate::Auto)).await?;
+        let opened = self.file.open(terminal.registry, Migrate::Auto).await?;
         let server = &opened.prepared.server;
         match opened.prepared.applied.as_slice() {
             [] => writeln!(terminal.out, "{server}: the tables are up to date")?,

@@ -27,19 +27,18 @@ impl ConfigFile {
         Ok(config)
     }
 
-    /// Opens the store. `migrate` replaces what the configuration says of the tables: a command that only looks at messages creates none.
-    pub(super) async fn open(&self, registry: &Registry, migrate: Option<Migrate>) -> Result<Opened, Failure> {
+    /// Opens the store. `migrate` goes before what the configuration says of the tables: a command that looks at messages, or submits one, makes none,
+    /// and no file of SQLite. Where it is run in another folder it would make one that nobody serves.
+    pub(super) async fn open(&self, registry: &Registry, migrate: Migrate) -> Result<Opened, Failure> {
         self.open_with(registry, migrate, Scope::Store).await
     }
 
     /// The same with what is to be built besides.
-    pub(super) async fn open_with(&self, registry: &Registry, migrate: Option<Migrate>, scope: Scope<'_>) -> Result<Opened, Failure> {
+    pub(super) async fn open_with(&self, registry: &Registry, migrate: Migrate, scope: Scope<'_>) -> Result<Opened, Failure> {
         let mut config = Config::load(&self.config, registry, scope)?;
         // A command's output is its result; below a warning nothing is worth a line beside it.
         start_log(&telemetry::Config { level: "warn".to_owned(), ..config.log.clone() })?;
-        if let Some(migrate) = migrate {
-            config.store.migrate = migrate;
-        }
+        config.store.migrate = migrate;
         let store = store::open(&config.store, &config.project)
             .map_err(|faults| Failure::Config(fault::line(faults.into_iter().map(|fault| fault.within("store")))))?;
         let prepared = store.prepare().await?;

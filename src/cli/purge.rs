@@ -25,7 +25,7 @@ pub(super) struct Command {
 
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
-        let opened = self.file.open(terminal.registry, Some(Migrate::Verify)).await?;
+        let opened = self.file.open(terminal.registry, Migrate::Verify).await?;
         let (store, project, history) = (opened.store.clone(), opened.config.project.clone(), opened.config.engine.history.clone());
         let purge = Purge { store, project, history };
         let Purged { rows: purged, keys, .. } = purge.run(|_| true).await?;

@@ -50,7 +50,7 @@ fn retriable(text: &str) -> Result<State, String> {
 
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
-        let opened = self.file.open(terminal.registry, Some(Migrate::Verify)).await?;
+        let opened = self.file.open(terminal.registry, Migrate::Verify).await?;
         let project = opened.config.project.clone();
         let mut more = false;
         let ids = if self.source.is_some() {

@@ -18,6 +18,7 @@ use crate::engine::Submission;
 use crate::message::{Headers, Key};
 use crate::retry::{self, Policy};
 use crate::source::Options;
+use crate::store::config::Migrate;
 use crate::store::{Due, Insert, Lease, Verdict};
 use crate::units::{Limit, Span};
 
@@ -86,7 +87,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         // What the source has to say against a topic it says itself.
-        let opened = self.file.open_with(terminal.registry, None, Scope::Source(&self.source)).await?;
+        let opened = self.file.open_with(terminal.registry, Migrate::Verify, Scope::Source(&self.source)).await?;
         let config = &opened.config;
         let Some(options) = config.options.get(&self.source) else {
             let known: Vec<&str> = config.options.keys().map(String::as_str).collect();

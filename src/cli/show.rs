@@ -39,7 +39,7 @@ struct Whole {
 
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
-        let opened = self.file.open(terminal.registry, Some(Migrate::Verify)).await?;
+        let opened = self.file.open(terminal.registry, Migrate::Verify).await?;
         let project = &opened.config.project;
         let record = opened.store.get(project, self.id, self.payload).await?;
         let attempts = opened.store.attempts(project, self.id).await?;

@@ -172,12 +172,12 @@ impl Committer {
                 }
                 // What waited for a lock may wait as long again. Producers have given up by the deadline: what is kept after it they hand in once more.
                 Err(Error::Contended(why)) if tries < TRIES && Instant::now() + asked.elapsed() < deadline => {
-                    tracing::debug!(error = %why, "a commit is tried again");
+                    tracing::debug!(error = why, "a commit is tried again");
                     tokio::time::sleep(Duration::from_millis(5) * tries).await;
                 }
                 // One message that the database won't have must not take its neighbours along.
                 Err(Error::Refused(why)) if waiting.len() > 1 => {
-                    tracing::warn!(error = %why, batch = waiting.len(), "a commit was refused; its messages are committed one by one");
+                    tracing::warn!(error = why, batch = waiting.len(), "a commit was refused; its messages are committed one by one");
                     let owned = std::mem::take(Arc::make_mut(&mut messages));
                     for (message, answer) in owned.into_iter().zip(waiting) {
                         let Answer { lane, weight, sent_already, reply, .. } = answer;

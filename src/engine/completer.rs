@@ -117,7 +117,7 @@ impl Desk {
         let batch = outcomes.completions.len();
         let (mut before, others): (Vec<_>, Vec<_>) = outcomes.pairs().partition(|(_, completion)| self.refused.contains_key(&completion.held));
         if !others.is_empty() {
-            tracing::warn!(error = %error, batch, "a batch of outcomes was refused; they are written one by one");
+            tracing::warn!(error = error.to_string(), batch, "a batch of outcomes was refused; they are written one by one");
         }
         // These go before those that are refused once more, so that the next time it is their turn.
         let later = before.split_off(before.len().min(REFUSED_AT_ONCE));
@@ -312,7 +312,7 @@ impl Completer {
         if since.is_none() {
             desk.refused.insert(*held, now);
             if let Some(held_back) = desk.failures.pass(now) {
-                tracing::warn!(message.id = %held.id, error = %error, lines_held_back = held_back,
+                tracing::warn!(message.id = %held.id, error = error.to_string(), lines_held_back = held_back,
                     "the database refuses an outcome; its lease is kept, and it is tried again each second");
             }
         }
@@ -320,7 +320,7 @@ impl Completer {
             return true;
         }
         self.ledger.leave_open(held);
-        tracing::error!(message.id = %held.id, error = %error,
+        tracing::error!(message.id = %held.id, error = error.to_string(),
             "an outcome can't be written and is given up: its lease runs out, the attempt goes on record as lost, and the message is sent again");
         false
     }

@@ -190,12 +190,12 @@ impl Inner {
                     }
                     let other = prepared.default_project.filter(|default| **default != *self.project);
                     if let Some(other) = &other {
-                        tracing::warn!(project = %self.project, default_project = %other,
+                        tracing::warn!(project = %self.project, default_project = other,
                             "rows that are inserted without a project belong to another one than this node serves");
                     }
                     *self.other_project.lock().unwrap_or_else(PoisonError::into_inner) = other;
                     self.health.answered();
-                    tracing::info!(store.server = %prepared.server, "the store is ready");
+                    tracing::info!(store.server = prepared.server, "the store is ready");
                     return;
                 }
                 Err(error) => self.health.failed("prepare", &error),

@@ -148,7 +148,7 @@ impl StoreHealth {
         }
         if !away {
             if let Some(held_back) = why.others.pass(now) {
-                tracing::warn!(store.op = op, error = %error, lines_held_back = held_back, "the store failed");
+                tracing::warn!(store.op = op, error = error.to_string(), lines_held_back = held_back, "the store failed");
             }
             return;
         }
@@ -158,7 +158,7 @@ impl StoreHealth {
         }
         if why.reported.is_none_or(|at| now.duration_since(at) >= REPORT_EVERY) {
             why.reported = Some(now);
-            tracing::warn!(store.op = op, error = %error, "the store is away");
+            tracing::warn!(store.op = op, error = error.to_string(), "the store is away");
         }
     }
 

@@ -83,7 +83,7 @@ impl Intake {
         if bytes > max {
             return Err(Refusal::TooLarge { name: submission.source.clone(), bytes, max });
         }
-        lane.spec.sender.check(submission.topic.as_deref()).map_err(|detail| Refusal::Invalid { field: "topic", detail })?;
+        lane.spec.sender.check(submission.topic.as_deref()).map_err(|detail| Refusal::Invalid { field: "topic".into(), detail })?;
         if self.closed.is_cancelled() {
             return Err(Refusal::Draining);
         }

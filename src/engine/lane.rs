@@ -261,12 +261,12 @@ impl Lane {
             Change::Opened(count) => {
                 self.window.lost();
                 *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.code.clone());
-                tracing::warn!(message.source = %source, error.code = %outcome.code, error.detail = %outcome.detail, attempts = count,
+                tracing::warn!(message.source = %source, error.code = &*outcome.code, error.detail = outcome.detail, attempts = count,
                     probe_ms = millis(self.spec.options.breaker.probe.get()),
                     "the destination can't be reached: its messages wait, one is tried each probe");
             }
             Change::StillOpen { failed, since } => {
-                tracing::warn!(message.source = %source, error.code = %outcome.code, error.detail = %outcome.detail, probes.failed = failed,
+                tracing::warn!(message.source = %source, error.code = &*outcome.code, error.detail = outcome.detail, probes.failed = failed,
                     since_ms = millis(since), "the destination still can't be reached");
             }
             Change::Closed { after } => {

@@ -115,13 +115,13 @@ impl Poller {
         // A node that dies may leave thousands: they are looked for until there are none, and told in one line for all that are taken over at once.
         if let Some(first) = lapsed.first() {
             self.alarm.ring_by(Instant::now());
-            tracing::warn!(messages = lapsed.len(), message.id = %first.id, message.source = %first.source, lease.node = %first.node,
+            tracing::warn!(messages = lapsed.len(), message.id = %first.id, message.source = &*first.source, lease.node = &*first.node,
                 "leases ran out without a word from their node: the attempts are lost, the messages go on");
         }
         let term = self.ledger.hold(token, asked, self.clock.at(asked), lapsed.iter().map(|row| row.id), false);
         for row in lapsed {
             let Some(lane) = self.lanes.get(&row.source) else { continue };
-            tracing::debug!(message.id = %row.id, message.source = %row.source, message.attempts = row.attempt, lease.node = %row.node,
+            tracing::debug!(message.id = %row.id, message.source = &*row.source, message.attempts = row.attempt, lease.node = &*row.node,
                 "the lease ran out without a word from its node: the attempt is lost");
             lane.note_lost();
             let ending = if row.attempt == 0 { Ending::HandBack } else { Ending::Lost { node: row.node.clone() } };

@@ -35,12 +35,19 @@ pub struct Purge {
 }
 
 impl Purge {
-    /// Deletes until nothing is past its retention, or until `progress` answers `false`; it is told of each batch.
+    /// Deletes until nothing is past its retention, or until `progress` answers `false`; it is told of each batch. What was deleted is logged here, so
+    /// that failed messages which nobody dealt with go from nowhere without a line.
     pub async fn run(&self, mut progress: impl FnMut(&Purged) -> bool + Send) -> Result<Purged, store::Error> {
         let (mut total, began) = (Purged::default(), Instant::now());
         loop {
             let asked = Instant::now();
-            let purged = self.store.purge(self.request(total.surplus)).await?;
+            let purged = match self.store.purge(self.request(total.surplus)).await {
+                Ok(purged) => purged,
+                Err(error) => {
+                    report(&total);
+                    return Err(error);
+                }
+            };
             let took = asked.elapsed();
             total.surplus = purged.surplus;
             for (state, rows) in &purged.rows {
@@ -48,6 +55,7 @@ impl Purge {
             }
             total.keys += purged.keys;
             if !progress(&purged) || !purged.more {
+                report(&total);
                 return Ok(total);
             }
             let is_behind = began.elapsed() > self.history.every.get();
@@ -99,9 +107,8 @@ impl Purge {
                 }
                 !stop.is_cancelled()
             };
-            match self.run(counted).await {
-                Ok(total) => report(&total),
-                Err(error) => health.failed_beside("purge", &error),
+            if let Err(error) = self.run(counted).await {
+                health.failed_beside("purge", &error);
             }
             match self.sweep_some(&mut place, LOOKS).await {
                 Ok(Swept { attempts: 0, turns: 0, .. }) => {}

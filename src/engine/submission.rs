@@ -1,12 +1,12 @@
 //! What a producer hands in, and what it is told.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::fault;
 use crate::message::{Headers, Key, State};
 use crate::retry::{self, Policy};
 use crate::source::options::Mode;
@@ -58,8 +58,8 @@ pub struct Submission {
 /// A submission that is well-formed but asks for something out of bounds: which field, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
-    /// The field, as the API names it.
-    pub field: &'static str,
+    /// The field, as the API names it: `topic`, `retry.max_retries`.
+    pub field: Cow<'static, str>,
     /// What is wrong with it, for people.
     pub detail: String,
 }
@@ -70,7 +70,7 @@ impl Submission {
     /// # Errors
     /// The first field that is out of bounds.
     pub fn check(&self) -> Result<(), Invalid> {
-        let invalid = |field, detail: String| Err(Invalid { field, detail });
+        let invalid = |field: &'static str, detail: String| Err(Invalid { field: field.into(), detail });
         if let Some(topic) = &self.topic {
             if topic.is_empty() || topic.len() > MAX_TOPIC {
                 return invalid("topic", format!("must be 1 to {MAX_TOPIC} bytes long"));
@@ -95,12 +95,14 @@ impl Submission {
         {
             return invalid("idempotency_key", format!("must be 1 to {MAX_IDEMPOTENCY_KEY} bytes long, without control characters"));
         }
-        let faults = self.retry.faults();
-        if faults.is_empty() { Ok(()) } else { invalid("retry", fault::line(faults)) }
+        match self.retry.faults().into_iter().next() {
+            None => Ok(()),
+            Some(fault) => Err(Invalid { field: format!("retry.{}", fault.path).into(), detail: fault.message }),
+        }
     }
 
     fn check_headers(&self) -> Result<(), Invalid> {
-        let invalid = |detail: String| Err(Invalid { field: "headers", detail });
+        let invalid = |detail: String| Err(Invalid { field: "headers".into(), detail });
         if self.headers.iter().len() > MAX_HEADERS {
             return invalid(format!("must be at most {MAX_HEADERS}"));
         }
@@ -213,7 +215,7 @@ pub enum Refusal {
     #[error("{field}: {detail}")]
     Invalid {
         /// The field, as the API names it.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// What is wrong with it.
         detail: String,
     },
@@ -322,6 +324,16 @@ mod tests {
         for (what, content) in contents {
             assert!(seen.insert(digest(&content)), "{what}: taken for a repeat of other content");
         }
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_told_with_the_path_of_its_field() {
+        let retry = |max_retries| retry::Config { max_retries: Some(max_retries), ..retry::Config::default() };
+        assert_eq!(Submission { retry: retry(retry::MOST_RETRIES), ..submission() }.check(), Ok(()));
+        let invalid = Submission { retry: retry(retry::MOST_RETRIES + 1), ..submission() }.check().unwrap_err();
+        assert_eq!((&*invalid.field, invalid.detail.as_str()), ("retry.max_retries", "1000001 is more than 1000000"));
+        let invalid = Submission { priority: u8::MAX, ..submission() }.check().unwrap_err();
+        assert_eq!((&*invalid.field, invalid.detail.as_str()), ("priority", "must be between 0 and 9"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::health::StoreHealth;
 use super::lease::Ledger;
 use crate::message::judge::Log;
 use crate::message::{AttemptOutcome, State};
+use crate::outcome::cut;
 use crate::store::{Completion, Count, Error, Heartbeat, Held, LastError, Sample, Served, Store, Stray, Strays, Taken, Unserved};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::Throttle;
@@ -35,6 +36,8 @@ const SAMPLE_GOOD_FOR: Duration = Duration::from_secs(10);
 /// At most so many strays at once, and so many kinds of unserved rows in a report.
 const STRAYS: u32 = 500;
 const UNSERVED: u32 = 20;
+/// Of a name that a row gives so many bytes are shown: it may be of any length.
+const SHOWN: usize = 100;
 /// Sampling counts rows: it may take at most this share of the time.
 const SAMPLE_SHARE: u32 = 20;
 
@@ -158,7 +161,8 @@ impl Upkeep {
                 let passed = self.stray_lines.lock().unwrap_or_else(PoisonError::into_inner).pass(Instant::now());
                 if let Some(held_back) = passed {
                     let first = &strays[0];
-                    tracing::warn!(messages = failed, error.code = first.code, message.id = %first.id, message.source = first.source.as_deref().unwrap_or(""),
+                    tracing::warn!(messages = failed, error.code = first.code, message.id = %first.id,
+                        message.source = cut(first.source.as_deref().unwrap_or(""), SHOWN),
                         lines_held_back = held_back, "rows that nobody can send failed");
                 }
                 more
@@ -174,7 +178,7 @@ impl Upkeep {
     fn failure(&self, stray: &Stray, token: i64) -> Completion {
         let detail = match (stray.code, &stray.source) {
             ("unknown_source", Some(source)) => {
-                format!("no node of project `{}` has a source `{}`", self.project, crate::outcome::cut(source, 100))
+                format!("no node of project `{}` has a source `{}`", self.project, cut(source, SHOWN))
             }
             ("no_source", _) => "the row names no source".to_owned(),
             ("invalid_due_at", _) => "due_at is not a time at which anything can be sent".to_owned(),
@@ -221,8 +225,13 @@ impl Upkeep {
             };
             for row in &found {
                 if let Some(held_back) = lines.pass(Instant::now()) {
-                    tracing::warn!(project = %row.project, message.source = %row.source, oldest_ms = millis(row.oldest),
-                        lines_held_back = held_back, "messages wait that no live node serves");
+                    tracing::warn!(
+                        project = cut(&row.project, SHOWN),
+                        message.source = cut(&row.source, SHOWN),
+                        oldest_ms = millis(row.oldest),
+                        lines_held_back = held_back,
+                        "messages wait that no live node serves"
+                    );
                 }
             }
             *self.unserved.lock().unwrap_or_else(PoisonError::into_inner) = found;
@@ -237,7 +246,7 @@ impl Upkeep {
             match self.counted().await {
                 Ok(counts) => {
                     let mut counts: BTreeMap<_, _> = counts.into_iter().map(|count| (count.source.clone(), count)).collect();
-                    // Sources that nobody here serves are told of while something of theirs waits; they may be made up, and many.
+                    // Sources that nobody here serves are told of while something of theirs waits; they may be made up, and others each time.
                     for gone in others.iter().filter(|source| !counts.contains_key(*source)) {
                         self.metrics.forget_waiting(gone);
                     }
@@ -260,7 +269,7 @@ impl Upkeep {
     /// What waits, by this node's count or another's; the first is waited for.
     async fn counted(&self) -> Result<Vec<Count>, Error> {
         loop {
-            let sample = Sample { project: self.project.clone(), every: SAMPLE_GOOD_FOR, share: SAMPLE_SHARE };
+            let sample = Sample { project: self.project.clone(), sources: self.lanes.names(), every: SAMPLE_GOOD_FOR, share: SAMPLE_SHARE };
             match self.store.sample(sample).await? {
                 Some(counts) => return Ok(counts),
                 None => tokio::time::sleep(BEAT).await,

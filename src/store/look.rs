@@ -84,7 +84,7 @@ impl FromStr for Id {
 /// How many messages of a source wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// The source.
+    /// The source; empty for rows that name none, and for all that are not told apart.
     pub source: String,
     /// How many are pending, sending, retrying and blocked; where there are none, there is no number.
     pub states: BTreeMap<State, u64>,
@@ -97,6 +97,8 @@ pub struct Count {
 pub struct Sample {
     /// The project.
     pub project: Arc<str>,
+    /// The sources that the node knows.
+    pub sources: Vec<Arc<str>>,
     /// How long a count is good.
     pub every: Duration,
     /// It is good at least this many times as long as it took: counting a long table takes a while.

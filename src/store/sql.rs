@@ -75,6 +75,12 @@ impl<D: Dialect> SqlStore<D> {
         let project = project.to_owned();
         self.core.look("get", move |session| Box::pin(async move { look::get(session, &project, &id, payload).await })).await
     }
+
+    /// What waits, by source and state; of these sources by name in any case.
+    async fn count(&self, project: &str, own: Vec<Arc<str>>) -> Result<Vec<Count>, Error> {
+        let project = project.to_owned();
+        self.core.observed("counts", Work::Read, move |session| Box::pin(async move { look::counts(session, &project, &own).await })).await
+    }
 }
 
 #[async_trait]
@@ -177,12 +183,11 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn counts(&self, project: &str) -> Result<Vec<Count>, Error> {
-        let project = project.to_owned();
-        self.core.observed("counts", Work::Read, move |session| Box::pin(async move { look::counts(session, &project).await })).await
+        self.count(project, Vec::new()).await
     }
 
     async fn sample(&self, sample: Sample) -> Result<Option<Vec<Count>>, Error> {
-        let Sample { project, every, share } = sample;
+        let Sample { project, sources, every, share } = sample;
         let asked = project.clone();
         // No count takes longer than a unit of work may.
         let longest = every.saturating_add(self.core.timeout.saturating_mul(share));
@@ -194,7 +199,7 @@ impl<D: Dialect> Store for SqlStore<D> {
             return Ok(counts);
         }
         let began = Instant::now();
-        let counts = self.counts(&project).await;
+        let counts = self.count(&project, sources).await;
         let (found, rest) = (counts.as_ref().ok().cloned(), began.elapsed().saturating_mul(share));
         let told = self
             .core

@@ -6,6 +6,7 @@ mod health;
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -137,9 +138,13 @@ fn the_schema_is_json() {
 fn a_message_goes_its_way_by_commands_alone() {
     let folder = folder(PLAIN);
     let folder = folder.path();
-    let early = run(folder, &["list"]);
-    assert_eq!(code(&early), 1);
-    assert!(err(&early).contains("redrive migrate"), "{}", err(&early));
+    for early in [&["list"][..], &["send", "l", "--payload", "x"], &["purge"]] {
+        let output = run(folder, early);
+        let (said, file) = (err(&output), folder.join("t.db"));
+        assert_eq!((code(&output), out(&output).as_str()), (1, ""), "{early:?}");
+        assert!(said.contains("redrive migrate") && said.contains(&format!("{}, which is not there", file.display())), "{said}");
+        assert!(!file.exists(), "{early:?}");
+    }
     assert!(done(folder, &["migrate"]).contains("applied"));
     assert!(done(folder, &["migrate"]).contains("up to date"));
     assert!(done(folder, &["list"]).contains("no messages of project orders"));
@@ -201,6 +206,7 @@ fn a_command_runs_in_the_folder_of_a_configuration_that_is_named_without_one() {
 async fn the_age_limit_of_a_message_is_kept_with_it_for_when_it_is_put_back() {
     let folder = folder(PLAIN);
     let path = folder.path();
+    done(path, &["migrate"]);
     let mut kept = Vec::new();
     for arguments in [&["--expires-after", "never"][..], &["--expires-after", "2h", "--max-retries", "3"], &[]] {
         let id = done(path, &[&["send", "l", "--payload", "x"], arguments].concat()).trim().to_owned();
@@ -217,6 +223,7 @@ fn what_can_not_be_sent_is_refused_before_it_is_kept() {
     let more = ", h: { kind: http, url: 'http://127.0.0.1:1/{topic}' }, q: { kind: amqp, url: 'amqp://127.0.0.1:1', exchange: e } }\n";
     let folder = folder(&format!("{}{more}", PLAIN.strip_suffix(" }\n").unwrap()));
     let folder = folder.path();
+    done(folder, &["migrate"]);
     let refused = |arguments: &[&str], words: &str| {
         let output = run(folder, arguments);
         assert!(code(&output) != 0 && err(&output).contains(words), "{arguments:?}: {}", err(&output));
@@ -244,6 +251,7 @@ fn what_can_not_be_sent_is_refused_before_it_is_kept() {
 fn a_list_is_paged_and_a_reader_that_goes_away_is_no_failure() {
     let folder = folder(PLAIN);
     let folder = folder.path();
+    done(folder, &["migrate"]);
     for _ in 0..3 {
         done(folder, &["send", "l", "--tombstone"]);
     }
@@ -274,6 +282,40 @@ fn the_statements_are_printed_without_a_database() {
     assert!(err(&unknown).contains("`0003`; there are 0001_tables, 0002_sheets, 0003_queue, 0004_sample"), "{}", err(&unknown));
     assert_eq!(code(&run(folder.path(), &["migrate", "--from", "0003_queue"])), 2, "it would run all that is missing");
     assert!(!folder.path().join("t.db").exists());
+}
+
+#[test]
+fn a_message_is_sent_into_no_file_that_nobody_serves() {
+    let (folder, elsewhere) = (folder(PLAIN), tempfile::tempdir().unwrap());
+    done(folder.path(), &["migrate"]);
+    let config = folder.path().join("redrive.yaml");
+    let output = run(elsewhere.path(), &["send", "l", "--payload", "x", "-c", config.to_str().unwrap()]);
+    assert_eq!((code(&output), out(&output).as_str()), (1, ""));
+    assert!(err(&output).contains(elsewhere.path().join("t.db").to_str().unwrap()), "{}", err(&output));
+    assert!(!elsewhere.path().join("t.db").exists());
+}
+
+#[tokio::test]
+async fn the_files_of_sqlite_are_for_their_owner_and_group_alone() {
+    let mode = |file: &Path| std::fs::metadata(file).unwrap().permissions().mode() & 0o777;
+    let folder = folder(PLAIN);
+    let folder = folder.path();
+    done(folder, &["migrate"]);
+    // What is beside it goes with the last connection.
+    let mut raw = Raw::connect(&format!("sqlite://{}", folder.join("t.db").display()).parse().unwrap()).await;
+    raw.run("DELETE FROM resend_log").await;
+    for name in ["t.db", "t.db-wal", "t.db-shm"] {
+        let mode = mode(&folder.join(name));
+        assert_eq!((mode & 0o600, mode & 0o7), (0o600, 0), "{name}: {mode:o}");
+    }
+    drop(raw);
+    let chosen = tempfile::tempdir().unwrap();
+    std::fs::write(chosen.path().join("redrive.yaml"), PLAIN).unwrap();
+    let file = chosen.path().join("t.db");
+    std::fs::write(&file, "").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o604)).unwrap();
+    done(chosen.path(), &["migrate"]);
+    assert_eq!(mode(&file), 0o604, "what is there is left as it is");
 }
 
 #[test]
@@ -376,6 +418,24 @@ fn each_line_of_the_log_is_json_where_stderr_is_no_terminal() {
     let failed = lines.iter().find(|line| line["message.id"] == id && line["message"] == "the message failed").unwrap();
     assert_eq!((&failed["level"], &failed["error.code"]), (&Value::from("WARN"), &Value::from("exit_1")), "{failed}");
     assert!(failed["error.detail"].as_str().unwrap().contains("it said \"no\""), "{failed}");
+}
+
+#[tokio::test]
+async fn a_purge_by_hand_warns_of_failed_messages() {
+    let folder = folder(PLAIN);
+    let folder = folder.path();
+    done(folder, &["migrate"]);
+    let mut raw = Raw::connect(&format!("sqlite://{}", folder.join("t.db").display()).parse().unwrap()).await;
+    for state in ["failed", "succeeded"] {
+        raw.run(&format!("INSERT INTO resend_log (source, payload, state, finished_at) VALUES ('l', 'x', '{state}', 0)")).await;
+    }
+    drop(raw);
+    let output = run(folder, &["purge"]);
+    assert_eq!((code(&output), out(&output).as_str()), (0, "deleted: 1 succeeded, 1 failed, 0 cancelled messages and 0 idempotency keys\n"));
+    let line: Value = serde_json::from_str(err(&output).trim()).unwrap();
+    assert_eq!((&line["level"], &line["message"]), (&Value::from("WARN"), &Value::from("purged history, failed messages among it")));
+    assert_eq!((&line["rows.failed"], &line["rows.succeeded"]), (&Value::from(1), &Value::from(1)));
+    assert_eq!((code(&run(folder, &["purge"])), err(&run(folder, &["purge"])).as_str()), (0, ""), "nothing is no news");
 }
 
 #[test]

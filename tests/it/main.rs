@@ -19,6 +19,7 @@ mod demo;
 mod deploy;
 mod http_source;
 mod kafka_mock;
+mod logging;
 mod sending;
 mod servers;
 mod source_contract;

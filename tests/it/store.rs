@@ -63,12 +63,12 @@ macro_rules! conformance {
                 it_is_claimed_or_cancelled_never_both it_is_claimed_or_a_stray_never_both;
             strays:
                 an_unknown_source_is_taken_once_old_enough what_a_node_knew_within_the_last_day_is_left
-                what_a_dead_node_was_sending_for_a_source_of_nobody without_a_source at_most_the_limit
+                what_a_dead_node_was_sending_for_a_source_of_nobody without_a_source at_most_the_limit of_however_many_sources_all_are_taken_in_one_go
                 what_lacks_a_project_or_a_due_time_is_given_it_up_to_the_limit what_is_served_comes_before_what_nobody_serves neighbours_are_left_alone;
             outlook:
                 the_earliest_of_each_source_and_level only_of_the_levels_asked_for nothing_of_others a_lapsed_lease_is_told the_next_end_of_a_lease_is_told_beforehand unserved_rows_are_told
                 lost_attempts_that_nobody_takes_over_are_told a_node_lives_as_long_as_it_beats nodes_that_died_are_forgotten
-                waiting_messages_are_counted one_counts_for_all what_was_written_before_the_clock_was_set_back_holds_nothing_up;
+                waiting_messages_are_counted made_up_sources_are_counted_together one_counts_for_all what_was_written_before_the_clock_was_set_back_holds_nothing_up;
             look:
                 one_message a_payload_too_large_is_told_and_not_shown every_filter_narrows page_by_page ids_of_their_own_kind_end_no_list attempts_in_order;
             act:

@@ -89,7 +89,6 @@ fn what_is_wrong_is_named_with_its_path() {
         (r#"{"source":"s","payload":1,"payload":2}"#, "invalid_field", "payload"),
         (r#"{"source":"s","payload":1,"headers":{"a":{}}}"#, "invalid_field", "headers.a"),
         (r#"{"source":"s","payload":1,"headers":[]}"#, "invalid_field", "headers"),
-        (r#"{"source":"s","payload":1,"priority":300}"#, "invalid_field", "priority"),
         (r#"{"source":"s","payload":1,"priority":"high"}"#, "invalid_field", "priority"),
         (r#"{"source":"s","payload":1,"delay":5}"#, "invalid_field", "delay"),
         (r#"{"source":"s","payload":1,"delay":"5s","due_at":"2026-01-31T12:00:00Z"}"#, "invalid_field", "due_at"),
@@ -108,8 +107,27 @@ fn what_is_wrong_is_named_with_its_path() {
     ] {
         assert_eq!(problem(text), (code.to_owned(), field.to_owned()), "{text}");
     }
+    for priority in ["300", "-1", "10", "9223372036854775807"] {
+        let invalid = submit(&format!(r#"{{"source":"s","payload":1,"priority":{priority}}}"#)).unwrap().check().unwrap_err();
+        assert_eq!((&*invalid.field, invalid.detail.as_str()), ("priority", "must be between 0 and 9"), "{priority}");
+    }
     let not_text = Bytes::from_static(b"{\"source\":\"\xff\",\"payload\":1}");
     assert!(parse(&not_text, &not_text, Take::Share).is_err());
+}
+
+#[test]
+fn what_is_expected_is_told_in_words() {
+    for (text, detail) in [
+        (r#"{"source":"s","payload":1,"priority":"high"}"#, r#"invalid type: string "high", expected a whole number"#),
+        (r#"{"source":"s","payload":1,"priority":1.5}"#, "invalid type: floating point `1.5`, expected a whole number"),
+        (r#"{"source":"s","payload":1,"retry":{"max_retries":-1}}"#, "invalid value: integer `-1`, expected 0 or more"),
+        (r#"{"source":"s","payload":1,"retry":{"max_retries":4294967296}}"#, "invalid value: integer `4294967296`, expected a smaller number"),
+        (r#"{"source":"s","payload":1,"retry":{"jitter":"much"}}"#, r#"invalid type: string "much", expected a number"#),
+        (r#"{"source":7,"payload":1}"#, "invalid type: integer `7`, expected a string"),
+    ] {
+        let item = serde_json::to_value(submit(text).expect_err(text).item()).unwrap();
+        assert_eq!(item["detail"], detail, "{text}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use axum::routing::{any, get};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::super::answer;
@@ -262,6 +262,37 @@ async fn over_the_limit_connections_wait_and_are_served_later() {
     for answer in asked {
         assert!(within(5, answer).await.unwrap().ends_with("waited"));
     }
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_keep_nobody_out_and_those_at_work_stay() {
+    let running = start(Config { max_connections: 4, header_timeout: Span::secs(60), ..quick() }, Duration::from_secs(1));
+    let busy = tokio::spawn(ask(running.connect().await, "GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n"));
+    running.until_waiting(1).await;
+    let mut used = running.connect().await;
+    used.write_all(GET.as_bytes()).await.unwrap();
+    assert_eq!(status(&within(5, answer(&mut used)).await), "200");
+    let silent = running.connect().await;
+    let mut half = running.connect().await;
+    half.write_all(b"GET /healthz HTTP/1.1\r\nhost").await.unwrap();
+    // They stay open too.
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        let mut other = running.connect().await;
+        other.write_all(GET.as_bytes()).await.unwrap();
+        assert_eq!(status(&within(5, answer(&mut other)).await), "200");
+        others.push(other);
+    }
+    for left in [used, silent, half] {
+        within(5, ended(left)).await;
+    }
+    running.release.notify_one();
+    assert!(within(5, busy).await.unwrap().ends_with("waited"), "it was at work all the time");
+    let mut idle = Vec::new();
+    for _ in 0..HEALTH_CONNECTIONS {
+        idle.push(TcpStream::connect(running.health).await.unwrap());
+    }
+    assert_eq!(status(&within(5, ask(TcpStream::connect(running.health).await.unwrap(), GET)).await), "200", "nor out of the health port");
 }
 
 #[tokio::test]

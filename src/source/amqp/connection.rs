@@ -117,7 +117,7 @@ impl Links {
             Err(error) => {
                 // One line an outage: the engine's breaker says the rest.
                 if state.failures == 0 {
-                    tracing::warn!(source.name = %self.target.source, source.kind = "amqp", error.reason = %error, "the broker can't be reached");
+                    tracing::warn!(source.name = %self.target.source, source.kind = "amqp", error.reason = error, "the broker can't be reached");
                 }
                 state.failures = state.failures.saturating_add(1);
                 let wait = FIRST_BACKOFF.saturating_mul(1 << state.failures.min(10)).min(LONGEST_BACKOFF);
@@ -177,7 +177,7 @@ async fn connect(target: &Target, held: Arc<Held>) -> Result<Arc<Link>, String> 
         while let Some(event) = events.next().await {
             match event {
                 Event::ConnectionBlocked(reason) => {
-                    tracing::warn!(source.name = %source, source.kind = "amqp", error.reason = %reason, "the broker holds back publishers");
+                    tracing::warn!(source.name = %source, source.kind = "amqp", error.reason = reason, "the broker holds back publishers");
                     held.block(&reason);
                 }
                 Event::ConnectionUnblocked => held.unblock(),

@@ -35,6 +35,8 @@ pub struct Config {
     /// Where to send: `https://host/path`. `{topic}` in the path or the query is replaced by the message's topic, percent-encoded. With `unix`
     /// it says the path and the `Host`, and may be left out (`http://localhost/`).
     pub url: Option<Secret>,
+    /// A file that holds the URL instead.
+    pub url_file: Option<PathBuf>,
     /// The path of a Unix socket to connect to instead of the URL's host. A relative one starts at the configuration file's folder.
     pub unix: Option<PathBuf>,
     /// The method of the request.
@@ -51,6 +53,8 @@ pub struct Config {
     pub basic: Option<Basic>,
     /// A proxy for all requests: `http://user:password@proxy:3128`. Variables such as `HTTP_PROXY` are not looked at.
     pub proxy: Option<Secret>,
+    /// A file that holds the proxy's URL instead.
+    pub proxy_file: Option<PathBuf>,
     /// Signs each request as Standard Webhooks says: `whsec_` and base64; two secrets, separated by a space, while they are being changed.
     pub webhook_secret: Option<Secret>,
     /// A file that holds the secret (or one a line) instead.
@@ -87,7 +91,7 @@ pub struct Basic {
 impl crate::source::Config for Config {
     fn build(self, cx: &Context) -> Result<Sender, Vec<Fault>> {
         let mut faults = Vec::new();
-        let target = self.target(&mut faults);
+        let target = self.target(cx, &mut faults);
         let timeout = cx.options.timeout.map_or(DEFAULT_TIMEOUT, Into::into);
         let signer = secret("webhook_secret", self.webhook_secret.as_ref(), self.webhook_secret_file.as_deref(), cx, &mut faults)
             .and_then(|secret| or_fault(Signer::try_new(secret.expose()), "webhook_secret", &mut faults));
@@ -111,16 +115,18 @@ impl crate::source::Config for Config {
 }
 
 impl Config {
-    fn target(&self, faults: &mut Vec<Fault>) -> Option<Target> {
-        let url = match (&self.url, &self.unix) {
-            (Some(url), _) => url.expose(),
-            (None, Some(_)) => "http://localhost/",
+    fn target(&self, cx: &Context, faults: &mut Vec<Fault>) -> Option<Target> {
+        let before = faults.len();
+        let url = match (secret("url", self.url.as_ref(), self.url_file.as_deref(), cx, faults), &self.unix) {
+            (Some(url), _) => url,
+            (None, _) if faults.len() > before => return None,
+            (None, Some(_)) => Secret::new("http://localhost/"),
             (None, None) => {
                 faults.push(Fault::new("url", "is missing; write where to send, such as https://host/path, or `unix` with the path of a socket"));
                 return None;
             }
         };
-        or_fault(Target::try_new(url), "url", faults)
+        or_fault(Target::try_new(url.expose()), if self.url_file.is_some() { "url_file" } else { "url" }, faults)
     }
 
     /// What each request carries. Values are marked sensitive, so that no client library logs them.
@@ -183,11 +189,12 @@ impl Config {
         if let Some(socket) = &self.unix {
             builder = builder.unix_socket(cx.folder.join(socket));
         }
-        if let Some(proxy) = &self.proxy {
+        if let Some(proxy) = secret("proxy", self.proxy.as_ref(), self.proxy_file.as_deref(), cx, faults) {
+            let key = if self.proxy_file.is_some() { "proxy_file" } else { "proxy" };
             if self.unix.is_some() {
-                faults.push(Fault::new("proxy", "can't be used with `unix`"));
+                faults.push(Fault::new(key, "can't be used with `unix`"));
             }
-            if let Some(proxy) = or_fault(proxy_for(proxy), "proxy", faults) {
+            if let Some(proxy) = or_fault(proxy_for(&proxy), key, faults) {
                 builder = builder.proxy(proxy);
             }
         }

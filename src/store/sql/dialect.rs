@@ -164,6 +164,15 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
         serde_json::from_str(&text).map_err(|error| Bad(error.to_string()))
     }
 
+    /// Where the tables are, to follow what is said of them, if the configuration alone does not tell.
+    fn place(&self) -> String {
+        String::new()
+    }
+    /// Whether there is no database at all, and none is to be made.
+    fn is_absent(&self) -> bool {
+        false
+    }
+
     /// Connects and sets the session up.
     fn connect(&self, role: Role) -> impl Future<Output = Result<Connection<Self>, sqlx::Error>> + Send;
     /// Runs a statement and gives what is taken of its rows, each as it comes.

@@ -1,11 +1,13 @@
 //! One `serve` at a time on a SQLite file.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::sqlite::MODE;
 use crate::store::Error;
 
 /// A lock on a file beside the database. The kernel lets go of it when the process ends, however it ends.
@@ -25,6 +27,7 @@ impl Guard {
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(MODE)
             .open(&path)
             .map_err(|error| Error::Config(format!("{} can't be opened: {error}; the folder must exist and be writable", path.display())))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -40,6 +43,8 @@ impl Guard {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -48,6 +53,8 @@ mod tests {
         let database = folder.path().join("redrive.db");
         let first = Guard::take(&database).unwrap();
         assert!(matches!(Guard::take(&database), Err(Error::InUse(_))));
+        let mode = std::fs::metadata(folder.path().join("redrive.db.lock")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7, 0, "{mode:o}: whoever may open it may keep nodes from starting");
         drop(first);
         Guard::take(&database).unwrap();
         assert!(matches!(Guard::take(&folder.path().join("no/where.db")), Err(Error::Config(_))));

@@ -42,7 +42,7 @@ pub(super) async fn listen(core: Arc<Core<Postgres>>, wake: Arc<Notify>) {
             return;
         }
         if let Err(error) = outcome {
-            tracing::debug!(error.message = %error, retry_ms = wait.as_millis(), "the database's wake-ups are not heard; polling goes on");
+            tracing::debug!(error.message = error.to_string(), retry_ms = wait.as_millis(), "the database's wake-ups are not heard; polling goes on");
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -167,7 +167,7 @@ pub(super) async fn settle(core: &Arc<Core<Postgres>>, mode: Migrate) -> Result<
         Ok(()) => {}
         Err(error) if error.is_transient() => return Err(error),
         // It is a hint: the store works without.
-        Err(error) => tracing::warn!(error.message = %error, "the trigger that tells of new rows could not be made"),
+        Err(error) => tracing::warn!(error.message = error.to_string(), "the trigger that tells of new rows could not be made"),
     }
     Ok(())
 }

@@ -1,21 +1,29 @@
 //! Looking at messages: one, a page, the attempts of one, how many wait.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::decode;
-use super::dialect::{Batch, Dialect, Id, Value, known, known_id};
-use super::nodes::{lengthen, lost, oldest_due};
+use super::dialect::{Batch, Dialect, Id, Row, Value, known, known_id};
+use super::nodes::{self, lengthen, lost, oldest_due};
 use super::pool::{Fail, Session};
 use super::shape::NAMED;
 use crate::message::{AttemptOutcome, State};
+use crate::outcome::cut;
 use crate::store::{Attempt, Count, List, MAX_SHOWN_PAYLOAD, Record};
 
 /// The most messages of a page.
 const MOST_ROWS: u32 = 10_000;
+/// So many sources that no node knows are counted by name, those whose messages wait longest.
+const MOST_FOREIGN: usize = 100;
+/// And of such a name so many bytes are told.
+const MOST_NAME: usize = 100;
+/// A count that falls into more groups, besides those of known sources, is not read whole: the largest are looked at.
+const MOST_GROUPS: usize = 2000;
 
 /// No payload is as small as this.
 const NO_PAYLOAD: Value<'_> = Value::Int(-1);
@@ -147,27 +155,30 @@ pub(super) async fn attempts<D: Dialect>(session: &mut Session<D>, project: &str
     Ok(Some(attempts))
 }
 
-pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<Vec<Count>, Fail> {
+/// The states that a count asks for one by one, and what is on sheets.
+const PARTS: usize = 5;
+
+/// What counts waiting messages by what a source is called.
+fn counted<D: Dialect>(source: &str, by: &str) -> String {
     // Each part has an index that holds its rows and few others. What waits on levels PostgreSQL counts in the index alone, without a look at the
     // rows: whichever of them wait for a retry, or are on sheets, are counted once more, for what they are.
-    let sql = session.sql("counts", || {
-        let part = |state: &str, listed: u8, from: &str, condition: &str, group: &str| {
-            format!(
-                "SELECT {{text source}}, {{text {state}}}, {listed}, count(*)
-                 FROM {from} WHERE project = ? AND {condition} GROUP BY source{group}"
-            )
-        };
-        let mut parts = vec![part("'pending'", 0, "{log}", "level IS NOT NULL", ""), part("'sending'", 0, "{log}", "state = 'sending'", "")];
-        parts.extend([State::Retrying, State::Blocked].map(|state| part(&format!("'{state}'"), 0, "{log}", &of(state), "")));
-        let (from, condition) = on_sheets::<D>();
-        parts.push(part("state", 1, from, condition, ", state"));
-        parts.join(" UNION ALL ")
-    });
+    let part = |state: &str, listed: u8, from: &str, condition: &str, and: &str| {
+        format!("SELECT {source}, {{text {state}}}, {listed}, count(*) FROM {from} WHERE project = ? AND {condition} GROUP BY {by}{and}")
+    };
+    let mut parts = vec![part("'pending'", 0, "{log}", "level IS NOT NULL", ""), part("'sending'", 0, "{log}", "state = 'sending'", "")];
+    parts.extend([State::Retrying, State::Blocked].map(|state| part(&format!("'{state}'"), 0, "{log}", &of(state), "")));
+    let (from, condition) = on_sheets::<D>();
+    parts.push(part("state", 1, from, condition, ", state"));
+    parts.join(" UNION ALL ")
+}
+
+/// What a count found, by source and state.
+fn by_source<D: Dialect>(rows: &[Row<D>]) -> BTreeMap<String, BTreeMap<State, i64>> {
     let mut sources: BTreeMap<String, BTreeMap<State, i64>> = BTreeMap::new();
-    for row in session.rows(sql, &[Value::Text(project); 5]).await? {
-        let int = |index| D::int(&row, index).ok().flatten().unwrap_or(0);
-        let (state, listed, messages) = (decode::state(decode::maybe_text::<D>(&row, 1).as_deref()), int(2) == 1, int(3));
-        let states = sources.entry(decode::maybe_text::<D>(&row, 0).unwrap_or_default()).or_default();
+    for row in rows {
+        let int = |index| D::int(row, index).ok().flatten().unwrap_or(0);
+        let (state, listed, messages) = (decode::state(decode::maybe_text::<D>(row, 1).as_deref()), int(2) == 1, int(3));
+        let states = sources.entry(decode::maybe_text::<D>(row, 0).unwrap_or_default()).or_default();
         // Where it was counted before.
         if listed {
             *states.entry(state).or_default() -= messages;
@@ -176,14 +187,58 @@ pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str) 
         }
         *states.entry(if listed { State::Sending } else { state }).or_default() += messages;
     }
-    let mut overdue = oldest_due(session, project, sources.keys().map(String::as_str)).await?;
+    sources
+}
+
+/// Counts what waits: by name of the sources that nodes know, `own` among them, and of [`MOST_FOREIGN`] others. All else goes under no name, for an
+/// application may make up as many as it has messages.
+pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str, own: &[Arc<str>]) -> Result<Vec<Count>, Fail> {
+    let mut told = nodes::known(session, project).await?;
+    told.extend(own.iter().map(ToString::to_string));
+    let most = MOST_GROUPS + PARTS * told.len();
+    let sql = session.sql("counts", || format!("{} ORDER BY 4 DESC LIMIT ?", counted::<D>("{text source}", "source")));
+    let mut values = vec![Value::Text(project); PARTS];
+    values.push(Value::Int(i64::try_from(most).unwrap_or(i64::MAX - 1) + 1));
+    let rows = session.rows(sql, &values).await?;
+    let (mut sources, is_whole) = (by_source::<D>(&rows), rows.len() <= most);
+    drop(rows);
+    let names: BTreeSet<&str> = sources.keys().chain(&told).map(String::as_str).collect();
+    let mut overdue = oldest_due(session, project, names.into_iter()).await?;
     for (source, age) in lost(session, project).await? {
         lengthen(&mut overdue, source, age);
     }
+    let mut others: Vec<_> = sources
+        .iter()
+        .filter(|(source, _)| !source.is_empty() && !told.contains(*source))
+        .map(|(source, states)| (overdue.get(source).copied().unwrap_or_default(), states.values().sum::<i64>(), source.clone()))
+        .collect();
+    others.sort_unstable();
+    told.extend(others.into_iter().rev().take(MOST_FOREIGN).map(|(_, _, source)| source));
+    if !is_whole {
+        // Not all groups were read: these are counted again, and the others together.
+        let sql = session
+            .sql("counts_of_some", || counted::<D>("CASE WHEN source IN (SELECT k_source FROM {table k k_source:text}) THEN {text source} END", "1"));
+        let names = Batch::texts(told.iter().map(String::as_str));
+        sources = by_source::<D>(&session.rows(sql, &[Value::Batch(&names), Value::Text(project)].repeat(PARTS)).await?);
+    }
+    let name = |source: &str| if told.contains(source) { cut(source, MOST_NAME).to_owned() } else { String::new() };
+    let mut counts: BTreeMap<String, (BTreeMap<State, i64>, Duration)> = BTreeMap::new();
+    for (source, states) in sources {
+        let (all, _) = counts.entry(name(&source)).or_default();
+        for (state, messages) in states {
+            *all.entry(state).or_default() += messages;
+        }
+    }
+    for (source, age) in overdue {
+        if let Some((_, longest)) = counts.get_mut(&name(&source)) {
+            *longest = age.max(*longest);
+        }
+    }
     let some = |(state, messages)| u64::try_from(messages).ok().filter(|messages| *messages > 0).map(|messages| (state, messages));
-    let count = |(source, states): (String, BTreeMap<_, _>)| {
-        let overdue = overdue.get(&source).copied().unwrap_or_default();
-        Count { source, states: states.into_iter().filter_map(some).collect(), overdue }
+    let count = |(source, (states, overdue)): (String, (BTreeMap<_, _>, Duration))| Count {
+        source,
+        states: states.into_iter().filter_map(some).collect(),
+        overdue,
     };
-    Ok(sources.into_iter().map(count).collect())
+    Ok(counts.into_iter().map(count).collect())
 }

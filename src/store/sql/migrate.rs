@@ -54,13 +54,17 @@ pub(super) fn print<D: Dialect>(names: &Names, applied: usize) -> String {
 
 /// Creates, upgrades or checks the tables; answers the versions that were applied.
 pub(super) async fn prepare<D: Dialect>(core: &Arc<Core<D>>, mode: Migrate) -> Result<Vec<String>, Error> {
-    let missing = core.run_within(Work::Loose, core.timeout.max(PATIENCE), |session| Box::pin(async move { missing(session).await })).await?;
+    let missing = if core.dialect.is_absent() {
+        D::MIGRATIONS.to_vec()
+    } else {
+        core.run_within(Work::Loose, core.timeout.max(PATIENCE), |session| Box::pin(async move { missing(session).await })).await?
+    };
     if missing.is_empty() {
         return Ok(Vec::new());
     }
     if mode == Migrate::Verify {
         let missing: Vec<_> = missing.iter().map(|(version, _)| *version).collect();
-        return Err(Error::Schema(format!("{} not applied: {}", missing.join(", "), advice::<D>(&missing))));
+        return Err(Error::Schema(format!("{} not applied{}: {}", missing.join(", "), core.dialect.place(), advice::<D>(&missing))));
     }
     // On MySQL a lock beyond the transaction guards it and each statement commits by itself; elsewhere all of it is one transaction.
     let work = if D::unlock_schema("").is_some() { Work::Loose } else { Work::Transaction };

@@ -14,7 +14,7 @@ use super::pool::{Fail, Session};
 use crate::store::{Heartbeat, Served, Unserved};
 
 /// The most kinds of rows that a look for strays goes through. An application that makes up more is told of these first.
-const MOST_KINDS: i64 = 200;
+pub(super) const MOST_KINDS: i64 = 200;
 /// What a node knew is not unknown for so long after its last beat: it may be back, and its messages wait for it.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
 /// No beat is good for longer than this. What lies further ahead was written before the database's clock was set back, by a node that has said nothing

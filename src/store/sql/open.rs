@@ -17,6 +17,7 @@ use super::postgres::Postgres;
 use super::sqlite::Sqlite;
 use super::template::Names;
 use crate::fault::Fault;
+use crate::store::config::Migrate;
 use crate::store::{Config, Observer, Store};
 
 /// The longest table prefix: names of indexes must fit PostgreSQL's 63 bytes.
@@ -136,7 +137,8 @@ pub(super) fn open(config: &Config, project: &str, observer: Observer) -> Result
     let (timeout, keep) = (config.timeout.get(), config.statement_cache > 0);
     match target {
         Target::Sqlite(file) => {
-            let dialect = Sqlite { file, busy: timeout.mul_f32(0.9), cache: config.statement_cache as usize };
+            let create = config.migrate == Migrate::Auto;
+            let dialect = Sqlite { file, create, busy: timeout.mul_f32(0.9), cache: config.statement_cache as usize };
             Ok(store(config, names, dialect, timeout, true, true, observer))
         }
         Target::Postgres(url) => Ok(store(config, names, Postgres::try_new(&url, config)?, timeout, keep, false, observer)),

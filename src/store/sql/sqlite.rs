@@ -1,6 +1,8 @@
 //! SQLite: a file beside the sidecar. One writer, many readers, times as whole milliseconds since 1970.
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -18,10 +20,22 @@ mod plans;
 /// The wait before a file that another is switching to WAL is opened again.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// The mode of what redrive makes, umask aside: every payload is in it.
+pub(super) const MODE: u32 = 0o660;
+
+/// Makes the file, which SQLite alone would let everybody read; the files that it puts beside it get the same mode. What is there is left as it is, and
+/// not opened: closing it would let go of the locks that this process has on it.
+fn make(file: &Path) {
+    // SQLite, which is to open it next, says what is in the way.
+    let _ = OpenOptions::new().write(true).create_new(true).mode(MODE).open(file);
+}
+
 /// SQLite.
 #[derive(Clone, Debug)]
 pub(super) struct Sqlite {
     pub(super) file: PathBuf,
+    /// Whether the file is made if it is not there.
+    pub(super) create: bool,
     pub(super) busy: Duration,
     pub(super) cache: usize,
 }
@@ -158,10 +172,24 @@ impl Dialect for Sqlite {
         Some((if matches!(id, Id::Raw(_)) { "id < CAST(? AS TEXT)" } else { "id < ?" }, id.into()))
     }
 
+    fn place(&self) -> String {
+        // A relative path starts at whatever folder redrive was started in.
+        let file = std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone());
+        format!(" in {}{}", file.display(), if self.is_absent() { ", which is not there" } else { "" })
+    }
+
+    fn is_absent(&self) -> bool {
+        !self.create && !self.file.exists()
+    }
+
     async fn connect(&self, role: Role) -> Result<SqliteConnection, sqlx::Error> {
+        let creates = self.create && role == Role::Write;
+        if creates {
+            make(&self.file);
+        }
         let options = SqliteConnectOptions::new()
             .filename(&self.file)
-            .create_if_missing(role == Role::Write)
+            .create_if_missing(creates)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(self.busy)

@@ -6,7 +6,7 @@ use super::claim::{LEVELS, mend};
 use super::decode;
 use super::dialect::{Batch, Dialect, Row, Value};
 use super::insert::micros;
-use super::nodes::{LAPSED, foreign, is_true, kinds, known, orphaned};
+use super::nodes::{LAPSED, MOST_KINDS, foreign, is_true, kinds, known, orphaned};
 use super::pool::{Fail, Session};
 use super::shape::Picked;
 use super::sheet;
@@ -131,6 +131,7 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
         taken.push(Stray { lost: decode::maybe_time::<D>(row, 6), ..stray });
     }
 
+    let before = taken.len();
     for source in kinds.iter().filter(|source| !known.contains(*source) && !is_own(source)) {
         if left(&taken) <= 0 {
             break;
@@ -140,7 +141,9 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
         let rows = UNKNOWN.run(session, &pick, &set).await?;
         gather(session, &rows, "unknown_source", &mut taken).await?;
     }
-    more |= left(&taken) <= 0;
+    // Where there are more kinds than were looked through, the next come to light once these are gone.
+    let is_cut_short = kinds.len() >= usize::try_from(MOST_KINDS).unwrap_or(usize::MAX);
+    more |= left(&taken) <= 0 || (is_cut_short && taken.len() > before);
     Ok(Taken { strays: taken, more })
 }
 

@@ -34,7 +34,8 @@ async fn nonsense_is_refused_with_a_code_and_the_field() {
         (r#"{"source":"main","payload":"x","headers":{"a b":"c"}}"#, 422, "invalid_field", "headers"),
         (r#"{"source":"main","payload":"x","headers":{"a":"b\r\nc: d"}}"#, 422, "invalid_field", "headers"),
         (r#"{"source":"main","payload":"x","headers":{"a":"1","a":"2"}}"#, 422, "invalid_field", "headers"),
-        (r#"{"source":"main","payload":"x","retry":{"jitter":2}}"#, 422, "invalid_field", "retry"),
+        (r#"{"source":"main","payload":"x","retry":{"jitter":2}}"#, 422, "invalid_field", "retry.jitter"),
+        (r#"{"source":"main","payload":"x","retry":{"max_retries":1000001}}"#, 422, "invalid_field", "retry.max_retries"),
         (r#"{"source":"main","payload":"x","idempotency_key":""}"#, 422, "invalid_field", "idempotency_key"),
         (r#"{"source":"main","payload":"123456789"}"#, 413, "payload_too_large", "payload"),
     ] {

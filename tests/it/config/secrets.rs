@@ -88,6 +88,7 @@ store: { url_file: secret }
 api: { token_file: secret }
 sources:
   h: { kind: http, url: 'http://localhost/', bearer_file: secret, headers_file: { X-Key: secret } }
+  p: { kind: http, url_file: secret, proxy_file: secret }
   k: { kind: kafka, brokers: ['localhost:1'], username: u, password_file: secret }
   a: { kind: amqp, url_file: secret, password_file: secret }
 ";
@@ -97,6 +98,8 @@ sources:
             "api.token_file",
             "sources.h.bearer_file",
             "sources.h.headers_file.X-Key",
+            "sources.p.url_file",
+            "sources.p.proxy_file",
             "sources.k.password_file",
             "sources.a.url_file",
         ];

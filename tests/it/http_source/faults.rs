@@ -48,6 +48,24 @@ fn what_does_not_go_together_is_refused() {
 }
 
 #[test]
+fn what_may_hold_a_secret_may_stand_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (url, proxy) = (file("url", "https://hook.example/hunter2\n"), file("proxy", "http://user:hunter2@proxy:3128\n"));
+    assert!(faults("http", json!({ "url_file": url, "proxy_file": proxy }), json!({})).is_empty());
+    assert_eq!(faults("http", json!({ "url": "http://localhost/", "url_file": url }), json!({})), ["url_file"]);
+    assert_eq!(faults("http", json!({ "url_file": url, "proxy": "http://p:1", "proxy_file": proxy }), json!({})), ["proxy_file"]);
+    assert_eq!(faults("http", json!({ "url_file": url, "unix": "/s", "proxy_file": proxy }), json!({})), ["proxy_file"]);
+    let nowhere = file("nowhere", "ftp://hook.example/");
+    assert_eq!(faults("http", json!({ "url_file": nowhere, "proxy_file": nowhere }), json!({})), ["url_file", "proxy_file"]);
+    assert_eq!(faults("http", json!({ "url": "" }), json!({})), ["url"]);
+}
+
+#[test]
 fn unknown_keys_and_methods_without_a_body_are_refused() {
     let url = "http://localhost/";
     assert_eq!(faults("http", json!({ "url": url, "methode": "POST" }), json!({})).len(), 1);

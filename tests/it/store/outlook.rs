@@ -206,7 +206,7 @@ pub(crate) async fn waiting_messages_are_counted(cx: Fixture) {
 
 pub(crate) async fn one_counts_for_all(cx: Fixture) {
     let pending = |counts: Option<Vec<Count>>| counts.map(|counts| counts.iter().filter_map(|count| count.states.get(&State::Pending)).sum::<u64>());
-    let sample = |every, share| Sample { project: cx.project.clone(), every, share };
+    let sample = |every, share| Sample { project: cx.project.clone(), sources: Vec::new(), every, share };
     cx.put("billing", 2).await;
     let (one, other) = (cx.store().await, cx.test.open());
     assert_eq!(pending(one.sample(sample(LONG, 0)).await.unwrap()), Some(2), "whoever comes first counts");
@@ -231,9 +231,36 @@ pub(crate) async fn one_counts_for_all(cx: Fixture) {
     assert_eq!(one.sample(seldom()).await.unwrap(), None, "the first is being made");
 }
 
+pub(crate) async fn made_up_sources_are_counted_together(cx: Fixture) {
+    let store = cx.store().await;
+    let sample = || Sample { project: cx.project.clone(), sources: vec!["billing".into()], every: Duration::ZERO, share: 0 };
+    let (long, late) = ("x".repeat(200), cx.now().await - Duration::from_secs(100));
+    cx.insert(vec![NewMessage { due: Due::At(late), ..message(&long) }, message(&long), message("billing")]).await;
+    cx.beat("node-2", &["refund"], LONG).await;
+    cx.put("refund", 1).await;
+    let mut made_up = 0;
+    // More than are told, and more than are read.
+    for more in [150, 2500] {
+        let messages: Vec<_> = (made_up..made_up + more).map(|number| message(&format!("made-up-{number}"))).collect();
+        for part in messages.chunks(500) {
+            cx.insert(part.to_vec()).await;
+        }
+        made_up += more;
+        let counts = store.sample(sample()).await.unwrap().unwrap();
+        let of = |source: &str| counts.iter().find(|count| count.source == source).unwrap_or_else(|| panic!("{source} is not told"));
+        let pending = |count: &Count| count.states.get(&State::Pending).copied().unwrap_or(0);
+        assert_eq!(counts.len(), 2 + 100 + 1, "what nodes know, a hundred others, and the rest");
+        assert_eq!((pending(of("billing")), pending(of("refund"))), (1, 1));
+        assert_eq!((pending(of(&long[..100])), of(&long[..100]).overdue.as_secs() >= 100), (2, true), "the most overdue is among them");
+        assert_eq!((pending(of("")), counts.iter().map(pending).sum::<u64>()), (made_up - 99, made_up + 4), "{more}");
+        let told = cx.raw().await.number("SELECT length(counts) FROM redrive_sample").await;
+        assert!(told < 10_000, "{told} bytes for all nodes");
+    }
+}
+
 pub(crate) async fn what_was_written_before_the_clock_was_set_back_holds_nothing_up(cx: Fixture) {
     const HOUR: i64 = 3_600_000;
-    let sample = || Sample { project: cx.project.clone(), every: LONG, share: 1 };
+    let sample = || Sample { project: cx.project.clone(), sources: Vec::new(), every: LONG, share: 1 };
     let store = cx.store().await;
     cx.put("billing", 1).await;
     store.sample(sample()).await.unwrap();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use redrive::message::State;
+use redrive::message::judge::Log;
 use redrive::store::{Completion, Due, Heartbeat, Held, NewMessage, Stray, Strays};
 use uuid::Uuid;
 
@@ -94,6 +95,24 @@ pub(crate) async fn at_most_the_limit(cx: Fixture) {
         let taken = cx.store().await.take_strays(Strays { limit: 2, ..strays_of(&cx, &["billing"]) }).await.unwrap();
         assert_eq!((taken.strays.len(), taken.more), expected);
     }
+}
+
+pub(crate) async fn of_however_many_sources_all_are_taken_in_one_go(cx: Fixture) {
+    const MADE_UP: usize = 450;
+    cx.insert((0..MADE_UP).map(|number| message(&format!("made-up-{number}"))).collect()).await;
+    let mut gone = 0;
+    loop {
+        let strays = Strays { limit: 1000, ..strays_of(&cx, &["billing"]) };
+        let token = strays.lease.token;
+        let taken = cx.store().await.take_strays(strays).await.unwrap();
+        gone += taken.strays.len();
+        let failure = |stray: &Stray| Completion { begun: false, attempt: 0, log: Log::Own, delete: true, ..failed(Held { id: stray.id, token }) };
+        cx.complete(taken.strays.iter().map(failure).collect()).await;
+        if !taken.more {
+            break;
+        }
+    }
+    assert_eq!(gone, MADE_UP);
 }
 
 pub(crate) async fn what_lacks_a_project_or_a_due_time_is_given_it_up_to_the_limit(cx: Fixture) {

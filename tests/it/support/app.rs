@@ -27,7 +27,7 @@ pub(crate) struct Running {
     task: JoinHandle<Result<(), redrive::app::Error>>,
 }
 
-/// A source of kind `scripted` does what the topic of a message says: `refuse`, `forbid`, `away`, `absurd`, `hold`; anything else succeeds.
+/// A source of kind `scripted` does what the topic of a message says: `refuse`, `forbid`, `away`, `forge`, `absurd`, `hold`; anything else succeeds.
 struct Scripted {
     hold: Arc<Semaphore>,
 }
@@ -39,6 +39,7 @@ impl Source for Scripted {
             Some("refuse") => Outcome::refused("scripted_no", "not this time"),
             Some("forbid") => Outcome::permanent("scripted_never", "never"),
             Some("away") => Outcome::unreachable("scripted_away", "nobody there"),
+            Some("forge") => Outcome::unreachable("scripted_away", "gone\n1999-12-31T00:00:00Z ERROR forged \u{1b}[31m"),
             Some("absurd") => Outcome::unsendable("scripted_absurd", "makes no sense"),
             Some("hold") => {
                 if let Ok(permit) = self.hold.acquire().await {

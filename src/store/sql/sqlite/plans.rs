@@ -22,7 +22,7 @@ const ALL_THAT_WAITS: &str = "SEARCH resend_log USING INDEX resend_log_claim (pr
 async fn tables() -> (Arc<Core<Sqlite>>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let limit = Duration::from_secs(10);
-    let dialect = Sqlite { file: folder.path().join("redrive.db"), busy: limit, cache: 100 };
+    let dialect = Sqlite { file: folder.path().join("redrive.db"), create: true, busy: limit, cache: 100 };
     let names = Names { schema: None, prefix: String::new(), project: "orders".to_owned() };
     let core = Arc::new(Core::new(dialect, names, limit, true, 1, true, Arc::new(|_, _| {})));
     migrate::prepare(&core, Migrate::Auto).await.unwrap();
