@@ -17,6 +17,7 @@ mod lease;
 mod levels;
 mod memory;
 mod poller;
+mod portion;
 pub mod purge;
 pub mod submission;
 mod unbroken;
