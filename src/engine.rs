@@ -8,6 +8,7 @@ mod committer;
 mod completer;
 pub mod config;
 mod dispatcher;
+mod drain;
 mod feed;
 mod handle;
 mod health;

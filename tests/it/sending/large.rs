@@ -75,3 +75,17 @@ async fn an_outcome_that_is_too_much_by_itself_holds_up_no_others() {
     other.close().await.unwrap();
     client.app.end().await;
 }
+
+#[tokio::test]
+async fn claims_ask_for_less() {
+    const EIGHT: &str = "CREATE TRIGGER eight AFTER INSERT ON redrive_sheet WHEN json_array_length(NEW.ids) > 8 BEGIN
+        INSERT INTO room VALUES (NULL); END";
+    let (client, mut other) = proven(WIDE).await;
+    no_room(&mut other, EIGHT).await;
+    let ids = submit(&client, 40, r#","delay":"500ms""#).await;
+    for id in &ids {
+        assert_eq!(client.until(id, "succeeded").await["attempts"], 1);
+    }
+    other.close().await.unwrap();
+    client.app.end().await;
+}
