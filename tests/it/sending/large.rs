@@ -1,10 +1,13 @@
 //! What is too much for the database at once, as a transaction is that a cluster finds too large, or a statement that takes longer than it may: less is
 //! not.
 
+use std::time::Duration;
+
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
+use tokio::time::sleep;
 
-use super::{run, submit, writer};
+use super::{number, run, submit, until, writer};
 use crate::api::{Client, client};
 
 /// A table that takes no more rows: SQLite says that it is full, as of a disk.
@@ -86,6 +89,24 @@ async fn claims_ask_for_less() {
     for id in &ids {
         assert_eq!(client.until(id, "succeeded").await["attempts"], 1);
     }
+    other.close().await.unwrap();
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn a_purge_deletes_in_smaller_batches() {
+    const EIGHT: &str = "CREATE TRIGGER eight AFTER DELETE ON resend_log BEGIN
+        INSERT INTO written VALUES (julianday('now'));
+        INSERT INTO room SELECT NULL WHERE (SELECT count(*) FROM written WHERE at = julianday('now')) > 8; END";
+    let client = client("history: { every: 200ms, batch: 40, keep: { succeeded: 1s } }").await;
+    let mut other = writer(client.app.folder()).await;
+    no_room(&mut other, EIGHT).await;
+    let old = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60)
+        INSERT INTO resend_log (source, state, finished_at) SELECT 'main', 'succeeded', i FROM n";
+    run(&mut other, old).await;
+    sleep(Duration::from_millis(500)).await;
+    assert!(number(&mut other, "SELECT count(*) FROM resend_log").await > 20, "it took them at once");
+    until(&mut other, "SELECT count(*) = 0 FROM resend_log").await;
     other.close().await.unwrap();
     client.app.end().await;
 }
