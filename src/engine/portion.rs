@@ -9,9 +9,9 @@ use crate::store::Error;
 /// What fails where half of it has just worked is not tried again for so long.
 const CONTENT: Duration = Duration::from_secs(60);
 
-/// A bound on batches. One that is too large for the database, in bytes or for the time that it is given, fails however often it is repeated: after it
-/// has failed twice half of it is asked for, down to one, and where that works twice as much. An outage looks the same while it lasts; when it is over
-/// the bound is gone as soon as ten batches were done.
+/// A bound on batches. One that is too large for the database, in bytes or for the time that it is given, fails however often it is repeated: after
+/// it has failed twice half of it is asked for, down to one, and where that works twice as much. An outage looks the same while it lasts; once it is
+/// over the bound is gone as soon as ten batches were done.
 #[derive(Debug)]
 pub(super) struct Portion {
     most: usize,

@@ -1,5 +1,4 @@
-//! What is too much for the database at once, as a transaction is that a cluster finds too large, or a statement that takes longer than it may: less is
-//! not.
+//! What is too much for the database at once, as a transaction that a cluster finds too large, or a statement that takes too long: less is not.
 
 use std::time::Duration;
 
