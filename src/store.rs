@@ -63,7 +63,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Hands back messages that were claimed and not sent: pending again, the attempt's number is free again. Answers how many were ours.
     async fn release(&self, held: Vec<Held>) -> Result<u64, Error>;
 
-    /// Takes messages whose lease ran out under a new one, without beginning an attempt.
+    /// Takes messages whose lease ran out under a new one, without beginning an attempt. Those that the database refuses to change keep no others
+    /// from it; only if there are no others is that answered.
     async fn take_over(&self, take: TakeOver) -> Result<Vec<Lapsed>, Error>;
 
     /// Takes, under a lease and without beginning an attempt, waiting rows that nobody can claim: of a source that neither `sources` nor a node of the

@@ -1,6 +1,7 @@
 //! Writes what attempts came to, in batches: what is reported while one is written goes into the next, or, if it is much, into one beside it.
 
-use std::collections::HashMap;
+mod desk;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,19 +22,13 @@ use crate::message::{AttemptOutcome, State};
 use crate::outcome::{Class, MAX_DETAIL, Outcome, fitting};
 use crate::store::{Completion, Error, Held, LastError, Store};
 use crate::telemetry::throttle::Throttle;
+use desk::{Desk, Outcomes};
 
 /// At most so many outcomes a batch.
 const BATCH: usize = 1000;
-/// How long to wait before a batch that could not be written is tried again, at first and at the most.
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// How long what somebody else has locked, or the store refused, is left alone.
-const ASIDE_WAIT: Duration = Duration::from_secs(1);
 /// An outcome that the store refuses by itself is kept for so many leases: whoever made the table refuse it may see that and mend it. No longer,
 /// since it keeps a place of its source's.
 const REFUSED_LEASES: u32 = 3;
-/// Of those so many of a batch are tried by themselves each time.
-const REFUSED_AT_ONCE: usize = 32;
 
 /// The end of an attempt.
 #[derive(Debug)]
@@ -71,69 +66,10 @@ pub(super) struct Completer {
     pub(super) abandon: CancellationToken,
 }
 
-/// Attempts that ended, and what is written of each.
-#[derive(Debug)]
-struct Outcomes {
-    reports: Vec<Report>,
-    completions: Arc<Vec<Completion>>,
-}
-
-impl Outcomes {
-    fn pairs(self) -> impl Iterator<Item = (Report, Completion)> {
-        self.reports.into_iter().zip(Arc::unwrap_or_clone(self.completions))
-    }
-}
-
-impl FromIterator<(Report, Completion)> for Outcomes {
-    fn from_iter<I: IntoIterator<Item = (Report, Completion)>>(pairs: I) -> Self {
-        let (reports, completions) = pairs.into_iter().unzip();
-        Self { reports, completions: Arc::new(completions) }
-    }
-}
-
-/// What one worker has of its own.
-struct Desk {
-    rng: StdRng,
-    failures: Throttle,
-    /// Outcomes of messages that somebody else has locked, and those that the store refused; and when they are tried again if there are any.
-    aside: Vec<(Report, Completion)>,
-    again: Instant,
-    /// Since when the store has refused outcomes, each by itself.
-    refused: HashMap<Held, Instant>,
-}
-
-impl Desk {
-    /// Has outcomes tried another time.
-    fn lay_aside(&mut self, outcomes: impl IntoIterator<Item = (Report, Completion)>) {
-        if self.aside.is_empty() {
-            self.again = Instant::now() + ASIDE_WAIT;
-        }
-        self.aside.extend(outcomes);
-    }
-
-    /// What of a batch that the store refuses is to be written by itself. Most of those that it refused before are left for another time: that it
-    /// takes the whole batch shows soon enough that it refuses them no more.
-    fn one_by_one(&mut self, outcomes: Outcomes, error: &Error) -> Vec<(Report, Completion)> {
-        let batch = outcomes.completions.len();
-        let (mut before, others): (Vec<_>, Vec<_>) = outcomes.pairs().partition(|(_, completion)| self.refused.contains_key(&completion.held));
-        if !others.is_empty() {
-            tracing::warn!(error = error.to_string(), batch, "a batch of outcomes was refused; they are written one by one");
-        }
-        // These go before those that are refused once more, so that the next time it is their turn.
-        let later = before.split_off(before.len().min(REFUSED_AT_ONCE));
-        if !later.is_empty() {
-            self.lay_aside(later);
-        }
-        before.extend(others);
-        before
-    }
-}
-
 impl Completer {
     /// One worker; several may run, each with a batch of its own.
     pub(super) async fn run(self: Arc<Self>, rng: StdRng) {
-        let failures = Throttle::new(10, Duration::from_secs(1));
-        let mut desk = Desk { rng, failures, aside: Vec::new(), again: Instant::now(), refused: HashMap::new() };
+        let mut desk = Desk::new(rng, BATCH);
         let mut reports = Vec::with_capacity(BATCH);
         let mut is_open = true;
         while is_open || !desk.aside.is_empty() {
@@ -155,7 +91,7 @@ impl Completer {
                     let completion = self.completion(&mut report, now, &mut desk.rng);
                     (report, completion)
                 });
-                let outcomes = judged.collect();
+                let outcomes = Outcomes::of(judged, false);
                 self.write(outcomes, &mut desk).await;
             }
             if !desk.aside.is_empty() && desk.again <= Instant::now() {
@@ -168,7 +104,7 @@ impl Completer {
     async fn write_again(&self, desk: &mut Desk) {
         let mut waiting = std::mem::take(&mut desk.aside);
         while !waiting.is_empty() {
-            let batch = waiting.drain(..waiting.len().min(BATCH)).collect();
+            let batch = Outcomes::of(waiting.drain(..waiting.len().min(BATCH)), false);
             if let Some(free) = self.set_aside(batch, desk).await {
                 self.write(free, desk).await;
             }
@@ -182,9 +118,9 @@ impl Completer {
         if locked.is_empty() {
             return Some(outcomes);
         }
-        let (locked, free): (Vec<_>, Vec<_>) = outcomes.pairs().partition(|(_, completion)| locked.contains(&completion.held.id));
+        let (locked, free) = outcomes.partition(|completion| locked.contains(&completion.held.id));
         desk.lay_aside(locked);
-        (!free.is_empty()).then(|| free.into_iter().collect())
+        (free.count() > 0).then_some(free)
     }
 
     /// What is written of an attempt, which takes what its outcome says along.
@@ -248,73 +184,96 @@ impl Completer {
         completion
     }
 
-    /// Writes a batch, however long the store is away: until then its leases are renewed, or pass to others and the write changes nothing.
-    /// What somebody else has locked, or the store refuses by itself, does not hold the rest up.
-    async fn write(&self, mut outcomes: Outcomes, desk: &mut Desk) {
-        let (mut wait, mut is_repeated) = (FIRST_WAIT, false);
-        let ours = loop {
-            match self.store.complete(outcomes.completions.clone()).await {
-                Ok(ours) => break ours,
-                Err(error @ Error::Refused(_)) if outcomes.completions.len() > 1 => {
-                    for pair in desk.one_by_one(outcomes, &error) {
-                        Box::pin(self.write([pair].into_iter().collect(), desk)).await;
-                    }
-                    return;
+    /// Writes a batch, however long the store is away: until then its leases are renewed, or pass to others and the write changes nothing. Where it
+    /// can't be written whole it is in parts: what is too much for the database at once, what somebody else has locked, or what the store does not
+    /// take by itself does not hold the rest up.
+    async fn write(&self, outcomes: Outcomes, desk: &mut Desk) {
+        // The last of them is written next.
+        let mut parts = vec![outcomes];
+        while let Some(mut part) = parts.pop() {
+            if part.count() > desk.portion.size() {
+                parts.push(part.split_off(desk.portion.size()));
+            }
+            let error = match self.store.complete(part.completions.clone()).await {
+                Ok(ours) => {
+                    desk.wrote(part.count());
+                    self.settle(part, ours, desk).await;
+                    continue;
                 }
-                Err(error @ Error::Refused(_)) => {
-                    if self.is_kept(&outcomes.completions[0].held, &error, desk) {
-                        desk.lay_aside(outcomes.pairs());
-                        return;
-                    }
-                    is_repeated = false;
-                    break vec![false];
+                Err(error) => error,
+            };
+            match &error {
+                Error::Refused(_) if part.count() > 1 => {
+                    parts.extend(desk.halves(part, &error));
+                    continue;
                 }
-                Err(error) => {
+                Error::Refused(_) => {
+                    self.refused(part, &error, desk).await;
+                    continue;
+                }
+                Error::Contended(_) => {
                     self.health.failed("complete", &error);
-                    is_repeated |= matches!(error, Error::Unavailable(_) | Error::TimedOut(_));
-                    if matches!(error, Error::Contended(_)) {
-                        match self.set_aside(outcomes, desk).await {
-                            Some(free) => outcomes = free,
-                            None => return,
-                        }
+                    let Some(free) = self.set_aside(part, desk).await else { continue };
+                    // On PostgreSQL a batch may be two statements, each for itself.
+                    parts.push(Outcomes { is_repeated: true, ..free });
+                }
+                _ => {
+                    self.health.failed("complete", &error);
+                    part.is_repeated = true;
+                    let (count, is_least) = (part.count(), desk.portion.size() == 1);
+                    // One that is too much by itself, or an outage: the others are tried too.
+                    if desk.portion.failed(count, &error, Instant::now()) && is_least {
+                        desk.lay_aside(part);
+                    } else {
+                        parts.push(part);
                     }
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
+                () = tokio::time::sleep(desk.wait()) => {}
                 () = self.abandon.cancelled() => return,
             }
-        };
-        self.health.answered();
-        let Outcomes { reports, completions } = outcomes;
-        if !desk.refused.is_empty() {
-            completions.iter().for_each(|completion| {
-                desk.refused.remove(&completion.held);
-            });
         }
+    }
+
+    /// What was written, or is nobody's business any more: its leases end, and whoever waits is told.
+    async fn settle(&self, outcomes: Outcomes, ours: Vec<bool>, desk: &mut Desk) {
+        self.health.answered();
+        let Outcomes { reports, completions, is_repeated } = outcomes;
         let ended = self.ledger.drop_held(completions.iter().map(|completion| &completion.held));
         if let Some(soonest) = completions.iter().filter(|completion| completion.state == State::Retrying).map(|completion| completion.delay).min() {
             self.alarm.ring_by(Instant::now() + soonest);
         }
         let now = Instant::now();
         for ((report, completion), ours) in reports.into_iter().zip(completions.iter()).zip(ours) {
-            // What is not there as it was, though nobody else can have taken it yet, was written by a try whose answer was lost.
-            let was_written = is_repeated && !report.ticket.term.left(now).is_zero();
+            let is_unsure = desk.forget(&completion.held) || is_repeated;
+            // What is not there as it was, though nobody else can have taken it yet, was written by a try that failed, or whose answer was lost.
+            let was_written = is_unsure && !report.ticket.term.left_of(&completion.held.id, now).is_zero();
             written(report, completion, ours || was_written, &mut desk.failures);
         }
         self.close(ended).await;
     }
 
+    /// An outcome was refused by itself: it is tried again later, or given up.
+    async fn refused(&self, outcome: Outcomes, error: &Error, desk: &mut Desk) {
+        // What is refused was not written before.
+        let outcome = Outcomes { is_repeated: false, ..outcome };
+        if self.is_kept(&outcome.completions[0].held, error, desk) {
+            desk.lay_aside(outcome);
+        } else {
+            self.settle(outcome, vec![false], desk).await;
+        }
+    }
+
     /// Whether an outcome that the store refused by itself is tried again; said once, and once more when it is not.
     fn is_kept(&self, held: &Held, error: &Error, desk: &mut Desk) -> bool {
         let now = Instant::now();
-        let since = desk.refused.get(held).copied();
-        if since.is_none() {
-            desk.refused.insert(*held, now);
-            if let Some(held_back) = desk.failures.pass(now) {
-                tracing::warn!(message.id = %held.id, error = error.to_string(), lines_held_back = held_back,
-                    "the database refuses an outcome; its lease is kept, and it is tried again each second");
-            }
+        let since = desk.refused_since(held, now);
+        if since.is_none()
+            && let Some(held_back) = desk.failures.pass(now)
+        {
+            tracing::warn!(message.id = %held.id, error = error.to_string(), lines_held_back = held_back,
+                "the database refuses an outcome; its lease is kept, and it is tried again each second");
         }
         if now.duration_since(since.unwrap_or(now)) < self.ledger.ttl() * REFUSED_LEASES {
             return true;

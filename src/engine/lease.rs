@@ -56,12 +56,7 @@ impl Term {
         Self { clock, ends: Mutex::new(Ends { all: end, apart: HashMap::new() }) }
     }
 
-    /// How long it holds from `now` on.
-    pub(super) fn left(&self, now: Instant) -> Duration {
-        self.left_at(now, self.clock.at(now))
-    }
-
-    /// The same where it is known what time it is for the database.
+    /// How long it holds for from a moment on that both clocks tell.
     fn left_at(&self, here: Instant, there: DateTime<Utc>) -> Duration {
         self.ends().all.left(here, there)
     }
@@ -363,15 +358,15 @@ mod tests {
         let (ledger, clock) = ledger();
         let term = ledger.hold(1, Instant::now(), clock.now(), [Uuid::now_v7()].into_iter(), false);
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(term.left(Instant::now()), Duration::from_secs(25));
+        assert_eq!(term.left_of(&Uuid::nil(), Instant::now()), Duration::from_secs(25));
         assert!(ledger.aging(OLD, clock.now()).is_empty());
         // The machine slept, or another server has taken over.
         let ahead = clock::after(clock.now(), TTL);
         assert_eq!(ledger.aging(OLD, ahead).len(), 1, "it is what the database said that counts");
         clock.read(ahead);
-        assert_eq!(term.left(Instant::now()), Duration::ZERO);
+        assert_eq!(term.left_of(&Uuid::nil(), Instant::now()), Duration::ZERO);
         let fresh = ledger.hold(2, Instant::now(), clock.now(), [Uuid::now_v7()].into_iter(), false);
-        assert_eq!(fresh.left(Instant::now()), TTL, "what is taken by the new time is not concerned");
+        assert_eq!(fresh.left_of(&Uuid::nil(), Instant::now()), TTL, "what is taken by the new time is not concerned");
         assert_eq!(ledger.aging(OLD, clock.now()).len(), 1);
     }
 
@@ -383,11 +378,11 @@ mod tests {
         tokio::time::advance(Duration::from_secs(4)).await;
         clock.read(taken);
         let term = ledger.hold(1, asked, taken, [Uuid::now_v7()].into_iter(), false);
-        assert_eq!(term.left(Instant::now()), Duration::from_secs(26));
+        assert_eq!(term.left_of(&Uuid::nil(), Instant::now()), Duration::from_secs(26));
         clock.read(clock::after(taken, Duration::from_secs(4)));
-        assert_eq!(term.left(Instant::now()), Duration::from_secs(26));
+        assert_eq!(term.left_of(&Uuid::nil(), Instant::now()), Duration::from_secs(26));
         clock.read(DateTime::UNIX_EPOCH);
-        assert_eq!(term.left(Instant::now()), Duration::from_secs(26));
+        assert_eq!(term.left_of(&Uuid::nil(), Instant::now()), Duration::from_secs(26));
     }
 
     #[tokio::test(start_paused = true)]

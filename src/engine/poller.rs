@@ -14,14 +14,13 @@ use super::alarm::Alarm;
 use super::breaker::Allows;
 use super::completer::{Ending, Report, age_limit};
 use super::dispatcher::{Fate, Job, Ticket};
+use super::drain::Drain;
 use super::health::StoreHealth;
 use super::lane::Lane;
 use super::lease::{Ledger, Term};
-use super::walk::Walk;
 use super::{Lanes, config};
 use crate::clock::{self, StoreClock};
 use crate::store::{Claim, Held, Lapsed, Ready, Row, Store, TakeOver, Upcoming};
-use crate::telemetry::throttle::Throttle;
 
 /// However often it is woken, the scout asks no more often than this.
 const SCOUT_GAP: Duration = Duration::from_millis(5);
@@ -30,10 +29,6 @@ const TAKE_OVER: u32 = 500;
 /// What is due next on a level that was just emptied is looked for after this at the latest; where rows come in all the time, the look
 /// that they cause does it too.
 const EMPTIED: Duration = Duration::from_millis(20);
-/// A claim that waited longer than this for others of its source is followed by one that takes so many times as much: what one claim costs, and the
-/// wait for its turn, are then borne by more messages.
-const CROWDED: Duration = Duration::from_millis(3);
-const CROWDED_BATCHES: u32 = 5;
 /// How long a claimer waits before it looks again whether its destination still holds back publishers.
 const BLOCKED_WAIT: Duration = Duration::from_millis(250);
 
@@ -133,10 +128,8 @@ impl Poller {
     /// Claims what is due on one lane, the highest level first, as fast as the lane takes it. Only its waits are cut short when the node
     /// stops: a claim under way is made whatever becomes of whoever asked, and its rows are to be handed back.
     pub(super) async fn claim(self: Arc<Self>, lane: Arc<Lane>) {
-        let mut drain = Drain::default();
-        while let Some(Some(Turn { level, probe, places })) =
-            self.stopping.run_until_cancelled(self.turn(&lane, drain.batch(self.options.batch))).await
-        {
+        let mut drain = Drain::new(self.options.batch);
+        while let Some(Some(Turn { level, probe, places })) = self.stopping.run_until_cancelled(self.turn(&lane, drain.batch())).await {
             lane.levels.claim_begins(level);
             let claimed = self.claim_once(&lane, &mut drain, level, places).await;
             if lane.levels.claim_ended() {
@@ -190,7 +183,8 @@ impl Poller {
 
     /// One claim; answers how many rows it brought.
     async fn claim_once(&self, lane: &Arc<Lane>, drain: &mut Drain, level: u8, mut places: OwnedSemaphorePermit) -> usize {
-        let count = u32::try_from(places.num_permits()).unwrap_or(u32::MAX);
+        let max_bytes = lane.claim_bytes() as u64;
+        let count = drain.limit(u32::try_from(places.num_permits()).unwrap_or(u32::MAX), max_bytes);
         let (lease, asked) = (self.ledger.lease(), Instant::now());
         let (token, after) = (lease.token, drain.walk.after(level, asked));
         let swept = after.is_none();
@@ -199,7 +193,7 @@ impl Poller {
             source: lane.name().clone(),
             level,
             limit: count,
-            max_bytes: lane.claim_bytes() as u64,
+            max_bytes,
             max_payload: lane.spec.options.max_payload.bytes() as u64,
             after,
             lease,
@@ -208,7 +202,7 @@ impl Poller {
             Ok(claimed) => claimed,
             Err(error) => {
                 self.health.failed("claim", &error);
-                drain.walk.end(level);
+                drain.failed(level, count, &error, Instant::now());
                 lane.due(1 << level);
                 tokio::time::sleep(BLOCKED_WAIT).await;
                 return 0;
@@ -216,7 +210,7 @@ impl Poller {
         };
         self.health.answered();
         self.clock.read(claimed.now);
-        drain.is_crowded = claimed.waited > CROWDED;
+        drain.made(&claimed, max_bytes, Instant::now());
         let term = self.ledger.hold(token, asked, claimed.now, claimed.rows.iter().map(id_of), true);
         let full = claimed.cut || claimed.rows.len() >= count as usize;
         let (rows, at) = (claimed.rows.len(), Instant::now());
@@ -320,29 +314,5 @@ const fn id_of(row: &Row) -> Uuid {
     match row {
         Row::Ready(ready) => ready.message.id,
         Row::Unusable(row) => row.id,
-    }
-}
-
-/// What a claimer remembers from one claim to the next.
-#[derive(Debug)]
-struct Drain {
-    walk: Walk,
-    /// The levels, as a set, of which something was taken since they were last found empty.
-    took: u16,
-    /// Whether the last claim waited for those of other nodes.
-    is_crowded: bool,
-    ordered: Throttle,
-}
-
-impl Drain {
-    /// At most so many messages are claimed next.
-    const fn batch(&self, usual: u32) -> u32 {
-        if self.is_crowded { usual.saturating_mul(CROWDED_BATCHES) } else { usual }
-    }
-}
-
-impl Default for Drain {
-    fn default() -> Self {
-        Self { walk: Walk::default(), took: 0, is_crowded: false, ordered: Throttle::new(1, Duration::from_secs(60)) }
     }
 }

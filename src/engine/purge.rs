@@ -1,6 +1,7 @@
 //! Deletes what is past its retention, and what nothing belongs to any more, in bounded batches that leave the database room between them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -8,6 +9,7 @@ use uuid::Uuid;
 
 use super::config;
 use super::health::StoreHealth;
+use super::portion::Portion;
 use crate::message::State;
 use crate::store::{self, Purged, Store, Surplus, Sweep, Swept};
 use crate::telemetry::metrics::Metrics;
@@ -17,6 +19,11 @@ use crate::telemetry::metrics::Metrics;
 const REST: u32 = 3;
 /// That of a purge which is still at it when the next one would begin.
 const REST_BEHIND: u32 = 1;
+
+/// A batch that may be too large for the database is tried again in smaller ones, so many times in a row and each after so long, before the purge
+/// is given up; the next one goes on with what it came down to.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// So many entries of the attempt log are looked at together, for messages that are gone.
 const LOOK: u32 = 1000;
@@ -37,26 +44,44 @@ pub struct Purge {
 impl Purge {
     /// Deletes until nothing is past its retention, or until `progress` answers `false`; it is told of each batch. What was deleted is logged here, so
     /// that failed messages which nobody dealt with go from nowhere without a line.
-    pub async fn run(&self, mut progress: impl FnMut(&Purged) -> bool + Send) -> Result<Purged, store::Error> {
-        let (mut total, began) = (Purged::default(), Instant::now());
+    pub async fn run(&self, progress: impl FnMut(&Purged) -> bool + Send) -> Result<Purged, store::Error> {
+        self.run_in(&mut self.portion(), progress).await
+    }
+
+    /// The same, in batches that may have been smaller before.
+    async fn run_in(&self, portion: &mut Portion, progress: impl FnMut(&Purged) -> bool + Send) -> Result<Purged, store::Error> {
+        let mut total = Purged::default();
+        let done = self.delete(portion, progress, &mut total).await;
+        report(&total);
+        done.map(|()| total)
+    }
+
+    async fn delete(&self, portion: &mut Portion, mut progress: impl FnMut(&Purged) -> bool + Send, total: &mut Purged) -> Result<(), store::Error> {
+        let (began, mut failures) = (Instant::now(), 0);
         loop {
             let asked = Instant::now();
-            let purged = match self.store.purge(self.request(total.surplus)).await {
+            let purged = match self.store.purge(self.request(total.surplus, portion)).await {
                 Ok(purged) => purged,
                 Err(error) => {
-                    report(&total);
-                    return Err(error);
+                    if !portion.failed(portion.size(), &error, Instant::now()) || failures == TRIES {
+                        return Err(error);
+                    }
+                    failures += 1;
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
                 }
             };
             let took = asked.elapsed();
+            failures = 0;
+            let largest = purged.rows.values().copied().max().unwrap_or(0).max(purged.keys);
+            portion.worked(usize::try_from(largest).unwrap_or(usize::MAX), Instant::now());
             total.surplus = purged.surplus;
             for (state, rows) in &purged.rows {
                 *total.rows.entry(*state).or_default() += rows;
             }
             total.keys += purged.keys;
             if !progress(&purged) || !purged.more {
-                report(&total);
-                return Ok(total);
+                return Ok(());
             }
             let is_behind = began.elapsed() > self.history.every.get();
             tokio::time::sleep(took * if is_behind { REST_BEHIND } else { REST }).await;
@@ -86,19 +111,23 @@ impl Purge {
         Ok(total)
     }
 
-    fn request(&self, surplus: Option<Surplus>) -> store::Purge {
+    fn portion(&self) -> Portion {
+        Portion::new(self.history.batch as usize)
+    }
+
+    fn request(&self, surplus: Option<Surplus>, portion: &Portion) -> store::Purge {
         store::Purge {
             project: self.project.clone(),
             keep: State::FINISHED.into_iter().map(|state| (state, self.history.keep.of(state))).collect(),
             max_rows: self.history.max_rows,
             surplus,
-            batch: self.history.batch,
+            batch: u32::try_from(portion.size()).unwrap_or(self.history.batch),
         }
     }
 
     /// Purges at the configured interval until it is told to stop.
     pub(super) async fn keep(self, metrics: Arc<Metrics>, health: Arc<StoreHealth>, stop: CancellationToken) {
-        let mut place = Uuid::nil();
+        let (mut place, mut portion) = (Uuid::nil(), self.portion());
         loop {
             health.is_back().await;
             let counted = |purged: &Purged| {
@@ -107,7 +136,7 @@ impl Purge {
                 }
                 !stop.is_cancelled()
             };
-            if let Err(error) = self.run(counted).await {
+            if let Err(error) = self.run_in(&mut portion, counted).await {
                 health.failed_beside("purge", &error);
             }
             match self.sweep_some(&mut place, LOOKS).await {

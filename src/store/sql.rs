@@ -8,6 +8,7 @@ mod decode;
 mod dialect;
 mod guard;
 mod insert;
+mod lapsed;
 mod leftovers;
 mod listen;
 mod lock;
@@ -17,6 +18,7 @@ mod mysql;
 pub(crate) mod nodelay;
 mod nodes;
 mod open;
+mod part;
 mod pool;
 mod postgres;
 mod purge;
@@ -148,7 +150,23 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn take_over(&self, take: TakeOver) -> Result<Vec<Lapsed>, Error> {
-        self.core.observed("take_over", Work::Transaction, move |session| Box::pin(async move { claim::take_over(session, &take).await })).await
+        let take = Arc::new(take);
+        let whole = take.clone();
+        let taken = self
+            .core
+            .observed("take_over", Work::Transaction, move |session| Box::pin(async move { lapsed::take_over(session, &whole).await }))
+            .await;
+        match taken {
+            // One that is refused keeps no other from being taken over.
+            Err(Error::Refused(_)) => {
+                self.core
+                    .observed("take_over", Work::Transaction, move |session| {
+                        Box::pin(async move { lapsed::take_over_in_parts(session, &take).await })
+                    })
+                    .await
+            }
+            taken => taken,
+        }
     }
 
     async fn take_strays(&self, strays: Strays) -> Result<Taken, Error> {

@@ -1,5 +1,6 @@
 //! What the engine does with messages on their way, seen from outside: the whole application, on SQLite.
 
+mod large;
 mod refused;
 
 use std::path::Path;

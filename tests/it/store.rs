@@ -56,7 +56,8 @@ macro_rules! conformance {
                 renewed_it_holds_longer renewing_says_what_is_lost released_it_is_as_if_never_claimed
                 taken_over_only_after_it_ran_out of_two_takers_one_wins the_old_token_is_fenced_off
                 two_tokens_of_one_message_do_not_hide_each_other
-                a_leased_insert_lapses_like_a_claim at_most_the_limit_is_taken_over what_is_excepted_is_not_taken_over;
+                a_leased_insert_lapses_like_a_claim at_most_the_limit_is_taken_over what_is_excepted_is_not_taken_over
+                one_that_is_refused_keeps_no_other_from_being_taken_over;
             held:
                 it_is_told_as_being_sent a_claim_that_is_closed_leaves_the_others the_claim_of_another_does_not_serve
                 outcomes_of_the_same_claims_do_not_wait_crosswise it_is_found_where_it_stood_and_where_it_went

@@ -150,6 +150,41 @@ async fn a_message_under_way_that_was_locked_for_longer_than_its_lease_is_this_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn outcomes_beside_one_that_moved_and_is_locked_are_told_of() {
+    const MESSAGES: usize = 20;
+    let sink = Sink::start().await;
+    let database = Database::fresh(Kind::Postgres).await;
+    let yaml = Yaml::on(&database).store_more(", timeout: 2s").poller("lease: 20s, interval: 200ms");
+    let node = Node::start(&yaml.source("crm", &sink.source(", timeout: 15s"))).await;
+    let finished = async |count: f64| {
+        eventually("they are told of", Duration::from_secs(15), async || {
+            let told = node.metrics().await.sum("redrive_finished_total", &[("source", "crm"), ("state", "succeeded")]);
+            if told >= count { Ok(()) } else { Err(format!("{told} of {count}")) }
+        })
+        .await;
+    };
+    // To one that has answered all go out at once.
+    node.publish("crm", "x").await;
+    finished(1.0).await;
+    sink.hold();
+    // Claimed: of these it is known where they stand.
+    let ids = new_ids(MESSAGES);
+    database.insert("crm", &ids).await;
+    let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+    sink.received(&ids, "they are under way".to_owned(), Duration::from_secs(10)).await;
+    let mut session = database.session().await;
+    session.run(&format!("UPDATE resend_log SET created_at = created_at WHERE id = '{}'", ids[MESSAGES / 2])).await;
+    session.run("BEGIN").await;
+    session.rows(&format!("SELECT id FROM resend_log WHERE id = '{}' FOR UPDATE", ids[MESSAGES / 2])).await;
+    sink.let_go();
+    // All but the one that is locked: they are on record before it is found that it can't be.
+    finished(20.0).await;
+    session.run("COMMIT").await;
+    finished(21.0).await;
+    assert!(node.metrics().await.sum("redrive_leases_lost_total", &[]) < 1.0, "nobody else had them");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn for_an_answer_that_was_lost() {
     let sink = Sink::start().await;
     let database = Database::fresh(Kind::Postgres).await;

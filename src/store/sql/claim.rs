@@ -1,4 +1,4 @@
-//! Taking messages under a lease: what is due, what was lost.
+//! Taking messages under a lease, and what becomes of it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use super::decode;
 use super::dialect::{Bad, Batch, Column, Dialect, Id, Value, known_id};
 use super::insert::{clock, micros, now};
 use super::pool::{Fail, Session};
-use super::shape::{HELD, Matched, NAMED, Picked};
+use super::shape::{HELD, Matched, NAMED};
 use super::sheet;
 use crate::message::Message;
-use crate::store::{Claim, Claimed, Error, Held, Lapsed, Mark, NextDue, Outlook, Ready, Row, TakeOver, Unusable, Upcoming};
+use crate::store::{Claim, Claimed, Error, Held, Mark, NextDue, Outlook, Ready, Row, Unusable, Upcoming};
 
 /// The queues of a source.
 pub(super) const LEVELS: &str = "(SELECT 0 AS n_level UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4
@@ -201,32 +201,6 @@ async fn rename<D: Dialect>(session: &mut Session<D>, new: Uuid, old: Value<'_>,
     };
     session.execute(sql, &[Value::Id(new), old]).await?;
     Ok(())
-}
-
-pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeOver) -> Result<Vec<Lapsed>, Fail> {
-    // The node stays as it is: it is the one that lost the attempt.
-    const TAKE_OVER: Picked = Picked {
-        names: ["take_over", "take_over_pick"],
-        from: "FROM {log} WHERE project = ? AND state = 'sending'
-            AND (lease_until <= {now} OR lease_until IS NULL) AND source IN (SELECT s_source FROM {table s s_source:text})
-            AND id NOT IN (SELECT b_id FROM {table b b_id:id}) ORDER BY lease_until LIMIT ?",
-        set: "lease_token = ?, lease_until = {plus {now}|?}, updated_at = {now}",
-        columns: decode::LAPSED,
-    };
-    if take.sources.is_empty() {
-        return Ok(Vec::new());
-    }
-    sheet::write_out_lapsed(session, &take.project).await?;
-    let sources = Batch::texts(take.sources.iter().map(|source| &**source));
-    let except = Batch::ids(take.except.iter().copied());
-    let lapsed = [Value::Text(&take.project), Value::Batch(&sources), Value::Batch(&except), Value::Int(i64::from(take.limit))];
-    let rows = TAKE_OVER.run(session, &lapsed, &[Value::Int(take.lease.token), Value::Int(micros(take.lease.ttl))]).await?;
-    let mut taken = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let (id, _) = mend(session, D::id(row, 0)).await?;
-        taken.push(decode::lapsed::<D>(row, id));
-    }
-    Ok(taken)
 }
 
 pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Upcoming) -> Result<Outlook, Fail> {

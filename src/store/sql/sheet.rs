@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::decode;
 use super::dialect::{Batch, Dialect, Row, Value, known};
 use super::insert::micros;
+use super::part::{self, Parts};
 use super::pool::{Fail, Session};
 use super::shape::{self, Matched, in_order};
 use crate::store::{Claim, Error, Held, Mark};
@@ -146,15 +147,15 @@ async fn shorten<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, keep: impl
 pub(super) async fn write_out<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<(), Fail> {
     for sheet in lock(session, held).await? {
         let asked: HashSet<_> = held.iter().filter(|held| held.token == sheet.token).map(|held| held.id).collect();
-        write_rows(session, &sheet, &asked).await?;
+        write_rows(session, &sheet, named_of(&sheet, &asked)).await?;
         shorten(session, &sheet, |id| !asked.contains(id)).await?;
     }
     Ok(())
 }
 
 /// The same for what is on a project's sheets whose lease has run out. Rows that somebody else holds stay on their sheet, for another time:
-/// they must not keep the others waiting.
-pub(super) async fn write_out_lapsed<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<(), Fail> {
+/// they must not keep the others waiting. Nor must those that the database refuses to change, if it is done in parts.
+pub(super) async fn write_out_lapsed<D: Dialect>(session: &mut Session<D>, project: &str, mut parts: Option<&mut Parts>) -> Result<(), Fail> {
     let sql = session.sql("sheets_lapsed", || {
         format!("SELECT {SHEET} FROM {{sheet}} WHERE project = ? AND lease_until <= {{now}} AND token > ? ORDER BY token LIMIT ? {{skip}}")
     });
@@ -169,7 +170,10 @@ pub(super) async fn write_out_lapsed<D: Dialect>(session: &mut Session<D>, proje
             let sheet = read::<D>(&row)?;
             after = sheet.token;
             let free = free(session, &sheet.ids).await?;
-            write_rows(session, &sheet, &free).await?;
+            match parts.as_deref_mut() {
+                None => write_rows(session, &sheet, named_of(&sheet, &free)).await?,
+                Some(parts) => write_most(session, &sheet, named_of(&sheet, &free), parts).await?,
+            }
             let left = waiting(session, &sheet.ids).await?;
             shorten(session, &sheet, |id| left.contains(id)).await?;
             written += sheet.ids.len() - left.len();
@@ -182,20 +186,41 @@ pub(super) async fn write_out_lapsed<D: Dialect>(session: &mut Session<D>, proje
 }
 
 /// Has messages of a sheet be held by their own rows; the sheet stays as it is.
-async fn write_rows<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, asked: &HashSet<Uuid>) -> Result<(), Fail> {
+async fn write_rows<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, ids: Vec<Uuid>) -> Result<(), Fail> {
     const WRITE_OUT: Matched = Matched {
         names: ["write_out", "write_out_lock"],
         columns: "b_id:id",
         set: "attempts = {raised}, state = 'sending', lease_token = ?, lease_node = ?, attempt_started_at = ?, lease_until = ?, updated_at = {now}",
         condition: "{waits}",
     };
-    let mut ids: Vec<_> = sheet.ids.iter().copied().filter(|id| asked.contains(id)).collect();
-    ids.sort_unstable();
     let lead = [Value::Int(sheet.token), Value::Text(&sheet.node), Value::Time(sheet.begun_at), Value::Time(sheet.lease_until)];
     if !ids.is_empty() {
         WRITE_OUT.run(session, &Batch::ids(ids), &lead).await?;
     }
     Ok(())
+}
+
+/// The same of those that the database takes: what it refuses is halved.
+async fn write_most<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, ids: Vec<Uuid>, parts: &mut Parts) -> Result<(), Fail> {
+    let mut left = vec![ids];
+    while let Some(mut ids) = left.pop()
+        && !parts.are_over()
+    {
+        part::begin(session).await?;
+        let written = write_rows(session, sheet, ids.clone()).await;
+        if parts.end(session, written).await?.is_none() && ids.len() > 1 {
+            let rest = ids.split_off(ids.len() / 2);
+            left.extend([rest, ids]);
+        }
+    }
+    Ok(())
+}
+
+/// Those of these messages that a sheet names, in the order in which rows are changed everywhere.
+fn named_of(sheet: &Sheet, asked: &HashSet<Uuid>) -> Vec<Uuid> {
+    let mut ids: Vec<_> = sheet.ids.iter().copied().filter(|id| asked.contains(id)).collect();
+    ids.sort_unstable();
+    ids
 }
 
 /// Prolongs the leases of sheets, which name from then on only what still waits; answers what of `held` they hold.

@@ -7,6 +7,7 @@ use super::decode;
 use super::dialect::{Batch, Dialect, Row, Value};
 use super::insert::micros;
 use super::nodes::{LAPSED, MOST_KINDS, foreign, is_true, kinds, known, orphaned};
+use super::part::Parts;
 use super::pool::{Fail, Session};
 use super::shape::Picked;
 use super::sheet;
@@ -122,7 +123,8 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     let rows = SOURCELESS.run(session, &pick, &set).await?;
     gather(session, &rows, "no_source", &mut taken).await?;
 
-    sheet::write_out_lapsed(session, &strays.project).await?;
+    let mut sheets = Parts::within(session.core.timeout);
+    sheet::write_out_lapsed(session, &strays.project, Some(&mut sheets)).await?;
     let names = Batch::texts(strays.sources.iter().map(|source| &**source).chain(known.iter().map(String::as_str)));
     let pick = [project, Value::Batch(&names), age, Value::Int(left(&taken))];
     let rows = ORPHANED.run(session, &pick, &set).await?;

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use redrive::message::{AttemptOutcome, Entry, State};
+use redrive::message::{AttemptOutcome, Entry, Key, State};
 use redrive::retry;
-use redrive::store::{Completion, Due, Held, Insert, Lapsed, Lease, NewMessage, TakeOver};
+use redrive::store::{Completion, Due, Error, Held, Insert, Lapsed, Lease, NewMessage, TakeOver};
 
 use super::fixture::{Fixture, LONG, NONE, SHORT, failed, message, refused, sorted, succeeded};
 use crate::support::assert_near;
@@ -228,4 +228,41 @@ pub(crate) async fn what_is_excepted_is_not_taken_over(cx: Fixture) {
     assert_eq!(taken(vec![put[1], uuid::Uuid::now_v7()]).await, sorted(vec![put[0], put[2]]));
     assert!(cx.outlook(&["billing"]).await.lapsed, "it is not forgotten");
     assert_eq!(taken(vec![]).await, [put[1]]);
+}
+
+pub(crate) async fn one_that_is_refused_keeps_no_other_from_being_taken_over(cx: Fixture) {
+    let keyed = |key: &str| NewMessage { key: Some(Key::Text(key.to_owned())), ..message("billing") };
+    let some = || ["a", "bad", "b", "c"].map(keyed);
+    // Held by their own rows, and by a claim.
+    let (by_rows, by_claim) = (some().map(|new| NewMessage { leased: true, ..new }), some());
+    let good: Vec<_> = [&by_rows, &by_claim].iter().flat_map(|four| [four[0].id, four[2].id, four[3].id]).collect();
+    let insert = Insert { lease: cx.lease(SHORT), ..cx.insertion(by_rows.to_vec()) };
+    let token = insert.lease.token;
+    cx.store().await.insert(insert).await.unwrap();
+    cx.insert(by_claim.to_vec()).await;
+    let mut claim = cx.claim_of("billing");
+    claim.lease.ttl = SHORT;
+    assert_eq!(cx.claim(claim).await.rows.len(), 4);
+    // As the table's owner may have it.
+    let (refuse, allow) = if cx.backend.is_sqlite() {
+        let moved = format!("NEW.msg_key = 'bad' AND NEW.lease_token NOT IN (0, {token})");
+        let refuse = format!("CREATE TRIGGER unmoved BEFORE UPDATE ON resend_log WHEN {moved} BEGIN SELECT RAISE(ABORT, 'no'); END");
+        (refuse, "DROP TRIGGER unmoved")
+    } else {
+        let unmoved = format!("msg_key <> 'bad' OR lease_token IN (0, {token})");
+        (format!("ALTER TABLE resend_log ADD CONSTRAINT unmoved CHECK ({unmoved})"), "ALTER TABLE resend_log DROP CONSTRAINT unmoved")
+    };
+    cx.sql(&refuse).await;
+    tokio::time::sleep(SHORT * 2).await;
+    let mut taken = Vec::new();
+    for _ in 0..3 {
+        let some = take_over(&cx, TakeOver { limit: 2, ..cx.take_over_of(&["billing"]) }).await;
+        assert_eq!(some.len(), 2);
+        taken.extend(some.into_iter().map(|row| row.id));
+    }
+    assert_eq!(sorted(taken), sorted(good));
+    let refused = cx.store().await.take_over(cx.take_over_of(&["billing"])).await;
+    assert!(matches!(refused, Err(Error::Refused(_))), "what is left is told of: {refused:?}");
+    cx.sql(allow).await;
+    assert_eq!(take_over(&cx, cx.take_over_of(&["billing"])).await.len(), 2);
 }

@@ -1,0 +1,154 @@
+//! What one writer of outcomes has before it: batches, and what has to wait.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+use super::Report;
+use crate::engine::portion::Portion;
+use crate::store::{Completion, Error, Held};
+use crate::telemetry::throttle::Throttle;
+
+/// How long to wait before what could not be written is tried again, at first and at the most.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// How long what somebody else has locked, or the store did not take by itself, is left alone.
+const ASIDE_WAIT: Duration = Duration::from_secs(1);
+/// So many that the store refused before are tried at once.
+const REFUSED_AT_ONCE: usize = 32;
+
+/// Attempts that ended, and what is written of each.
+#[derive(Debug)]
+pub(super) struct Outcomes {
+    pub(super) reports: Vec<Report>,
+    pub(super) completions: Arc<Vec<Completion>>,
+    /// Whether a try that failed may have written some of them.
+    pub(super) is_repeated: bool,
+}
+
+impl Outcomes {
+    pub(super) fn of(pairs: impl IntoIterator<Item = (Report, Completion)>, is_repeated: bool) -> Self {
+        let (reports, completions) = pairs.into_iter().unzip();
+        Self { reports, completions: Arc::new(completions), is_repeated }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.reports.len()
+    }
+
+    /// Leaves so many; answers the others.
+    pub(super) fn split_off(&mut self, count: usize) -> Self {
+        let completions = Arc::make_mut(&mut self.completions).split_off(count);
+        Self { reports: self.reports.split_off(count), completions: Arc::new(completions), is_repeated: self.is_repeated }
+    }
+
+    /// Those of which this holds, and those of which it does not.
+    pub(super) fn partition(self, holds: impl Fn(&Completion) -> bool) -> (Self, Self) {
+        let is_repeated = self.is_repeated;
+        let (these, those): (Vec<_>, Vec<_>) = self.pairs().partition(|(_, completion)| holds(completion));
+        (Self::of(these, is_repeated), Self::of(those, is_repeated))
+    }
+
+    fn pairs(self) -> impl Iterator<Item = (Report, Completion)> {
+        self.reports.into_iter().zip(Arc::unwrap_or_clone(self.completions))
+    }
+}
+
+/// What one worker has of its own.
+pub(super) struct Desk {
+    pub(super) rng: StdRng,
+    pub(super) failures: Throttle,
+    /// How many outcomes are written at once.
+    pub(super) portion: Portion,
+    wait: Duration,
+    /// Outcomes of messages that somebody else has locked, and those that the store did not take by themselves; and when they are tried again if
+    /// there are any.
+    pub(super) aside: Vec<(Report, Completion)>,
+    pub(super) again: Instant,
+    /// Of those aside the ones that an earlier try may have written.
+    unsure: HashSet<Held>,
+    /// Since when the store has refused outcomes, each by itself.
+    refused: HashMap<Held, Instant>,
+}
+
+impl Desk {
+    /// One that writes at most so many outcomes at once.
+    pub(super) fn new(rng: StdRng, batch: usize) -> Self {
+        Self {
+            rng,
+            failures: Throttle::new(10, Duration::from_secs(1)),
+            portion: Portion::new(batch),
+            wait: FIRST_WAIT,
+            aside: Vec::new(),
+            again: Instant::now(),
+            unsure: HashSet::new(),
+            refused: HashMap::new(),
+        }
+    }
+
+    /// So many were written at once.
+    pub(super) fn wrote(&mut self, count: usize) {
+        self.wait = FIRST_WAIT;
+        self.portion.worked(count, Instant::now());
+    }
+
+    /// How long to wait after one more failure in a row.
+    pub(super) fn wait(&mut self) -> Duration {
+        let wait = self.wait;
+        self.wait = (wait * 2).min(LONGEST_WAIT);
+        wait
+    }
+
+    /// Has outcomes tried another time.
+    pub(super) fn lay_aside(&mut self, outcomes: Outcomes) {
+        if self.aside.is_empty() {
+            self.again = Instant::now() + ASIDE_WAIT;
+        }
+        if outcomes.is_repeated {
+            self.unsure.extend(outcomes.completions.iter().map(|completion| completion.held));
+        }
+        self.aside.extend(outcomes.pairs());
+    }
+
+    /// The halves of a batch that the store refuses, the one to be written next behind the other. Most of those that it refused before are left for
+    /// another time: that it takes the whole batch shows soon enough that it refuses them no more.
+    pub(super) fn halves(&mut self, outcomes: Outcomes, error: &Error) -> [Outcomes; 2] {
+        let (batch, is_told) = (outcomes.count(), outcomes.is_repeated);
+        let (mut before, others) = outcomes.partition(|completion| self.refused.contains_key(&completion.held));
+        if !is_told && others.count() > 0 {
+            tracing::warn!(error = error.to_string(), batch, "a batch of outcomes was refused; those that the database takes are written");
+        }
+        // These go before those that are refused once more, so that the next time it is their turn.
+        if before.count() > REFUSED_AT_ONCE {
+            let later = before.split_off(REFUSED_AT_ONCE);
+            self.lay_aside(later);
+        }
+        // On PostgreSQL a batch may be two statements, each for itself.
+        let mut first = Outcomes::of(before.pairs().chain(others.pairs()), true);
+        let rest = first.split_off(first.count().div_ceil(2));
+        [rest, first]
+    }
+
+    /// Since when the store has refused this outcome; `None` if this is the first time.
+    pub(super) fn refused_since(&mut self, held: &Held, now: Instant) -> Option<Instant> {
+        // That it refuses it says that it was not written before.
+        self.unsure.remove(held);
+        let since = self.refused.get(held).copied();
+        if since.is_none() {
+            self.refused.insert(*held, now);
+        }
+        since
+    }
+
+    /// Forgets an outcome that is dealt with; answers whether a try before it was laid aside may have written it.
+    pub(super) fn forget(&mut self, held: &Held) -> bool {
+        // Nearly always there are none.
+        if !self.refused.is_empty() {
+            self.refused.remove(held);
+        }
+        !self.unsure.is_empty() && self.unsure.remove(held)
+    }
+}

@@ -1,0 +1,117 @@
+//! What a claimer remembers from one claim to the next, and how much it asks for.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::portion::Portion;
+use super::walk::Walk;
+use crate::store::{Claimed, Error};
+use crate::telemetry::throttle::Throttle;
+
+/// A claim that waited longer than this for others of its source is followed by one that takes so many times as much: what one claim costs, and the
+/// wait for its turn, are then borne by more messages.
+const CROWDED: Duration = Duration::from_millis(3);
+const CROWDED_BATCHES: u32 = 5;
+
+/// The drain of one lane's queues.
+#[derive(Debug)]
+pub(super) struct Drain {
+    pub(super) walk: Walk,
+    /// The levels, as a set, of which something was taken since they were last found empty.
+    pub(super) took: u16,
+    pub(super) ordered: Throttle,
+    usual: u32,
+    /// Whether the last claim waited for those of other nodes.
+    is_crowded: bool,
+    portion: Portion,
+    /// About what a message weighs at the least, if not all that were asked for fitted; else 0.
+    weight: u64,
+}
+
+impl Drain {
+    /// One that usually claims so many messages at once.
+    pub(super) fn new(usual: u32) -> Self {
+        let portion = Portion::new(usual.saturating_mul(CROWDED_BATCHES) as usize);
+        let ordered = Throttle::new(1, Duration::from_secs(60));
+        Self { walk: Walk::default(), took: 0, ordered, usual, is_crowded: false, portion, weight: 0 }
+    }
+
+    /// At most so many messages are claimed next.
+    pub(super) const fn batch(&self) -> u32 {
+        if self.is_crowded { self.usual.saturating_mul(CROWDED_BATCHES) } else { self.usual }
+    }
+
+    /// How many messages a claim asks for that has so many places and bytes for them. The store reads all that it is asked for, headers and keys too,
+    /// and leaves behind what does not fit: where that was so, no more than twice what probably fits is asked for.
+    pub(super) fn limit(&self, places: u32, max_bytes: u64) -> u32 {
+        let portion = u32::try_from(self.portion.size()).unwrap_or(u32::MAX);
+        let fitting = max_bytes.checked_div(self.weight).map_or(u32::MAX, |count| u32::try_from(count.saturating_mul(2)).unwrap_or(u32::MAX));
+        places.min(portion).min(fitting).max(1)
+    }
+
+    /// A claim for so many bytes was made.
+    pub(super) fn made(&mut self, claimed: &Claimed, max_bytes: u64, now: Instant) {
+        self.is_crowded = claimed.waited > CROWDED;
+        self.portion.worked(claimed.rows.len(), now);
+        // What comes next may be lighter.
+        self.weight = if claimed.cut { max_bytes / (claimed.rows.len() as u64).max(1) } else { self.weight / 2 };
+    }
+
+    /// A claim of so many messages on this level failed.
+    pub(super) fn failed(&mut self, level: u8, limit: u32, error: &Error, now: Instant) {
+        self.walk.end(level);
+        self.portion.failed(limit as usize, error, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::{Row, Unusable};
+
+    const BYTES: u64 = 8 << 20;
+
+    fn claimed(count: usize, cut: bool) -> Claimed {
+        let row = Row::Unusable(Unusable { id: Uuid::nil(), epoch: 1, attempt: 1, code: "invalid_row", detail: String::new() });
+        Claimed { now: DateTime::UNIX_EPOCH, rows: vec![row; count], last: None, cut, waited: Duration::ZERO }
+    }
+
+    #[test]
+    fn no_more_is_asked_for_than_twice_what_fits() {
+        let (mut drain, now) = (Drain::new(1000), Instant::now());
+        assert_eq!(drain.limit(1000, BYTES), 1000);
+        drain.made(&claimed(8, true), BYTES, now);
+        assert_eq!((drain.limit(1000, BYTES), drain.limit(5, BYTES)), (16, 5));
+        assert_eq!((drain.limit(1000, BYTES / 4), drain.limit(1000, 0)), (4, 1), "there may be less room than there was");
+        // Those that come next are lighter.
+        for expected in [32, 64, 128, 256, 512, 1000, 1000] {
+            drain.made(&claimed(16, false), BYTES, now);
+            assert_eq!(drain.limit(1000, BYTES), expected);
+        }
+        // Where most fit, all are asked for.
+        drain.made(&claimed(600, true), BYTES, now);
+        assert_eq!(drain.limit(1000, BYTES), 1000);
+        // The first is taken whatever it weighs.
+        drain.made(&claimed(1, true), BYTES, now);
+        assert_eq!(drain.limit(1000, BYTES), 2);
+    }
+
+    #[test]
+    fn less_is_asked_for_where_claims_fail() {
+        let (mut drain, now) = (Drain::new(1000), Instant::now());
+        let slow = Error::TimedOut(Duration::from_secs(10));
+        drain.failed(0, 1000, &slow, now);
+        assert_eq!(drain.limit(1000, BYTES), 1000, "once is nothing");
+        for expected in [500, 250, 125, 62, 31, 15, 7, 3, 1, 1] {
+            let limit = drain.limit(1000, BYTES);
+            drain.failed(0, limit, &slow, now);
+            assert_eq!(drain.limit(1000, BYTES), expected);
+        }
+        drain.made(&claimed(1, false), BYTES, now);
+        assert_eq!(drain.limit(1000, BYTES), 2);
+    }
+}

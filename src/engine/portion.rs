@@ -1,0 +1,147 @@
+//! How much is asked of the store at once: less where that much fails, more again where it works.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::store::Error;
+
+/// What fails where half of it has just worked is not tried again for so long.
+const CONTENT: Duration = Duration::from_secs(60);
+
+/// A bound on batches. One that is too large for the database, in bytes or for the time that it is given, fails however often it is repeated: after
+/// it has failed twice half of it is asked for, down to one, and where that works twice as much. An outage looks the same while it lasts; once it is
+/// over the bound is gone as soon as ten batches were done.
+#[derive(Debug)]
+pub(super) struct Portion {
+    most: usize,
+    size: usize,
+    /// Whether the last one failed.
+    has_failed: bool,
+    /// Whether one has worked since the bound was last lowered.
+    has_worked: bool,
+    /// Until when no more is asked for.
+    content: Option<Instant>,
+}
+
+impl Portion {
+    /// At most so many at the best of times, one at the least.
+    pub(super) fn new(most: usize) -> Self {
+        let most = most.max(1);
+        Self { most, size: most, has_failed: false, has_worked: false, content: None }
+    }
+
+    /// How many may be asked for.
+    pub(super) const fn size(&self) -> usize {
+        self.size
+    }
+
+    /// So many were done at once.
+    pub(super) fn worked(&mut self, count: usize, now: Instant) {
+        (self.has_failed, self.has_worked) = (false, true);
+        // That a smaller one worked says nothing of a larger.
+        if self.size < self.most && count >= self.size && self.content.is_none_or(|until| until <= now) {
+            self.size = self.size.saturating_mul(2).min(self.most);
+        }
+    }
+
+    /// So many failed at once. Answers whether that may be because they are too many.
+    pub(super) fn failed(&mut self, count: usize, error: &Error, now: Instant) -> bool {
+        if !matches!(error, Error::TimedOut(_) | Error::Unavailable(_)) {
+            return false;
+        }
+        let is_lowered = self.size < self.most;
+        if std::mem::replace(&mut self.has_failed, true) || is_lowered {
+            // Less has worked since: so it is no outage, and the next try would fail as this one did.
+            self.content = (is_lowered && self.has_worked && count > 1).then(|| now + CONTENT);
+            self.has_worked = false;
+            self.size = (self.size.min(count) / 2).max(1);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gone() -> Error {
+        Error::Unavailable("gone".to_owned())
+    }
+
+    /// Tries until it works where no more than so many do; how many tries that took.
+    fn tries(portion: &mut Portion, works: usize, now: Instant) -> usize {
+        for tries in 1..100 {
+            let count = portion.size();
+            if count <= works {
+                portion.worked(count, now);
+                return tries;
+            }
+            assert!(portion.failed(count, &gone(), now));
+        }
+        panic!("it never works: {portion:?}");
+    }
+
+    #[test]
+    fn what_fails_twice_is_halved_until_it_works() {
+        let (mut portion, now) = (Portion::new(1000), Instant::now());
+        portion.worked(1000, now);
+        assert!(portion.failed(1000, &Error::TimedOut(CONTENT), now));
+        assert_eq!(portion.size(), 1000, "once is nothing");
+        portion.worked(1000, now);
+        assert!(portion.failed(1000, &gone(), now));
+        assert_eq!(portion.size(), 1000, "it was not twice in a row");
+        portion.failed(1000, &gone(), now);
+        assert_eq!(portion.size(), 500);
+        assert_eq!(tries(&mut portion, 7, now), 7);
+        for _ in 0..100 {
+            portion.failed(portion.size(), &gone(), now);
+        }
+        assert_eq!(portion.size(), 1);
+    }
+
+    #[test]
+    fn what_is_too_large_is_tried_again_only_once_a_while() {
+        let (mut portion, mut now) = (Portion::new(1000), Instant::now());
+        tries(&mut portion, 7, now);
+        assert_eq!((portion.size(), tries(&mut portion, 7, now)), (14, 2));
+        for _ in 0..100 {
+            assert_eq!(tries(&mut portion, 7, now), 1);
+        }
+        now += CONTENT;
+        assert_eq!(tries(&mut portion, 7, now), 1);
+        assert_eq!(portion.size(), 14);
+        assert_eq!((tries(&mut portion, 7, now), tries(&mut portion, 7, now)), (2, 1));
+    }
+
+    #[test]
+    fn after_an_outage_it_is_soon_as_large_as_ever() {
+        let (mut portion, now) = (Portion::new(1000), Instant::now());
+        portion.worked(1000, now);
+        for _ in 0..100 {
+            portion.failed(portion.size(), &gone(), now);
+        }
+        for _ in 0..10 {
+            assert_eq!(tries(&mut portion, 1000, now), 1);
+        }
+        assert_eq!(portion.size(), 1000);
+        // Of a small one that fails no more is known than of any other.
+        portion.failed(1, &gone(), now);
+        portion.failed(1, &gone(), now);
+        assert_eq!(portion.size(), 1);
+        portion.worked(1, now);
+        assert_eq!(portion.size(), 2);
+        // Nor does one that is not full say anything of more.
+        portion.worked(1, now);
+        assert_eq!(portion.size(), 2);
+    }
+
+    #[test]
+    fn what_has_another_reason_changes_nothing() {
+        let (mut portion, now) = (Portion::new(10), Instant::now());
+        for error in [Error::Contended(String::new()), Error::Refused(String::new()), Error::Schema(String::new())] {
+            assert!(!portion.failed(10, &error, now) && !portion.failed(10, &error, now));
+        }
+        assert_eq!(portion.size(), 10);
+    }
+}

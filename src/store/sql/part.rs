@@ -1,0 +1,66 @@
+//! Parts of a transaction. What the database refuses for good, by a CHECK or a trigger of the table's owner, ends its part and nothing else.
+
+use std::time::{Duration, Instant};
+
+use super::dialect::Dialect;
+use super::pool::{Fail, Session};
+use crate::store::Error;
+
+/// Parts take no more than this share of the time that their transaction has: what was done is to be committed, and the rest is for another.
+const SHARE: u32 = 4;
+
+/// The parts of one transaction, one after another.
+#[derive(Debug)]
+pub(super) struct Parts {
+    until: Instant,
+    /// Why the database refused one of them.
+    refused: Option<Error>,
+}
+
+impl Parts {
+    /// Those of a transaction that has so long and begins now.
+    pub(super) fn within(time: Duration) -> Self {
+        Self { until: Instant::now() + time / SHARE, refused: None }
+    }
+
+    /// Whether there is no time for another.
+    pub(super) fn are_over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+
+    /// Ends a part with what it came to; `None` if the database refused it, and then nothing of it is left.
+    pub(super) async fn end<D: Dialect, T>(&mut self, session: &mut Session<D>, part: Result<T, Fail>) -> Result<Option<T>, Fail> {
+        let (done, refused) = match part {
+            Ok(done) => (Some(done), None),
+            Err(fail) => (None, Some(refusal(session, fail)?)),
+        };
+        if refused.is_some() {
+            session.script("ROLLBACK TO SAVEPOINT a_part".to_owned()).await?;
+            self.refused = refused;
+        }
+        session.script("RELEASE SAVEPOINT a_part".to_owned()).await?;
+        Ok(done)
+    }
+
+    /// Why the database refused one of them, if it did.
+    pub(super) fn refused(self) -> Option<Error> {
+        self.refused
+    }
+}
+
+/// Begins a part.
+pub(super) async fn begin<D: Dialect>(session: &mut Session<D>) -> Result<(), Fail> {
+    Ok(session.script("SAVEPOINT a_part".to_owned()).await?)
+}
+
+/// Why the database refused something for good; any other failure is given back.
+fn refusal<D: Dialect>(session: &Session<D>, fail: Fail) -> Result<Error, Fail> {
+    match fail {
+        Fail::Sql(error) => match session.core.judge(&error) {
+            refused @ Error::Refused(_) => Ok(refused),
+            _ => Err(Fail::Sql(error)),
+        },
+        Fail::Store(refused @ Error::Refused(_)) => Ok(refused),
+        fail @ Fail::Store(_) => Err(fail),
+    }
+}
