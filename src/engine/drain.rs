@@ -38,16 +38,16 @@ impl Drain {
     }
 
     /// At most so many messages are claimed next.
-    pub(super) const fn batch(&self) -> u32 {
-        if self.is_crowded { self.usual.saturating_mul(CROWDED_BATCHES) } else { self.usual }
+    pub(super) fn batch(&self) -> u32 {
+        let batch = if self.is_crowded { self.usual.saturating_mul(CROWDED_BATCHES) } else { self.usual };
+        batch.min(u32::try_from(self.portion.size()).unwrap_or(u32::MAX))
     }
 
     /// How many messages a claim asks for that has so many places and bytes for them. The store reads all that it is asked for, headers and keys too,
     /// and leaves behind what does not fit: where that was so, no more than twice what probably fits is asked for.
     pub(super) fn limit(&self, places: u32, max_bytes: u64) -> u32 {
-        let portion = u32::try_from(self.portion.size()).unwrap_or(u32::MAX);
         let fitting = max_bytes.checked_div(self.weight).map_or(u32::MAX, |count| u32::try_from(count.saturating_mul(2)).unwrap_or(u32::MAX));
-        places.min(portion).min(fitting).max(1)
+        places.min(fitting).max(1)
     }
 
     /// A claim for so many bytes was made.
@@ -105,13 +105,12 @@ mod tests {
         let (mut drain, now) = (Drain::new(1000), Instant::now());
         let slow = Error::TimedOut(Duration::from_secs(10));
         drain.failed(0, 1000, &slow, now);
-        assert_eq!(drain.limit(1000, BYTES), 1000, "once is nothing");
+        assert_eq!(drain.batch(), 1000, "once is nothing");
         for expected in [500, 250, 125, 62, 31, 15, 7, 3, 1, 1] {
-            let limit = drain.limit(1000, BYTES);
-            drain.failed(0, limit, &slow, now);
-            assert_eq!(drain.limit(1000, BYTES), expected);
+            drain.failed(0, drain.batch(), &slow, now);
+            assert_eq!(drain.batch(), expected, "no more places are taken than are asked for");
         }
         drain.made(&claimed(1, false), BYTES, now);
-        assert_eq!(drain.limit(1000, BYTES), 2);
+        assert_eq!(drain.batch(), 2);
     }
 }

@@ -10,8 +10,8 @@ use crate::store::Error;
 const CONTENT: Duration = Duration::from_secs(60);
 
 /// A bound on batches. One that is too large for the database, in bytes or for the time that it is given, fails however often it is repeated: after
-/// it has failed twice half of it is asked for, down to one, and where that works twice as much. An outage looks the same while it lasts; once it is
-/// over the bound is gone as soon as ten batches were done.
+/// it has failed twice in a row half of it is asked for, at once half of that if it fails too, down to one, and where that works twice as much. An
+/// outage looks the same while it lasts; once it is over the bound is gone as soon as ten batches were done.
 #[derive(Debug)]
 pub(super) struct Portion {
     most: usize,
@@ -51,7 +51,8 @@ impl Portion {
             return false;
         }
         let is_lowered = self.size < self.most;
-        if std::mem::replace(&mut self.has_failed, true) || is_lowered {
+        // Once less has worked a single failure says no more than one at the best of times.
+        if std::mem::replace(&mut self.has_failed, true) || (is_lowered && !self.has_worked) {
             // Less has worked since: so it is no outage, and the next try would fail as this one did.
             self.content = (is_lowered && self.has_worked && count > 1).then(|| now + CONTENT);
             self.has_worked = false;
@@ -104,14 +105,14 @@ mod tests {
     fn what_is_too_large_is_tried_again_only_once_a_while() {
         let (mut portion, mut now) = (Portion::new(1000), Instant::now());
         tries(&mut portion, 7, now);
-        assert_eq!((portion.size(), tries(&mut portion, 7, now)), (14, 2));
+        assert_eq!((portion.size(), tries(&mut portion, 7, now)), (14, 3));
         for _ in 0..100 {
             assert_eq!(tries(&mut portion, 7, now), 1);
         }
         now += CONTENT;
         assert_eq!(tries(&mut portion, 7, now), 1);
         assert_eq!(portion.size(), 14);
-        assert_eq!((tries(&mut portion, 7, now), tries(&mut portion, 7, now)), (2, 1));
+        assert_eq!((tries(&mut portion, 7, now), tries(&mut portion, 7, now)), (3, 1));
     }
 
     #[test]
@@ -134,6 +135,21 @@ mod tests {
         // Nor does one that is not full say anything of more.
         portion.worked(1, now);
         assert_eq!(portion.size(), 2);
+    }
+
+    #[test]
+    fn one_failure_on_the_way_back_from_an_outage_is_nothing() {
+        let (mut portion, now) = (Portion::new(1000), Instant::now());
+        for _ in 0..100 {
+            portion.failed(portion.size(), &gone(), now);
+        }
+        for batch in 0..10 {
+            if [1, 6].contains(&batch) {
+                assert!(portion.failed(portion.size(), &gone(), now));
+            }
+            assert_eq!(tries(&mut portion, 1000, now), 1);
+        }
+        assert_eq!(portion.size(), 1000);
     }
 
     #[test]

@@ -21,7 +21,7 @@ const REST: u32 = 3;
 const REST_BEHIND: u32 = 1;
 
 /// A batch that may be too large for the database is tried again in smaller ones, so many times in a row and each after so long, before the purge
-/// is given up; the next one goes on with what it came down to.
+/// is given up; the next one goes on with what it came down to. One that can be no smaller is not tried again: it is not its size.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -63,7 +63,8 @@ impl Purge {
             let purged = match self.store.purge(self.request(total.surplus, portion)).await {
                 Ok(purged) => purged,
                 Err(error) => {
-                    if !portion.failed(portion.size(), &error, Instant::now()) || failures == TRIES {
+                    let size = portion.size();
+                    if !portion.failed(size, &error, Instant::now()) || size == 1 || failures == TRIES {
                         return Err(error);
                     }
                     failures += 1;

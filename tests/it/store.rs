@@ -140,4 +140,9 @@ mod sqlite {
     async fn a_file_that_is_written_while_it_becomes_wal_is_waited_for() {
         super::fixture::run(crate::support::Backend::Sqlite, super::prepare::a_writer_is_waited_for).await;
     }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_purge_that_can_be_no_smaller_is_not_tried_again() {
+        super::fixture::run(crate::support::Backend::Sqlite, super::purge::one_that_can_be_no_smaller_is_not_tried_again).await;
+    }
 }

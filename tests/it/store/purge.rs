@@ -1,10 +1,13 @@
 //! History goes when its time has come, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use redrive::engine;
 use redrive::message::State;
-use redrive::store::{Completion, Idempotency, Insert, NewMessage, Purge, Purged, Sweep, Swept};
+use redrive::store::{self, Completion, Error, Idempotency, Insert, NewMessage, Purge, Purged, Sweep, Swept};
 use uuid::Uuid;
 
 use super::act::one_in;
@@ -62,6 +65,33 @@ pub(crate) async fn exactly_what_is_past_its_retention(cx: Fixture) {
     }
     let attempts = cx.raw().await.number("SELECT count(*) FROM attempt_log").await;
     assert_eq!(attempts, 4, "those of three failed and of a retrying message stay");
+}
+
+/// On SQLite, where a table can be made to take no more rows, as if the disk were full.
+pub(crate) async fn one_that_can_be_no_smaller_is_not_tried_again(cx: Fixture) {
+    let id = one_in(&cx, State::Succeeded).await;
+    finished_ago(&cx, id, 1_000_000_000).await;
+    for sql in [
+        "CREATE TABLE room (n INTEGER PRIMARY KEY AUTOINCREMENT)",
+        "INSERT INTO room VALUES (9223372036854775807)",
+        "CREATE TRIGGER no_room AFTER DELETE ON resend_log BEGIN INSERT INTO room VALUES (NULL); END",
+    ] {
+        cx.sql(sql).await;
+    }
+    let tries = Arc::new(AtomicU32::new(0));
+    let counter = tries.clone();
+    let count = move |verb: &'static str, _: Duration| {
+        if verb == "purge" {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let store = store::open_observed(&cx.test.config, &cx.project, Arc::new(count)).unwrap();
+    store.prepare().await.unwrap();
+    let history = engine::config::History { batch: 1, ..engine::config::History::default() };
+    let purge = engine::purge::Purge { store, project: cx.project.clone(), history };
+    let error = purge.run(|_| true).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+    assert_eq!(tries.load(Ordering::Relaxed), 1);
 }
 
 pub(crate) async fn never_is_never(cx: Fixture) {
