@@ -29,6 +29,9 @@ const TAKE_OVER: u32 = 500;
 /// What is due next on a level that was just emptied is looked for after this at the latest; where rows come in all the time, the look
 /// that they cause does it too.
 const EMPTIED: Duration = Duration::from_millis(20);
+/// Where leases ran out and nothing could be taken over, because the database refuses it or somebody has it locked, or because it was another node's,
+/// that is tried again only after this part of a lease: meanwhile nothing is found due.
+const TAKE_OVER_REST: u32 = 6;
 /// How long a claimer waits before it looks again whether its destination still holds back publishers.
 const BLOCKED_WAIT: Duration = Duration::from_millis(250);
 
@@ -51,11 +54,12 @@ impl Poller {
     /// Asks what is due, wakes the claimers concerned and sleeps until something will be due or a lease ends, the poll interval at the most.
     pub(super) async fn scout(self: Arc<Self>) {
         let sources = self.lanes.names();
+        let mut take_over_from = Instant::now();
         loop {
             let asked = Instant::now();
             // Jitter keeps many nodes from asking in step.
             let interval = self.options.interval.get().mul_f64(rand::rng().random_range(0.9..=1.1));
-            let soonest = self.look(&sources, interval).await;
+            let soonest = self.look(&sources, interval, &mut take_over_from).await;
             let latest = asked + soonest.map_or(interval, |soon| soon.min(interval)).max(SCOUT_GAP);
             tokio::select! {
                 () = self.alarm.wait(latest) => {}
@@ -65,8 +69,9 @@ impl Poller {
         }
     }
 
-    /// One look; answers how soon the next message is due that is not due yet, or the next lease ends within the horizon.
-    async fn look(&self, sources: &[Arc<str>], horizon: Duration) -> Option<Duration> {
+    /// One look; answers how soon the next message is due that is not due yet, or the next lease ends within the horizon. Nothing is taken over before
+    /// `take_over_from`.
+    async fn look(&self, sources: &[Arc<str>], horizon: Duration, take_over_from: &mut Instant) -> Option<Duration> {
         // Levels of which it is known already are left to the claimers, which empty them: a look would pass over all that is held there.
         let queues = self.lanes.iter().map(|lane| lane.unknown()).collect();
         let outlook = match self.store.upcoming(Upcoming { project: self.project.clone(), queues, horizon }).await {
@@ -87,30 +92,38 @@ impl Poller {
                 next = Some(next.map_or(due.at, |have| have.min(due.at)));
             }
         }
-        // What is still ours is no lost attempt, however long the store was away: its outcome may be waiting to be written.
-        if outlook.lapsed
-            && let Some(locked) = self.ledger.revive(&*self.store, &self.health, outlook.now).await
-        {
-            self.take_over(sources, locked).await;
+        if outlook.lapsed && *take_over_from <= Instant::now() {
+            // What is still ours is no lost attempt, however long the store was away: its outcome may be waiting to be written.
+            let taken = match self.ledger.revive(&*self.store, &self.health, outlook.now).await {
+                Some(locked) => self.take_over(sources, locked).await,
+                None => 0,
+            };
+            if taken == 0 {
+                *take_over_from = Instant::now() + self.ledger.ttl() / TAKE_OVER_REST;
+            }
         }
         next.map(|at| clock::between(outlook.now, at))
     }
 
     /// Attempts whose lease ran out are lost: they are judged, and their messages go on. But for `own`, which could not be renewed because
-    /// somebody had them locked, and may be free by now: those are this node's still.
-    async fn take_over(&self, sources: &[Arc<str>], own: Vec<Uuid>) {
+    /// somebody had them locked, and may be free by now: those are this node's still. Answers how many there were.
+    async fn take_over(&self, sources: &[Arc<str>], own: Vec<Uuid>) -> usize {
         let lease = self.ledger.lease();
         let token = lease.token;
         let asked = Instant::now();
         let take = TakeOver { project: self.project.clone(), sources: sources.to_vec(), except: own, limit: TAKE_OVER, lease };
         let lapsed = match self.store.take_over(take).await {
             Ok(lapsed) => lapsed,
-            Err(error) => return self.health.failed("take_over", &error),
+            Err(error) => {
+                self.health.failed("take_over", &error);
+                return 0;
+            }
         };
+        let taken = lapsed.len();
         // A node that dies may leave thousands: they are looked for until there are none, and told in one line for all that are taken over at once.
         if let Some(first) = lapsed.first() {
             self.alarm.ring_by(Instant::now());
-            tracing::warn!(messages = lapsed.len(), message.id = %first.id, message.source = &*first.source, lease.node = &*first.node,
+            tracing::warn!(messages = taken, message.id = %first.id, message.source = &*first.source, lease.node = &*first.node,
                 "leases ran out without a word from their node: the attempts are lost, the messages go on");
         }
         let term = self.ledger.hold(token, asked, self.clock.at(asked), lapsed.iter().map(|row| row.id), false);
@@ -123,6 +136,7 @@ impl Poller {
             let ticket = Box::new(lost_ticket(lane.clone(), token, term.clone(), row));
             let _ = self.reports.send(Report { ticket, ending });
         }
+        taken
     }
 
     /// Claims what is due on one lane, the highest level first, as fast as the lane takes it. Only its waits are cut short when the node

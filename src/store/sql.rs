@@ -29,7 +29,7 @@ mod sqlite;
 mod strays;
 mod template;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -69,6 +69,8 @@ pub(super) fn guard(config: &Config) -> Result<Option<Guard>, Error> {
 struct SqlStore<D: Dialect> {
     core: Arc<Core<D>>,
     migrate: super::config::Migrate,
+    /// Where the last take-over in parts ended.
+    lapsed: Mutex<lapsed::Place>,
 }
 
 impl<D: Dialect> SqlStore<D> {
@@ -156,17 +158,23 @@ impl<D: Dialect> Store for SqlStore<D> {
             .core
             .observed("take_over", Work::Transaction, move |session| Box::pin(async move { lapsed::take_over(session, &whole).await }))
             .await;
-        match taken {
-            // One that is refused keeps no other from being taken over.
-            Err(Error::Refused(_)) => {
-                self.core
-                    .observed("take_over", Work::Transaction, move |session| {
-                        Box::pin(async move { lapsed::take_over_in_parts(session, &take).await })
-                    })
-                    .await
+        let place = || self.lapsed.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = match taken {
+            Ok(taken) => {
+                *place() = lapsed::Place::default();
+                return Ok(taken);
             }
-            taken => taken,
-        }
+            Err(refused @ Error::Refused(_)) => refused,
+            Err(error) => return Err(error),
+        };
+        // One that is refused keeps no other from being taken over.
+        let from = *place();
+        let (taken, to) = self
+            .core
+            .observed("take_over", Work::Transaction, move |session| Box::pin(async move { lapsed::take_over_in_parts(session, &take, from).await }))
+            .await?;
+        *place() = to;
+        if taken.is_empty() { Err(refused) } else { Ok(taken) }
     }
 
     async fn take_strays(&self, strays: Strays) -> Result<Taken, Error> {

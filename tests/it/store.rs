@@ -142,6 +142,11 @@ mod sqlite {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn lapsed_leases_that_are_refused_are_not_gone_through_anew_each_time() {
+        super::fixture::run(crate::support::Backend::Sqlite, super::lease::what_is_refused_is_not_gone_through_anew_each_time).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_purge_that_can_be_no_smaller_is_not_tried_again() {
         super::fixture::run(crate::support::Backend::Sqlite, super::purge::one_that_can_be_no_smaller_is_not_tried_again).await;
     }

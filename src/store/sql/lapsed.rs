@@ -15,7 +15,7 @@ const TAKE_OVER: Picked = Picked {
     names: ["take_over", "take_over_pick"],
     from: "FROM {log} WHERE project = ? AND state = 'sending'
         AND (lease_until <= {now} OR lease_until IS NULL) AND source IN (SELECT s_source FROM {table s s_source:text})
-        AND id NOT IN (SELECT b_id FROM {table b b_id:id}) ORDER BY lease_until LIMIT ? OFFSET ?",
+        AND id NOT IN (SELECT {once} coalesce(b_id, '00000000-0000-0000-0000-000000000000') FROM {table b b_id:id}) ORDER BY lease_until LIMIT ? OFFSET ?",
     set: "lease_token = ?, lease_until = {plus {now}|?}, updated_at = {now}",
     columns: decode::LAPSED,
 };
@@ -25,16 +25,30 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
     if take.sources.is_empty() {
         return Ok(Vec::new());
     }
-    sheet::write_out_lapsed(session, &take.project, None).await?;
+    sheet::write_out_lapsed(session, &take.project, 0, None).await?;
     next(session, take, take.limit, 0).await
 }
 
-/// Takes over what the database does not refuse, which takes longer. If it refuses all that there is, it is that which is answered.
-pub(super) async fn take_over_in_parts<D: Dialect>(session: &mut Session<D>, take: &TakeOver) -> Result<Vec<Lapsed>, Fail> {
+/// Where a take-over in parts ended, and the next one goes on: what the database refuses, however much that is, is not gone through anew each time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    /// The last sheet that was looked at.
+    sheet: i64,
+    /// So many rows that lapsed before all others are refused.
+    passed: u32,
+}
+
+/// Takes over what the database does not refuse, which takes longer; answers where it ended too.
+pub(super) async fn take_over_in_parts<D: Dialect>(
+    session: &mut Session<D>,
+    take: &TakeOver,
+    Place { sheet, mut passed }: Place,
+) -> Result<(Vec<Lapsed>, Place), Fail> {
     let mut sheets = Parts::within(session.core.timeout);
-    sheet::write_out_lapsed(session, &take.project, Some(&mut sheets)).await?;
+    let sheet = sheet::write_out_lapsed(session, &take.project, sheet, Some(&mut sheets)).await?;
     let mut parts = Parts::within(session.core.timeout);
-    let (mut taken, mut passed, mut count) = (Vec::new(), 0, take.limit);
+    // Whoever goes on was in the middle of what is refused.
+    let (mut taken, mut count) = (Vec::new(), if passed == 0 { take.limit } else { take.limit.min(1) });
     while count > 0 && !parts.are_over() {
         part::begin(session).await?;
         let done = next(session, take, count, passed).await;
@@ -43,6 +57,7 @@ pub(super) async fn take_over_in_parts<D: Dialect>(session: &mut Session<D>, tak
                 let is_last = some.len() < count as usize;
                 taken.extend(some);
                 if is_last {
+                    passed = 0;
                     break;
                 }
                 count = count.saturating_mul(2).min(take.limit.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX)));
@@ -52,10 +67,7 @@ pub(super) async fn take_over_in_parts<D: Dialect>(session: &mut Session<D>, tak
             None => count /= 2,
         }
     }
-    match parts.refused().or(sheets.refused()) {
-        Some(error) if taken.is_empty() => Err(error.into()),
-        _ => Ok(taken),
-    }
+    Ok((taken, Place { sheet, passed }))
 }
 
 /// Takes over so many at the most, behind so many that lapsed before them.

@@ -216,8 +216,8 @@ pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str, 
     told.extend(others.into_iter().rev().take(MOST_FOREIGN).map(|(_, _, source)| source));
     if !is_whole {
         // Not all groups were read: these are counted again, and the others together.
-        let sql = session
-            .sql("counts_of_some", || counted::<D>("CASE WHEN source IN (SELECT k_source FROM {table k k_source:text}) THEN {text source} END", "1"));
+        let is_told = "coalesce(source, '') IN (SELECT {once} coalesce(k_source, '') FROM {table k k_source:text})";
+        let sql = session.sql("counts_of_some", || counted::<D>(&format!("CASE WHEN {is_told} THEN {{text source}} END"), "1"));
         let names = Batch::texts(told.iter().map(String::as_str));
         sources = by_source::<D>(&session.rows(sql, &[Value::Batch(&names), Value::Text(project)].repeat(PARTS)).await?);
     }

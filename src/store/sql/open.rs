@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use url::Url;
@@ -156,7 +156,7 @@ fn store<D: Dialect>(
     observer: Observer,
 ) -> Arc<dyn Store> {
     let core = Core::new(dialect, names, timeout, keep, config.pool, one_writer, observer);
-    Arc::new(SqlStore { core: Arc::new(core), migrate: config.migrate })
+    Arc::new(SqlStore { core: Arc::new(core), migrate: config.migrate, lapsed: Mutex::default() })
 }
 
 /// Why there is no SQL to print.

@@ -6,8 +6,8 @@ use super::dialect::Dialect;
 use super::pool::{Fail, Session};
 use crate::store::Error;
 
-/// Parts take no more than this share of the time that their transaction has: what was done is to be committed, and the rest is for another.
-const SHARE: u32 = 4;
+/// Parts take no more than this share of the time that their transaction has: others wait for it meanwhile, and the rest is for another.
+const SHARE: u32 = 16;
 
 /// The parts of one transaction, one after another.
 #[derive(Debug)]

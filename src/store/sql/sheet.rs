@@ -154,17 +154,23 @@ pub(super) async fn write_out<D: Dialect>(session: &mut Session<D>, held: &[Held
 }
 
 /// The same for what is on a project's sheets whose lease has run out. Rows that somebody else holds stay on their sheet, for another time:
-/// they must not keep the others waiting. Nor must those that the database refuses to change, if it is done in parts.
-pub(super) async fn write_out_lapsed<D: Dialect>(session: &mut Session<D>, project: &str, mut parts: Option<&mut Parts>) -> Result<(), Fail> {
+/// they must not keep the others waiting. Nor must those that the database refuses to change, if it is done in parts. It begins behind the sheet with
+/// the token `after`, and answers behind which the next one should: 0 once there is none further on.
+pub(super) async fn write_out_lapsed<D: Dialect>(
+    session: &mut Session<D>,
+    project: &str,
+    mut after: i64,
+    mut parts: Option<&mut Parts>,
+) -> Result<i64, Fail> {
     let sql = session.sql("sheets_lapsed", || {
         format!("SELECT {SHEET} FROM {{sheet}} WHERE project = ? AND lease_until <= {{now}} AND token > ? ORDER BY token LIMIT ? {{skip}}")
     });
-    let (mut after, mut written) = (0, 0);
+    let (mut written, mut is_over) = (0, false);
     // Those behind sheets of which somebody holds all that is left are looked at too.
-    while written == 0 {
+    while written == 0 && !is_over {
         let rows = session.rows(sql.clone(), &[Value::Text(project), Value::Int(after), Value::Int(LAPSED)]).await?;
         if rows.is_empty() {
-            break;
+            return Ok(0);
         }
         for row in rows {
             let sheet = read::<D>(&row)?;
@@ -177,12 +183,13 @@ pub(super) async fn write_out_lapsed<D: Dialect>(session: &mut Session<D>, proje
             let left = waiting(session, &sheet.ids).await?;
             shorten(session, &sheet, |id| left.contains(id)).await?;
             written += sheet.ids.len() - left.len();
-            if written >= LAPSED_ROWS {
+            is_over = parts.as_deref().is_some_and(Parts::are_over);
+            if written >= LAPSED_ROWS || is_over {
                 break;
             }
         }
     }
-    Ok(())
+    Ok(after)
 }
 
 /// Has messages of a sheet be held by their own rows; the sheet stays as it is.

@@ -64,6 +64,30 @@ async fn an_outcome_that_stays_refused_is_given_up_and_its_message_sent_again() 
     client.app.end().await;
 }
 
+/// How many units of work of this name the store was given.
+async fn asked(client: &Client, op: &str) -> u64 {
+    let metrics = client.get("/metrics").await.text;
+    let name = format!(r#"redrive_store_seconds_count{{project="test",op="{op}"}} "#);
+    metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test]
+async fn a_lapsed_lease_that_stays_refused_is_left_alone_for_a_while() {
+    const BAD: &str = "CREATE TRIGGER bad BEFORE UPDATE ON resend_log WHEN NEW.msg_key = 'bad' BEGIN SELECT RAISE(ABORT, 'bad'); END";
+    let client = client("poller: { interval: 100ms }").await;
+    let mut other = writer(client.app.folder()).await;
+    run(&mut other, BAD).await;
+    run(&mut other, "INSERT INTO resend_log (source, msg_key, state, lease_until) VALUES ('main', 'bad', 'sending', 1)").await;
+    eventually(Duration::from_secs(10), async || (asked(&client, "take_over").await > 0).then_some(())).await;
+    let (looks, began) = (asked(&client, "upcoming").await, Instant::now());
+    eventually(Duration::from_secs(30), async || (asked(&client, "upcoming").await >= looks + 20).then_some(())).await;
+    let tries = asked(&client, "take_over").await;
+    // All at once, then in parts; and again after a sixth of a lease of 30 s.
+    let most = 2 * (2 + began.elapsed().as_secs() / 5);
+    assert!(tries <= most, "{tries}");
+    client.app.end().await;
+}
+
 #[tokio::test]
 async fn a_lease_that_is_not_renewed_keeps_no_other_from_it() {
     const HELD: &str = "SELECT count(*) FROM resend_log

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use redrive::message::{AttemptOutcome, Entry, Key, State};
 use redrive::retry;
-use redrive::store::{Completion, Due, Error, Held, Insert, Lapsed, Lease, NewMessage, TakeOver};
+use redrive::store::{self, Completion, Config, Due, Error, Held, Insert, Lapsed, Lease, NewMessage, TakeOver};
+use redrive::units::Span;
 
 use super::fixture::{Fixture, LONG, NONE, SHORT, failed, message, refused, sorted, succeeded};
 use crate::support::assert_near;
@@ -228,6 +229,31 @@ pub(crate) async fn what_is_excepted_is_not_taken_over(cx: Fixture) {
     assert_eq!(taken(vec![put[1], uuid::Uuid::now_v7()]).await, sorted(vec![put[0], put[2]]));
     assert!(cx.outlook(&["billing"]).await.lapsed, "it is not forgotten");
     assert_eq!(taken(vec![]).await, [put[1]]);
+}
+
+/// On SQLite, where rows can be made up without a server's help.
+pub(crate) async fn what_is_refused_is_not_gone_through_anew_each_time(cx: Fixture) {
+    let id = uuid::Uuid::now_v7();
+    let bad = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+        INSERT INTO resend_log (source, msg_key, state, lease_until) SELECT 'billing', 'bad', 'sending', i FROM n";
+    cx.sql(bad).await;
+    // The last of them to lapse.
+    cx.sql(&format!("INSERT INTO resend_log (id, source, state, lease_until) VALUES ('{id}', 'billing', 'sending', 2000)")).await;
+    cx.sql("CREATE TRIGGER unmoved BEFORE UPDATE ON resend_log WHEN NEW.msg_key = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END").await;
+    // No time for all of them at once.
+    let config = Config { timeout: Span::millis(200), ..cx.test.config.clone() };
+    let store = store::open(&config, &cx.project).unwrap();
+    store.prepare().await.unwrap();
+    for _ in 0..1000 {
+        match store.take_over(TakeOver { limit: 8, ..cx.take_over_of(&["billing"]) }).await {
+            Ok(taken) => {
+                assert_eq!(taken.iter().map(|row| row.id).collect::<Vec<_>>(), [id]);
+                return;
+            }
+            Err(error) => assert!(matches!(error, Error::Refused(_)) || error.is_transient(), "{error:?}"),
+        }
+    }
+    panic!("its turn never comes");
 }
 
 pub(crate) async fn one_that_is_refused_keeps_no_other_from_being_taken_over(cx: Fixture) {
