@@ -69,7 +69,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Takes, under a lease and without beginning an attempt, waiting rows that nobody can claim: of a source that neither `sources` nor a node of the
     /// project knows that lived within the last day, without a source, or with a due time that is no time. Rows younger than `min_age` are left. Rows without
-    /// a project, or without a due time, are given this project and now, and go the usual way. Those of sources that are known come first.
+    /// a project, or without a due time, are given this project and now, and go the usual way. Those of sources that are known come first. What the
+    /// database refuses to change keeps other kinds of them from nothing; only if there are no others is that answered.
     async fn take_strays(&self, strays: Strays) -> Result<Taken, Error>;
 
     /// Says that a node lives and what it knows and serves, for `ttl`, a minute at the most.

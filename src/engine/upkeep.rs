@@ -12,7 +12,7 @@ use super::Lanes;
 use super::config::Keep;
 use super::health::StoreHealth;
 use super::lease::Ledger;
-use crate::message::judge::Log;
+use crate::message::judge::{self, Log};
 use crate::message::{AttemptOutcome, State};
 use crate::outcome::cut;
 use crate::store::{Completion, Count, Error, Heartbeat, Held, LastError, Sample, Served, Store, Stray, Strays, Taken, Unserved};
@@ -153,26 +153,41 @@ impl Upkeep {
         if strays.is_empty() {
             return more;
         }
-        let completions: Vec<_> = strays.iter().map(|stray| self.failure(stray, token)).collect();
-        match self.store.complete(Arc::new(completions)).await {
-            Ok(ours) => {
-                let failed = ours.iter().filter(|ours| **ours).count();
-                (0..failed).for_each(|_| self.metrics.stray_failed());
-                let passed = self.stray_lines.lock().unwrap_or_else(PoisonError::into_inner).pass(Instant::now());
-                if let Some(held_back) = passed {
-                    let first = &strays[0];
-                    tracing::warn!(messages = failed, error.code = first.code, message.id = %first.id,
-                        message.source = cut(first.source.as_deref().unwrap_or(""), SHOWN),
-                        lines_held_back = held_back, "rows that nobody can send failed");
+        let mut failed = 0;
+        let mut parts = vec![&strays[..]];
+        while let Some(part) = parts.pop() {
+            let completions = part.iter().map(|stray| self.failure(stray, token)).collect();
+            match self.store.complete(Arc::new(completions)).await {
+                Ok(ours) => failed += self.failed(part, &ours),
+                // One that is refused keeps no other from failing.
+                Err(Error::Refused(_)) if part.len() > 1 => {
+                    let (part, rest) = part.split_at(part.len() / 2);
+                    parts.extend([rest, part]);
                 }
-                more
-            }
-            // Their lease runs out and they are found again.
-            Err(error) => {
-                self.health.failed("complete", &error);
-                false
+                // Their lease runs out and they are found again.
+                Err(error) => {
+                    self.health.failed("complete", &error);
+                    if !matches!(error, Error::Refused(_)) {
+                        return false;
+                    }
+                }
             }
         }
+        more && failed > 0
+    }
+
+    /// Tells of strays that failed, those that were ours; answers how many.
+    fn failed(&self, strays: &[Stray], ours: &[bool]) -> usize {
+        let failed: Vec<_> = strays.iter().zip(ours).filter_map(|(stray, ours)| ours.then_some(stray)).collect();
+        failed.iter().for_each(|_| self.metrics.stray_failed());
+        if let Some(first) = failed.first()
+            && let Some(held_back) = self.stray_lines.lock().unwrap_or_else(PoisonError::into_inner).pass(Instant::now())
+        {
+            tracing::warn!(messages = failed.len(), error.code = first.code, message.id = %first.id,
+                message.source = cut(first.source.as_deref().unwrap_or(""), SHOWN),
+                lines_held_back = held_back, "rows that nobody can send failed");
+        }
+        failed.len()
     }
 
     fn failure(&self, stray: &Stray, token: i64) -> Completion {
@@ -184,6 +199,10 @@ impl Upkeep {
             ("invalid_due_at", _) => "due_at is not a time at which anything can be sent".to_owned(),
             (code, _) => code.to_owned(),
         };
+        let (outcome, node, log) = match stray.lost {
+            Some(_) => (AttemptOutcome::Lost, &stray.node, judge::log(AttemptOutcome::Lost, &stray.standing)),
+            None => (AttemptOutcome::Permanent, self.ledger.node(), Log::Own),
+        };
         Completion {
             held: Held { id: stray.id, token },
             address: None,
@@ -192,15 +211,15 @@ impl Upkeep {
             begun: stray.lost.is_some(),
             state: State::Failed,
             delay: Duration::ZERO,
-            retries: stray.retries,
-            expires_at: stray.expires_at,
-            outcome: if stray.lost.is_some() { AttemptOutcome::Lost } else { AttemptOutcome::Permanent },
+            retries: stray.standing.retries,
+            expires_at: stray.standing.expires_at,
+            outcome,
             error: Some(LastError { class: "invalid".to_owned(), code: stray.code.to_owned(), detail }),
             result: None,
             started_at: stray.lost.unwrap_or_default(),
             duration: Duration::ZERO,
-            node: self.ledger.node().clone(),
-            log: if stray.lost.is_some() { Log::Insert } else { Log::Own },
+            node: node.clone(),
+            log,
             delete: self.keep.deletes(State::Failed),
         }
     }

@@ -101,7 +101,7 @@ pub const fn attempt_outcome(class: Class, lost: bool) -> AttemptOutcome {
 }
 
 /// Unreachable attempts in a row collapse into one entry, and when the log is full the last entry stands for all that follow.
-fn log(outcome: AttemptOutcome, standing: &Standing) -> Log {
+pub(crate) fn log(outcome: AttemptOutcome, standing: &Standing) -> Log {
     if outcome == AttemptOutcome::Succeeded {
         return Log::Own;
     }

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::work::Lease;
+use crate::message::Standing;
 
 /// What a node serves.
 #[derive(Clone, Debug)]
@@ -52,12 +53,12 @@ pub struct Stray {
     pub epoch: u32,
     /// The number of its last attempt.
     pub attempt: u32,
-    /// Refused attempts of this epoch.
-    pub retries: u32,
-    /// Its age limit, if it is known.
-    pub expires_at: Option<DateTime<Utc>>,
+    /// Where it stands.
+    pub standing: Standing,
     /// When its last attempt began, if that was lost: its lease ran out without a word.
     pub lost: Option<DateTime<Utc>>,
+    /// The node that lost it, if one did.
+    pub node: Arc<str>,
     /// A code for its failure: `unknown_source`, `no_source`, `invalid_due_at`.
     pub code: &'static str,
 }

@@ -187,7 +187,14 @@ impl<D: Dialect> Store for SqlStore<D> {
         {
             return Ok(Taken::default());
         }
-        self.core.observed("take_strays", Work::Transaction, move |session| Box::pin(async move { strays::take(session, &strays).await })).await
+        let (taken, refused) = self
+            .core
+            .observed("take_strays", Work::Transaction, move |session| Box::pin(async move { strays::take(session, &strays).await }))
+            .await?;
+        match refused {
+            Some(error) if taken.strays.is_empty() && !taken.more => Err(error),
+            _ => Ok(taken),
+        }
     }
 
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 mod chunks;
 mod files;
 mod health;
+mod strays;
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::TcpListener;

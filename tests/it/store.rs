@@ -64,7 +64,8 @@ macro_rules! conformance {
                 it_is_claimed_or_cancelled_never_both it_is_claimed_or_a_stray_never_both;
             strays:
                 an_unknown_source_is_taken_once_old_enough what_a_node_knew_within_the_last_day_is_left
-                what_a_dead_node_was_sending_for_a_source_of_nobody without_a_source at_most_the_limit of_however_many_sources_all_are_taken_in_one_go
+                what_a_dead_node_was_sending_for_a_source_of_nobody who_lost_it_and_what_is_on_record_is_told
+                one_that_is_refused_keeps_no_other_kind_from_being_taken without_a_source at_most_the_limit of_however_many_sources_all_are_taken_in_one_go
                 what_lacks_a_project_or_a_due_time_is_given_it_up_to_the_limit what_is_served_comes_before_what_nobody_serves neighbours_are_left_alone;
             outlook:
                 the_earliest_of_each_source_and_level only_of_the_levels_asked_for nothing_of_others a_lapsed_lease_is_told the_next_end_of_a_lease_is_told_beforehand unserved_rows_are_told

@@ -116,7 +116,7 @@ fn policy<D: Dialect>(row: &Row<D>, retry: usize, max_retries: usize) -> Result<
     Ok(overrides)
 }
 
-fn standing<D: Dialect>(row: &Row<D>, retries: u32, expires_at: Option<DateTime<Utc>>, log: usize) -> Standing {
+pub(super) fn standing<D: Dialect>(row: &Row<D>, retries: u32, expires_at: Option<DateTime<Utc>>, log: usize) -> Standing {
     let outcome = maybe_text::<D>(row, log + 2).and_then(|text| text.parse::<AttemptOutcome>().ok());
     let logged = about::<D>(row, log);
     let last_entry = outcome.filter(|_| logged > 0).map(|outcome| Entry { number: about::<D>(row, log + 1), outcome });

@@ -7,15 +7,18 @@ use super::decode;
 use super::dialect::{Batch, Dialect, Row, Value};
 use super::insert::micros;
 use super::nodes::{LAPSED, MOST_KINDS, foreign, is_true, kinds, known, orphaned};
-use super::part::Parts;
+use super::part::{self, Parts};
 use super::pool::{Fail, Session};
 use super::shape::Picked;
 use super::sheet;
-use crate::store::{Stray, Strays, Taken};
+use crate::store::{Error, Stray, Strays, Taken};
 
 const STRAY_SET: &str =
     "state = 'sending', lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = NULL, updated_at = {now}";
-const STRAY: &str = "id, {text source}, epoch, attempts, retries, {time expires_at}, {time attempt_started_at}";
+const STRAY: &str = "id, {text source}, epoch, attempts, retries, {time expires_at}, log_count, log_tail, {text log_tail_outcome}";
+/// Of one whose attempt may be lost also when that began, and the node.
+const ORPHAN: &str = "id, {text source}, epoch, attempts, retries, {time expires_at}, log_count, log_tail, {text log_tail_outcome},
+    {time attempt_started_at}, {text lease_node}";
 
 /// The latest due time of a queue, if it is none at which anything is ever sent: it sorts last.
 const TIMELESS_LAST: &str = "(SELECT due_at FROM {log} {claim-index} WHERE project = ? AND source = b_source AND level = n_level AND {dated}
@@ -38,14 +41,15 @@ const SOURCELESS: Picked = Picked {
     set: STRAY_SET,
     columns: STRAY,
 };
-/// What another node was sending, or failing, when it died, and whose source nobody knows any more.
+/// What another node was sending, or failing, when it died, and whose source nobody knows any more. The node stays as it is: it is the one that lost
+/// the attempt.
 const ORPHANED: Picked = Picked {
     names: ["strays_orphaned", "strays_orphaned_pick"],
     from: "FROM {log} WHERE project = ? AND state = 'sending' AND (lease_until <= {now} OR lease_until IS NULL)
         AND ({sourceless} OR source NOT IN (SELECT s_source FROM {table s s_source:text}))
         AND created_at <= {plus {now}|?} ORDER BY lease_until LIMIT ?",
-    set: "lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, updated_at = {now}",
-    columns: STRAY,
+    set: "lease_token = ?, lease_until = {plus {now}|?}, updated_at = {now}",
+    columns: ORPHAN,
 };
 const TIMELESS: Picked = Picked {
     names: ["strays_timeless", "strays_timeless_pick"],
@@ -90,13 +94,14 @@ pub(super) fn any<'a>(strays: &'a Strays, own: &'a Batch<'a>) -> (String, Vec<Va
     (any, [&[project, project, sources, project, sources, sources, project, project][..], &names].concat())
 }
 
-pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<Taken, Fail> {
+/// Each pick is a part: what the database refuses of one keeps the others from nothing, and is answered beside what was done.
+pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<(Taken, Option<Error>), Fail> {
     let project = Value::Text(&strays.project);
     let age = Value::Int(-micros(strays.min_age));
     let limit = Value::Int(i64::from(strays.limit));
     let set = [Value::Int(strays.lease.token), Value::Int(micros(strays.lease.ttl)), Value::Text(&strays.lease.node)];
-    let is_full = |rows: Vec<Row<D>>| rows.len() >= strays.limit as usize;
-    let mut more = is_full(HOMELESS.run(session, &[age, limit], &[project]).await?);
+    let mut parts = Parts::within(session.core.timeout);
+    let mut more = adopt(session, &mut parts, &HOMELESS, &[age, limit], &[project]).await? >= strays.limit as usize;
     let mut taken: Vec<Stray> = Vec::new();
     let left = |taken: &Vec<Stray>| i64::from(strays.limit).saturating_sub(i64::try_from(taken.len()).unwrap_or(i64::MAX));
 
@@ -110,28 +115,22 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     for (source, level, odd) in oddities(session, &strays.project, own.chain(others)).await? {
         if odd.undated {
             let pick = [project, Value::Text(&source), Value::Int(level), age, limit];
-            more |= is_full(UNDATED.run(session, &pick, &[]).await?);
+            more |= adopt(session, &mut parts, &UNDATED, &pick, &[]).await? >= strays.limit as usize;
         }
         if odd.timeless {
             let pick = [project, Value::Text(&source), Value::Int(level), age, Value::Int(left(&taken))];
-            let rows = TIMELESS.run(session, &pick, &set).await?;
-            gather(session, &rows, "invalid_due_at", &mut taken).await?;
+            taken.extend(gather(session, &mut parts, &TIMELESS, &pick, &set, "invalid_due_at").await?);
         }
     }
 
     let pick = [project, age, Value::Int(left(&taken))];
-    let rows = SOURCELESS.run(session, &pick, &set).await?;
-    gather(session, &rows, "no_source", &mut taken).await?;
+    taken.extend(gather(session, &mut parts, &SOURCELESS, &pick, &set, "no_source").await?);
 
     let mut sheets = Parts::within(session.core.timeout);
-    sheet::write_out_lapsed(session, &strays.project, Some(&mut sheets)).await?;
+    sheet::write_out_lapsed(session, &strays.project, 0, Some(&mut sheets)).await?;
     let names = Batch::texts(strays.sources.iter().map(|source| &**source).chain(known.iter().map(String::as_str)));
     let pick = [project, Value::Batch(&names), age, Value::Int(left(&taken))];
-    let rows = ORPHANED.run(session, &pick, &set).await?;
-    for row in &rows {
-        let stray = stray(session, row, "unknown_source").await?;
-        taken.push(Stray { lost: decode::maybe_time::<D>(row, 6), ..stray });
-    }
+    taken.extend(gather(session, &mut parts, &ORPHANED, &pick, &set[..2], "unknown_source").await?);
 
     let before = taken.len();
     for source in kinds.iter().filter(|source| !known.contains(*source) && !is_own(source)) {
@@ -140,33 +139,62 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
         }
         sheet::turn(session, &strays.project, source).await?;
         let pick = [project, Value::Text(source), age, Value::Int(left(&taken))];
-        let rows = UNKNOWN.run(session, &pick, &set).await?;
-        gather(session, &rows, "unknown_source", &mut taken).await?;
+        taken.extend(gather(session, &mut parts, &UNKNOWN, &pick, &set, "unknown_source").await?);
     }
     // Where there are more kinds than were looked through, the next come to light once these are gone.
     let is_cut_short = kinds.len() >= usize::try_from(MOST_KINDS).unwrap_or(usize::MAX);
     more |= left(&taken) <= 0 || (is_cut_short && taken.len() > before);
-    Ok(Taken { strays: taken, more })
+    Ok((Taken { strays: taken, more }, parts.refused()))
 }
 
-async fn gather<D: Dialect>(session: &mut Session<D>, rows: &[Row<D>], code: &'static str, taken: &mut Vec<Stray>) -> Result<(), Fail> {
-    for row in rows {
-        taken.push(stray(session, row, code).await?);
+/// Gives rows what they lack; answers how many there were.
+async fn adopt<D: Dialect>(session: &mut Session<D>, parts: &mut Parts, pick: &Picked, from: &[Value<'_>], set: &[Value<'_>]) -> Result<usize, Fail> {
+    part::begin(session).await?;
+    let rows = pick.run(session, from, set).await;
+    Ok(parts.end(session, rows).await?.map_or(0, |rows| rows.len()))
+}
+
+/// Takes rows that are to fail.
+async fn gather<D: Dialect>(
+    session: &mut Session<D>,
+    parts: &mut Parts,
+    pick: &Picked,
+    from: &[Value<'_>],
+    set: &[Value<'_>],
+    code: &'static str,
+) -> Result<Vec<Stray>, Fail> {
+    part::begin(session).await?;
+    let strays = picked(session, pick, from, set, code).await;
+    Ok(parts.end(session, strays).await?.unwrap_or_default())
+}
+
+async fn picked<D: Dialect>(
+    session: &mut Session<D>,
+    pick: &Picked,
+    from: &[Value<'_>],
+    set: &[Value<'_>],
+    code: &'static str,
+) -> Result<Vec<Stray>, Fail> {
+    let rows = pick.run(session, from, set).await?;
+    let mut strays = Vec::with_capacity(rows.len());
+    for row in &rows {
+        strays.push(stray(session, row, code, pick.columns == ORPHAN).await?);
     }
-    Ok(())
+    Ok(strays)
 }
 
-/// A row that was taken, as one of which no attempt was lost.
-async fn stray<D: Dialect>(session: &mut Session<D>, row: &Row<D>, code: &'static str) -> Result<Stray, Fail> {
+/// A row that was taken, and whose attempt may be lost.
+async fn stray<D: Dialect>(session: &mut Session<D>, row: &Row<D>, code: &'static str, may_be_lost: bool) -> Result<Stray, Fail> {
     let (id, _): (Uuid, _) = mend(session, D::id(row, 0)).await?;
     let source = if code == "no_source" { None } else { decode::maybe_text::<D>(row, 1) };
+    let (lost, node) = if may_be_lost { (decode::maybe_time::<D>(row, 9), decode::maybe_text::<D>(row, 10)) } else { (None, None) };
     Ok(Stray {
         id,
         epoch: decode::about::<D>(row, 2),
         attempt: decode::about::<D>(row, 3),
-        retries: decode::about::<D>(row, 4),
-        expires_at: decode::maybe_time::<D>(row, 5),
-        lost: None,
+        standing: decode::standing::<D>(row, decode::about::<D>(row, 4), decode::maybe_time::<D>(row, 5), 6),
+        lost,
+        node: node.unwrap_or_default().into(),
         code: if source.is_none() { "no_source" } else { code },
         source,
     })

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use redrive::message::State;
 use redrive::message::judge::Log;
-use redrive::store::{Completion, Due, Heartbeat, Held, NewMessage, Stray, Strays};
+use redrive::message::{AttemptOutcome, Entry, State};
+use redrive::store::{Completion, Due, Error, Heartbeat, Held, Lease, NewMessage, Stray, Strays};
 use uuid::Uuid;
 
-use super::fixture::{Fixture, LONG, SHORT, failed, message, sorted};
+use super::fixture::{Fixture, LONG, SHORT, failed, message, refused, sorted};
 use crate::support::Backend;
 
 pub(crate) fn strays_of(cx: &Fixture, sources: &[&str]) -> Strays {
@@ -79,6 +79,36 @@ pub(crate) async fn what_a_dead_node_was_sending_for_a_source_of_nobody(cx: Fixt
     cx.lapse("gone").await;
     let taken = take(&cx, strays_of(&cx, &["billing"])).await;
     assert_eq!((taken[&id].attempt, taken[&id].lost), (0, None), "no attempt was begun");
+}
+
+pub(crate) async fn who_lost_it_and_what_is_on_record_is_told(cx: Fixture) {
+    let (_, held) = cx.claimed("gone").await;
+    assert_eq!(cx.complete(vec![refused(held, Duration::ZERO)]).await, [true]);
+    cx.take(held.id, "gone", SHORT).await;
+    for node in ["node-2", "node-3"] {
+        cx.lapse("gone").await;
+        let strays = Strays { lease: Lease { node: node.into(), ..cx.lease(SHORT) }, ..strays_of(&cx, &["billing"]) };
+        let taken = take(&cx, strays).await;
+        let stray = &taken[&held.id];
+        assert_eq!((&*stray.node, stray.attempt, stray.lost.is_some()), ("node-1", 2, true), "whoever took it since, and died too");
+        assert_eq!((stray.standing.retries, stray.standing.logged), (1, 1));
+        assert_eq!(stray.standing.last_entry, Some(Entry { number: 1, outcome: AttemptOutcome::Refused }));
+    }
+}
+
+pub(crate) async fn one_that_is_refused_keeps_no_other_kind_from_being_taken(cx: Fixture) {
+    cx.sql("INSERT INTO resend_log (topic, msg_key, payload) VALUES ('invoices', 'bad', 'hello')").await;
+    let id = cx.put("nowhere", 1).await[0];
+    // As the table's owner may have it.
+    let refuse = if cx.backend.is_sqlite() {
+        "CREATE TRIGGER unmoved BEFORE UPDATE ON resend_log WHEN NEW.msg_key = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END"
+    } else {
+        "ALTER TABLE resend_log ADD CONSTRAINT unmoved CHECK (msg_key <> 'bad' OR lease_token = 0)"
+    };
+    cx.sql(refuse).await;
+    assert_eq!(take(&cx, strays_of(&cx, &["billing"])).await.into_keys().collect::<Vec<_>>(), [id]);
+    let refused = cx.store().await.take_strays(strays_of(&cx, &["billing"])).await;
+    assert!(matches!(refused, Err(Error::Refused(_))), "what is left is told of: {refused:?}");
 }
 
 pub(crate) async fn without_a_source(cx: Fixture) {
