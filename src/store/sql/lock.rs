@@ -25,8 +25,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(super) enum Lock {
     /// The server's, of the session or of the transaction.
     Server,
-    /// The row, with this token.
-    Row(i64),
+    /// The row, with the token of this process.
+    Row,
 }
 
 /// Waits for the lock. Where it is a row, it is given up after `limit`, if [`let_go`] was not called by then.
@@ -43,8 +43,9 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, limit: Duration) 
 /// Lets go of it.
 pub(super) async fn let_go<D: Dialect>(session: &mut Session<D>, lock: Lock) -> Result<(), Fail> {
     match lock {
-        Lock::Row(token) => {
-            session.rows_once("DELETE FROM {schema}{p}redrive_lock WHERE token = ?", &[Value::Int(token)]).await?;
+        Lock::Row => {
+            let token = Value::Int(session.core.token);
+            session.rows_once("DELETE FROM {schema}{p}redrive_lock WHERE token = ?", &[token]).await?;
         }
         Lock::Server => {
             if let Some(unlock) = D::unlock_schema(&session.core.names.prefix) {
@@ -62,10 +63,10 @@ fn taken() -> Fail {
 async fn take_row<D: Dialect>(session: &mut Session<D>, limit: Duration) -> Result<Lock, Fail> {
     let make = expand::<D>(&session.core.names, D::LOCK_TABLE);
     session.script(make).await?;
-    let (token, began) = (rand::random::<i64>(), Instant::now());
+    let began = Instant::now();
     loop {
-        match put_row(session, token, limit).await {
-            Ok(()) => return Ok(Lock::Row(token)),
+        match put_row(session, limit).await {
+            Ok(()) => return Ok(Lock::Row),
             // It is there, or another member of the cluster was faster.
             Err(sqlx::Error::Database(error)) if error.is_unique_violation() || is_contended(session, error.as_ref()) => {}
             Err(error) => return Err(error.into()),
@@ -81,10 +82,12 @@ fn is_contended<D: Dialect>(session: &Session<D>, error: &dyn sqlx::error::Datab
     matches!(D::judge(error, session.core.timeout), Error::Contended(_))
 }
 
-/// Two statements, each for itself: of several who find that an old row has had its time, one puts its own there.
-async fn put_row<D: Dialect>(session: &mut Session<D>, token: i64, limit: Duration) -> Result<(), sqlx::Error> {
-    session.rows_once("DELETE FROM {schema}{p}redrive_lock WHERE held_until <= {now}", &[]).await?;
+/// Two statements, each for itself: of several who find that an old row has had its time, one puts its own there. A row of this process is one that it
+/// could not let go of: the connection broke.
+async fn put_row<D: Dialect>(session: &mut Session<D>, limit: Duration) -> Result<(), sqlx::Error> {
+    let token = Value::Int(session.core.token);
+    session.rows_once("DELETE FROM {schema}{p}redrive_lock WHERE held_until <= {now} OR token = ?", &[token]).await?;
     let put = "INSERT INTO {schema}{p}redrive_lock (name, token, held_until) VALUES ('tables', ?, {plus {now}|?})";
-    session.rows_once(put, &[Value::Int(token), Value::Int(micros(limit))]).await?;
+    session.rows_once(put, &[token, Value::Int(micros(limit))]).await?;
     Ok(())
 }

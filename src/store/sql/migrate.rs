@@ -76,8 +76,11 @@ pub(super) async fn prepare<D: Dialect>(core: &Arc<Core<D>>, mode: Migrate) -> R
                 }
                 let lock = lock::take(session, LIMIT).await?;
                 let done = apply(session).await;
-                lock::let_go(session, lock).await?;
-                done
+                let freed = lock::let_go(session, lock).await;
+                // What went wrong first says more.
+                let versions = done?;
+                freed?;
+                Ok(versions)
             })
         })
         .await;

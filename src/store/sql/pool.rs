@@ -66,6 +66,8 @@ pub(super) struct Core<D: Dialect> {
     pub(super) dialect: D,
     pub(super) names: Names,
     pub(super) timeout: Duration,
+    /// What this process is known by where it changes the tables.
+    pub(super) token: i64,
     /// Cancelled once the store is closed.
     pub(super) closed: CancellationToken,
     /// Whether statements stay prepared on their connection.
@@ -171,6 +173,7 @@ impl<D: Dialect> Core<D> {
             dialect,
             names,
             timeout,
+            token: rand::random(),
             closed: CancellationToken::new(),
             keep,
             statements: RwLock::default(),

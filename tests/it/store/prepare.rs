@@ -57,11 +57,21 @@ pub(crate) async fn once_by_several_nodes_at_once_where_no_lock_is_given(cx: Fix
     assert_eq!(raw.number("SELECT count(*) FROM redrive_lock").await, 0, "the row was made, and let go of");
 
     // One that died while it changed the tables holds up the others for as long as that may take, and no longer.
-    raw.run("DROP TABLE redrive_sample; DELETE FROM redrive_migrations WHERE version = '0004_sample'").await;
+    let undo = "DROP TABLE redrive_sample; DELETE FROM redrive_migrations WHERE version = '0004_sample'";
+    raw.run(undo).await;
     raw.run("INSERT INTO redrive_lock (name, token, held_until) VALUES ('tables', 7, UTC_TIMESTAMP(6) + INTERVAL 2 SECOND)").await;
     let began = Instant::now();
     assert_eq!(stores[0].prepare().await.unwrap().applied, ["0004_sample"]);
     assert!(began.elapsed() >= Duration::from_millis(1500), "{:?}", began.elapsed());
+
+    // One that could not let go of its row, as when its connection breaks, does not lock itself out.
+    raw.run(undo).await;
+    raw.run("CREATE TRIGGER kept BEFORE DELETE ON redrive_lock FOR EACH ROW SIGNAL SQLSTATE '45000'").await;
+    assert!(stores[0].prepare().await.is_err());
+    raw.run("DROP TRIGGER kept").await;
+    assert_eq!(raw.number("SELECT count(*) FROM redrive_lock").await, 1);
+    raw.run(undo).await;
+    assert_eq!(stores[0].prepare().await.unwrap().applied, ["0004_sample"]);
     futures::future::join_all(stores.iter().map(|store| store.close())).await;
 }
 
