@@ -194,6 +194,10 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
         match handle.work().await {
             Ok(work) => {
                 (waiting, answered) = (work.unreachable, Instant::now());
+                if !work.sendable {
+                    // A run that has nothing more to claim does not wait for somebody to mend the table.
+                    engine.give_up_refused();
+                }
                 // Once it was told to stop nothing more is claimed, and what was claimed and not sent is due again.
                 let over = if until.is_some() { was_idle } else { !work.sendable && idle() };
                 if over {

@@ -103,6 +103,8 @@ pub struct Engine {
     handle: Handle,
     ledger: Arc<Ledger>,
     tracker: TaskTracker,
+    /// Cancelled when nobody waits any longer for the store to take what it refuses.
+    settling: CancellationToken,
     /// Cancelled when the loops beside sending shall end.
     ending: CancellationToken,
     /// Cancelled when nothing is waited for any more.
@@ -116,6 +118,7 @@ impl Engine {
         let (clock, health, alarm) = (Arc::new(StoreClock::default()), Arc::new(StoreHealth::default()), Arc::new(Alarm::default()));
         let (stopping, closed, ending, abandon) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let settling = stopping.child_token();
         let tracker = TaskTracker::new();
         let process = upkeep::process(&node);
         let ledger = Arc::new(Ledger::new(node, config.poller.lease.get(), clock.clone()));
@@ -165,7 +168,7 @@ impl Engine {
             keep: config.history.keep.clone(),
             reports: Feed::new(queue),
             alarm: alarm.clone(),
-            abandon: abandon.clone(),
+            settling: settling.clone(),
         });
         let poller = Arc::new(Poller {
             project: project.clone(),
@@ -212,7 +215,7 @@ impl Engine {
         for _ in 0..WRITERS {
             tracker.spawn(until(abandon.clone(), completer.clone().run(StdRng::from_rng(&mut rand::rng()))));
         }
-        tracker.spawn(until(abandon.clone(), ledger.clone().keep(store.clone(), health.clone(), abandon.clone())));
+        tracker.spawn(until(abandon.clone(), ledger.clone().keep(store.clone(), health.clone())));
         let (start, stop, spawn) = (inner.clone(), ending.clone(), tracker.clone());
         tracker.spawn(until(ending.clone(), async move {
             start.prepare().await;
@@ -226,7 +229,7 @@ impl Engine {
                 poller.scout().await;
             }
         }));
-        Self { handle: Handle { inner }, ledger, tracker, ending, abandon }
+        Self { handle: Handle { inner }, ledger, tracker, settling, ending, abandon }
     }
 
     /// The way in.
@@ -250,6 +253,11 @@ impl Engine {
     /// Stops claims and first sends; what comes in is committed and left pending.
     pub fn stop_sending(&self) {
         self.handle.inner.stopping.cancel();
+    }
+
+    /// From now on an outcome that the store refuses is given up at once; its message is sent again later.
+    pub fn give_up_refused(&self) {
+        self.settling.cancel();
     }
 
     /// Takes nothing more in.

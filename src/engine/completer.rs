@@ -27,7 +27,7 @@ use desk::{Desk, Outcomes};
 /// At most so many outcomes a batch.
 const BATCH: usize = 1000;
 /// An outcome that the store refuses by itself is kept for so many leases: whoever made the table refuse it may see that and mend it. No longer,
-/// since it keeps a place of its source's.
+/// since it keeps a place of its source's; and not while the node stops, or a run has nothing else to do.
 const REFUSED_LEASES: u32 = 3;
 
 /// The end of an attempt.
@@ -62,8 +62,8 @@ pub(super) struct Completer {
     pub(super) keep: Keep,
     pub(super) reports: Feed<Report>,
     pub(super) alarm: Arc<Alarm>,
-    /// Cancelled when the process must end, whatever is not written yet.
-    pub(super) abandon: CancellationToken,
+    /// Cancelled when nobody waits any longer for the store to take what it refuses.
+    pub(super) settling: CancellationToken,
 }
 
 impl Completer {
@@ -213,9 +213,10 @@ impl Completer {
                 }
                 Error::Contended(_) => {
                     self.health.failed("complete", &error);
-                    let Some(free) = self.set_aside(part, desk).await else { continue };
                     // On PostgreSQL a batch may be two statements, each for itself.
-                    parts.push(Outcomes { is_repeated: true, ..free });
+                    part.is_repeated = true;
+                    let Some(free) = self.set_aside(part, desk).await else { continue };
+                    parts.push(free);
                 }
                 _ => {
                     self.health.failed("complete", &error);
@@ -229,10 +230,7 @@ impl Completer {
                     }
                 }
             }
-            tokio::select! {
-                () = tokio::time::sleep(desk.wait()) => {}
-                () = self.abandon.cancelled() => return,
-            }
+            tokio::time::sleep(desk.wait()).await;
         }
     }
 
@@ -269,18 +267,18 @@ impl Completer {
     fn is_kept(&self, held: &Held, error: &Error, desk: &mut Desk) -> bool {
         let now = Instant::now();
         let since = desk.refused_since(held, now);
-        if since.is_none()
-            && let Some(held_back) = desk.failures.pass(now)
-        {
-            tracing::warn!(message.id = %held.id, error = error.to_string(), lines_held_back = held_back,
-                "the database refuses an outcome; its lease is kept, and it is tried again each second");
-        }
-        if now.duration_since(since.unwrap_or(now)) < self.ledger.ttl() * REFUSED_LEASES {
+        if !self.settling.is_cancelled() && now.duration_since(since.unwrap_or(now)) < self.ledger.ttl() * REFUSED_LEASES {
+            if since.is_none()
+                && let Some(held_back) = desk.failures.pass(now)
+            {
+                tracing::warn!(message.id = %held.id, error = error.to_string(), lines_held_back = held_back,
+                    "the database refuses an outcome; its lease is kept, and it is tried again each second");
+            }
             return true;
         }
         self.ledger.leave_open(held);
         tracing::error!(message.id = %held.id, error = error.to_string(),
-            "an outcome can't be written and is given up: its lease runs out, the attempt goes on record as lost, and the message is sent again");
+            "an outcome can't be written and is given up: once its lease, or its claim's, runs out the attempt is lost, and the message sent again");
         false
     }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rand::RngExt;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::health::StoreHealth;
@@ -174,7 +173,8 @@ impl Ledger {
         ended
     }
 
-    /// Has the store find out by itself that this lease ends: its outcome can't be written.
+    /// Has the store find out by itself that this lease ends: its outcome can't be written. A claim's lease is one, and ends only once nothing of it is
+    /// held any more.
     pub(super) fn leave_open(&self, held: &Held) {
         if let Some(group) = self.lock().get_mut(&held.token) {
             group.open = false;
@@ -196,15 +196,12 @@ impl Ledger {
         self.lock().values().map(|group| group.ids.len()).sum()
     }
 
-    /// Prolongs leases before they run out, until it is told to stop and nothing is held.
-    pub(super) async fn keep(self: Arc<Self>, store: Arc<dyn Store>, health: Arc<StoreHealth>, stop: CancellationToken) {
+    /// Prolongs leases before they run out; never returns.
+    pub(super) async fn keep(self: Arc<Self>, store: Arc<dyn Store>, health: Arc<StoreHealth>) {
         let mut ticks = tokio::time::interval(self.ttl / 6);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = stop.cancelled() => return,
-            }
+            ticks.tick().await;
             // With a tick every sixth and two thirds left at the most, a renewal has three more chances before a lease ends.
             for aging in self.aging(self.ttl * 2 / 3, self.clock.now()) {
                 self.renew(&*store, &health, aging).await;

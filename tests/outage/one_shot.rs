@@ -118,6 +118,21 @@ async fn a_run_ends_although_nothing_can_be_claimed() {
     assert_eq!(output.status.code(), Some(69), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_although_an_outcome_is_refused() {
+    let sink = Sink::start().await;
+    let database = Database::fresh(Kind::Sqlite).await;
+    let node = Node::new(&Yaml::on(&database).source("crm", &sink.source("")));
+    run(&node).await;
+    let never = "CREATE TRIGGER never BEFORE UPDATE ON resend_log WHEN NEW.state = 'succeeded' BEGIN SELECT RAISE(ABORT, 'never'); END";
+    database.session().await.run(never).await;
+    let ids = new_ids(2);
+    database.insert("crm", &ids).await;
+    // Long before three leases are over.
+    run(&node).await;
+    assert!(ids.iter().all(|id| sink.copies().get(&id.to_string()) == Some(&1)), "{:?}", sink.copies());
+}
+
 async fn run(node: &Node) {
     let output = output(node).await;
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));

@@ -115,8 +115,9 @@ impl Desk {
 
     /// The halves of a batch that the store refuses, the one to be written next behind the other. Most of those that it refused before are left for
     /// another time: that it takes the whole batch shows soon enough that it refuses them no more.
-    pub(super) fn halves(&mut self, outcomes: Outcomes, error: &Error) -> [Outcomes; 2] {
-        let (batch, is_told) = (outcomes.count(), outcomes.is_repeated);
+    pub(super) fn halves(&mut self, mut outcomes: Outcomes, error: &Error) -> [Outcomes; 2] {
+        // On PostgreSQL a batch may be two statements, each for itself.
+        let (batch, is_told) = (outcomes.count(), std::mem::replace(&mut outcomes.is_repeated, true));
         let (mut before, others) = outcomes.partition(|completion| self.refused.contains_key(&completion.held));
         if !is_told && others.count() > 0 {
             tracing::warn!(error = error.to_string(), batch, "a batch of outcomes was refused; those that the database takes are written");
@@ -126,7 +127,6 @@ impl Desk {
             let later = before.split_off(REFUSED_AT_ONCE);
             self.lay_aside(later);
         }
-        // On PostgreSQL a batch may be two statements, each for itself.
         let mut first = Outcomes::of(before.pairs().chain(others.pairs()), true);
         let rest = first.split_off(first.count().div_ceil(2));
         [rest, first]
@@ -150,5 +150,82 @@ impl Desk {
             self.refused.remove(held);
         }
         !self.unsure.is_empty() && self.unsure.remove(held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use chrono::DateTime;
+    use rand::SeedableRng;
+    use uuid::Uuid;
+
+    use super::super::Ending;
+    use super::*;
+    use crate::clock::StoreClock;
+    use crate::engine::SourceSpec;
+    use crate::engine::dispatcher::Ticket;
+    use crate::engine::lane::Lane;
+    use crate::engine::lease::Ledger;
+    use crate::engine::memory::Memory;
+    use crate::message::judge::Log;
+    use crate::message::{AttemptOutcome, Message, State};
+    use crate::outcome::Outcome;
+    use crate::source::{Options, Sender, Source};
+    use crate::telemetry::metrics::Metrics;
+
+    struct Willing;
+
+    #[async_trait]
+    impl Source for Willing {
+        async fn send(&self, _: &Message) -> Outcome {
+            Outcome::succeeded()
+        }
+    }
+
+    /// So many successes, each to be written.
+    fn successes(count: usize) -> Vec<(Report, Completion)> {
+        let spec = SourceSpec { name: "main".into(), kind: "test".to_owned(), options: Options::default(), sender: Sender::each(Willing) };
+        let (lane, _jobs) = Lane::new(spec, Metrics::new("orders".into()).lane("main"), Arc::new(Memory::new(1 << 20, 1)));
+        let ledger = Ledger::new("node-1".into(), Duration::from_secs(30), Arc::new(StoreClock::default()));
+        let success = |_| {
+            let held = Held { id: Uuid::now_v7(), token: 1 };
+            let ticket = Box::new(Ticket::new(lane.clone(), held, ledger.ahead(), DateTime::UNIX_EPOCH, Instant::now()));
+            let ending = Ending::Sent { outcome: Outcome::succeeded(), took: Duration::ZERO };
+            let completion = Completion {
+                held,
+                address: None,
+                epoch: 1,
+                attempt: 1,
+                begun: true,
+                state: State::Succeeded,
+                delay: Duration::ZERO,
+                retries: 0,
+                expires_at: None,
+                outcome: AttemptOutcome::Succeeded,
+                error: None,
+                result: None,
+                started_at: DateTime::UNIX_EPOCH,
+                duration: Duration::ZERO,
+                node: "node-1".into(),
+                log: Log::Own,
+                delete: false,
+            };
+            (Report { ticket, ending }, completion)
+        };
+        (0..count).map(success).collect()
+    }
+
+    #[test]
+    fn what_is_left_for_another_time_may_have_been_written_by_the_batch_that_was_refused() {
+        let mut desk = Desk::new(StdRng::seed_from_u64(7), 1000);
+        let all = successes(REFUSED_AT_ONCE + 8);
+        for (_, completion) in &all {
+            desk.refused_since(&completion.held, Instant::now());
+        }
+        let halves = desk.halves(Outcomes::of(all, false), &Error::Refused("no".to_owned()));
+        assert_eq!((halves.iter().map(Outcomes::count).sum::<usize>(), desk.aside.len()), (REFUSED_AT_ONCE, 8));
+        let aside: Vec<_> = desk.aside.iter().map(|(_, completion)| completion.held).collect();
+        assert!(aside.iter().all(|held| desk.forget(held)));
     }
 }

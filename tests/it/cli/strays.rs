@@ -1,6 +1,6 @@
 //! What a run does about rows that nobody can send.
 
-use super::{PLAIN, done, folder, looked_up};
+use super::{PLAIN, done, folder};
 use crate::support::Raw;
 
 #[tokio::test]
@@ -14,9 +14,8 @@ async fn a_row_that_the_database_refuses_to_fail_keeps_no_other_from_it() {
     }
     let refused = "NEW.msg_key = 'bad' AND NEW.state = 'failed'";
     raw.run(&format!("CREATE TRIGGER bad BEFORE UPDATE ON resend_log WHEN {refused} BEGIN SELECT RAISE(ABORT, 'no'); END")).await;
-    drop(raw);
     done(folder, &["run"]);
-    assert_eq!(looked_up(folder, "SELECT count(*) FROM resend_log WHERE state = 'failed'").await, 2);
+    assert_eq!(raw.number("SELECT count(*) FROM resend_log WHERE state = 'failed'").await, 2);
 }
 
 #[tokio::test]
@@ -37,9 +36,8 @@ async fn an_attempt_that_is_lost_where_nobody_knows_its_source_is_told_as_any_ot
          VALUES ('{ID}', 1, 2, 'orders', 1, 'node-2', 1, 'lost')"
     ))
     .await;
-    drop(raw);
     done(folder, &["run"]);
-    assert_eq!(looked_up(folder, "SELECT count(*) FROM resend_log WHERE state = 'failed' AND log_count = 1").await, 1);
-    assert_eq!(looked_up(folder, "SELECT count(*) FROM attempt_log").await, 1, "they are one entry");
-    assert_eq!(looked_up(folder, "SELECT count(*) FROM attempt_log WHERE attempts = 2 AND node = 'node-3'").await, 1, "of the node that lost it");
+    assert_eq!(raw.number("SELECT count(*) FROM resend_log WHERE state = 'failed' AND log_count = 1").await, 1);
+    assert_eq!(raw.number("SELECT count(*) FROM attempt_log").await, 1, "they are one entry");
+    assert_eq!(raw.number("SELECT count(*) FROM attempt_log WHERE attempts = 2 AND node = 'node-3'").await, 1, "of the node that lost it");
 }

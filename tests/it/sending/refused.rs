@@ -64,6 +64,18 @@ async fn an_outcome_that_stays_refused_is_given_up_and_its_message_sent_again() 
     client.app.end().await;
 }
 
+#[tokio::test]
+async fn an_outcome_that_is_refused_holds_up_no_stop() {
+    // Longer than a test waits for an application to end.
+    let client = client("shutdown: { accept_for: 0s, grace: 60s }").await;
+    let mut other = writer(client.app.folder()).await;
+    run(&mut other, NEVER).await;
+    let id = client.submitted("").await;
+    eventually(Duration::from_secs(10), async || (sent(&client).await == 1).then_some(())).await;
+    assert_eq!(client.message(&id).await["state"], "sending");
+    client.app.end().await;
+}
+
 /// How many units of work of this name the store was given.
 async fn asked(client: &Client, op: &str) -> u64 {
     let metrics = client.get("/metrics").await.text;
