@@ -119,6 +119,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_always_inherited_is_that_of_the_docs() {
+        for text in [include_str!("../../../docs/configuration.md"), include_str!("../../../docs/sources-endpoints.md")] {
+            let row = text.lines().find(|line| line.starts_with("| `inherit_env` ")).unwrap();
+            let missing: Vec<_> = ALWAYS.iter().filter(|name| !row.contains(&format!("`{name}`"))).collect();
+            assert!(missing.is_empty(), "{missing:?} in {row}");
+        }
+    }
+
+    #[test]
     fn no_configuration_sets_a_fact() {
         assert!(FACTS.iter().all(|name| check_name(name).is_err()));
         for name in ["", "A=B", "A\0"] {
