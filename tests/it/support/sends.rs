@@ -81,7 +81,7 @@ impl Outcomes {
 }
 
 /// Hands a batch to a sender as the engine does; to one that takes one message at a time, 64 at once.
-pub(crate) async fn hand_over(sender: &Sender, batch: Vec<Delivery>) {
+async fn hand_over(sender: &Sender, batch: Vec<Delivery>) {
     match sender {
         Sender::Pipelined(pipeline) => pipeline.send(batch).await,
         Sender::Each(source) => {
