@@ -230,7 +230,7 @@ async fn what_was_delivered_while_the_store_was_away_is_not_sent_again() {
 
 #[tokio::test]
 async fn leases_are_renewed_well_before_they_run_out_for_as_long_as_the_send_takes() {
-    let client = client("poller: { lease: 2s, interval: 100ms }").await;
+    let client = client("poller: { lease: 6s, interval: 100ms }").await;
     // One is held by its row, the other by the claim that took it.
     let ids = [client.submitted(r#","topic":"hold""#).await, client.submitted(r#","topic":"hold","delay":"50ms""#).await];
     for id in &ids {
@@ -238,14 +238,14 @@ async fn leases_are_renewed_well_before_they_run_out_for_as_long_as_the_send_tak
     }
     let mut session = writer(client.app.folder()).await;
     // In milliseconds. What has run out is renewed too, before anybody takes it over: that comes too late where there are other nodes.
-    let left = "SELECT CASE WHEN count(*) = 2 THEN min(lease_until) - CAST(unixepoch('subsec') * 1000 AS INTEGER) ELSE 0 END
+    let left = "SELECT CASE WHEN count(*) = 2 THEN min(lease_until) - CAST(unixepoch('subsec') * 1000 AS INTEGER) ELSE 9223372036854775807 END
         FROM (SELECT lease_until FROM resend_log WHERE state = 'sending' UNION ALL SELECT lease_until FROM redrive_sheet)";
     let (began, mut least) = (Instant::now(), i64::MAX);
-    while began.elapsed() < Duration::from_millis(2500) {
+    while began.elapsed() < Duration::from_millis(7500) {
         least = least.min(number(&mut session, left).await);
         sleep(Duration::from_millis(20)).await;
     }
-    assert!(least > 200, "{least} ms were left");
+    assert!((600..=6000).contains(&least), "{least} ms were left");
     client.app.hold.add_permits(ids.len());
     for id in ids {
         assert_eq!(client.until(&id, "succeeded").await["attempts"], 1);
@@ -546,9 +546,12 @@ async fn what_could_not_be_kept_is_not_tried_first() {
     run(&mut other, "BEGIN IMMEDIATE").await;
     let publish = async |path: &'static str, bytes| client.send(client.request(Method::POST, path).body(vec![b'x'; bytes])).await;
     let meanwhile = async {
-        // The other waits for the writer by then.
-        sleep(Duration::from_millis(500)).await;
-        let tried = publish("/v1/publish/main?mode=on_failure", 1).await;
+        // Until the other waits for the writer there is room, and they are delivered.
+        let refused = async || {
+            let tried = publish("/v1/publish/main?mode=on_failure", 1).await;
+            (tried.status != 200).then_some(tried)
+        };
+        let tried = eventually(Duration::from_secs(8), refused).await;
         run(&mut other, "COMMIT").await;
         tried
     };
@@ -568,7 +571,7 @@ async fn a_producer_is_told_within_the_stores_timeout_that_somebody_holds_the_ta
     let refused = client.post_json("/v1/messages", r#"{"source":"main","payload":"x"}"#).await;
     assert_eq!(refused.status, 503, "{refused:?}");
     // A second wait for the lock would have taken as long again.
-    assert!(began.elapsed() < Duration::from_millis(4500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(5500), "{:?}", began.elapsed());
     run(&mut other, "COMMIT").await;
     client.app.end().await;
 }
