@@ -22,7 +22,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::support::sends::{Proxy, context_with_timeout, message, send_all};
+use crate::support::Proxy;
+use crate::support::sends::{context_with_timeout, message, send_all};
 
 /// A test that takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(120);

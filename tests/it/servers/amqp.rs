@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use tokio::sync::RwLock;
 use uuid::Uuid;
 
-use crate::support::sends::{Proxy, build, context, context_with_timeout, message, send_all, send_one, until};
-use crate::support::service;
+use crate::support::sends::{build, context, context_with_timeout, message, send_all, send_one, until};
+use crate::support::{Proxy, service};
 
 /// The brokers: their names in `scripts/services` and the variables with their URLs.
 pub(super) const RABBIT: (&str, &str, &str) = ("rabbitmq", "REDRIVE_TEST_AMQP_URL", "REDRIVE_TEST_AMQPS_URL");

@@ -13,8 +13,8 @@ use super::amqp::{RABBIT, RABBIT4, Route, WHOLE_BROKER, proxy_to, short, through
 use super::kafka::Topic;
 use crate::source_contract::destinations::records;
 use crate::source_contract::{Arrival, Destination, Leaving, Refusing, Secretive, Shown, State};
-use crate::support::sends::{Proxy, message};
-use crate::support::service;
+use crate::support::sends::message;
+use crate::support::{Proxy, service};
 
 /// A client goes where the broker says that it is, past any proxy: `tests/outage` takes this one away.
 mod kafka_4 {

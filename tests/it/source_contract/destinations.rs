@@ -15,8 +15,9 @@ use redrive::source::{http, kafka};
 use serde_json::{Value, json};
 
 use super::{Arrival, Destination, Leaving, Refusing, SOON, Secretive, Shown, State};
+use crate::support::Proxy;
 use crate::support::endpoint::{Request, Server, answer};
-use crate::support::sends::{Proxy, message};
+use crate::support::sends::message;
 
 const TOPIC: &str = "orders";
 
