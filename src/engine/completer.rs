@@ -226,7 +226,12 @@ impl Completer {
                     desk.wait()
                 }
                 _ => {
-                    self.health.failed("complete", &error);
+                    // Else one outcome that is too much would have the node refuse messages each time that it is tried.
+                    if desk.failed_before(&part) {
+                        self.health.failed_again("complete", &error);
+                    } else {
+                        self.health.failed("complete", &error);
+                    }
                     part.is_repeated = true;
                     desk.put_back(part, &mut parts, &error)
                 }

@@ -117,6 +117,11 @@ impl Desk {
         self.alone >= ALONE_IN_A_ROW
     }
 
+    /// Whether all of these were laid aside before because they could not be written.
+    pub(super) fn failed_before(&self, outcomes: &Outcomes) -> bool {
+        outcomes.completions.iter().all(|completion| self.unsure.contains(&completion.held))
+    }
+
     /// Outcomes were not written, and it is not they that the store refuses. `parts` is what is to be written besides, the last of it first. Answers
     /// how long to wait before that.
     pub(super) fn put_back(&mut self, part: Outcomes, parts: &mut Vec<Outcomes>, error: &Error) -> Duration {

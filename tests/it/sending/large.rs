@@ -65,6 +65,7 @@ async fn outcomes_that_are_too_much_by_themselves_hold_up_no_others() {
     for id in &good {
         client.until(id, "succeeded").await;
     }
+    client.until_ready().await;
     let later = client.submitted("").await;
     client.until(&later, "succeeded").await;
     for id in &bad {
