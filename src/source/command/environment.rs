@@ -26,11 +26,6 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a message may have this topic; why it can't be said in an environment, if so.
-pub(super) fn check_topic(topic: &str) -> Result<(), String> {
-    check_value("REDRIVE_TOPIC", topic)
-}
-
 fn check_value(name: &str, value: &str) -> Result<(), String> {
     if value.contains('\0') {
         return Err(format!("{name} would hold a NUL, which no environment can"));
