@@ -35,7 +35,9 @@ pub(super) enum Phase {
     Idle,
     /// A request's head is coming.
     Head,
-    /// A request's body is coming; the gate has its own eye on the clock.
+    /// A request is refused, and what is left of its body is thrown away.
+    Refused,
+    /// The body of a request that may be made is coming.
     Body,
     /// A handler is at work.
     Handling,
@@ -44,7 +46,7 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 5] = [Self::Idle, Self::Head, Self::Body, Self::Handling, Self::Writing];
+    const ALL: [Self; 6] = [Self::Idle, Self::Head, Self::Refused, Self::Body, Self::Handling, Self::Writing];
 }
 
 /// What a connection is doing and since when: the phase in the lowest three bits, above them the milliseconds since it began.
@@ -79,10 +81,10 @@ impl Activity {
         self.leave.notify_one();
     }
 
-    /// Since when it has had no request under way; that the head of one is coming is none yet.
+    /// Since when it has had no request under way; that the head of one is coming is none yet, and one that is refused is none any more.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let (phase, since) = self.now();
-        matches!(phase, Phase::Idle | Phase::Head).then_some(since)
+        matches!(phase, Phase::Idle | Phase::Head | Phase::Refused).then_some(since)
     }
 
     fn now(&self) -> (Phase, Instant) {
@@ -106,13 +108,14 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// When the connection is to be cut; `None` while it is the handler that takes its time.
+    /// When the connection is to be cut; `None` while it is the gate or the handler that takes its time.
     fn deadline(&self, activity: &Activity) -> Option<Instant> {
         let (phase, since) = activity.now();
         match phase {
             Phase::Idle | Phase::Head => Some(since + self.head),
             Phase::Writing => Some(since + self.answer),
-            Phase::Body | Phase::Handling => None,
+            // The gate has its own eye on the clock.
+            Phase::Refused | Phase::Body | Phase::Handling => None,
         }
     }
 
@@ -165,7 +168,7 @@ pub(super) async fn serve<S>(
                 match activity.phase() {
                     Phase::Idle | Phase::Head if stopping => return,
                     // The gate answers that nothing was kept.
-                    Phase::Body if stopping => activity.enough.notify_one(),
+                    Phase::Refused | Phase::Body if stopping => activity.enough.notify_one(),
                     _ => {}
                 }
                 match patience.deadline(&activity) {

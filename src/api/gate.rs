@@ -34,7 +34,7 @@ const UNIT: usize = 1 << 10;
 pub(super) struct Limits {
     /// What callers must show, if anything.
     pub(super) token: Option<Secret>,
-    /// The largest body.
+    /// The largest body; of 0, none is read.
     pub(super) max_body: usize,
     /// All bodies together.
     pub(super) max_bodies: usize,
@@ -57,23 +57,21 @@ impl Gate {
 
     /// Answers a request.
     pub(super) async fn answer(&self, request: Request<Incoming>, activity: &Activity, door: Door) -> Response {
-        activity.enter(Phase::Body);
         let (head, body) = request.into_parts();
-        let coming = async {
-            match self.admit(&head, &body, door) {
-                Ok(()) => self.read(body).await,
-                Err(problem) => {
-                    discard(&head.headers, body).await;
-                    Err(problem)
+        // Probes and scrapers send none. Who announces one and sends nothing would hold a place for as long as it is waited for, and needs no token:
+        // hyper answers, throws away what has come of it, and closes the connection if that was not all.
+        let reads = self.limits.max_body > 0 && !super::is_open(head.uri.path());
+        let admitted = if reads {
+            tokio::select! {
+                biased;
+                admitted = self.whole(&head, body, activity, door) => admitted,
+                () = activity.enough() => {
+                    Err(Problem::new(Code::Draining, "the node is stopping, and the rest of the body has not come; nothing was kept"))
                 }
             }
-        };
-        let admitted = tokio::select! {
-            biased;
-            admitted = coming => admitted,
-            () = activity.enough() => {
-                Err(Problem::new(Code::Draining, "the node is stopping, and the rest of the body has not come; nothing was kept"))
-            }
+        } else {
+            drop(body);
+            self.admit(&head, door).map(|()| (Bytes::new(), None))
         };
         activity.enter(Phase::Handling);
         let response = match admitted {
@@ -88,15 +86,28 @@ impl Gate {
         response
     }
 
-    fn admit(&self, head: &Parts, body: &Incoming, door: Door) -> Result<(), Problem> {
+    /// The whole body of a request that may be made. Until that is known the connection is one that others may take the place of.
+    async fn whole(&self, head: &Parts, body: Incoming, activity: &Activity, door: Door) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+        let admitted =
+            self.admit(head, door).and_then(|()| if body.size_hint().lower() > self.limits.max_body as u64 { Err(self.too_large()) } else { Ok(()) });
+        match admitted {
+            Ok(()) => {
+                activity.enter(Phase::Body);
+                self.read(body, activity).await
+            }
+            Err(problem) => {
+                discard(&head.headers, body, activity).await;
+                Err(problem)
+            }
+        }
+    }
+
+    fn admit(&self, head: &Parts, door: Door) -> Result<(), Problem> {
         if !super::is_open(head.uri.path()) {
             self.allow(&head.headers, door)?;
         }
         if head.uri.path_and_query().is_some_and(|uri| uri.as_str().len() > MAX_URI) {
             return Err(Problem::new(Code::UriTooLong, format!("path and query may be {MAX_URI} bytes long")));
-        }
-        if body.size_hint().lower() > self.limits.max_body as u64 {
-            return Err(self.too_large());
         }
         Ok(())
     }
@@ -119,7 +130,7 @@ impl Gate {
     }
 
     /// Reads the whole body, which is weighed as it comes: who announces much and sends nothing takes nothing from others.
-    async fn read(&self, body: Incoming) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+    async fn read(&self, body: Incoming, activity: &Activity) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
         if body.is_end_stream() {
             return Ok((Bytes::new(), None));
         }
@@ -130,7 +141,7 @@ impl Gate {
         match read {
             Ok(read) => Ok(read),
             Err((problem, Some(rest))) => {
-                discard(&HeaderMap::new(), rest).await;
+                discard(&HeaderMap::new(), rest, activity).await;
                 Err(problem)
             }
             Err((problem, None)) => Err(problem),
@@ -184,7 +195,8 @@ impl Gate {
 }
 
 /// Reads what is left of a refused body. Who waits for leave to send it (`Expect`) is not asked for it.
-async fn discard(headers: &HeaderMap, mut body: Incoming) {
+async fn discard(headers: &HeaderMap, mut body: Incoming, activity: &Activity) {
+    activity.enter(Phase::Refused);
     if headers.contains_key(EXPECT) {
         return;
     }

@@ -138,10 +138,10 @@ fn without_place(message: &str) -> String {
 fn in_words(message: &str) -> String {
     let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
     let expected = match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" if found.starts_with("invalid value: integer `-") => "0 or more",
-        "u8" | "u16" | "u32" | "u64" | "usize" if found.starts_with("invalid value: integer `") => "a smaller number",
-        "u8" | "u16" | "u32" | "u64" | "usize" | "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
-        "f32" | "f64" => "a number",
+        "u32" if found.starts_with("invalid value: integer `-") => "0 or more",
+        "u32" | "i64" if found.starts_with("invalid value: integer `") => "a smaller number",
+        "u32" | "i64" => "a whole number",
+        "f64" => "a number",
         "a sequence" => "an array",
         other => other,
     };

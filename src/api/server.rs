@@ -22,8 +22,6 @@ use crate::engine::Handle;
 const LARGEST_BODIES: usize = 4;
 /// The health port serves so many connections at once.
 const HEALTH_CONNECTIONS: usize = 64;
-/// The health port reads no bodies to speak of.
-const HEALTH_BODY: usize = 1 << 10;
 /// And has less patience.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -110,8 +108,8 @@ fn api_limits(config: &Config) -> Limits {
     Limits { token: config.token.clone(), max_body, max_bodies: max_body.saturating_mul(LARGEST_BODIES), body_timeout: config.body_timeout.get() }
 }
 
-const HEALTH_LIMITS: Limits =
-    Limits { token: None, max_body: HEALTH_BODY, max_bodies: HEALTH_CONNECTIONS * HEALTH_BODY, body_timeout: HEALTH_PATIENCE };
+/// The health port reads no bodies.
+const HEALTH_LIMITS: Limits = Limits { token: None, max_body: 0, max_bodies: 0, body_timeout: HEALTH_PATIENCE };
 
 /// What a listener's connections get.
 struct Port {

@@ -75,6 +75,8 @@ impl Completer {
         while is_open || !desk.aside.is_empty() {
             // None when the time has come for what was set aside; what was taken until then is here all the same.
             let _turn = tokio::select! {
+                // What comes in is written before what was set aside is tried again.
+                biased;
                 turn = self.reports.take(&mut reports, BATCH), if is_open => {
                     is_open = turn.is_some();
                     turn
@@ -100,15 +102,19 @@ impl Completer {
         }
     }
 
-    /// Writes what was set aside, but for what somebody else still has locked.
+    /// Writes what was set aside, but for what somebody else still has locked, as long as there is some use in it.
     async fn write_again(&self, desk: &mut Desk) {
         let mut waiting = std::mem::take(&mut desk.aside);
         while !waiting.is_empty() {
             let batch = Outcomes::of(waiting.drain(..waiting.len().min(BATCH)), false);
             if let Some(free) = self.set_aside(batch, desk).await {
                 self.write(free, desk).await;
+                if desk.is_stuck() {
+                    break;
+                }
             }
         }
+        desk.aside.append(&mut waiting);
     }
 
     /// Sets aside what is locked by somebody else, for another time; answers the others, if any.
@@ -188,6 +194,7 @@ impl Completer {
     /// can't be written whole it is in parts: what is too much for the database at once, what somebody else has locked, or what the store does not
     /// take by itself does not hold the rest up.
     async fn write(&self, outcomes: Outcomes, desk: &mut Desk) {
+        desk.begin();
         // The last of them is written next.
         let mut parts = vec![outcomes];
         while let Some(mut part) = parts.pop() {
@@ -202,7 +209,7 @@ impl Completer {
                 }
                 Err(error) => error,
             };
-            match &error {
+            let wait = match &error {
                 Error::Refused(_) if part.count() > 1 => {
                     parts.extend(desk.halves(part, &error));
                     continue;
@@ -217,20 +224,20 @@ impl Completer {
                     part.is_repeated = true;
                     let Some(free) = self.set_aside(part, desk).await else { continue };
                     parts.push(free);
+                    desk.wait()
                 }
                 _ => {
-                    self.health.failed("complete", &error);
-                    part.is_repeated = true;
-                    let (count, is_least) = (part.count(), desk.portion.size() == 1);
-                    // One that is too much by itself, or an outage: the others are tried too.
-                    if desk.portion.failed(count, &error, Instant::now()) && is_least {
-                        desk.lay_aside(part);
+                    // Else one outcome that is too much would have the node refuse messages each time that it is tried.
+                    if desk.failed_before(&part) {
+                        self.health.failed_again("complete", &error);
                     } else {
-                        parts.push(part);
+                        self.health.failed("complete", &error);
                     }
+                    part.is_repeated = true;
+                    desk.put_back(part, &mut parts, &error)
                 }
-            }
-            tokio::time::sleep(desk.wait()).await;
+            };
+            tokio::time::sleep(wait).await;
         }
     }
 

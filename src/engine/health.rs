@@ -38,6 +38,8 @@ enum Asked {
     Question,
     /// Something beside sending, that may be slow.
     Beside,
+    /// To write what it could not before.
+    Again,
 }
 
 #[derive(Debug)]
@@ -135,8 +137,14 @@ impl StoreHealth {
         self.note(op, error, Asked::Beside);
     }
 
+    /// The same of what it could not write before, which may be at fault itself: others tell whether it is away.
+    pub(super) fn failed_again(&self, op: &'static str, error: &Error) {
+        self.note(op, error, Asked::Again);
+    }
+
     fn note(&self, op: &'static str, error: &Error, asked: Asked) {
         let away = match error {
+            _ if asked == Asked::Again => false,
             Error::TimedOut(_) => asked != Asked::Beside,
             Error::Unavailable(_) | Error::Schema(_) | Error::InUse(_) | Error::Config(_) => true,
             Error::Busy(_) | Error::Contended(_) | Error::Refused(_) => false,
@@ -204,6 +212,17 @@ mod tests {
         health.answered();
         health.failed_beside("sample", &Error::Unavailable("gone".to_owned()));
         assert!(!health.is_up());
+    }
+
+    #[test]
+    fn what_can_not_be_written_however_often_does_not_take_the_store_away_again() {
+        let (health, full) = (StoreHealth::default(), Error::Unavailable("full".to_owned()));
+        health.answered();
+        health.failed_again("complete", &full);
+        assert!(health.is_up());
+        health.failed("complete", &full);
+        health.failed_again("complete", &full);
+        assert!(!health.is_up(), "nor does it bring it back");
     }
 
     #[tokio::test]

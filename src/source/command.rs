@@ -48,10 +48,6 @@ impl Source for Command {
         task.await.unwrap_or_else(|error| Outcome::unreachable("command_lost", format!("the task that ran the command was lost: {error}")))
     }
 
-    fn check(&self, topic: Option<&str>) -> Result<(), String> {
-        topic.map_or(Ok(()), environment::check_topic)
-    }
-
     async fn close(&self, within: Duration) {
         self.tracker.close();
         if timeout(within, self.tracker.wait()).await.is_err() {

@@ -3,11 +3,12 @@
 mod chunks;
 mod files;
 mod health;
+mod nodes;
+mod sqlite;
 mod strays;
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -286,40 +287,6 @@ fn the_statements_are_printed_without_a_database() {
 }
 
 #[test]
-fn a_message_is_sent_into_no_file_that_nobody_serves() {
-    let (folder, elsewhere) = (folder(PLAIN), tempfile::tempdir().unwrap());
-    done(folder.path(), &["migrate"]);
-    let config = folder.path().join("redrive.yaml");
-    let output = run(elsewhere.path(), &["send", "l", "--payload", "x", "-c", config.to_str().unwrap()]);
-    assert_eq!((code(&output), out(&output).as_str()), (1, ""));
-    assert!(err(&output).contains(elsewhere.path().join("t.db").to_str().unwrap()), "{}", err(&output));
-    assert!(!elsewhere.path().join("t.db").exists());
-}
-
-#[tokio::test]
-async fn the_files_of_sqlite_are_for_their_owner_and_group_alone() {
-    let mode = |file: &Path| std::fs::metadata(file).unwrap().permissions().mode() & 0o777;
-    let folder = folder(PLAIN);
-    let folder = folder.path();
-    done(folder, &["migrate"]);
-    // What is beside it goes with the last connection.
-    let mut raw = Raw::connect(&format!("sqlite://{}", folder.join("t.db").display()).parse().unwrap()).await;
-    raw.run("DELETE FROM resend_log").await;
-    for name in ["t.db", "t.db-wal", "t.db-shm"] {
-        let mode = mode(&folder.join(name));
-        assert_eq!((mode & 0o600, mode & 0o7), (0o600, 0), "{name}: {mode:o}");
-    }
-    drop(raw);
-    let chosen = tempfile::tempdir().unwrap();
-    std::fs::write(chosen.path().join("redrive.yaml"), PLAIN).unwrap();
-    let file = chosen.path().join("t.db");
-    std::fs::write(&file, "").unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o604)).unwrap();
-    done(chosen.path(), &["migrate"]);
-    assert_eq!(mode(&file), 0o604, "what is there is left as it is");
-}
-
-#[test]
 fn a_store_that_can_not_be_reached_exits_69() {
     // Nobody listens on port 1.
     let folder = folder("project: orders\nstore: { url: 'postgres://redrive:hunter2@127.0.0.1:1/x', timeout: 1s }\n");
@@ -445,36 +412,4 @@ fn a_log_level_that_is_none_is_told() {
     let output = command(folder.path(), &["list"]).env("REDRIVE_LOG", "loud").output().unwrap();
     assert_eq!(code(&output), 64);
     assert!(err(&output).contains("REDRIVE_LOG"));
-}
-
-/// A look into the database of a folder.
-async fn looked_up(folder: &Path, sql: &str) -> i64 {
-    Raw::connect(&format!("sqlite://{}", folder.join("t.db").display()).parse().unwrap()).await.number(sql).await
-}
-
-#[tokio::test]
-async fn a_run_that_finds_nothing_due_says_what_it_knows() {
-    let folder = folder(PLAIN);
-    done(folder.path(), &["migrate"]);
-    done(folder.path(), &["run"]);
-    assert_eq!(looked_up(folder.path(), r#"SELECT count(*) FROM redrive_node WHERE sources = '["l"]'"#).await, 1);
-}
-
-#[tokio::test]
-async fn a_run_signs_off_no_node_that_has_its_name() {
-    const LIVE: &str = "SELECT count(*) FROM redrive_node WHERE expires_at > (julianday('now') - 2440587.5) * 86400000";
-    let folder = folder(&format!("node: node-1\napi: {{ listen: '127.0.0.1:0' }}\n{PLAIN}"));
-    let folder = folder.path();
-    done(folder, &["migrate"]);
-    let mut node = command(folder, &["serve"]).stderr(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while looked_up(folder, LIVE).await == 0 {
-        assert!(Instant::now() < deadline, "the node does not beat");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    done(folder, &["run"]);
-    let live = looked_up(folder, LIVE).await;
-    kill_process(Pid::from_child(&node), Signal::TERM).unwrap();
-    node.wait().unwrap();
-    assert_eq!(live, 1, "the node lives on, and the run does not");
 }

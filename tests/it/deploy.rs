@@ -64,7 +64,8 @@ fn of<'a>(documents: &'a [Value], kind: &str) -> &'a Value {
 
 #[test]
 fn the_sidecar_of_kubernetes_is_one_that_starts_is_asked_and_has_time_to_stop() {
-    let manifest = documents(&text("deploy/kubernetes/sidecar.yaml"));
+    let written = text("deploy/kubernetes/sidecar.yaml");
+    let manifest = documents(&written);
     let pod = &of(&manifest, "Deployment")["spec"]["template"]["spec"];
     let sidecar = &pod["initContainers"][0];
     assert_eq!(sidecar["restartPolicy"], "Always", "started before the producer, stopped after it");
@@ -80,18 +81,24 @@ fn the_sidecar_of_kubernetes_is_one_that_starts_is_asked_and_has_time_to_stop() 
     // What is mounted there, as it is mounted.
     let configuration = of(&manifest, "ConfigMap")["data"]["redrive.yaml"].as_str().unwrap();
     let folder = folder(configuration);
+    let (preface, _) = written.split_once("apiVersion:").unwrap();
     for source in pod["volumes"][0]["projected"]["sources"].as_array().unwrap() {
         let Some(items) = source["secret"]["items"].as_array() else { continue };
         for item in items {
+            let key = item["key"].as_str().unwrap();
+            assert!(preface.contains(&format!("={key}=")), "the command that makes the secret gives it no {key}");
             let file = folder.path().join(item["path"].as_str().unwrap());
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            let secret = if item["key"] == "database-url" { "postgres://redrive:s3cret@postgres/orders" } else { "t0ken" };
+            let secret = if key == "database-url" { "postgres://redrive:s3cret@postgres/orders" } else { "t0ken" };
             std::fs::write(file, secret).unwrap();
         }
     }
     let check = run(folder.path(), &["check"]);
     assert_eq!(code(&check), 0, "{}", err(&check));
     let config = config(configuration, &folder.path().join("redrive.yaml"));
+    // No authority of the system's knows a server whose name is known in the cluster alone.
+    let ca = config.store.tls.as_ref().and_then(|tls| tls.ca.as_deref());
+    assert!(ca.is_some_and(Path::is_file), "{ca:?}");
 
     // Who asks, and where the producer finds it.
     let port = &sidecar["ports"][0];

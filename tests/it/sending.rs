@@ -1,13 +1,15 @@
 //! What the engine does with messages on their way, seen from outside: the whole application, on SQLite.
 
 mod large;
+mod leases;
+mod producers;
 mod refused;
 
 use std::path::Path;
 use std::time::Duration;
 
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
@@ -169,137 +171,6 @@ async fn what_waits_gets_its_share_of_a_slow_destination() {
 }
 
 #[tokio::test]
-async fn a_node_that_only_accepts_takes_messages_again_once_the_store_is_back() {
-    let (client, folder) = impatient("1s", "poller: { enabled: false }").await;
-    let mut other = writer(folder.path()).await;
-    run(&mut other, "BEGIN IMMEDIATE").await;
-    let refused = client.post_json("/v1/messages", r#"{"source":"main","payload":"x"}"#).await;
-    assert_eq!(refused.status, 503, "{refused:?}");
-    run(&mut other, "COMMIT").await;
-    eventually(Duration::from_secs(15), async || {
-        (client.send(client.request(Method::POST, "/v1/publish/main").body("x")).await.status == 202).then_some(())
-    })
-    .await;
-    client.app.end().await;
-}
-
-#[tokio::test]
-async fn a_claim_under_way_when_the_node_stops_is_handed_back() {
-    let client = client("sources: { main: { kind: scripted, in_flight: 64 } }").await;
-    let first = client.submitted("").await;
-    client.until(&first, "succeeded").await;
-    submit(&client, 20, r#","delay":"1s""#).await;
-    let mut other = writer(client.app.folder()).await;
-    // Of each claim that is made, how many messages it took: the sheets themselves go again.
-    run(&mut other, "CREATE TABLE claims (took INTEGER)").await;
-    let note = "CREATE TRIGGER note AFTER INSERT ON redrive_sheet BEGIN INSERT INTO claims VALUES (json_array_length(NEW.ids)); END";
-    run(&mut other, note).await;
-    run(&mut other, "BEGIN IMMEDIATE").await;
-    // They come due, and the claim waits for the other writer.
-    sleep(Duration::from_millis(1500)).await;
-    client.app.stop.cancel();
-    sleep(Duration::from_millis(100)).await;
-    run(&mut other, "COMMIT").await;
-    let folder = client.app.end().await;
-    let mut session = writer(folder.path()).await;
-    let claimed = number(&mut session, "SELECT coalesce(sum(took), 0) FROM claims").await;
-    let sent = number(&mut session, "SELECT count(*) FROM resend_log WHERE state = 'succeeded'").await;
-    assert!(claimed > 0 && sent == 1, "no claim was under way: {claimed} were claimed, {sent} sent");
-    let sending = number(&mut session, "SELECT count(*) FROM resend_log WHERE state = 'sending'").await;
-    let tried = number(&mut session, "SELECT count(*) FROM resend_log WHERE state <> 'succeeded' AND attempts > 0").await;
-    let sheets = number(&mut session, "SELECT count(*) FROM redrive_sheet").await;
-    assert_eq!((sending, tried, sheets), (0, 0, 0));
-    session.close().await.unwrap();
-}
-
-#[tokio::test]
-async fn what_was_delivered_while_the_store_was_away_is_not_sent_again() {
-    let (client, folder) = impatient("1s", "poller: { lease: 2s, interval: 100ms }").await;
-    let ids = submit(&client, 10, r#","topic":"hold""#).await;
-    let mut other = writer(folder.path()).await;
-    run(&mut other, "BEGIN IMMEDIATE").await;
-    client.app.hold.add_permits(ids.len());
-    // Longer than the lease. The outcomes are tried again less and less often meanwhile, so that others come first when it is back.
-    sleep(Duration::from_secs(8)).await;
-    run(&mut other, "COMMIT").await;
-    for id in ids {
-        assert_eq!(client.until(&id, "succeeded").await["attempts"], 1);
-    }
-    client.app.end().await;
-}
-
-#[tokio::test]
-async fn leases_are_renewed_well_before_they_run_out_for_as_long_as_the_send_takes() {
-    let client = client("poller: { lease: 2s, interval: 100ms }").await;
-    // One is held by its row, the other by the claim that took it.
-    let ids = [client.submitted(r#","topic":"hold""#).await, client.submitted(r#","topic":"hold","delay":"50ms""#).await];
-    for id in &ids {
-        client.until(id, "sending").await;
-    }
-    let mut session = writer(client.app.folder()).await;
-    // In milliseconds. What has run out is renewed too, before anybody takes it over: that comes too late where there are other nodes.
-    let left = "SELECT CASE WHEN count(*) = 2 THEN min(lease_until) - CAST(unixepoch('subsec') * 1000 AS INTEGER) ELSE 0 END
-        FROM (SELECT lease_until FROM resend_log WHERE state = 'sending' UNION ALL SELECT lease_until FROM redrive_sheet)";
-    let (began, mut least) = (Instant::now(), i64::MAX);
-    while began.elapsed() < Duration::from_millis(2500) {
-        least = least.min(number(&mut session, left).await);
-        sleep(Duration::from_millis(20)).await;
-    }
-    assert!(least > 200, "{least} ms were left");
-    client.app.hold.add_permits(ids.len());
-    for id in ids {
-        assert_eq!(client.until(&id, "succeeded").await["attempts"], 1);
-    }
-    session.close().await.unwrap();
-    client.app.end().await;
-}
-
-#[tokio::test]
-async fn what_waits_to_be_tried_first_is_not_sent_once_another_node_has_it() {
-    let source = "{ kind: narrow, mode: on_failure, on_failure: { timeout: 100ms } }";
-    let client = client(&format!("poller: {{ lease: 2s }}\nsources: {{ main: {source} }}")).await;
-    let first = client.submitted(r#","topic":"hold","mode":"write_ahead""#).await;
-    // The pipeline is at it.
-    sleep(Duration::from_millis(200)).await;
-    let behind = client.submitted("").await;
-    assert_eq!(client.message(&behind).await["state"], "sending");
-    let mut other = writer(client.app.folder()).await;
-    let take =
-        "UPDATE resend_log SET lease_token = 7, lease_node = 'other', lease_until = lease_until + 60000 WHERE state = 'sending' AND topic IS NULL";
-    run(&mut other, take).await;
-    // Longer than the lease.
-    sleep(Duration::from_millis(2500)).await;
-    client.app.hold.add_permits(1);
-    client.until(&first, "succeeded").await;
-    let last = client.submitted(r#","mode":"write_ahead""#).await;
-    client.until(&last, "succeeded").await;
-    shows(&client, Duration::from_secs(5), r#"redrive_attempts_total{project="test",source="main",outcome="succeeded"} 2"#).await;
-    assert_eq!(number(&mut other, "SELECT count(*) FROM resend_log WHERE state = 'sending' AND lease_token = 7 AND attempts = 1").await, 1);
-    other.close().await.unwrap();
-    client.app.end().await;
-}
-
-#[tokio::test]
-async fn an_outcome_is_kept_while_the_database_can_not_be_opened() {
-    let (client, folder) = impatient("1s", "").await;
-    let id = client.submitted(r#","topic":"hold""#).await;
-    let mut other = writer(folder.path()).await;
-    run(&mut other, "BEGIN IMMEDIATE").await;
-    client.app.hold.add_permits(1);
-    // The connection that waits for the other writer is given up, and none can be made in its place.
-    let (file, aside) = (folder.path().join("redrive.db"), folder.path().join("aside.db"));
-    std::fs::rename(&file, &aside).unwrap();
-    std::fs::create_dir(&file).unwrap();
-    eventually(Duration::from_secs(15), async || client.get("/readyz").await.text.contains("can't be used").then_some(())).await;
-    sleep(Duration::from_secs(1)).await;
-    std::fs::remove_dir(&file).unwrap();
-    std::fs::rename(&aside, &file).unwrap();
-    run(&mut other, "COMMIT").await;
-    assert_eq!(client.until(&id, "succeeded").await["attempts"], 1);
-    client.app.end().await;
-}
-
-#[tokio::test]
 async fn a_source_that_stands_still_takes_no_memory_from_the_others() {
     let client = client("limits: { in_flight: 1MiB }\nsources: { main: { kind: scripted }, other: { kind: scripted } }").await;
     let first = client.submitted("").await;
@@ -378,42 +249,6 @@ async fn attempts_of_messages_that_are_gone_go_with_the_purge() {
     run(&mut other, left).await;
     until(&mut other, "SELECT count(*) = 0 FROM attempt_log").await;
     client.app.end().await;
-}
-
-/// A message whose first attempt a node began that is gone, with a lease that ends soon.
-const LOST: &str = "019a0000-0000-7000-8000-000000000001";
-
-/// The attempts of [`LOST`] once it was sent by a node that polls no more than once a minute, and its message.
-async fn attempts_after_one_was_lost() -> (Value, Value) {
-    // By polls alone it would take a minute.
-    let client = client("poller: { interval: 1m }\nsources: { main: { kind: scripted, retry: { first_delay: 10ms } } }").await;
-    let mut other = writer(client.app.folder()).await;
-    let gone = "INSERT INTO resend_log (id, source, state, attempts, lease_token, lease_node, lease_until, attempt_started_at)
-        SELECT '019a0000-0000-7000-8000-000000000001', 'main', 'sending', 1, 7, 'gone', now + 3000, now
-        FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)";
-    run(&mut other, gone).await;
-    // Something that is due soon has the scout look once.
-    let id = client.submitted(r#","delay":"100ms""#).await;
-    client.until(&id, "succeeded").await;
-    let message = client.until(LOST, "succeeded").await;
-    let attempts = client.get(&format!("/v1/messages/{LOST}/attempts")).await.json();
-    client.app.end().await;
-    (attempts, message)
-}
-
-#[tokio::test]
-async fn a_lost_attempt_is_found_when_its_lease_ends_and_uses_up_no_retry() {
-    let (attempts, message) = attempts_after_one_was_lost().await;
-    assert_eq!((&message["attempts"], &message["retries"]), (&json!(2), &json!(0)));
-    let told: Vec<_> = attempts["items"].as_array().unwrap().iter().map(|attempt| (&attempt["number"], &attempt["outcome"])).collect();
-    assert_eq!(told, [(&json!(1), &json!("lost")), (&json!(2), &json!("succeeded"))]);
-    assert_eq!(attempts["items"][0]["error"]["class"], "lost");
-}
-
-#[tokio::test]
-async fn a_lost_attempt_is_put_down_to_the_node_that_lost_it() {
-    let (attempts, _) = attempts_after_one_was_lost().await;
-    assert_eq!(attempts["items"][0]["node"], "gone", "{attempts}");
 }
 
 #[tokio::test]
@@ -510,22 +345,6 @@ async fn a_message_whose_history_is_not_kept_goes_as_it_ends() {
 }
 
 #[tokio::test]
-async fn whoever_would_have_too_much_wait_to_be_committed_is_told_to_come_again() {
-    let client = client("limits: { intake: 1MiB }").await;
-    let mut other = writer(client.app.folder()).await;
-    run(&mut other, "BEGIN IMMEDIATE").await;
-    let publish = async || client.send(client.request(Method::POST, "/v1/publish/main").body(vec![b'x'; 600 << 10])).await;
-    // One waits for the other writer; with the second it would be too much, whichever of them comes first.
-    let (refused, kept) = futures::future::select(Box::pin(publish()), Box::pin(publish())).await.factor_first();
-    assert_eq!(refused.problem(), (429, "overloaded".into(), String::new()));
-    assert!(refused.text.contains("wait to be committed"), "{refused:?}");
-    run(&mut other, "COMMIT").await;
-    assert_eq!(kept.await.status, 202);
-    assert_eq!(publish().await.status, 202, "there is room again");
-    client.app.end().await;
-}
-
-#[tokio::test]
 async fn what_a_node_knew_before_it_was_started_with_other_sources_is_known_still() {
     const KNOWN: &str = "SELECT count(*) FROM redrive_node WHERE sources LIKE '%before%'";
     let before = client("node: node-1\nsources: { before: { kind: scripted } }").await;
@@ -537,38 +356,4 @@ async fn what_a_node_knew_before_it_was_started_with_other_sources_is_known_stil
     assert_eq!(number(&mut session, KNOWN).await, 1, "its messages wait");
     session.close().await.unwrap();
     after.end().await;
-}
-
-#[tokio::test]
-async fn what_could_not_be_kept_is_not_tried_first() {
-    let client = client("limits: { intake: 1MiB }").await;
-    let mut other = writer(client.app.folder()).await;
-    run(&mut other, "BEGIN IMMEDIATE").await;
-    let publish = async |path: &'static str, bytes| client.send(client.request(Method::POST, path).body(vec![b'x'; bytes])).await;
-    let meanwhile = async {
-        // The other waits for the writer by then.
-        sleep(Duration::from_millis(500)).await;
-        let tried = publish("/v1/publish/main?mode=on_failure", 1).await;
-        run(&mut other, "COMMIT").await;
-        tried
-    };
-    let (kept, tried) = tokio::join!(publish("/v1/publish/main", 1 << 20), meanwhile);
-    assert_eq!(tried.problem(), (429, "overloaded".into(), String::new()));
-    assert_eq!(kept.status, 202, "{kept:?}");
-    assert_eq!(publish("/v1/publish/main?mode=on_failure", 1).await.status, 200, "there is room again");
-    client.app.end().await;
-}
-
-#[tokio::test]
-async fn a_producer_is_told_within_the_stores_timeout_that_somebody_holds_the_table() {
-    let (client, folder) = impatient("3s", "").await;
-    let mut other = writer(folder.path()).await;
-    run(&mut other, "BEGIN IMMEDIATE").await;
-    let began = Instant::now();
-    let refused = client.post_json("/v1/messages", r#"{"source":"main","payload":"x"}"#).await;
-    assert_eq!(refused.status, 503, "{refused:?}");
-    // A second wait for the lock would have taken as long again.
-    assert!(began.elapsed() < Duration::from_millis(4500), "{:?}", began.elapsed());
-    run(&mut other, "COMMIT").await;
-    client.app.end().await;
 }

@@ -1,8 +1,8 @@
 //! The contract suite of sources: what every sender promises, whatever its kind, asked of every destination. A destination is one line; those
 //! that need a server stand in `servers/source.rs`.
 //!
-//! A line names what its destination can be asked, and the compiler holds it to that: `shown` needs [`Shown`], `refusing` [`Refusing`],
-//! `leaving` [`Leaving`].
+//! A line names what its destination can be asked, and the compiler holds it to that: `secret` needs [`Secretive`], `shown` [`Shown`],
+//! `refusing` [`Refusing`], `leaving` [`Leaving`]. `pipelined` is for a kind that is a `Pipeline`.
 
 pub(crate) mod arriving;
 pub(crate) mod destinations;
@@ -22,7 +22,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::support::sends::{Proxy, context_with_timeout, message, send_all};
+use crate::support::Proxy;
+use crate::support::sends::{context_with_timeout, message, send_all};
 
 /// A test that takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -33,8 +34,6 @@ pub(crate) const GRACE: Duration = Duration::from_secs(3);
 
 /// Where messages go, and the source that takes them there.
 pub(crate) trait Destination: Sized {
-    /// What the kind makes of its section.
-    type Config: DeserializeOwned + Debug;
     /// The kind in the YAML.
     const KIND: &'static str;
 
@@ -45,11 +44,6 @@ pub(crate) trait Destination: Sized {
 
     /// One with which as many topics as can be are wrong.
     fn strict_section(&self) -> Value {
-        self.section()
-    }
-
-    /// One with `hunter2` for every secret; what is sent with it need not arrive.
-    fn secret_section(&self) -> Value {
         self.section()
     }
 
@@ -70,10 +64,23 @@ pub(crate) trait Destination: Sized {
     }
 }
 
+/// One that is given secrets.
+pub(crate) trait Secretive: Destination {
+    /// What the kind makes of its section.
+    type Config: DeserializeOwned + Debug;
+
+    /// A section with `hunter2` for every secret; what is sent with it need not arrive.
+    fn secret_section(&self) -> Value {
+        self.section()
+    }
+}
+
 /// One that shows what arrived.
 pub(crate) trait Shown: Destination {
     /// The payload that a tombstone arrives with.
     const TOMBSTONE: Option<&'static [u8]> = Some(b"");
+    /// Whether redrive's own facts stand among the headers, so that no message may bring what looks like them.
+    const FACTS_ARE_HEADERS: bool = true;
 
     /// All that has arrived, copies too.
     async fn arrived(&self) -> Vec<Arrival>;
@@ -180,9 +187,15 @@ pub(crate) use contract;
 macro_rules! group {
     (always $destination:ty) => {
         $crate::source_contract::suite! { $destination;
-            saying: check_refuses_a_topic_exactly_when_a_send_would nothing_secret_is_shown;
-            ending: a_close_waits_for_what_is_under_way a_send_that_is_dropped_loses_no_outcome;
+            saying: check_refuses_a_topic_exactly_when_a_send_would;
+            ending: a_close_waits_for_what_is_under_way;
         }
+    };
+    (secret $destination:ty) => {
+        $crate::source_contract::suite! { $destination; saying: nothing_secret_is_shown; }
+    };
+    (pipelined $destination:ty) => {
+        $crate::source_contract::suite! { $destination; ending: a_send_that_is_dropped_loses_no_outcome; }
     };
     (unseen $destination:ty) => {
         $crate::source_contract::suite! { $destination; arriving: several_hundred_succeed; }
@@ -220,15 +233,15 @@ pub(crate) use suite;
 
 /// librdkafka's mock cluster, which runs inside the process.
 mod kafka {
-    super::contract! { super::destinations::MockKafka => always shown refusing leaving }
+    super::contract! { super::destinations::MockKafka => always secret pipelined shown refusing leaving }
 }
 
 mod http {
-    super::contract! { super::destinations::Endpoint => always shown refusing leaving }
+    super::contract! { super::destinations::Endpoint => always secret shown refusing leaving }
 }
 
 mod command {
-    super::contract! { super::local::Command => always shown refusing leaving }
+    super::contract! { super::local::Command => always secret shown refusing leaving }
 }
 
 /// It takes everything, is always there, and shows no payload on purpose.

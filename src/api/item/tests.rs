@@ -119,6 +119,7 @@ fn what_is_wrong_is_named_with_its_path() {
 fn what_is_expected_is_told_in_words() {
     for (text, detail) in [
         (r#"{"source":"s","payload":1,"priority":"high"}"#, r#"invalid type: string "high", expected a whole number"#),
+        (r#"{"source":"s","payload":1,"priority":9223372036854775808}"#, "invalid value: integer `9223372036854775808`, expected a smaller number"),
         (r#"{"source":"s","payload":1,"priority":1.5}"#, "invalid type: floating point `1.5`, expected a whole number"),
         (r#"{"source":"s","payload":1,"retry":{"max_retries":-1}}"#, "invalid value: integer `-1`, expected 0 or more"),
         (r#"{"source":"s","payload":1,"retry":{"max_retries":4294967296}}"#, "invalid value: integer `4294967296`, expected a smaller number"),

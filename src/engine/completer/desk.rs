@@ -17,6 +17,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// How long what somebody else has locked, or the store did not take by itself, is left alone.
 const ASIDE_WAIT: Duration = Duration::from_secs(1);
+/// Where so many in a row could not be written, each by itself, the others are left alone too for a while: it looks like an outage.
+const ALONE_IN_A_ROW: u32 = 2;
 /// So many that the store refused before are tried at once.
 const REFUSED_AT_ONCE: usize = 32;
 
@@ -64,6 +66,8 @@ pub(super) struct Desk {
     /// How many outcomes are written at once.
     pub(super) portion: Portion,
     wait: Duration,
+    /// How many in a row could not be written, each by itself.
+    alone: u32,
     /// Outcomes of messages that somebody else has locked, and those that the store did not take by themselves; and when they are tried again if
     /// there are any.
     pub(super) aside: Vec<(Report, Completion)>,
@@ -82,6 +86,7 @@ impl Desk {
             failures: Throttle::new(10, Duration::from_secs(1)),
             portion: Portion::new(batch),
             wait: FIRST_WAIT,
+            alone: 0,
             aside: Vec::new(),
             again: Instant::now(),
             unsure: HashSet::new(),
@@ -91,15 +96,62 @@ impl Desk {
 
     /// So many were written at once.
     pub(super) fn wrote(&mut self, count: usize) {
-        self.wait = FIRST_WAIT;
+        (self.wait, self.alone) = (FIRST_WAIT, 0);
         self.portion.worked(count, Instant::now());
     }
 
-    /// How long to wait after one more failure in a row.
+    /// How long to wait after one more failure in a row that is none of size.
     pub(super) fn wait(&mut self) -> Duration {
         let wait = self.wait;
         self.wait = (wait * 2).min(LONGEST_WAIT);
         wait
+    }
+
+    /// Another batch is about to be written, whatever became of the last.
+    pub(super) const fn begin(&mut self) {
+        self.alone = 0;
+    }
+
+    /// Whether what was tried last looks as if nothing could be written.
+    pub(super) const fn is_stuck(&self) -> bool {
+        self.alone >= ALONE_IN_A_ROW
+    }
+
+    /// Whether all of these were laid aside before because they could not be written.
+    pub(super) fn failed_before(&self, outcomes: &Outcomes) -> bool {
+        outcomes.completions.iter().all(|completion| self.unsure.contains(&completion.held))
+    }
+
+    /// Outcomes were not written, and it is not they that the store refuses. `parts` is what is to be written besides, the last of it first. Answers
+    /// how long to wait before that.
+    pub(super) fn put_back(&mut self, part: Outcomes, parts: &mut Vec<Outcomes>, error: &Error) -> Duration {
+        let (count, is_least) = (part.count(), self.portion.size() == 1);
+        if !self.portion.failed(count, error, Instant::now()) {
+            parts.push(part);
+            return self.wait();
+        }
+        // What is too much for the database gets no less by waiting; that it is an outage shows soon, where one alone is not written either.
+        if !is_least {
+            parts.push(part);
+            return FIRST_WAIT;
+        }
+        self.alone = self.alone.saturating_add(1);
+        if !self.is_stuck() {
+            self.lay_aside(part);
+            return FIRST_WAIT;
+        }
+        // However many are too much by themselves, others are not kept from their turn for longer than one wait. What was not tried by itself comes
+        // before what was.
+        let (tried, again) = (std::mem::take(&mut self.aside), self.again);
+        for rest in parts.drain(..).rev() {
+            self.lay_aside(rest);
+        }
+        if !tried.is_empty() {
+            self.again = again;
+            self.aside.extend(tried);
+        }
+        self.lay_aside(part);
+        self.wait()
     }
 
     /// Has outcomes tried another time.

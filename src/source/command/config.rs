@@ -29,9 +29,9 @@ pub struct Config {
     pub argv: Vec<String>,
     /// Variables that the program gets besides the facts of the message.
     pub env: BTreeMap<String, Secret>,
-    /// Names of redrive's own variables that the program gets. Always: `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `TZ`, `TMPDIR`, `LANG`, `LC_*`.
-    /// Others are not handed on, so that none leaks by accident. It is no fence: a command runs as redrive's user, and can read redrive's environment
-    /// in `/proc` and the files that hold its secrets.
+    /// Names of redrive's own variables that the program gets. Always: `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `TZ`, `TMPDIR`, `LANG`, `LANGUAGE`,
+    /// `LC_*`. Others are not handed on, so that none leaks by accident. It is no fence: a command runs as redrive's user, and can read redrive's
+    /// environment in `/proc` and the files that hold its secrets.
     pub inherit_env: Vec<String>,
     /// The working directory. Default: the configuration file's folder.
     pub directory: Option<PathBuf>,

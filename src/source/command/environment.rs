@@ -26,11 +26,6 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a message may have this topic; why it can't be said in an environment, if so.
-pub(super) fn check_topic(topic: &str) -> Result<(), String> {
-    check_value("REDRIVE_TOPIC", topic)
-}
-
 fn check_value(name: &str, value: &str) -> Result<(), String> {
     if value.contains('\0') {
         return Err(format!("{name} would hold a NUL, which no environment can"));
@@ -116,6 +111,15 @@ mod tests {
         let is = |name: &str, names: &[String]| is_inherited(OsStr::new(name), names);
         assert!(is("PATH", &[]) && is("LC_ALL", &[]) && is("DATABASE_URL", &named));
         assert!(!is("DATABASE_URL", &[]) && !is("REDRIVE_TOKEN", &named) && !is("AWS_SECRET_ACCESS_KEY", &[]));
+    }
+
+    #[test]
+    fn what_is_always_inherited_is_that_of_the_docs() {
+        for text in [include_str!("../../../docs/configuration.md"), include_str!("../../../docs/sources-endpoints.md")] {
+            let row = text.lines().find(|line| line.starts_with("| `inherit_env` ")).unwrap();
+            let missing: Vec<_> = ALWAYS.iter().filter(|name| !row.contains(&format!("`{name}`"))).collect();
+            assert!(missing.is_empty(), "{missing:?} in {row}");
+        }
     }
 
     #[test]

@@ -45,11 +45,6 @@ pub(super) fn is_signature(name: &HeaderName) -> bool {
     matches!(name.as_str(), "webhook-id" | "webhook-timestamp" | "webhook-signature")
 }
 
-/// Whether a request can carry a topic, with whatever else: it is one of its headers.
-pub(super) fn check_topic(topic: &str) -> Result<(), String> {
-    if topic.len() <= MOST_BYTES { Ok(()) } else { Err(format!("the topic is longer than the {} KiB of a request's headers", MOST_BYTES >> 10)) }
-}
-
 /// The headers for a message. `configured` ones are not overridden, except for `Content-Type`, which the message knows best.
 ///
 /// Message headers whose name or value HTTP does not allow are left out: they may have been meant for another kind of destination.

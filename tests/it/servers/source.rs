@@ -12,28 +12,27 @@ use tokio::sync::RwLockReadGuard;
 use super::amqp::{RABBIT, RABBIT4, Route, WHOLE_BROKER, proxy_to, short, through};
 use super::kafka::Topic;
 use crate::source_contract::destinations::records;
-use crate::source_contract::{Arrival, Destination, Leaving, Refusing, Shown, State};
-use crate::support::sends::{Proxy, message};
-use crate::support::service;
+use crate::source_contract::{Arrival, Destination, Leaving, Refusing, Secretive, Shown, State};
+use crate::support::sends::message;
+use crate::support::{Proxy, service};
 
 /// A client goes where the broker says that it is, past any proxy: `tests/outage` takes this one away.
 mod kafka_4 {
-    crate::source_contract::contract! { super::Kafka => always shown refusing }
+    crate::source_contract::contract! { super::Kafka => always secret pipelined shown refusing }
 }
 
 mod rabbitmq_3_10 {
-    crate::source_contract::contract! { super::Rabbit<3> => always shown refusing leaving }
+    crate::source_contract::contract! { super::Rabbit<3> => always secret pipelined shown refusing leaving }
 }
 
 mod rabbitmq_4 {
-    crate::source_contract::contract! { super::Rabbit<4> => always shown refusing leaving }
+    crate::source_contract::contract! { super::Rabbit<4> => always secret pipelined shown refusing leaving }
 }
 
 /// A topic that takes only some records.
 struct Kafka(Topic);
 
 impl Destination for Kafka {
-    type Config = kafka::Config;
     const KIND: &'static str = "kafka";
 
     async fn set_up() -> Self {
@@ -50,16 +49,20 @@ impl Destination for Kafka {
         json!({ "brokers": [service("REDRIVE_TEST_KAFKA")] })
     }
 
-    fn secret_section(&self) -> Value {
-        json!({ "brokers": [service("REDRIVE_TEST_KAFKA_SASL_PLAINTEXT")], "username": "redrive", "password": "hunter2" })
-    }
-
     fn topic(&self) -> &str {
         &self.0.name
     }
 
     async fn remove(self) {
         self.0.remove().await;
+    }
+}
+
+impl Secretive for Kafka {
+    type Config = kafka::Config;
+
+    fn secret_section(&self) -> Value {
+        json!({ "brokers": [service("REDRIVE_TEST_KAFKA_SASL_PLAINTEXT")], "username": "redrive", "password": "hunter2" })
     }
 }
 
@@ -96,7 +99,6 @@ impl<const VERSION: u8> Rabbit<VERSION> {
 }
 
 impl<const VERSION: u8> Destination for Rabbit<VERSION> {
-    type Config = amqp::Config;
     const KIND: &'static str = "amqp";
 
     async fn set_up() -> Self {
@@ -112,18 +114,22 @@ impl<const VERSION: u8> Destination for Rabbit<VERSION> {
         json!({ "url": service(Self::URL), "exchange": self.route.name })
     }
 
-    fn secret_section(&self) -> Value {
-        let mut uri: AMQPUri = service(Self::URL).parse().unwrap();
-        "hunter2".clone_into(&mut uri.authority.userinfo.password);
-        json!({ "url": uri.to_string(), "exchange": self.route.name, "username": "redrive", "password": "hunter2" })
-    }
-
     fn topic(&self) -> &'static str {
         "ok"
     }
 
     async fn remove(self) {
         self.route.remove().await;
+    }
+}
+
+impl<const VERSION: u8> Secretive for Rabbit<VERSION> {
+    type Config = amqp::Config;
+
+    fn secret_section(&self) -> Value {
+        let mut uri: AMQPUri = service(Self::URL).parse().unwrap();
+        "hunter2".clone_into(&mut uri.authority.userinfo.password);
+        json!({ "url": uri.to_string(), "exchange": self.route.name, "username": "redrive", "password": "hunter2" })
     }
 }
 

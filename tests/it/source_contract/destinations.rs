@@ -14,16 +14,16 @@ use redrive::outcome::Class;
 use redrive::source::{http, kafka};
 use serde_json::{Value, json};
 
-use super::{Arrival, Destination, Leaving, Refusing, SOON, Shown, State};
+use super::{Arrival, Destination, Leaving, Refusing, SOON, Secretive, Shown, State};
+use crate::support::Proxy;
 use crate::support::endpoint::{Request, Server, answer};
-use crate::support::sends::{Proxy, message};
+use crate::support::sends::message;
 
 const TOPIC: &str = "orders";
 
 pub(crate) struct MockKafka(MockCluster<'static, DefaultProducerContext>);
 
 impl Destination for MockKafka {
-    type Config = kafka::Config;
     const KIND: &'static str = "kafka";
 
     async fn set_up() -> Self {
@@ -40,13 +40,17 @@ impl Destination for MockKafka {
         json!({ "brokers": [self.0.bootstrap_servers()] })
     }
 
+    fn topic(&self) -> &str {
+        TOPIC
+    }
+}
+
+impl Secretive for MockKafka {
+    type Config = kafka::Config;
+
     fn secret_section(&self) -> Value {
         let properties = json!({ "ssl.key.password": "hunter2" });
         json!({ "brokers": [self.0.bootstrap_servers()], "username": "redrive", "password": "hunter2", "properties": properties })
-    }
-
-    fn topic(&self) -> &str {
-        TOPIC
     }
 }
 
@@ -115,7 +119,6 @@ pub(crate) struct Endpoint {
 }
 
 impl Destination for Endpoint {
-    type Config = http::Config;
     const KIND: &'static str = "http";
 
     async fn set_up() -> Self {
@@ -144,6 +147,10 @@ fn status(request: &Request) -> &'static str {
         "broken" => "500 Internal Server Error",
         _ => "200 OK",
     }
+}
+
+impl Secretive for Endpoint {
+    type Config = http::Config;
 }
 
 impl Shown for Endpoint {

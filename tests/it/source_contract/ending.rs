@@ -7,7 +7,7 @@ use redrive::outcome::Class;
 use redrive::source::Sender;
 
 use super::{Destination, GRACE, Leaving, SOON, State, assert_all, judge, messages, send, sender};
-use crate::support::sends::{deliveries, hand_over, until};
+use crate::support::sends::{deliveries, until};
 
 /// Whether a message of its own succeeds.
 async fn succeeds<D: Destination>(destination: &D, sender: &Sender) -> bool {
@@ -65,9 +65,10 @@ pub(crate) async fn what_is_pending_at_the_close_gets_an_outcome<D: Leaving>(des
 
 pub(crate) async fn a_send_that_is_dropped_loses_no_outcome<D: Destination>(destination: &D) {
     let sender = sender(destination, "5s");
+    let Sender::Pipelined(pipeline) = &sender else { panic!("it is sent one message at a time") };
     let (batch, outcomes) = deliveries(messages(destination, 300));
     {
-        let mut sends = pin!(hand_over(&sender, batch));
+        let mut sends = pin!(pipeline.send(batch));
         let _ = futures::poll!(&mut sends);
     }
     let outcomes = tokio::time::timeout(Duration::from_secs(5) + GRACE, outcomes.all()).await.expect("an outcome was lost");

@@ -10,12 +10,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use redrive::message::{Key, Message};
 use redrive::outcome::{Class, Outcome};
-use redrive::source::{Registry, Sender, Source, command, log};
+use redrive::source::{Registry, Sender, Source, command};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::{Arrival, Destination, Leaving, Refusing, Shown, State};
+use super::{Arrival, Destination, Leaving, Refusing, Secretive, Shown, State};
 use crate::support::sends::message;
 
 const TOPIC: &str = "orders";
@@ -32,7 +32,6 @@ env -0 > "facts/$REDRIVE_ID.$$" && cat > "payloads/$REDRIVE_ID.$$"
 "#;
 
 impl Destination for Command {
-    type Config = command::Config;
     const KIND: &'static str = "command";
 
     async fn set_up() -> Self {
@@ -56,7 +55,13 @@ impl Destination for Command {
     }
 }
 
+impl Secretive for Command {
+    type Config = command::Config;
+}
+
 impl Shown for Command {
+    const FACTS_ARE_HEADERS: bool = false;
+
     async fn arrived(&self) -> Vec<Arrival> {
         let payloads = std::fs::read_dir(self.0.path().join("payloads")).unwrap();
         payloads.map(|file| self.arrival(&file.unwrap().path())).collect()
@@ -101,7 +106,6 @@ impl Leaving for Command {
 pub(crate) struct Log;
 
 impl Destination for Log {
-    type Config = log::Config;
     const KIND: &'static str = "log";
 
     async fn set_up() -> Self {
@@ -149,12 +153,11 @@ impl Source for Keeper {
     }
 
     fn check(&self, topic: Option<&str>) -> Result<(), String> {
-        if topic == Some("") { Err("has no place on the shelf".to_owned()) } else { Ok(()) }
+        if topic == Some("..") { Err("has no place on the shelf".to_owned()) } else { Ok(()) }
     }
 }
 
 impl Destination for Shelf {
-    type Config = Value;
     const KIND: &'static str = "shelf";
 
     async fn set_up() -> Self {
@@ -182,6 +185,7 @@ impl Destination for Shelf {
 
 impl Shown for Shelf {
     const TOMBSTONE: Option<&'static [u8]> = None;
+    const FACTS_ARE_HEADERS: bool = false;
 
     async fn arrived(&self) -> Vec<Arrival> {
         let kept = self.kept.lock().unwrap();

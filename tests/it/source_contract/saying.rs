@@ -3,13 +3,14 @@
 use redrive::message::Message;
 use redrive::outcome::{Class, cut};
 
-use super::{Destination, SOON, built, messages, send};
+use super::{Destination, SOON, Secretive, built, messages, send};
 use crate::support::sends::message;
 
 pub(crate) async fn check_refuses_a_topic_exactly_when_a_send_would<D: Destination>(destination: &D) {
     let sender = built(destination, destination.strict_section(), "5s");
-    let long = [250, 256, 1024, 200_000].map(|count| "x".repeat(count));
-    let topics = [destination.topic(), "", ".", "..", "a b", "a/b", "x\0y", "ä"].into_iter().chain(long.iter().map(String::as_str));
+    // Others don't get past the intake, which takes 1 to 1024 bytes without control characters.
+    let long = [250, 256, 1024].map(|count| "x".repeat(count));
+    let topics = [destination.topic(), ".", "..", "a b", "a/b", "ä"].into_iter().chain(long.iter().map(String::as_str));
     let sent: Vec<_> = topics.map(Some).chain([None]).map(|topic| Message { topic: topic.map(str::to_owned), ..message("", "hunter3") }).collect();
     let outcomes = send(destination, &sender, sent.clone(), SOON).await;
     for message in sent {
@@ -22,8 +23,9 @@ pub(crate) async fn check_refuses_a_topic_exactly_when_a_send_would<D: Destinati
     sender.close(SOON).await;
 }
 
-pub(crate) async fn nothing_secret_is_shown<D: Destination>(destination: &D) {
+pub(crate) async fn nothing_secret_is_shown<D: Secretive>(destination: &D) {
     let section = destination.secret_section();
+    assert!(section.to_string().contains("hunter2"), "there is nothing to keep secret");
     let config: D::Config = serde_json::from_value(section.clone()).unwrap();
     let sender = built(destination, section, "5s");
     let shown = format!("{config:?} {sender:?}");

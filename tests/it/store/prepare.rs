@@ -41,7 +41,7 @@ pub(crate) async fn once_by_several_nodes_at_once_where_no_lock_is_given(cx: Fix
     .await;
     let mut url: Url = cx.test.config.url.expose().parse().unwrap();
     let target = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
-    let proxy = Proxy::saying_instead(target, "GET_LOCK", "GET_LUCK").await;
+    let proxy = Proxy::saying_instead(&target, "GET_LOCK", "GET_LUCK").await;
     url.set_port(Some(proxy.port())).unwrap();
     // In clear, so that the proxy finds the word.
     url.query_pairs_mut().append_pair("ssl-mode", "disabled");

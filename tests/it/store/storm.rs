@@ -117,7 +117,7 @@ pub(crate) async fn a_lock_of_another_session_ends_in_time(cx: Fixture) {
 pub(crate) async fn a_server_that_stalls_ends_in_time(cx: Fixture) {
     cx.store().await;
     let mut url: Url = cx.test.config.url.expose().parse().unwrap();
-    let proxy = Proxy::before(format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())).await;
+    let proxy = Proxy::to(&format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())).await;
     url.set_port(Some(proxy.port())).unwrap();
     let config = store::Config { url: Secret::new(url.as_str()), timeout: Span::secs(1), ..cx.test.config.clone() };
     let store = store::open(&config, &cx.project).unwrap();
@@ -132,7 +132,7 @@ pub(crate) async fn a_server_that_stalls_ends_in_time(cx: Fixture) {
         }
         assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     }
-    proxy.go_on();
+    proxy.open();
     eventually(SOON, async || store.insert(cx.insertion(vec![message("billing")])).await.ok()).await;
     store.close().await;
 }

@@ -1,8 +1,6 @@
-//! A TCP proxy before a server, which a test can stall: connections stay open, and nothing comes back. Or it says another word to the server than the
-//! one it was given.
+//! A TCP proxy on loopback before a server, which a test can stall or cut. Or it says another word to the server than the one it was given.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,58 +10,71 @@ use tokio::task::JoinHandle;
 /// A word, and another of the same length that the server is given in its place.
 type Instead = Option<(&'static [u8], &'static [u8])>;
 
+/// What a [`Proxy`] does with what it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Open,
+    /// Nothing passes, nothing is closed: a server that was stopped.
+    Stalled,
+    /// Connections are closed and new ones too: a server that is dead.
+    Cut,
+}
+
 /// Listens on a port of its own for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Proxy {
-    address: SocketAddr,
-    stalled: watch::Sender<bool>,
+    pub(crate) address: SocketAddr,
+    flow: watch::Sender<Flow>,
     task: JoinHandle<()>,
 }
 
 impl Proxy {
     /// A proxy before `target` (`host:port`).
-    pub(crate) async fn before(target: String) -> Self {
+    pub(crate) async fn to(target: &str) -> Self {
         Self::saying(target, None).await
     }
 
     /// One that says `another` word to the server instead of `word`, wherever it finds it in what it reads at once.
-    pub(crate) async fn saying_instead(target: String, word: &'static str, another: &'static str) -> Self {
+    pub(crate) async fn saying_instead(target: &str, word: &'static str, another: &'static str) -> Self {
         assert_eq!(word.len(), another.len());
         Self::saying(target, Some((word.as_bytes(), another.as_bytes()))).await
     }
 
-    async fn saying(target: String, instead: Instead) -> Self {
+    async fn saying(target: &str, instead: Instead) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stalled, watching) = watch::channel(false);
-        let target: Arc<str> = target.into();
+        let (flow, seen) = watch::channel(Flow::Open);
+        let target = target.to_owned();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (target, watching) = (target.clone(), watching.clone());
+                let (target, seen) = (target.clone(), seen.clone());
                 tokio::spawn(async move {
-                    let Ok(server) = TcpStream::connect(&*target).await else { return };
-                    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-                    tokio::select! {
-                        () = pass(from_client, to_server, watching.clone(), instead) => {}
-                        () = pass(from_server, to_client, watching, None) => {}
+                    if *seen.borrow() == Flow::Cut {
+                        return;
                     }
+                    let Ok(server) = TcpStream::connect(target).await else { return };
+                    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+                    tokio::join!(pass(from_client, to_server, seen.clone(), instead), pass(from_server, to_client, seen, None));
                 });
             }
         });
-        Self { address, stalled, task }
+        Self { address, flow, task }
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// From now on nothing passes, until [`Self::go_on`].
-    pub(crate) fn stall(&self) {
-        self.stalled.send_replace(true);
+    pub(crate) fn open(&self) {
+        self.flow.send_replace(Flow::Open);
     }
 
-    pub(crate) fn go_on(&self) {
-        self.stalled.send_replace(false);
+    pub(crate) fn stall(&self) {
+        self.flow.send_replace(Flow::Stalled);
+    }
+
+    pub(crate) fn cut(&self) {
+        self.flow.send_replace(Flow::Cut);
     }
 }
 
@@ -73,19 +84,40 @@ impl Drop for Proxy {
     }
 }
 
-async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut stalled: watch::Receiver<bool>, instead: Instead) {
-    let mut buffer = vec![0; 16 << 10];
+async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut flow: watch::Receiver<Flow>, instead: Instead) {
+    let mut buffer = vec![0; 64 << 10];
     loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
-        if let Some((word, another)) = instead {
-            for start in 0..=read.saturating_sub(word.len()) {
-                if buffer[..read][start..].starts_with(word) {
-                    buffer[start..start + word.len()].copy_from_slice(another);
+        let now = *flow.borrow_and_update();
+        match now {
+            Flow::Cut => return,
+            Flow::Stalled => {
+                if flow.changed().await.is_err() {
+                    return;
                 }
             }
+            Flow::Open => tokio::select! {
+                changed = flow.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                read = from.read(&mut buffer) => {
+                    let Ok(count @ 1..) = read else { return };
+                    say_instead(&mut buffer[..count], instead);
+                    if to.write_all(&buffer[..count]).await.is_err() {
+                        return;
+                    }
+                }
+            },
         }
-        if stalled.wait_for(|stalled| !stalled).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
-            return;
+    }
+}
+
+fn say_instead(said: &mut [u8], instead: Instead) {
+    let Some((word, another)) = instead else { return };
+    for start in 0..=said.len().saturating_sub(word.len()) {
+        if said[start..].starts_with(word) {
+            said[start..start + word.len()].copy_from_slice(another);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sends through a source as the engine does, and a connection that can be cut or made to stand still.
+//! Sends through a source as the engine does.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -10,9 +10,7 @@ use redrive::message::{Headers, Key, Message};
 use redrive::outcome::Outcome;
 use redrive::source::{Context, Delivery, Options, Registry, Sender};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 /// The context of a source named `tested` with a lease of 30 s.
@@ -81,7 +79,7 @@ impl Outcomes {
 }
 
 /// Hands a batch to a sender as the engine does; to one that takes one message at a time, 64 at once.
-pub(crate) async fn hand_over(sender: &Sender, batch: Vec<Delivery>) {
+async fn hand_over(sender: &Sender, batch: Vec<Delivery>) {
     match sender {
         Sender::Pipelined(pipeline) => pipeline.send(batch).await,
         Sender::Each(source) => {
@@ -115,91 +113,5 @@ pub(crate) async fn until(what: &str, within: Duration, mut holds: impl AsyncFnM
     while !holds().await {
         assert!(Instant::now() < deadline, "{what}: not within {within:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// What a [`Proxy`] does with what it is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flow {
-    Open,
-    /// Nothing passes, nothing is closed: a broker that was stopped.
-    Stalled,
-    /// Connections are closed and new ones too: a broker that is dead.
-    Cut,
-}
-
-/// A TCP proxy on loopback that can stall or cut what passes through it.
-pub(crate) struct Proxy {
-    pub(crate) address: String,
-    flow: watch::Sender<Flow>,
-}
-
-impl Proxy {
-    /// A proxy to an address.
-    pub(crate) async fn to(target: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (flow, seen) = watch::channel(Flow::Open);
-        let target = target.to_owned();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let (target, seen) = (target.clone(), seen.clone());
-                tokio::spawn(async move {
-                    if *seen.borrow() == Flow::Cut {
-                        return;
-                    }
-                    let Ok(server) = TcpStream::connect(target).await else { return };
-                    let (client, server) = (client.into_split(), server.into_split());
-                    tokio::join!(pump(client.0, server.1, seen.clone()), pump(server.0, client.1, seen));
-                });
-            }
-        });
-        Self { address, flow }
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.address.rsplit_once(':').unwrap().1.parse().unwrap()
-    }
-
-    pub(crate) fn open(&self) {
-        self.flow.send_replace(Flow::Open);
-    }
-
-    pub(crate) fn stall(&self) {
-        self.flow.send_replace(Flow::Stalled);
-    }
-
-    pub(crate) fn cut(&self) {
-        self.flow.send_replace(Flow::Cut);
-    }
-}
-
-async fn pump(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin, mut flow: watch::Receiver<Flow>) {
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let now = *flow.borrow_and_update();
-        match now {
-            Flow::Cut => return,
-            Flow::Stalled => {
-                if flow.changed().await.is_err() {
-                    return;
-                }
-            }
-            Flow::Open => tokio::select! {
-                changed = flow.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                }
-                read = from.read(&mut buffer) => match read {
-                    Ok(0) | Err(_) => return,
-                    Ok(count) => {
-                        if to.write_all(&buffer[..count]).await.is_err() {
-                            return;
-                        }
-                    }
-                },
-            },
-        }
     }
 }
