@@ -234,7 +234,7 @@ pub(crate) async fn what_is_excepted_is_not_taken_over(cx: Fixture) {
 /// On SQLite, where rows can be made up without a server's help.
 pub(crate) async fn what_is_refused_is_not_gone_through_anew_each_time(cx: Fixture) {
     let id = uuid::Uuid::now_v7();
-    let bad = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+    let bad = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)
         INSERT INTO resend_log (source, msg_key, state, lease_until) SELECT 'billing', 'bad', 'sending', i FROM n";
     cx.sql(bad).await;
     // The last of them to lapse.
