@@ -27,7 +27,8 @@ async fn goes_and_comes<D: Leaving>(destination: &D, state: State) {
     assert!(succeeds(destination, &sender).await);
     destination.be(state);
     let within = Duration::from_secs(2) + GRACE;
-    assert_all(&send(destination, &sender, messages(destination, 50), within).await, Class::Unreachable);
+    // So few that as many processes are started in no time on a busy machine too.
+    assert_all(&send(destination, &sender, messages(destination, 10), within).await, Class::Unreachable);
     destination.be(State::There);
     until("it is used again", Duration::from_secs(15), async || succeeds(destination, &sender).await).await;
     sender.close(SOON).await;
