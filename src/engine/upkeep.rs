@@ -127,14 +127,18 @@ impl Upkeep {
     /// Sees to rows that nobody can claim, whenever it is asked to.
     async fn strays(&self, mut asked: mpsc::Receiver<()>) {
         while asked.recv().await.is_some() {
-            self.sort_out().await;
+            self.fail_all_strays().await;
         }
     }
 
-    /// Sees to them now, round after round for as long as there may be more of them. A run may be over before its first beat would come, and what it
-    /// knows is not unknown.
+    /// Sees to them now. A run may be over before its first beat would come, and what it knows is not unknown.
     pub(super) async fn sort_out(&self) {
         self.beat().await;
+        self.fail_all_strays().await;
+    }
+
+    /// Round after round for as long as there may be more of them.
+    async fn fail_all_strays(&self) {
         while self.fail_strays().await {}
     }
 
