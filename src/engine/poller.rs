@@ -20,7 +20,7 @@ use super::lane::Lane;
 use super::lease::{Ledger, Term};
 use super::{Lanes, config};
 use crate::clock::{self, StoreClock};
-use crate::store::{Claim, Held, Lapsed, Ready, Row, Store, TakeOver, Upcoming};
+use crate::store::{Claim, Error, Held, Lapsed, Ready, Row, Store, TakeOver, Upcoming};
 
 /// However often it is woken, the scout asks no more often than this.
 const SCOUT_GAP: Duration = Duration::from_millis(5);
@@ -29,9 +29,10 @@ const TAKE_OVER: u32 = 500;
 /// What is due next on a level that was just emptied is looked for after this at the latest; where rows come in all the time, the look
 /// that they cause does it too.
 const EMPTIED: Duration = Duration::from_millis(20);
-/// Where leases ran out and nothing could be taken over, because the database refuses it or somebody has it locked, or because it was another node's,
-/// that is tried again only after this part of a lease: meanwhile nothing is found due.
+/// Where leases ran out and the database won't have them taken over, that is tried again only after this part of a lease: meanwhile nothing is found
+/// due. And where nothing was there to be taken, since somebody has it locked or another node was faster, after so long at the most.
 const TAKE_OVER_REST: u32 = 6;
+const NOTHING_REST: Duration = Duration::from_secs(1);
 /// How long a claimer waits before it looks again whether its destination still holds back publishers.
 const BLOCKED_WAIT: Duration = Duration::from_millis(250);
 
@@ -94,20 +95,19 @@ impl Poller {
         }
         if outlook.lapsed && *take_over_from <= Instant::now() {
             // What is still ours is no lost attempt, however long the store was away: its outcome may be waiting to be written.
-            let taken = match self.ledger.revive(&*self.store, &self.health, outlook.now).await {
+            let rest = match self.ledger.revive(&*self.store, &self.health, outlook.now).await {
                 Some(locked) => self.take_over(sources, locked).await,
-                None => 0,
+                None => NOTHING_REST,
             };
-            if taken == 0 {
-                *take_over_from = Instant::now() + self.ledger.ttl() / TAKE_OVER_REST;
-            }
+            *take_over_from = Instant::now() + rest;
         }
         next.map(|at| clock::between(outlook.now, at))
     }
 
     /// Attempts whose lease ran out are lost: they are judged, and their messages go on. But for `own`, which could not be renewed because
-    /// somebody had them locked, and may be free by now: those are this node's still. Answers how many there were.
-    async fn take_over(&self, sources: &[Arc<str>], own: Vec<Uuid>) -> usize {
+    /// somebody had them locked, and may be free by now: those are this node's still. Answers how long to let it be then.
+    async fn take_over(&self, sources: &[Arc<str>], own: Vec<Uuid>) -> Duration {
+        let rest = self.ledger.ttl() / TAKE_OVER_REST;
         let lease = self.ledger.lease();
         let token = lease.token;
         let asked = Instant::now();
@@ -116,14 +116,14 @@ impl Poller {
             Ok(lapsed) => lapsed,
             Err(error) => {
                 self.health.failed("take_over", &error);
-                return 0;
+                return if matches!(error, Error::Refused(_)) { rest } else { rest.min(NOTHING_REST) };
             }
         };
-        let taken = lapsed.len();
+        let rest = if lapsed.is_empty() { rest.min(NOTHING_REST) } else { Duration::ZERO };
         // A node that dies may leave thousands: they are looked for until there are none, and told in one line for all that are taken over at once.
         if let Some(first) = lapsed.first() {
             self.alarm.ring_by(Instant::now());
-            tracing::warn!(messages = taken, message.id = %first.id, message.source = &*first.source, lease.node = &*first.node,
+            tracing::warn!(messages = lapsed.len(), message.id = %first.id, message.source = &*first.source, lease.node = &*first.node,
                 "leases ran out without a word from their node: the attempts are lost, the messages go on");
         }
         let term = self.ledger.hold(token, asked, self.clock.at(asked), lapsed.iter().map(|row| row.id), false);
@@ -136,7 +136,7 @@ impl Poller {
             let ticket = Box::new(lost_ticket(lane.clone(), token, term.clone(), row));
             let _ = self.reports.send(Report { ticket, ending });
         }
-        taken
+        rest
     }
 
     /// Claims what is due on one lane, the highest level first, as fast as the lane takes it. Only its waits are cut short when the node
