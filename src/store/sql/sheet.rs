@@ -210,14 +210,16 @@ async fn write_rows<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, ids: Ve
 /// The same of those that the database takes: what it refuses is halved.
 async fn write_most<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, ids: Vec<Uuid>, parts: &mut Parts) -> Result<(), Fail> {
     let mut left = vec![ids];
-    while let Some(mut ids) = left.pop()
-        && !parts.are_over()
-    {
+    while let Some(mut ids) = left.pop() {
         part::begin(session).await?;
         let written = write_rows(session, sheet, ids.clone()).await;
         if parts.end(session, written).await?.is_none() && ids.len() > 1 {
             let rest = ids.split_off(ids.len() / 2);
             left.extend([rest, ids]);
+        }
+        // One at the least, however long it took to find it.
+        if parts.are_over() {
+            break;
         }
     }
     Ok(())
