@@ -238,10 +238,12 @@ impl Engine {
         self.handle.clone()
     }
 
-    /// Whether nothing is held under a lease and nothing waits to be committed.
+    /// Whether nothing is held under a lease or is about to be, and nothing waits to be committed.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.held() == 0 && !self.handle.inner.intake.committer.is_busy() && self.handle.in_flight() == 0
+        // In this order: what a claim brings is held before the claim is over.
+        let claims = self.handle.inner.lanes.iter().any(|lane| lane.levels.is_claiming());
+        !claims && self.held() == 0 && !self.handle.inner.intake.committer.is_busy() && self.handle.in_flight() == 0
     }
 
     /// How many messages are held under a lease.

@@ -34,6 +34,11 @@ impl Levels {
         !(known.due | known.claiming)
     }
 
+    /// Whether a claim is under way, whose messages may be taken already and are not known here yet.
+    pub(super) fn is_claiming(&self) -> bool {
+        self.known().claiming != 0
+    }
+
     /// A claim begins that takes what is due on this level; what is noted meanwhile stays noted.
     pub(super) fn claim_begins(&self, level: u8) {
         let mut known = self.known();
