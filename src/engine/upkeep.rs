@@ -29,6 +29,10 @@ const MIN_AGE: Duration = Duration::from_secs(5);
 const STRAYS_EVERY: u32 = 4;
 const UNSERVED_EVERY: u32 = 6;
 const SAMPLE_EVERY: u32 = 10;
+/// A look for strays on which a run depends is repeated so often, each after so long, where the store fails: a row without a due time is found by nothing
+/// else.
+const SORT_OUT_TRIES: u32 = 5;
+const SORT_OUT_PAUSE: Duration = Duration::from_millis(200);
 /// So many reports of unserved rows between two rounds in which dead nodes are forgotten.
 const FORGET_EVERY: u32 = 5;
 /// A sample is good for all nodes this long. No longer: a node that was just started would tell of what was there before.
@@ -131,19 +135,30 @@ impl Upkeep {
         }
     }
 
-    /// Sees to them now. A run may be over before its first beat would come, and what it knows is not unknown.
+    /// Sees to them now, however often the store has to be asked. A run may be over before its first beat would come, and what it knows is not unknown.
     pub(super) async fn sort_out(&self) {
         self.beat().await;
-        self.fail_all_strays().await;
+        for _ in 0..SORT_OUT_TRIES {
+            if self.fail_all_strays().await {
+                return;
+            }
+            tokio::time::sleep(SORT_OUT_PAUSE).await;
+        }
     }
 
-    /// Round after round for as long as there may be more of them.
-    async fn fail_all_strays(&self) {
-        while self.fail_strays().await {}
+    /// Round after round for as long as there may be more of them; answers whether the store said so of none.
+    async fn fail_all_strays(&self) -> bool {
+        loop {
+            match self.fail_strays().await {
+                Some(true) => {}
+                Some(false) => return true,
+                None => return false,
+            }
+        }
     }
 
-    /// Rows that no node of the project can ever claim fail with that reason. Answers whether there may be more.
-    async fn fail_strays(&self) -> bool {
+    /// Rows that no node of the project can ever claim fail with that reason. Answers whether there may be more; `None` if the store failed.
+    async fn fail_strays(&self) -> Option<bool> {
         let lease = self.ledger.lease();
         let token = lease.token;
         let strays = Strays { project: self.project.clone(), sources: self.lanes.names(), min_age: MIN_AGE, limit: STRAYS, lease };
@@ -151,11 +166,11 @@ impl Upkeep {
             Ok(taken) => taken,
             Err(error) => {
                 self.health.failed_beside("take_strays", &error);
-                return false;
+                return None;
             }
         };
         if strays.is_empty() {
-            return more;
+            return Some(more);
         }
         let mut failed = 0;
         let mut parts = vec![&strays[..]];
@@ -172,12 +187,12 @@ impl Upkeep {
                 Err(error) => {
                     self.health.failed("complete", &error);
                     if !matches!(error, Error::Refused(_)) {
-                        return false;
+                        return None;
                     }
                 }
             }
         }
-        more && failed > 0
+        Some(more && failed > 0)
     }
 
     /// Tells of strays that failed, those that were ours; answers how many.

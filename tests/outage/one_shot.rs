@@ -84,7 +84,7 @@ async fn a_run_outlives_a_connection_to_the_database_that_breaks() {
         proxy
     };
     let node = Node::new(&yaml);
-    let (_proxy, ()) = tokio::join!(outage, run(&node));
+    let (_proxy, _) = tokio::join!(outage, run(&node));
     assert!(sink.copies().values().all(|count| *count == 1), "{:?}", sink.copies());
     let records = database.records().await;
     assert!(records.values().all(|record| (record.state.as_str(), record.attempts) == ("succeeded", 1)), "{records:?}");
@@ -101,8 +101,8 @@ async fn a_run_sends_what_lacks_a_due_time() {
         let long_ago = if kind == Kind::Sqlite { "0" } else { "'2020-01-01 00:00:00'" };
         let row = format!("INSERT INTO resend_log (id, source, due_at, created_at) VALUES ('{id}', 'crm', NULL, {long_ago})");
         database.session().await.run(&row).await;
-        run(&node).await;
-        assert_eq!(sink.copies().get(&id), Some(&1), "{kind:?}");
+        let said = run(&node).await;
+        assert_eq!(sink.copies().get(&id), Some(&1), "{kind:?}: {:?}; it said {said}", database.records().await);
     }
 }
 
@@ -133,9 +133,12 @@ async fn a_run_ends_although_an_outcome_is_refused() {
     assert!(ids.iter().all(|id| sink.copies().get(&id.to_string()) == Some(&1)), "{:?}", sink.copies());
 }
 
-async fn run(node: &Node) {
+/// Runs to a good end; answers what it logged.
+async fn run(node: &Node) -> String {
     let output = output(node).await;
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    said
 }
 
 async fn output(node: &Node) -> Output {
