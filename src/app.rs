@@ -187,10 +187,9 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
     let handle = engine.handle();
     // What lacks a due time is due now, and what only this run knows is known from now on, whether or not any of it is due.
     stop.run_until_cancelled(handle.sort_out()).await;
-    let idle = || handle.in_flight() == 0 && engine.is_idle();
     let (mut waiting, mut answered, mut busy, mut until) = (false, Instant::now(), Instant::now(), None);
     let cut_short = loop {
-        let was_idle = idle();
+        let was_idle = engine.is_idle();
         match handle.work().await {
             Ok(work) => {
                 (waiting, answered) = (work.unreachable, Instant::now());
@@ -199,7 +198,7 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
                     engine.give_up_refused();
                 }
                 // Once it was told to stop nothing more is claimed, and what was claimed and not sent is due again.
-                let over = if until.is_some() { was_idle } else { !work.sendable && idle() };
+                let over = if until.is_some() { was_idle } else { !work.sendable && engine.is_idle() };
                 if over {
                     break work.sendable;
                 }

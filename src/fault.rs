@@ -34,6 +34,11 @@ pub fn line(faults: impl IntoIterator<Item = impl fmt::Display>) -> String {
     faults.into_iter().map(|fault| fault.to_string()).collect::<Vec<_>>().join("; ")
 }
 
+/// The same of faults of a section.
+pub fn line_within(outer: &str, faults: Vec<Fault>) -> String {
+    line(faults.into_iter().map(|fault| fault.within(outer)))
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.path.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.path, self.message) }

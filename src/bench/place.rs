@@ -126,7 +126,7 @@ impl Place {
 
     /// The store as the sidecar uses it.
     pub(super) fn store(&self, project: &str) -> Result<std::sync::Arc<dyn store::Store>, Error> {
-        store::open(&self.config, project).map_err(|faults| Error::Usage(fault::line(faults.into_iter().map(|fault| fault.within("store")))))
+        store::open(&self.config, project).map_err(|faults| Error::Usage(fault::line_within("store", faults)))
     }
 
     /// Removes what was made.

@@ -31,7 +31,7 @@ impl Command {
             let config = Config::load(&self.file.config, terminal.registry, Scope::Store)?;
             let from = self.from.as_deref();
             let sql = sql::print_sql(&config.store, &config.project, from).map_err(|unprinted| match unprinted {
-                Unprinted::Faults(faults) => Failure::Config(fault::line(faults.into_iter().map(|fault| fault.within("store")))),
+                Unprinted::Faults(faults) => Failure::Config(fault::line_within("store", faults)),
                 Unprinted::Unknown(versions) => {
                     Failure::Usage(format!("--from: there is no migration `{}`; there are {}", from.unwrap_or_default(), versions.join(", ")))
                 }

@@ -39,8 +39,7 @@ impl ConfigFile {
         // A command's output is its result; below a warning nothing is worth a line beside it.
         start_log(&telemetry::Config { level: "warn".to_owned(), ..config.log.clone() })?;
         config.store.migrate = migrate;
-        let store = store::open(&config.store, &config.project)
-            .map_err(|faults| Failure::Config(fault::line(faults.into_iter().map(|fault| fault.within("store")))))?;
+        let store = store::open(&config.store, &config.project).map_err(|faults| Failure::Config(fault::line_within("store", faults)))?;
         let prepared = store.prepare().await?;
         Ok(Opened { config, store, prepared })
     }

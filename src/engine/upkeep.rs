@@ -139,22 +139,17 @@ impl Upkeep {
     pub(super) async fn sort_out(&self) {
         self.beat().await;
         for _ in 0..SORT_OUT_TRIES {
-            if self.fail_all_strays().await {
+            if self.fail_all_strays().await.is_some() {
                 return;
             }
             tokio::time::sleep(SORT_OUT_PAUSE).await;
         }
     }
 
-    /// Round after round for as long as there may be more of them; answers whether the store said so of none.
-    async fn fail_all_strays(&self) -> bool {
-        loop {
-            match self.fail_strays().await {
-                Some(true) => {}
-                Some(false) => return true,
-                None => return false,
-            }
-        }
+    /// Round after round for as long as there may be more of them; `None` if the store failed before it said that there are none.
+    async fn fail_all_strays(&self) -> Option<()> {
+        while self.fail_strays().await? {}
+        Some(())
     }
 
     /// Rows that no node of the project can ever claim fail with that reason. Answers whether there may be more; `None` if the store failed.

@@ -60,7 +60,7 @@ pub(super) fn guard(config: &Config) -> Result<Option<Guard>, Error> {
     match open::target(config) {
         Ok(open::Target::Sqlite(file)) => Guard::take(&file).map(Some),
         Ok(_) => Ok(None),
-        Err(faults) => Err(Error::Config(fault::line(faults.into_iter().map(|fault| fault.within("store"))))),
+        Err(faults) => Err(Error::Config(fault::line_within("store", faults))),
     }
 }
 

@@ -55,6 +55,11 @@ pub(crate) fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
+/// The database of a folder, as an application sees it.
+async fn raw(folder: &Path) -> Raw {
+    Raw::connect(&format!("sqlite://{}", folder.join("t.db").display()).parse().unwrap()).await
+}
+
 /// What a command prints, which must do its work.
 fn done(folder: &Path, arguments: &[&str]) -> String {
     let output = run(folder, arguments);
@@ -212,7 +217,7 @@ async fn the_age_limit_of_a_message_is_kept_with_it_for_when_it_is_put_back() {
     let mut kept = Vec::new();
     for arguments in [&["--expires-after", "never"][..], &["--expires-after", "2h", "--max-retries", "3"], &[]] {
         let id = done(path, &[&["send", "l", "--payload", "x"], arguments].concat()).trim().to_owned();
-        let mut raw = Raw::connect(&format!("sqlite://{}", path.join("t.db").display()).parse().unwrap()).await;
+        let mut raw = raw(path).await;
         let retry = raw.one(&format!("SELECT retry FROM resend_log WHERE id = '{id}'")).await;
         kept.push(retry.map(|retry| serde_json::from_str::<Value>(&retry).unwrap()));
     }
@@ -393,7 +398,7 @@ async fn a_purge_by_hand_warns_of_failed_messages() {
     let folder = folder(PLAIN);
     let folder = folder.path();
     done(folder, &["migrate"]);
-    let mut raw = Raw::connect(&format!("sqlite://{}", folder.join("t.db").display()).parse().unwrap()).await;
+    let mut raw = raw(folder).await;
     for state in ["failed", "succeeded"] {
         raw.run(&format!("INSERT INTO resend_log (source, payload, state, finished_at) VALUES ('l', 'x', '{state}', 0)")).await;
     }

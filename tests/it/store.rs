@@ -132,23 +132,12 @@ pub(crate) use suite;
 mod sqlite {
     crate::store::conformance!(Sqlite);
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn due_times_with_a_fraction_are_claimed_once() {
-        super::fixture::run(crate::support::Backend::Sqlite, super::claim::due_times_with_a_fraction).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_file_that_is_written_while_it_becomes_wal_is_waited_for() {
-        super::fixture::run(crate::support::Backend::Sqlite, super::prepare::a_writer_is_waited_for).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn lapsed_leases_that_are_refused_are_not_gone_through_anew_each_time() {
-        super::fixture::run(crate::support::Backend::Sqlite, super::lease::what_is_refused_is_not_gone_through_anew_each_time).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_purge_that_can_be_no_smaller_is_not_tried_again() {
-        super::fixture::run(crate::support::Backend::Sqlite, super::purge::one_that_can_be_no_smaller_is_not_tried_again).await;
+    mod of_its_kind {
+        crate::store::suite! { Sqlite;
+            claim: due_times_with_a_fraction;
+            prepare: a_writer_is_waited_for;
+            lease: what_is_refused_is_not_gone_through_anew_each_time;
+            purge: one_that_can_be_no_smaller_is_not_tried_again;
+        }
     }
 }

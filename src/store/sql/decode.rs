@@ -103,6 +103,11 @@ pub(super) fn maybe_text<D: Dialect>(row: &Row<D>, index: usize) -> Option<Strin
     D::text(row, index).ok().flatten()
 }
 
+/// The texts of rows of one, without those that hold none.
+pub(super) fn texts<D: Dialect>(rows: &[Row<D>]) -> Vec<String> {
+    rows.iter().filter_map(|row| maybe_text::<D>(row, 0)).collect()
+}
+
 /// What a message overrides. The column that applications write goes first; absurd numbers count as the nearest that makes sense.
 fn policy<D: Dialect>(row: &Row<D>, retry: usize, max_retries: usize) -> Result<retry::Overrides, Wrong> {
     let text = D::text(row, retry).map_err(wrong("retry"))?;

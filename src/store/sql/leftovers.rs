@@ -39,7 +39,9 @@ impl Found {
 
 pub(super) async fn look<D: Dialect>(session: &mut Session<D>, sweep: &Sweep) -> Result<Found, Fail> {
     let (messages, after) = gone(session, sweep).await?;
-    Ok(Found { messages, sources: unknown(session, sweep).await?, after })
+    // Once each time that the log has been looked through, and not with each piece of it.
+    let sources = if after.is_none() { unknown(session, sweep).await? } else { Vec::new() };
+    Ok(Found { messages, sources, after })
 }
 
 /// Messages of a piece of the log that are not there, and where the next piece begins.
@@ -75,7 +77,7 @@ async fn unknown<D: Dialect>(session: &mut Session<D>, sweep: &Sweep) -> Result<
     });
     let batch = Batch::texts(known.iter().map(String::as_str));
     let rows = session.rows(sql, &[Value::Text(&sweep.project), Value::Batch(&batch), Value::Int(i64::from(sweep.limit))]).await?;
-    Ok(rows.iter().filter_map(|row| decode::maybe_text::<D>(row, 0)).collect())
+    Ok(decode::texts::<D>(&rows))
 }
 
 /// Takes away what a look found, as far as it is the project's and nobody holds it.
@@ -108,7 +110,7 @@ async fn turns<D: Dialect>(session: &mut Session<D>, project: &str, sources: &[S
     let lock = session.sql("turns_free", || format!("SELECT {{text l.source}} FROM {named} {{lock}} {{or-skip}}"));
     let batch = Batch::texts(sources.iter().map(String::as_str));
     let free = session.rows(lock, &[Value::Batch(&batch), Value::Text(project)]).await?;
-    let free: Vec<_> = free.iter().filter_map(|row| decode::maybe_text::<D>(row, 0)).collect();
+    let free = decode::texts::<D>(&free);
     if free.is_empty() {
         return Ok(0);
     }

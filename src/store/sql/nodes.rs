@@ -77,7 +77,7 @@ pub(super) async fn forget<D: Dialect>(session: &mut Session<D>, project: &str) 
              ORDER BY n.node LIMIT {MOST_FORGOTTEN}"
         )
     });
-    let over = texts::<D>(&session.rows(over, &[Value::Text(project), Value::Int(-micros(KNOWN_FOR))]).await?);
+    let over = decode::texts::<D>(&session.rows(over, &[Value::Text(project), Value::Int(-micros(KNOWN_FOR))]).await?);
     let forget = session.sql("nodes_forget", || "DELETE FROM {node} WHERE project = ? AND node = ? AND expires_at <= {now}".to_owned());
     for node in &over {
         session.execute(forget.clone(), &[Value::Text(project), Value::Text(node)]).await?;
@@ -123,10 +123,6 @@ async fn projects<D: Dialect>(session: &mut Session<D>) -> Result<BTreeSet<Strin
     Ok(projects)
 }
 
-fn texts<D: Dialect>(rows: &[Row<D>]) -> Vec<String> {
-    rows.iter().filter_map(|row| decode::maybe_text::<D>(row, 0)).collect()
-}
-
 /// What a column holds of such rows, of all or of a project: found by leaps in an index from one value to the next rather than by reading it, in one
 /// statement or, in the claim's index, each leap a statement.
 async fn leaps<D: Dialect>(
@@ -150,7 +146,7 @@ async fn leaps<D: Dialect>(
             )
         });
         let found = session.rows(sql, &lead.repeat(2)).await?;
-        return Ok(texts::<D>(&found));
+        return Ok(decode::texts::<D>(&found));
     }
     let leap =
         |than: &str| format!("SELECT {{text {column}}} FROM {{log}} {{claim-index}} WHERE {of}{column} {than} ? ORDER BY {order}{column} LIMIT 1");

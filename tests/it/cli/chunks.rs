@@ -2,15 +2,14 @@
 
 use serde_json::Value;
 
-use super::{PLAIN, code, done, err, folder, out, run};
-use crate::support::Raw;
+use super::{PLAIN, code, done, err, folder, out, raw, run};
 
 #[tokio::test]
 async fn what_was_changed_before_the_store_failed_is_told() {
     let folder = folder(PLAIN);
     let folder = folder.path();
     done(folder, &["migrate"]);
-    let mut raw = Raw::connect(&format!("sqlite://{}", folder.join("t.db").display()).parse().unwrap()).await;
+    let mut raw = raw(folder).await;
     // One more than are changed by one statement.
     raw.run(
         "INSERT INTO resend_log (source, topic, msg_key, payload)

@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{PLAIN, command, done, folder};
-use crate::support::Raw;
+use super::{PLAIN, command, done, folder, raw};
 
 /// A look into the database of a folder.
 async fn looked_up(folder: &Path, sql: &str) -> i64 {
-    Raw::connect(&format!("sqlite://{}", folder.join("t.db").display()).parse().unwrap()).await.number(sql).await
+    raw(folder).await.number(sql).await
 }
 
 #[tokio::test]

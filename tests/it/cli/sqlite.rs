@@ -3,8 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::{PLAIN, code, done, err, folder, out, run};
-use crate::support::Raw;
+use super::{PLAIN, code, done, err, folder, out, raw, run};
 
 #[test]
 fn a_message_is_sent_into_no_file_that_nobody_serves() {
@@ -24,7 +23,7 @@ async fn the_files_of_sqlite_are_for_their_owner_and_group_alone() {
     let folder = folder.path();
     done(folder, &["migrate"]);
     // What is beside it goes with the last connection.
-    let mut raw = Raw::connect(&format!("sqlite://{}", folder.join("t.db").display()).parse().unwrap()).await;
+    let mut raw = raw(folder).await;
     raw.run("DELETE FROM resend_log").await;
     for name in ["t.db", "t.db-wal", "t.db-shm"] {
         let mode = mode(&folder.join(name));

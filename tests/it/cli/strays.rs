@@ -1,14 +1,13 @@
 //! What a run does about rows that nobody can send.
 
-use super::{PLAIN, done, folder};
-use crate::support::Raw;
+use super::{PLAIN, done, folder, raw};
 
 #[tokio::test]
 async fn a_row_that_the_database_refuses_to_fail_keeps_no_other_from_it() {
     let folder = folder(PLAIN);
     let folder = folder.path();
     done(folder, &["migrate"]);
-    let mut raw = Raw::connect(&format!("sqlite://{}", folder.join("t.db").display()).parse().unwrap()).await;
+    let mut raw = raw(folder).await;
     for key in ["a", "bad", "b"] {
         raw.run(&format!("INSERT INTO resend_log (source, msg_key, created_at) VALUES ('nobody', '{key}', 0)")).await;
     }
@@ -24,7 +23,7 @@ async fn an_attempt_that_is_lost_where_nobody_knows_its_source_is_told_as_any_ot
     let folder = folder(PLAIN);
     let folder = folder.path();
     done(folder, &["migrate"]);
-    let mut raw = Raw::connect(&format!("sqlite://{}", folder.join("t.db").display()).parse().unwrap()).await;
+    let mut raw = raw(folder).await;
     // The second and the third attempt were lost, and the third is not on record yet.
     raw.run(&format!(
         "INSERT INTO resend_log (id, source, created_at, state, attempts, lease_token, lease_until, lease_node, attempt_started_at,
