@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::decode;
 use super::dialect::{Batch, Dialect, Id, Row, Value, known, known_id};
-use super::nodes::{self, lengthen, lost, oldest_due};
+use super::nodes;
 use super::pool::{Fail, Session};
 use super::shape::NAMED;
 use crate::message::{AttemptOutcome, State};
@@ -203,10 +203,7 @@ pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str, 
     let (mut sources, is_whole) = (by_source::<D>(&rows), rows.len() <= most);
     drop(rows);
     let names: BTreeSet<&str> = sources.keys().chain(&told).map(String::as_str).collect();
-    let mut overdue = oldest_due(session, project, names.into_iter()).await?;
-    for (source, age) in lost(session, project).await? {
-        lengthen(&mut overdue, source, age);
-    }
+    let overdue = nodes::overdue(session, project, names.into_iter()).await?;
     let mut others: Vec<_> = sources
         .iter()
         .filter(|(source, _)| !source.is_empty() && !told.contains(*source))

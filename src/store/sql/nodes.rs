@@ -192,8 +192,21 @@ pub(super) async fn is_true<D: Dialect>(session: &mut Session<D>, condition: &st
     Ok(rows.first().is_some_and(|row| D::int(row, 0).ok().flatten() == Some(1)))
 }
 
-/// How long the longest due message of each source has waited that nobody is sending.
-pub(super) async fn oldest_due<'a, D: Dialect>(
+/// How long the longest due message has waited that nobody is sending: of each of these sources, and of any source of which attempts are lost.
+pub(super) async fn overdue<'a, D: Dialect>(
+    session: &mut Session<D>,
+    project: &str,
+    sources: impl Iterator<Item = &'a str>,
+) -> Result<BTreeMap<String, Duration>, Fail> {
+    let mut oldest = oldest_due(session, project, sources).await?;
+    for (source, age) in lost(session, project).await? {
+        lengthen(&mut oldest, source, age);
+    }
+    Ok(oldest)
+}
+
+/// That of those on a level.
+async fn oldest_due<'a, D: Dialect>(
     session: &mut Session<D>,
     project: &str,
     sources: impl Iterator<Item = &'a str>,
@@ -221,14 +234,14 @@ pub(super) async fn oldest_due<'a, D: Dialect>(
 }
 
 /// Notes how long a message of a source has waited, if none has waited longer.
-pub(super) fn lengthen(oldest: &mut BTreeMap<String, Duration>, source: String, age: Duration) {
+fn lengthen(oldest: &mut BTreeMap<String, Duration>, source: String, age: Duration) {
     let longest = oldest.entry(source).or_default();
     *longest = age.max(*longest);
 }
 
 /// How long the longest due message of each source has waited of which the attempt is lost, and which nobody has taken over. They are on no level, and
 /// on no sheet.
-pub(super) async fn lost<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<BTreeMap<String, Duration>, Fail> {
+async fn lost<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<BTreeMap<String, Duration>, Fail> {
     let sql = session.sql("lost", || {
         let [past, none] = LAPSED;
         format!(
@@ -285,11 +298,8 @@ pub(super) async fn unserved<D: Dialect>(session: &mut Session<D>, own: &Served,
         let is_nobodys = |source: &str| !live.is_some_and(|live| live.contains(source));
         let kinds = kinds(session, &project).await?;
         let kinds = kinds.iter().map(String::as_str).filter(|source| is_nobodys(source));
-        let mut oldest = oldest_due(session, &project, kinds).await?;
-        for (source, age) in lost(session, &project).await?.into_iter().filter(|(source, _)| is_nobodys(source)) {
-            lengthen(&mut oldest, source, age);
-        }
-        for (source, oldest) in oldest.into_iter().filter(|(_, oldest)| *oldest >= min_age) {
+        let overdue = overdue(session, &project, kinds).await?;
+        for (source, oldest) in overdue.into_iter().filter(|(source, oldest)| is_nobodys(source) && *oldest >= min_age) {
             if found.len() >= limit as usize {
                 return Ok(found);
             }
