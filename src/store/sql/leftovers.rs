@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::decode;
 use super::dialect::{Batch, Dialect, Value, known};
 use super::insert::micros;
-use super::nodes;
+use super::nodes::{self, Known};
 use super::pool::{Fail, Session};
 use super::shape::NAMED;
 use crate::store::{Sweep, Swept};
@@ -70,7 +70,7 @@ async fn unknown<D: Dialect>(session: &mut Session<D>, sweep: &Sweep) -> Result<
         // Where there is one writer there are no turns.
         return Ok(Vec::new());
     }
-    let known = nodes::known(session, &sweep.project).await?;
+    let Known { sources: known, is_all: true } = nodes::known(session, &sweep.project).await? else { return Ok(Vec::new()) };
     let sql = session.sql("turns_unknown", || {
         "SELECT {text source} FROM {turn} WHERE project = ? AND source NOT IN (SELECT b_source FROM {table b b_source:text}) ORDER BY source LIMIT ?"
             .to_owned()

@@ -193,7 +193,7 @@ fn by_source<D: Dialect>(rows: &[Row<D>]) -> BTreeMap<String, BTreeMap<State, i6
 /// Counts what waits: by name of the sources that nodes know, `own` among them, and of [`MOST_FOREIGN`] others. All else goes under no name, for an
 /// application may make up as many as it has messages.
 pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str, own: &[Arc<str>]) -> Result<Vec<Count>, Fail> {
-    let mut told = nodes::known(session, project).await?;
+    let mut told = nodes::known(session, project).await?.sources;
     told.extend(own.iter().map(ToString::to_string));
     let most = MOST_GROUPS + PARTS * told.len();
     let sql = session.sql("counts", || format!("{} ORDER BY 4 DESC LIMIT ?", counted::<D>("{text source}", "source")));

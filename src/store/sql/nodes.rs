@@ -55,9 +55,9 @@ enum Names {
     Accepted { accepts: Vec<String> },
 }
 
-/// The sources that a node wrote down.
-fn written<D: Dialect>(row: &Row<D>, index: usize) -> Names {
-    decode::maybe_text::<D>(row, index).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Names::Served(Vec::new()))
+/// The sources that a node wrote down; `None` if they can't be read, as those of a later build may not be.
+fn written<D: Dialect>(row: &Row<D>, index: usize) -> Option<Names> {
+    serde_json::from_str(&decode::maybe_text::<D>(row, index)?).ok()
 }
 
 /// Notes that a node lives no more, and forgets others that don't: a run from cron does so nowhere else.
@@ -91,20 +91,30 @@ pub(super) async fn served<D: Dialect>(session: &mut Session<D>) -> Result<BTree
         .sql("served", || "SELECT {text project}, {text sources} FROM {node} WHERE expires_at > {now} AND expires_at <= {plus {now}|?}".to_owned());
     let mut served: BTreeMap<String, HashSet<String>> = BTreeMap::new();
     for row in session.rows(sql, &[Value::Int(micros(FURTHEST))]).await? {
-        let Names::Served(sources) = written::<D>(&row, 1) else { continue };
+        let Some(Names::Served(sources)) = written::<D>(&row, 1) else { continue };
         served.entry(decode::maybe_text::<D>(&row, 0).unwrap_or_default()).or_default().extend(sources);
     }
     Ok(served)
 }
 
-/// The sources that a node of the project knows, or one that lived lately.
-pub(super) async fn known<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<HashSet<String>, Fail> {
+/// The sources that nodes of a project know, those that lived lately among them.
+pub(super) struct Known {
+    pub(super) sources: HashSet<String>,
+    /// Whether these are all: if not, no other source may be held for unknown.
+    pub(super) is_all: bool,
+}
+
+pub(super) async fn known<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<Known, Fail> {
     let sql = session.sql("known", || "SELECT {text sources} FROM {node} WHERE project = ? AND expires_at > {plus {now}|?}".to_owned());
     let rows = session.rows(sql, &[Value::Text(project), Value::Int(-micros(KNOWN_FOR))]).await?;
-    let names = rows.iter().flat_map(|row| match written::<D>(row, 0) {
-        Names::Served(sources) | Names::Accepted { accepts: sources } => sources,
-    });
-    Ok(names.collect())
+    let mut known = Known { sources: HashSet::new(), is_all: true };
+    for row in &rows {
+        match written::<D>(row, 0) {
+            Some(Names::Served(sources) | Names::Accepted { accepts: sources }) => known.sources.extend(sources),
+            None => known.is_all = false,
+        }
+    }
+    Ok(known)
 }
 
 /// The sources for which rows of a project wait.

@@ -53,7 +53,15 @@ pub(crate) async fn what_a_node_knew_within_the_last_day_is_left(cx: Fixture) {
     store.sign_off(&cx.project, "node-2").await.unwrap();
     store.sign_off(&cx.project, "node-3").await.unwrap();
     assert!(take(&cx, strays_of(&cx, &["billing"])).await.is_empty());
+    // What a later build may write.
+    cx.sql(
+        "INSERT INTO redrive_node (project, node, sources, seen_at, expires_at)
+        SELECT project, 'node-4', '{\"serves\": [\"refund\"]}', seen_at, expires_at FROM redrive_node WHERE node = 'node-3'",
+    )
+    .await;
     let long_ago = if cx.backend == Backend::Sqlite { "0" } else { "'2020-01-01 00:00:00'" };
+    cx.sql(&format!("UPDATE redrive_node SET expires_at = {long_ago} WHERE node <> 'node-4'")).await;
+    assert!(take(&cx, strays_of(&cx, &["billing"])).await.is_empty(), "who knows what that node knows");
     cx.sql(&format!("UPDATE redrive_node SET expires_at = {long_ago}")).await;
     let taken = take(&cx, strays_of(&cx, &["billing"])).await;
     assert_eq!(sorted(taken.keys().copied().collect()), sorted(vec![served, accepted, held]));
