@@ -7,7 +7,7 @@ use axum::http::{Method, Request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use bytes::Bytes;
-use tower::Service;
+use tower_service::Service;
 
 use super::problem::{Code, Problem};
 use super::{App, batch, health, messages, publish, submit};
