@@ -96,8 +96,11 @@ struct Terminal<'a> {
 ///
 /// ```no_run
 /// use redrive::source::Registry;
-/// let registry = Registry::default(); // and registry.register::<MySource>("mine")
-/// std::process::exit(if redrive::cli::main(&registry) == std::process::ExitCode::SUCCESS { 0 } else { 1 });
+///
+/// fn main() -> std::process::ExitCode {
+///     let registry = Registry::default(); // and registry.register::<MySource>("mine")
+///     redrive::cli::main(&registry)
+/// }
 /// ```
 #[must_use]
 pub fn main(registry: &Registry) -> ExitCode {
@@ -131,15 +134,17 @@ fn parse_and_run(registry: &Registry) -> u8 {
     };
     let mut out = io::BufWriter::new(io::stdout());
     let hard = CancellationToken::new();
-    let done = runtime.block_on(async {
-        let work = Box::pin(cli.command.run(Terminal { registry, out: &mut out, hard: hard.clone() }));
-        let done = hard.run_until_cancelled(work).await.unwrap_or(Err(Failure::StoppedHard));
-        done.and_then(|()| out.flush().map_err(Failure::from))
-    });
+    let done = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            let work = Box::pin(cli.command.run(Terminal { registry, out: &mut out, hard: hard.clone() }));
+            let done = hard.run_until_cancelled(work).await.unwrap_or(Err(Failure::StoppedHard));
+            done.and_then(|()| out.flush().map_err(Failure::from))
+        })
+    }));
     // What still runs goes with the runtime, and takes its processes with it. What a client library still does in threads of its own must not
     // hold up the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    match done {
+    match done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
         Ok(()) => 0,
         Err(failure) => {
             // What was printed before the failure stays printed.

@@ -16,6 +16,7 @@ mod intake;
 mod lane;
 mod lease;
 mod levels;
+mod loops;
 mod memory;
 mod poller;
 mod portion;
@@ -27,9 +28,11 @@ mod walk;
 mod window;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
@@ -53,16 +56,20 @@ use health::StoreHealth;
 use intake::Intake;
 use lane::{Lane, Lanes};
 use lease::Ledger;
+use loops::Loops;
 use memory::Memory;
 use poller::Poller;
 use upkeep::Upkeep;
 
 pub use config::Config;
 pub use handle::{Handle, SourceStatus, Status, Work};
+pub use loops::Panic;
 pub use submission::{Accepted, Refusal, Submission};
 
 /// How long a producer should wait before it tries again.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// A source that is told to close within a time gets so much more.
+const CLOSES_WITHIN: Duration = Duration::from_secs(2);
 /// Committers and writers that run at once: the next batch gathers while the last is written.
 const COMMITTERS: usize = 2;
 const WRITERS: usize = 2;
@@ -103,6 +110,7 @@ pub struct Engine {
     handle: Handle,
     ledger: Arc<Ledger>,
     tracker: TaskTracker,
+    loops: Loops,
     /// Cancelled when nobody waits any longer for the store to take what it refuses.
     settling: CancellationToken,
     /// Cancelled when the loops beside sending shall end.
@@ -120,6 +128,7 @@ impl Engine {
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let settling = stopping.child_token();
         let tracker = TaskTracker::new();
+        let loops = Loops::new(tracker.clone());
         let process = upkeep::process(&node);
         let ledger = Arc::new(Ledger::new(node, config.poller.lease.get(), clock.clone()));
         let memory = Arc::new(Memory::new(config.limits.in_flight.bytes(), sources.len()));
@@ -136,7 +145,7 @@ impl Engine {
                 tracker: tracker.clone(),
                 stopping: stopping.clone(),
             };
-            tracker.spawn(until(abandon.clone(), dispatcher.run(jobs)));
+            loops.spawn(&abandon, dispatcher.run(jobs));
             lanes.insert(lane.name().clone(), lane);
         }
         let lanes = Arc::new(Lanes(lanes));
@@ -210,26 +219,26 @@ impl Engine {
         });
 
         for _ in 0..COMMITTERS {
-            tracker.spawn(until(abandon.clone(), committer.clone().run()));
+            loops.spawn(&abandon, committer.clone().run());
         }
         for _ in 0..WRITERS {
-            tracker.spawn(until(abandon.clone(), completer.clone().run(StdRng::from_rng(&mut rand::rng()))));
+            loops.spawn(&abandon, completer.clone().run(StdRng::from_rng(&mut rand::rng())));
         }
-        tracker.spawn(until(abandon.clone(), ledger.clone().keep(store.clone(), health.clone())));
-        let (start, stop, spawn) = (inner.clone(), ending.clone(), tracker.clone());
-        tracker.spawn(until(ending.clone(), async move {
+        loops.spawn(&abandon, ledger.clone().keep(store.clone(), health.clone()));
+        let (start, stop, last, spawn) = (inner.clone(), ending.clone(), abandon.clone(), loops.clone());
+        loops.spawn(&ending, async move {
             start.prepare().await;
-            spawn.spawn(until(stop.clone(), purge.keep(metrics, health, stop.clone())));
-            spawn.spawn(upkeep.run(stop.clone()));
+            spawn.spawn(&stop, purge.keep(metrics, health, stop.clone()));
+            spawn.spawn(&last, upkeep.run(stop.clone()));
             if sends {
                 for lane in lanes.iter() {
-                    spawn.spawn(poller.clone().claim(lane.clone()));
+                    spawn.spawn(&last, poller.clone().claim(lane.clone()));
                 }
-                spawn.spawn(until(stop, async move { start.listen().await }));
+                spawn.spawn(&stop, async move { start.listen().await });
                 poller.scout().await;
             }
-        }));
-        Self { handle: Handle { inner }, ledger, tracker, settling, ending, abandon }
+        });
+        Self { handle: Handle { inner }, ledger, tracker, loops, settling, ending, abandon }
     }
 
     /// The way in.
@@ -243,13 +252,18 @@ impl Engine {
     pub fn is_idle(&self) -> bool {
         // In this order: what a claim brings is held before the claim is over.
         let claims = self.handle.inner.lanes.iter().any(|lane| lane.levels.is_claiming());
-        !claims && self.held() == 0 && !self.handle.inner.intake.committer.is_busy() && self.handle.in_flight() == 0
+        !claims && self.ledger.is_empty() && !self.handle.inner.intake.committer.is_busy() && self.handle.in_flight() == 0
     }
 
     /// How many messages are held under a lease.
     #[must_use]
     pub fn held(&self) -> usize {
         self.ledger.len()
+    }
+
+    /// Waits until a part of the engine has panicked: it is not whole any more, and what it holds under a lease others take over.
+    pub async fn panicked(&self) -> Panic {
+        self.loops.panicked().await
     }
 
     /// Stops claims and first sends; what comes in is committed and left pending.
@@ -282,7 +296,9 @@ impl Engine {
         let left = self.ledger.len();
         let inner = &self.handle.inner;
         let within = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
-        futures::future::join_all(inner.lanes.iter().map(|lane| lane.spec.sender.close(within))).await;
+        // A source of somebody's own may keep to no limit, or panic.
+        let closing = inner.lanes.iter().map(|lane| AssertUnwindSafe(lane.spec.sender.close(within)).catch_unwind());
+        let _ = tokio::time::timeout(within + CLOSES_WITHIN, futures::future::join_all(closing)).await;
         // A failure here costs nothing: the node is held for dead a few seconds later all the same.
         let goodbye = inner.store.sign_off(&inner.project, &inner.upkeep.process);
         let _ = tokio::time::timeout(within.min(Duration::from_secs(2)), goodbye).await;
@@ -291,12 +307,5 @@ impl Engine {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.tracker.wait()).await;
         let _ = tokio::time::timeout(Duration::from_secs(2), inner.store.close()).await;
         left
-    }
-}
-
-async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
-    tokio::select! {
-        () = work => {}
-        () = stop.cancelled() => {}
     }
 }

@@ -38,6 +38,8 @@ struct Entry {
     weight: usize,
     /// Committed under this node's lease although it has no place: its first send is already under way.
     sent_already: bool,
+    /// Since when it waits.
+    since: Instant,
     reply: oneshot::Sender<Result<Committed, Refusal>>,
 }
 
@@ -100,7 +102,7 @@ impl Committer {
             return Err(Refusal::Overloaded { after: RETRY_AFTER });
         }
         let (reply, answer) = oneshot::channel();
-        let entry = Entry { message, lane, weight, sent_already, reply };
+        let entry = Entry { message, lane, weight, sent_already, since: Instant::now(), reply };
         if self.backlog.entries.send(entry).is_err() {
             return Err(Refusal::Draining);
         }
@@ -143,16 +145,26 @@ impl Committer {
 
     /// Commits a batch and answers each of its producers.
     async fn insert(&self, entries: Vec<Entry>) {
+        let entries = self.in_time(entries);
+        let Some(first) = entries.first() else { return };
+        let deadline = first.since + self.store.patience();
         let mut waiting = Vec::with_capacity(entries.len());
         let mut messages = Vec::with_capacity(entries.len());
         for mut entry in entries {
             let place = self.place(&entry);
             entry.message.leased = place.is_some() || entry.sent_already;
-            waiting.push(Answer { lane: entry.lane, weight: entry.weight, place, sent_already: entry.sent_already, reply: entry.reply });
+            waiting.push(Answer {
+                lane: entry.lane,
+                weight: entry.weight,
+                place,
+                sent_already: entry.sent_already,
+                since: entry.since,
+                reply: entry.reply,
+            });
             messages.push(entry.message);
         }
         let mut messages = Arc::new(messages);
-        let (mut tries, deadline) = (0, Instant::now() + self.store.patience());
+        let mut tries = 0;
         loop {
             let lease = self.ledger.lease();
             let (token, asked) = (lease.token, Instant::now());
@@ -170,19 +182,19 @@ impl Committer {
                     }
                     return;
                 }
-                // What waited for a lock may wait as long again. Producers have given up by the deadline: what is kept after it they hand in once more.
+                // What waited for a lock may wait as long again, and by the deadline producers have given up.
                 Err(Error::Contended(why)) if tries < TRIES && Instant::now() + asked.elapsed() < deadline => {
                     tracing::debug!(error = why, "a commit is tried again");
                     tokio::time::sleep(Duration::from_millis(5) * tries).await;
                 }
                 // One message that the database won't have must not take its neighbours along.
                 Err(Error::Refused(why)) if waiting.len() > 1 => {
-                    tracing::warn!(error = why, batch = waiting.len(), "a commit was refused; its messages are committed one by one");
+                    tracing::debug!(error = why, batch = waiting.len(), "a commit was refused; its halves are committed");
                     let owned = std::mem::take(Arc::make_mut(&mut messages));
-                    for (message, answer) in owned.into_iter().zip(waiting) {
-                        let Answer { lane, weight, sent_already, reply, .. } = answer;
-                        Box::pin(self.insert(vec![Entry { message, lane, weight, sent_already, reply }])).await;
-                    }
+                    let mut entries: Vec<_> = owned.into_iter().zip(waiting).map(|(message, answer)| answer.back(message)).collect();
+                    let rest = entries.split_off(entries.len() / 2);
+                    Box::pin(self.insert(entries)).await;
+                    Box::pin(self.insert(rest)).await;
                     return;
                 }
                 Err(error) => {
@@ -203,6 +215,23 @@ impl Committer {
         }
     }
 
+    /// Those that the store may still be asked to keep. While it is away no others are, and none whose producers have given up meanwhile: what is kept
+    /// then they hand in once more.
+    fn in_time(&self, mut entries: Vec<Entry>) -> Vec<Entry> {
+        let (reason, patience) = (self.health.reason(), self.store.patience());
+        let (now, is_away) = (Instant::now(), reason.is_some());
+        // Nearly always none, and the first has waited for longest.
+        if !is_away && entries.first().is_none_or(|first| now - first.since < patience) {
+            return entries;
+        }
+        let detail = reason.unwrap_or_else(|| "the messages before it took too long to be kept".to_owned());
+        for entry in entries.extract_if(.., |entry| is_away || now - entry.since >= patience) {
+            self.backlog.bytes.fetch_sub(entry.weight, Ordering::Relaxed);
+            let _ = entry.reply.send(Err(Refusal::Unavailable { detail: detail.clone() }));
+        }
+        entries
+    }
+
     /// A place for the first send, straight from memory, where nothing stands against it.
     fn place(&self, entry: &Entry) -> Option<Place> {
         if entry.sent_already || entry.message.due != Due::Now || !self.may_send() {
@@ -212,7 +241,7 @@ impl Committer {
     }
 
     fn answer(&self, answer: Answer, message: NewMessage, verdict: Verdict, token: i64, term: &Arc<Term>) {
-        let Answer { lane, weight, place, sent_already, reply } = answer;
+        let Answer { lane, weight, place, sent_already, reply, .. } = answer;
         self.backlog.bytes.fetch_sub(weight, Ordering::Relaxed);
         let id = message.id;
         let committed = match verdict {
@@ -278,7 +307,16 @@ struct Answer {
     weight: usize,
     place: Option<Place>,
     sent_already: bool,
+    since: Instant,
     reply: oneshot::Sender<Result<Committed, Refusal>>,
+}
+
+impl Answer {
+    /// The entry that it was for, which has no place any more.
+    fn back(self, message: NewMessage) -> Entry {
+        let Self { lane, weight, sent_already, since, reply, .. } = self;
+        Entry { message, lane, weight, sent_already, since, reply }
+    }
 }
 
 /// What a message weighs while it waits.

@@ -65,7 +65,7 @@ impl Intake {
             verdicts.push(match waiting {
                 Waiting::Done(verdict) => verdict,
                 Waiting::Commit(answer) => kept(answer.await),
-                Waiting::Task(task) => task.await.unwrap_or(Err(Refusal::Draining)),
+                Waiting::Task(task) => task.await.unwrap_or_else(|_| Err(unknown())),
             });
         }
         verdicts
@@ -171,7 +171,12 @@ fn new_message(submission: Submission, lane: &Lane) -> NewMessage {
 type Answered = Result<Result<Committed, Refusal>, oneshot::error::RecvError>;
 
 fn answered(answer: Answered) -> Result<Committed, Refusal> {
-    answer.unwrap_or_else(|_| Err(Refusal::Unavailable { detail: "the node stopped before the commit was known".to_owned() }))
+    answer.unwrap_or_else(|_| Err(unknown()))
+}
+
+/// What is said where nobody knows any more what became of a message.
+fn unknown() -> Refusal {
+    Refusal::Unavailable { detail: "the node stopped before the commit was known".to_owned() }
 }
 
 fn kept(answer: Answered) -> Result<Accepted, Refusal> {

@@ -1,6 +1,7 @@
 //! The leases that this node holds: every attempt under way is in here until its outcome is written.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -124,6 +125,8 @@ struct Aging {
 /// All leases that this node holds, by token.
 #[derive(Debug)]
 pub(super) struct Ledger {
+    /// Whether lost attempts are being taken over, which are held only once that is known.
+    taking_over: AtomicBool,
     node: Arc<str>,
     ttl: Duration,
     clock: Arc<StoreClock>,
@@ -132,7 +135,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new(node: Arc<str>, ttl: Duration, clock: Arc<StoreClock>) -> Self {
-        Self { node, ttl, clock, groups: Mutex::default() }
+        Self { taking_over: AtomicBool::new(false), node, ttl, clock, groups: Mutex::default() }
     }
 
     /// A lease about to be taken, with a token that was never used: 63 random bits.
@@ -179,6 +182,17 @@ impl Ledger {
         if let Some(group) = self.lock().get_mut(&held.token) {
             group.open = false;
         }
+    }
+
+    /// Notes whether lost attempts are being taken over.
+    pub(super) fn set_taking_over(&self, taking_over: bool) {
+        self.taking_over.store(taking_over, Ordering::SeqCst);
+    }
+
+    /// Whether leases are held, or may be as soon as the store answers.
+    pub(super) fn is_empty(&self) -> bool {
+        // In this order: what was taken over is held before it is no more being taken.
+        !self.taking_over.load(Ordering::SeqCst) && self.len() == 0
     }
 
     /// The name of this node.
@@ -259,8 +273,13 @@ impl Ledger {
             self.each_term(&out, |term, id| term.leave_out(id));
             left_out.extend(out.iter().map(|held| held.id));
         }
+        self.prolong(store, health, whole, batch, end).await.then_some(left_out)
+    }
+
+    /// Has the store renew leases, until `end` at least; answers whether it said which are still ours.
+    async fn prolong(&self, store: &dyn Store, health: &StoreHealth, whole: bool, mut batch: Vec<Held>, end: End) -> bool {
         if batch.is_empty() {
-            return Some(left_out);
+            return true;
         }
         match store.renew(batch.clone(), self.ttl).await {
             Ok(lost) => {
@@ -276,20 +295,18 @@ impl Ledger {
                     tracing::debug!(leases.lost = lost.len(), "leases were not ours any more when they were to be renewed");
                     self.drop_held(batch.iter().filter(|held| lost.contains(&held.id)));
                 }
-                Some(left_out)
+                true
             }
             // One that is refused keeps no other from being renewed, and is not renewed with them.
             Err(Error::Refused(_)) if batch.len() > 1 => {
                 self.each_term(&batch, |term, id| term.leave_out(id));
                 let rest = batch.split_off(batch.len() / 2);
-                for held in [batch, rest] {
-                    left_out.extend(Box::pin(self.renew(store, health, Aging { open, whole, held })).await?);
-                }
-                Some(left_out)
+                // The end of the first try: what is renewed later holds longer, and a term is one for all.
+                Box::pin(self.prolong(store, health, whole, batch, end)).await && Box::pin(self.prolong(store, health, whole, rest, end)).await
             }
             Err(error) => {
                 health.failed("renew", &error);
-                matches!(error, Error::Refused(_)).then_some(left_out)
+                matches!(error, Error::Refused(_))
             }
         }
     }

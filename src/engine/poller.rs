@@ -18,6 +18,7 @@ use super::drain::Drain;
 use super::health::StoreHealth;
 use super::lane::Lane;
 use super::lease::{Ledger, Term};
+use super::portion::Portion;
 use super::{Lanes, config};
 use crate::clock::{self, StoreClock};
 use crate::store::{Claim, Error, Held, Lapsed, Ready, Row, Store, TakeOver, Upcoming};
@@ -25,7 +26,7 @@ use crate::store::{Claim, Error, Held, Lapsed, Ready, Row, Store, TakeOver, Upco
 /// However often it is woken, the scout asks no more often than this.
 const SCOUT_GAP: Duration = Duration::from_millis(5);
 /// At most so many lapsed leases are taken over at once.
-const TAKE_OVER: u32 = 500;
+const TAKE_OVER: usize = 500;
 /// What is due next on a level that was just emptied is looked for after this at the latest; where rows come in all the time, the look
 /// that they cause does it too.
 const EMPTIED: Duration = Duration::from_millis(20);
@@ -55,12 +56,12 @@ impl Poller {
     /// Asks what is due, wakes the claimers concerned and sleeps until something will be due or a lease ends, the poll interval at the most.
     pub(super) async fn scout(self: Arc<Self>) {
         let sources = self.lanes.names();
-        let mut take_over_from = Instant::now();
+        let mut lapses = Lapses { from: Instant::now(), portion: Portion::new(TAKE_OVER) };
         loop {
             let asked = Instant::now();
             // Jitter keeps many nodes from asking in step.
             let interval = self.options.interval.get().mul_f64(rand::rng().random_range(0.9..=1.1));
-            let soonest = self.look(&sources, interval, &mut take_over_from).await;
+            let soonest = self.look(&sources, interval, &mut lapses).await;
             let latest = asked + soonest.map_or(interval, |soon| soon.min(interval)).max(SCOUT_GAP);
             tokio::select! {
                 () = self.alarm.wait(latest) => {}
@@ -70,9 +71,8 @@ impl Poller {
         }
     }
 
-    /// One look; answers how soon the next message is due that is not due yet, or the next lease ends within the horizon. Nothing is taken over before
-    /// `take_over_from`.
-    async fn look(&self, sources: &[Arc<str>], horizon: Duration, take_over_from: &mut Instant) -> Option<Duration> {
+    /// One look; answers how soon the next message is due that is not due yet, or the next lease ends within the horizon.
+    async fn look(&self, sources: &[Arc<str>], horizon: Duration, lapses: &mut Lapses) -> Option<Duration> {
         // Levels of which it is known already are left to the claimers, which empty them: a look would pass over all that is held there.
         let queues = self.lanes.iter().map(|lane| lane.unknown()).collect();
         let outlook = match self.store.upcoming(Upcoming { project: self.project.clone(), queues, horizon }).await {
@@ -93,29 +93,38 @@ impl Poller {
                 next = Some(next.map_or(due.at, |have| have.min(due.at)));
             }
         }
-        if outlook.lapsed && *take_over_from <= Instant::now() {
+        if outlook.lapsed && lapses.from <= Instant::now() {
             // What is still ours is no lost attempt, however long the store was away: its outcome may be waiting to be written.
             let rest = match self.ledger.revive(&*self.store, &self.health, outlook.now).await {
-                Some(locked) => self.take_over(sources, locked).await,
+                Some(locked) => self.take_over(sources, locked, &mut lapses.portion).await,
                 None => NOTHING_REST,
             };
-            *take_over_from = Instant::now() + rest;
+            lapses.from = Instant::now() + rest;
         }
         next.map(|at| clock::between(outlook.now, at))
     }
 
     /// Attempts whose lease ran out are lost: they are judged, and their messages go on. But for `own`, which could not be renewed because
     /// somebody had them locked, and may be free by now: those are this node's still. Answers how long to let it be then.
-    async fn take_over(&self, sources: &[Arc<str>], own: Vec<Uuid>) -> Duration {
+    async fn take_over(&self, sources: &[Arc<str>], own: Vec<Uuid>, portion: &mut Portion) -> Duration {
         let rest = self.ledger.ttl() / TAKE_OVER_REST;
         let lease = self.ledger.lease();
         let token = lease.token;
-        let asked = Instant::now();
-        let take = TakeOver { project: self.project.clone(), sources: sources.to_vec(), except: own, limit: TAKE_OVER, lease };
-        let lapsed = match self.store.take_over(take).await {
+        let (asked, limit) = (Instant::now(), u32::try_from(portion.size()).unwrap_or(u32::MAX));
+        let take = TakeOver { project: self.project.clone(), sources: sources.to_vec(), except: own, limit, lease };
+        self.ledger.set_taking_over(true);
+        let taken = self.store.take_over(take).await;
+        let lapsed = match taken {
             Ok(lapsed) => lapsed,
             Err(error) => {
-                self.health.failed("take_over", &error);
+                self.ledger.set_taking_over(false);
+                // Else lost attempts that are too much at once would have the node refuse messages each time that they are tried.
+                if portion.size() < TAKE_OVER {
+                    self.health.failed_again("take_over", &error);
+                } else {
+                    self.health.failed("take_over", &error);
+                }
+                portion.failed(limit as usize, &error, Instant::now());
                 return if matches!(error, Error::Refused(_)) { rest } else { rest.min(NOTHING_REST) };
             }
         };
@@ -127,6 +136,8 @@ impl Poller {
                 "leases ran out without a word from their node: the attempts are lost, the messages go on");
         }
         let term = self.ledger.hold(token, asked, self.clock.at(asked), lapsed.iter().map(|row| row.id), false);
+        self.ledger.set_taking_over(false);
+        portion.worked(lapsed.len(), Instant::now());
         for row in lapsed {
             let Some(lane) = self.lanes.get(&row.source) else { continue };
             tracing::debug!(message.id = %row.id, message.source = &*row.source, message.attempts = row.attempt, lease.node = &*row.node,
@@ -284,6 +295,14 @@ impl Poller {
         };
         lane.dispatch(Job { message, fate: Fate::Held(Box::new(ticket)) });
     }
+}
+
+/// What the scout knows of taking over.
+struct Lapses {
+    /// Nothing is taken over before this.
+    from: Instant,
+    /// How much is taken over at once.
+    portion: Portion,
 }
 
 /// A claim that may be made now.

@@ -210,6 +210,15 @@ async fn a_pipeline_that_panics_sends_what_comes_after() {
     client.app.end().await;
 }
 
+/// A part of the engine that panics would be missed by nobody but the messages.
+#[tokio::test]
+async fn a_loop_that_panics_ends_the_node_as_a_bug() {
+    let client = client("sources: { main: { kind: fragile } }").await;
+    client.submitted(r#","topic":"last""#).await;
+    client.submitted(r#","delay":"300ms""#).await;
+    assert!(client.app.bug().await.is_panic());
+}
+
 #[tokio::test]
 async fn rows_without_a_project_or_a_due_time_go_out_however_many_they_are() {
     let client = client("sources: { main: { kind: scripted } }").await;

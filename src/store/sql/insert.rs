@@ -112,7 +112,10 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
         }
     }
     for ((source, key), items) in keys {
-        let Some((digest, first, ours)) = known.get(&(source.to_owned(), key.to_owned())) else { continue };
+        let Some((digest, first, ours)) = known.get(&(source.to_owned(), key.to_owned())) else {
+            // Never seen. A message that may have been taken before must not be taken for a new one.
+            return Err(Error::Refused("an idempotency key that was just written can't be read again".to_owned()).into());
+        };
         for (place, item) in items.into_iter().enumerate() {
             let (Some(own), Some(verdict)) = (digests.get(item), verdicts.get_mut(item)) else { continue };
             *verdict = match (*ours && place == 0, own == digest) {

@@ -25,7 +25,7 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
     if take.sources.is_empty() {
         return Ok(Vec::new());
     }
-    sheet::write_out_lapsed(session, &take.project, 0, None).await?;
+    sheet::write_out_lapsed(session, &take.project, 0, take.limit, None).await?;
     next(session, take, take.limit, 0).await
 }
 
@@ -45,7 +45,7 @@ pub(super) async fn take_over_in_parts<D: Dialect>(
     Place { sheet, mut passed }: Place,
 ) -> Result<(Vec<Lapsed>, Place), Fail> {
     let mut sheets = Parts::within(session.core.timeout);
-    let sheet = sheet::write_out_lapsed(session, &take.project, sheet, Some(&mut sheets)).await?;
+    let sheet = sheet::write_out_lapsed(session, &take.project, sheet, take.limit, Some(&mut sheets)).await?;
     let mut parts = Parts::within(session.core.timeout);
     // Whoever goes on was in the middle of what is refused.
     let (mut taken, mut count) = (Vec::new(), if passed == 0 { take.limit } else { take.limit.min(1) });

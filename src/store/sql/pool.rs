@@ -249,6 +249,8 @@ impl<D: Dialect> Core<D> {
         };
         match tokio::spawn(self.clone().unit(work, permit, (deadline, limit), unit)).await {
             Ok(result) => result,
+            // Of whatever it panics, the rest of the batch need not share its fate: what is refused is halved.
+            Err(error) if error.is_panic() => Err(Error::Refused("redrive panicked over it, which is a bug in redrive: please report it".to_owned())),
             Err(error) => Err(Error::Unavailable(format!("the work was cut off: {error}"))),
         }
     }

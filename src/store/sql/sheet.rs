@@ -23,9 +23,10 @@ use super::pool::{Fail, Session};
 use super::shape::{self, Matched, in_order};
 use crate::store::{Claim, Error, Held, Mark};
 
-/// So many sheets that ran out are looked at together, and no more are once so many rows were written out: it is one transaction.
+/// So many sheets that ran out are looked at together.
 const LAPSED: i64 = 4;
-const LAPSED_ROWS: usize = 4000;
+/// So many messages are written out for each that is taken at once, so that the next ones are found without looking at sheets.
+const WRITTEN: usize = 8;
 
 /// Sees to it that no claim of the source is made until the transaction ends, and that all made before are seen. The row is locked and never
 /// changed: versions of it would pile up behind a snapshot that somebody holds.
@@ -155,17 +156,19 @@ pub(super) async fn write_out<D: Dialect>(session: &mut Session<D>, held: &[Held
 
 /// The same for what is on a project's sheets whose lease has run out. Rows that somebody else holds stay on their sheet, for another time:
 /// they must not keep the others waiting. Nor must those that the database refuses to change, if it is done in parts. It begins behind the sheet with
-/// the token `after`, and answers behind which the next one should: 0 once there is none further on.
+/// the token `after`, writes out so many messages as befit a transaction that takes `limit` of them, and answers behind which sheet the next one should begin: 0 once there
+/// is none further on.
 pub(super) async fn write_out_lapsed<D: Dialect>(
     session: &mut Session<D>,
     project: &str,
     mut after: i64,
+    limit: u32,
     mut parts: Option<&mut Parts>,
 ) -> Result<i64, Fail> {
     let sql = session.sql("sheets_lapsed", || {
         format!("SELECT {SHEET} FROM {{sheet}} WHERE project = ? AND lease_until <= {{now}} AND token > ? ORDER BY token LIMIT ? {{skip}}")
     });
-    let (mut written, mut is_over) = (0, false);
+    let (mut written, mut is_over, most) = (0, false, WRITTEN.saturating_mul(limit as usize));
     // Those behind sheets of which somebody holds all that is left are looked at too.
     while written == 0 && !is_over {
         let rows = session.rows(sql.clone(), &[Value::Text(project), Value::Int(after), Value::Int(LAPSED)]).await?;
@@ -176,15 +179,17 @@ pub(super) async fn write_out_lapsed<D: Dialect>(
             let sheet = read::<D>(&row)?;
             after = sheet.token;
             let free = free(session, &sheet.ids).await?;
+            let mut ids = named_of(&sheet, &free);
+            ids.truncate(most.saturating_sub(written));
             match parts.as_deref_mut() {
-                None => write_rows(session, &sheet, named_of(&sheet, &free)).await?,
-                Some(parts) => write_most(session, &sheet, named_of(&sheet, &free), parts).await?,
+                None => write_rows(session, &sheet, ids).await?,
+                Some(parts) => write_most(session, &sheet, ids, parts).await?,
             }
             let left = waiting(session, &sheet.ids).await?;
             shorten(session, &sheet, |id| left.contains(id)).await?;
             written += sheet.ids.len() - left.len();
             is_over = parts.as_deref().is_some_and(Parts::are_over);
-            if written >= LAPSED_ROWS || is_over {
+            if written >= most || is_over {
                 break;
             }
         }

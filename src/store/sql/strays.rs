@@ -6,7 +6,7 @@ use super::claim::{LEVELS, mend};
 use super::decode;
 use super::dialect::{Batch, Dialect, Row, Value};
 use super::insert::micros;
-use super::nodes::{LAPSED, MOST_KINDS, foreign, is_true, kinds, known, orphaned};
+use super::nodes::{Known, LAPSED, MOST_KINDS, foreign, is_true, kinds, known, orphaned};
 use super::part::{self, Parts};
 use super::pool::{Fail, Session};
 use super::shape::Picked;
@@ -105,7 +105,7 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     let mut taken: Vec<Stray> = Vec::new();
     let left = |taken: &Vec<Stray>| i64::from(strays.limit).saturating_sub(i64::try_from(taken.len()).unwrap_or(i64::MAX));
 
-    let known = known(session, &strays.project).await?;
+    let Known { sources: known, is_all } = known(session, &strays.project).await?;
     let kinds = kinds(session, &strays.project).await?;
     let is_own = |source: &str| strays.sources.iter().any(|own| **own == *source);
     // What somebody knows comes before what nobody does, which may use up the limit. Its own sources are always looked at, however many names of
@@ -126,14 +126,16 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     let pick = [project, age, Value::Int(left(&taken))];
     taken.extend(gather(session, &mut parts, &SOURCELESS, &pick, &set, "no_source").await?);
 
-    let mut sheets = Parts::within(session.core.timeout);
-    sheet::write_out_lapsed(session, &strays.project, 0, Some(&mut sheets)).await?;
-    let names = Batch::texts(strays.sources.iter().map(|source| &**source).chain(known.iter().map(String::as_str)));
-    let pick = [project, Value::Batch(&names), age, Value::Int(left(&taken))];
-    taken.extend(gather(session, &mut parts, &ORPHANED, &pick, &set[..2], "unknown_source").await?);
-
+    // A node whose names can't be read may know any of these.
+    if is_all {
+        let mut sheets = Parts::within(session.core.timeout);
+        sheet::write_out_lapsed(session, &strays.project, 0, strays.limit, Some(&mut sheets)).await?;
+        let names = Batch::texts(strays.sources.iter().map(|source| &**source).chain(known.iter().map(String::as_str)));
+        let pick = [project, Value::Batch(&names), age, Value::Int(left(&taken))];
+        taken.extend(gather(session, &mut parts, &ORPHANED, &pick, &set[..2], "unknown_source").await?);
+    }
     let before = taken.len();
-    for source in kinds.iter().filter(|source| !known.contains(*source) && !is_own(source)) {
+    for source in kinds.iter().filter(|source| is_all && !known.contains(*source) && !is_own(source)) {
         if left(&taken) <= 0 {
             break;
         }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +13,7 @@ use redrive::outcome::Outcome;
 use redrive::source::{Delivery, Pipeline, Registry, Sender, Source};
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -56,16 +57,25 @@ impl Source for Scripted {
     }
 }
 
-/// A pipeline of kind `fragile`, which panics at a topic `panic`.
-struct Fragile;
+/// A pipeline of kind `fragile`, which panics at a topic `panic`, and after a topic `last` whenever it is asked whether it is blocked.
+#[derive(Default)]
+struct Fragile {
+    broken: AtomicBool,
+}
 
 #[async_trait]
 impl Pipeline for Fragile {
     async fn send(&self, batch: Vec<Delivery>) {
         for delivery in batch {
             assert_ne!(delivery.message().topic.as_deref(), Some("panic"));
+            self.broken.fetch_or(delivery.message().topic.as_deref() == Some("last"), Ordering::SeqCst);
             delivery.finish(Outcome::succeeded());
         }
+    }
+
+    fn blocked(&self) -> Option<String> {
+        assert!(!self.broken.load(Ordering::SeqCst), "broken on purpose");
+        None
     }
 }
 
@@ -149,7 +159,7 @@ pub(crate) async fn start_in(folder: TempDir, yaml: &str) -> Running {
     registry.register_with("scripted", move |_, _| Ok(Sender::each(Scripted { hold: gate.clone() })));
     let gate = hold.clone();
     registry.register_with("narrow", move |_, _| Ok(Sender::pipelined(Narrow { hold: gate.clone() })));
-    registry.register_with("fragile", |_, _| Ok(Sender::pipelined(Fragile)));
+    registry.register_with("fragile", |_, _| Ok(Sender::pipelined(Fragile::default())));
     registry.register_with("slow", |_, _| Ok(Sender::pipelined(Slow::open())));
     let file = folder.path().join("redrive.yaml");
     let config = Config::parse(&text, &file, &|_| None, &registry, Scope::Whole).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
@@ -169,6 +179,12 @@ impl Running {
 
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()
+    }
+
+    /// Waits until it ends by a bug.
+    pub(crate) async fn bug(self) -> JoinError {
+        let ended = tokio::time::timeout(Duration::from_secs(30), self.task).await;
+        ended.expect("ends in time").expect_err("a panic")
     }
 
     /// Stops it and hands back its folder.
