@@ -9,11 +9,11 @@ use uuid::Uuid;
 use super::super::dialect::{Batch, Dialect};
 use super::super::pool::{Core, Work};
 use super::super::template::Names;
-use super::super::{leftovers, look, migrate, strays};
+use super::super::{leftovers, look, migrate, purge, strays};
 use super::Sqlite;
 use crate::message::State;
 use crate::store::config::Migrate;
-use crate::store::{Lease, Strays, Sweep};
+use crate::store::{Lease, Purge, Strays, Sweep};
 
 /// Of the claim's index all that waits of one project, or all that waits of none.
 const ALL_THAT_WAITS: &str = "SEARCH resend_log USING INDEX resend_log_claim (project=?)";
@@ -85,4 +85,15 @@ async fn the_attempt_log_is_looked_at_from_where_the_last_look_ended() {
     core.run(Work::Read, move |session| Box::pin(async move { leftovers::look(session, &sweep).await })).await.unwrap();
     let steps = steps(&core, &core.sql("log_piece", String::new)).await;
     assert_eq!(steps, ["SEARCH attempt_log USING PRIMARY KEY (message_id>?)"], "no sort, and nothing before it");
+}
+
+#[tokio::test]
+async fn keys_past_their_time_are_deleted_one_by_one() {
+    let (core, _folder) = tables().await;
+    let old = "INSERT INTO resend_key (project, source, idem_key, digest, message_id, taken_by, expires_at) VALUES ('orders', 'billing', 'k', '', '', 1, 1)";
+    core.run(Work::Write, move |session| Box::pin(async move { Ok(session.script(old.to_owned()).await?) })).await.unwrap();
+    let purge = Purge { project: "orders".into(), keep: Vec::new(), max_rows: 1000, surplus: None, batch: 100 };
+    core.run(Work::Transaction, move |session| Box::pin(async move { purge::purge(session, &purge).await })).await.unwrap();
+    let steps = steps(&core, &core.sql("keys_forget", String::new)).await;
+    assert!(steps.iter().any(|step| step.starts_with("SEARCH resend_key USING PRIMARY KEY")), "{steps:#?}");
 }
