@@ -128,7 +128,7 @@ fn parse_and_run(registry: &Registry) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(&format!("redrive: no threads to be had: {error}"));
+            complain(&format!("redrive: can't start the worker threads: {error}"));
             return failure::FAILED;
         }
     };

@@ -165,7 +165,7 @@ fn max_retries(app: &App, source: &str) -> Option<u32> {
 /// Waits until another answer that shows messages may be put together.
 async fn reader(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
     let permit = timeout(READER_WAIT, Arc::clone(&app.0.readers).acquire_owned()).await;
-    permit.ok().and_then(Result::ok).ok_or_else(|| Problem::new(Code::Overloaded, "others still read the messages that they asked for; try again"))
+    permit.ok().and_then(Result::ok).ok_or_else(|| Problem::new(Code::Overloaded, "too many large reads in progress; try again"))
 }
 
 #[cfg(test)]

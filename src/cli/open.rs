@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{ConfigFile, Failure};
 use crate::config::{Config, Scope};
-use crate::fault;
+use crate::fault::{self, Fault};
 use crate::retry::Policy;
 use crate::source::Registry;
 use crate::store::config::Migrate;
@@ -52,9 +52,7 @@ impl Opened {
     }
 }
 
-fn start_log(config: &telemetry::Config) -> Result<(), Failure> {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let overriding = variable("REDRIVE_LOG").map(|value| ("REDRIVE_LOG", value)).or_else(|| variable("RUST_LOG").map(|value| ("RUST_LOG", value)));
-    let (name, value) = overriding.unzip();
-    telemetry::init(config, value.as_deref()).map_err(|message| Failure::Config(format!("{}: {message}", name.unwrap_or("log.level"))))
+/// Starts the log as the configuration and the environment say.
+pub(super) fn start_log(config: &telemetry::Config) -> Result<(), Fault> {
+    telemetry::init(config, &|name| std::env::var(name).ok())
 }

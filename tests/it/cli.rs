@@ -414,7 +414,21 @@ async fn a_purge_by_hand_warns_of_failed_messages() {
 #[test]
 fn a_log_level_that_is_none_is_told() {
     let folder = folder(PLAIN);
-    let output = command(folder.path(), &["list"]).env("REDRIVE_LOG", "loud").output().unwrap();
-    assert_eq!(code(&output), 64);
-    assert!(err(&output).contains("REDRIVE_LOG"));
+    for arguments in [&["list"][..], &["check"]] {
+        let output = command(folder.path(), arguments).env("REDRIVE_LOG", "loud").output().unwrap();
+        assert_eq!((code(&output), out(&output).as_str()), (64, ""), "{arguments:?}");
+        assert!(err(&output).contains("REDRIVE_LOG"), "{arguments:?}: {}", err(&output));
+    }
+    let output = command(folder.path(), &["check", "--json"]).env("REDRIVE_LOG", "loud").output().unwrap();
+    let verdict: Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!((code(&output), &verdict["ok"], &verdict["faults"][0]["path"]), (64, &false.into(), &"REDRIVE_LOG".into()), "{verdict}");
+}
+
+#[test]
+fn what_other_programs_find_in_their_variable_stops_nothing() {
+    let folder = folder(PLAIN);
+    for (arguments, value) in [(["migrate"], "my_app"), (["list"], " "), (["check"], "my_app=debug,hyper")] {
+        let output = command(folder.path(), &arguments).env("RUST_LOG", value).output().unwrap();
+        assert_eq!((code(&output), err(&output).matches("RUST_LOG is not understood").count()), (0, 1), "{arguments:?}: {}", err(&output));
+    }
 }
