@@ -41,7 +41,7 @@ async fn what_waits_behind_others_waits_no_longer_than_they() {
 
 #[tokio::test]
 async fn a_node_whose_beat_is_refused_takes_messages_again_once_the_store_is_back() {
-    let (client, folder) = impatient("1s", "").await;
+    let (client, folder) = impatient("1s", "poller: { enabled: false }").await;
     let mut other = writer(folder.path()).await;
     run(&mut other, "CREATE TRIGGER still BEFORE UPDATE ON redrive_node BEGIN SELECT RAISE(ABORT, 'no'); END").await;
     run(&mut other, "BEGIN IMMEDIATE").await;
