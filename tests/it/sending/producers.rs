@@ -44,9 +44,11 @@ async fn a_node_whose_beat_is_refused_takes_messages_again_once_the_store_is_bac
     let (client, folder) = impatient("1s", "poller: { enabled: false }").await;
     let mut other = writer(folder.path()).await;
     run(&mut other, "CREATE TRIGGER still BEFORE UPDATE ON redrive_node BEGIN SELECT RAISE(ABORT, 'no'); END").await;
-    run(&mut other, "BEGIN IMMEDIATE").await;
-    assert_eq!(client.post_json("/v1/messages", r#"{"source":"main","payload":"x"}"#).await.status, 503);
-    run(&mut other, "COMMIT").await;
+    // Longer than it has.
+    let slow = "CREATE TRIGGER slow BEFORE INSERT ON resend_log WHEN NEW.topic = 'slow' BEGIN
+        SELECT count(*) FROM (WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000000) SELECT i FROM n); END";
+    run(&mut other, slow).await;
+    assert_eq!(client.send(client.request(Method::POST, "/v1/publish/main/slow").body("x")).await.status, 503);
     eventually(Duration::from_secs(15), async || {
         (client.send(client.request(Method::POST, "/v1/publish/main").body("x")).await.status == 202).then_some(())
     })
