@@ -3,7 +3,7 @@
 mod bench;
 mod cancel;
 mod check;
-mod chunks;
+mod chosen;
 mod demo;
 mod failure;
 mod files;
@@ -13,6 +13,7 @@ mod list;
 mod migrate;
 mod open;
 mod output;
+mod payload;
 mod purge;
 mod retry;
 mod run;
@@ -71,6 +72,7 @@ enum Command {
     Show(show::Command),
     Retry(retry::Command),
     Cancel(cancel::Command),
+    Payload(payload::Command),
     Health(health::Command),
     Demo(demo::Command),
     Bench(bench::Command),
@@ -176,6 +178,7 @@ impl Command {
             Self::Show(command) => command.run(terminal).await,
             Self::Retry(command) => command.run(terminal).await,
             Self::Cancel(command) => command.run(terminal).await,
+            Self::Payload(command) => command.run(terminal).await,
             Self::Health(command) => command.run(terminal).await,
             Self::Demo(command) => command.run(terminal).await,
             Self::Bench(command) => command.run(terminal).await,

@@ -12,7 +12,6 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::engine::{self, Refusal};
-use crate::message::State;
 use crate::store;
 
 /// A stable code. `docs/api.md` lists them, and a test holds the list to this one.
@@ -164,11 +163,6 @@ impl Problem {
     /// There is no message with this id.
     pub fn no_message(id: impl fmt::Display) -> Self {
         Self::new(Code::NotFound, format!("there is no message `{id}` in this project"))
-    }
-
-    /// A message in this state can't be dealt with so; `verb` is what was wanted.
-    pub fn wrong_state(state: State, verb: &str) -> Self {
-        Self::new(Code::WrongState, format!("a message that is {state} can't be {verb}"))
     }
 
     /// The problem of a source that the path names: it is the path that leads nowhere.

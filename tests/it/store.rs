@@ -74,7 +74,7 @@ macro_rules! conformance {
                 lost_attempts_that_nobody_takes_over_are_told a_node_lives_as_long_as_it_beats nodes_that_died_are_forgotten
                 waiting_messages_are_counted made_up_sources_are_counted_together one_counts_for_all what_was_written_before_the_clock_was_set_back_holds_nothing_up;
             look:
-                one_message a_payload_too_large_is_told_and_not_shown every_filter_narrows page_by_page ids_of_their_own_kind_end_no_list attempts_in_order;
+                one_message a_payload_too_large_is_told_and_not_shown every_filter_narrows what_finished_within_a_time page_by_page ids_of_their_own_kind_end_no_list attempts_in_order;
             act:
                 a_retry_begins_a_new_epoch a_retry_of_what_waits_makes_it_due a_retry_is_refused_elsewhere
                 a_cancel_gives_up_what_waits a_cancel_is_refused_elsewhere the_answers_are_in_order

@@ -56,6 +56,9 @@ async fn each_filter_narrows() {
         ("state=pending&source=main&topic=t&key=k", vec![&plain]),
         ("until=2020-01-01T00:00:00Z", vec![]),
         ("since=2020-01-01T00:00:00Z&until=2999-01-01T00:00:00Z", vec![&failed, &other, &plain]),
+        ("finished_since=2020-01-01T00:00:00Z", vec![&failed]),
+        ("state=failed&finished_since=2020-01-01T00:00:00Z&finished_until=2999-01-01T00:00:00Z", vec![&failed]),
+        ("finished_until=2020-01-01T00:00:00Z", vec![]),
         ("idempotency_key=none", vec![]),
     ] {
         assert_eq!(ids(&client, query).await.iter().collect::<Vec<_>>(), wanted, "{query}");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::DateTime;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ use super::super::{leftovers, look, migrate, purge, strays};
 use super::Sqlite;
 use crate::message::State;
 use crate::store::config::Migrate;
-use crate::store::{Lease, Purge, Strays, Sweep};
+use crate::store::{Id, Lease, List, Purge, Strays, Sweep};
 
 /// Of the claim's index all that waits of one project, or all that waits of none.
 const ALL_THAT_WAITS: &str = "SEARCH resend_log USING INDEX resend_log_claim (project=?)";
@@ -67,6 +68,26 @@ async fn a_page_of_a_state_is_read_from_the_index_of_that_state() {
         };
         let steps = steps(&core, &look::page(Some(state), "")).await;
         assert!(steps.iter().any(|step| step == found), "{state}: {steps:#?}");
+    }
+}
+
+#[tokio::test]
+async fn what_finished_lately_is_found_by_that_and_a_further_page_behind_the_last() {
+    let (core, _folder) = tables().await;
+    let page = async |list: List| steps(&core, &look::page(list.state, &look::narrower::<Sqlite>(&list).unwrap().0)).await;
+    let (some_time, some_id) = (Some(DateTime::UNIX_EPOCH), Some(Id::Known(Uuid::nil())));
+    for state in [None, Some(State::Succeeded), Some(State::Failed), Some(State::Cancelled)] {
+        let found = "SEARCH resend_log USING INDEX resend_log_finished (project=? AND state=? AND finished_at>?)";
+        let steps = page(List { state, finished_since: some_time, ..List::default() }).await;
+        assert!(steps.iter().any(|step| step == found), "{state:?}: {steps:#?}");
+    }
+    let failed = List { state: Some(State::Failed), ..List::default() };
+    for (list, range) in [
+        (List { finished_since: some_time, after: some_id, ..failed.clone() }, "(project=? AND state=? AND id<?)"),
+        (List { finished_until: some_time, ..failed }, "(project=? AND state=?)"),
+    ] {
+        let steps = page(list).await;
+        assert!(steps.contains(&format!("SEARCH resend_log USING INDEX resend_log_state {range}")), "{steps:#?}");
     }
 }
 
