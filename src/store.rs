@@ -1,7 +1,7 @@
-//! The resend log: one method a domain verb, each a unit that either happened or did not.
+//! The resend log: one method per domain verb, each of which either happens completely or not at all.
 //!
-//! Every transition is a compare-and-set on the row, guarded by the lease token where there is one. Times are the database's: callers
-//! say "after so long", and read the clock that answers bring along.
+//! Every transition is a compare-and-set on the row, guarded by the lease token where there is one. All times are the database's: callers pass
+//! durations, and take the current time from the answers.
 
 pub mod config;
 mod look;
@@ -28,86 +28,91 @@ pub use work::{
     Prepared, Queues, Ready, Row, TakeOver, Unusable, Upcoming, Verdict,
 };
 
-/// The resend log of one database. All methods may be called at once from many tasks, and dropping the future of one leaves
-/// the database either untouched or with the whole of it done, never with a transaction left open.
+/// The resend log of one database. All methods may be called concurrently. If the future of a call is dropped, the database is left either untouched
+/// or with all of the call's work done, never with an open transaction.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug + 'static {
-    /// Connects, then creates or verifies the tables (`store.migrate`). Everything else may be called only after it succeeded once;
-    /// it may be repeated until then.
+    /// Connects, then creates or verifies the tables (`store.migrate`). It may be repeated until it succeeds; nothing else may be called before that.
     async fn prepare(&self) -> Result<Prepared, Error>;
 
-    /// How long one unit of work may take: `store.timeout`.
+    /// The time limit of one unit of work: `store.timeout`.
     fn patience(&self) -> Duration;
 
     /// Commits messages, all or none (idempotency verdicts aside).
     async fn insert(&self, insert: Insert) -> Result<Inserted, Error>;
 
-    /// What is due next, and whether a lease has run out; one cheap question, asked when idle.
+    /// What is due next, and whether a lease has run out. A single cheap query, made while idle.
     async fn upcoming(&self, upcoming: Upcoming) -> Result<Outlook, Error>;
 
-    /// Takes due messages of one source and level under a lease, the longest due first; raises `attempts` of each.
+    /// Takes due messages of one source and level under a lease, the longest due first. Their rows stay as they are: a sheet (see
+    /// `store/sql/sheet.rs`) records the claim and begins an attempt of each.
     async fn claim(&self, claim: Claim) -> Result<Claimed, Error>;
 
-    /// Writes what attempts came to, each guarded by its token. The answer says, in order, which were still ours.
+    /// Writes the outcomes of attempts, each guarded by its token. The answer says, in order, which of the messages were still ours.
     async fn complete(&self, completions: Arc<Vec<Completion>>) -> Result<Vec<bool>, Error>;
 
-    /// Which of these messages somebody else has locked at this moment, so that whoever would change them has to wait.
+    /// Which of these messages somebody else has locked right now, so that changing them would have to wait.
     async fn locked(&self, ids: Vec<Uuid>) -> Result<Vec<Uuid>, Error>;
 
-    /// Forgets claims of which nothing is held any more. One that is not closed ends with its lease.
+    /// Deletes claims under which nothing is held any more. A claim that is not closed ends with its lease.
     async fn close_claims(&self, tokens: Vec<i64>) -> Result<(), Error>;
 
-    /// Prolongs leases; answers those that were not ours any more.
+    /// Extends leases; returns the messages that were no longer ours.
     async fn renew(&self, held: Vec<Held>, ttl: Duration) -> Result<Vec<Uuid>, Error>;
 
-    /// Hands back messages that were claimed and not sent: pending again, the attempt's number is free again. Answers how many were ours.
+    /// Hands back messages that were claimed but not sent: they are pending again, and the attempt's number is free again. Returns how many were
+    /// ours.
     async fn release(&self, held: Vec<Held>) -> Result<u64, Error>;
 
-    /// Takes messages whose lease ran out under a new one, without beginning an attempt. Those that the database refuses to change keep no others
-    /// from it; only if there are no others is that answered.
+    /// Takes messages whose lease has run out under a new one, without beginning an attempt. Messages that the database refuses to change don't keep
+    /// the others from being taken over; the refusal is returned only if there are no others.
     async fn take_over(&self, take: TakeOver) -> Result<Vec<Lapsed>, Error>;
 
-    /// Takes, under a lease and without beginning an attempt, waiting rows that nobody can claim: of a source that neither `sources` nor a node of the
-    /// project knows that lived within the last day, without a source, or with a due time that is no time. Rows younger than `min_age` are left. Rows without
-    /// a project, or without a due time, are given this project and now, and go the usual way. Those of sources that are known come first. What the
-    /// database refuses to change keeps other kinds of them from nothing; only if there are no others is that answered.
+    /// Takes strays, which are waiting rows that nobody can claim, under a lease and without beginning an attempt. A row is a stray if it has no
+    /// source, if its due time is not a valid time, or if its source is neither in `sources` nor known to a node of the project that was alive within
+    /// the last day. Rows younger than `min_age` are left alone.
+    ///
+    /// Rows that lack a project or a due time are given this project or the current time, and are then sent as usual. Rows of known sources are
+    /// handled first. If the database refuses to change rows of one kind, the other kinds are still handled; the refusal is returned only if there
+    /// are no others.
     async fn take_strays(&self, strays: Strays) -> Result<Taken, Error>;
 
-    /// Says that a node lives and what it knows and serves, for `ttl`, a minute at the most.
+    /// Records that a node is alive, and which sources it knows and serves. Valid for `ttl`, at most a minute.
     async fn heartbeat(&self, beat: Heartbeat) -> Result<(), Error>;
 
-    /// The node lives no more. What it knew stays known for a day. Others are [forgotten](Self::forget_nodes).
+    /// Records that the node has stopped. Its sources stay known for a day. Rows of other nodes are [deleted separately](Self::forget_nodes).
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error>;
 
-    /// Forgets nodes of the project that have not lived within the last day, and dead ones of which another that lived longer knows the same.
+    /// Deletes the rows of nodes of the project that have not been alive within the last day, and of dead nodes whose sources are all known by one
+    /// that lived longer.
     async fn forget_nodes(&self, project: &str) -> Result<(), Error>;
 
-    /// Waiting rows, of any project, that neither the asking node nor another that lives serves, at most `limit` kinds of them; those with them whose
-    /// attempt is lost.
+    /// Waiting rows, of any project, that neither the asking node nor any other live node serves, grouped by source; at most `limit` groups. Rows
+    /// whose attempt was lost are included.
     async fn unserved(&self, own: Served, min_age: Duration, limit: u32) -> Result<Vec<Unserved>, Error>;
 
-    /// Counts the waiting messages of a project by source and state: of all sources that nodes of the project have known within the last day, and of a
-    /// hundred others at the most, those whose messages wait longest, with names cut to 100 bytes. What others there are is counted under the empty
-    /// name, as are rows without a source.
+    /// Counts the waiting messages of a project by source and state. Counted by name are the sources that nodes of the project have known within the
+    /// last day, and up to a hundred others, those whose messages have waited longest, their names cut to 100 bytes. All other sources are counted
+    /// under the empty name, as are rows without a source.
     async fn counts(&self, project: &str) -> Result<Vec<Count>, Error>;
 
-    /// The same, and of the asking node's sources in any case, counted once for all nodes: whoever asks first when a count is due makes it, all others are told what the last one found.
-    /// `None` while the first is being made.
+    /// As [`Self::counts`], with the asking node's own sources always included, but shared by all nodes: the first to ask when a count is due makes
+    /// it, the others get the previous result. `None` while the very first count is being made.
     async fn sample(&self, sample: Sample) -> Result<Option<Vec<Count>>, Error>;
 
-    /// One message, with its payload up to [`MAX_SHOWN_PAYLOAD`] if that is asked for.
+    /// One message; with its payload, up to [`MAX_SHOWN_PAYLOAD`], if `payload` is set.
     async fn get(&self, project: &str, id: Uuid, payload: bool) -> Result<Option<Record>, Error>;
 
-    /// Messages, the newest id first. A page with payloads ends once they weigh [`MAX_PAGE_BYTES`].
+    /// Messages, the newest id first. A page with payloads ends once they reach [`MAX_PAGE_BYTES`].
     async fn list(&self, list: List) -> Result<Page, Error>;
 
     /// The attempts of a message, oldest first; `None` if there is no such message.
     async fn attempts(&self, project: &str, id: Uuid) -> Result<Option<Vec<Attempt>>, Error>;
 
-    /// Puts messages back to work: failed and cancelled ones in a new epoch, pending and retrying ones due now. In order of `ids`.
+    /// Puts messages back to work: failed and cancelled ones in a new epoch; pending and retrying ones become due now. Answers in the order of `ids`.
     async fn retry(&self, project: &str, ids: Vec<Uuid>) -> Result<Vec<Changed>, Error>;
 
-    /// Gives up messages that wait. In order of `ids`.
+    /// Cancels waiting messages. Answers in the order of `ids`.
     async fn cancel(&self, project: &str, ids: Vec<Uuid>) -> Result<Vec<Changed>, Error>;
 
     /// Replaces the payload of a failed message.
@@ -116,54 +121,54 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Deletes one bounded batch of what is past its retention.
     async fn purge(&self, purge: Purge) -> Result<Purged, Error>;
 
-    /// Takes away one bounded batch of what nothing belongs to any more: attempts, begun more than a day ago, of messages that somebody deleted, and
-    /// what claims of sources that no node has known within the last day took turns by.
+    /// Deletes one bounded batch of leftovers: attempts, begun more than a day ago, of messages that somebody deleted, and rows of `redrive_turn` for
+    /// sources that no node has known within the last day.
     async fn sweep(&self, sweep: Sweep) -> Result<Swept, Error>;
 
-    /// Calls `wake` when rows were committed by others, until the store is closed; a hint only. A store that can't tell never returns.
+    /// Calls `wake` when others commit rows, until the store is closed. A hint only: a store that can't tell never returns.
     async fn listen(&self, project: &str, wake: Arc<Notify>);
 
-    /// Lets go of all connections.
+    /// Closes all connections.
     async fn close(&self);
 }
 
-/// Why the store could not do it.
+/// Why a store operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database can't be reached, broke off, or has no room. What was under way may or may not have been done.
+    /// The database can't be reached, closed the connection, or has no room. The operation may or may not have taken effect.
     #[error("the database can't be reached: {0}")]
     Unavailable(String),
-    /// The database did not answer in time. What was under way may or may not have been done.
+    /// The database did not answer in time. The operation may or may not have taken effect.
     #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
-    /// Too many look at messages already. Nothing was asked.
-    #[error("too many look at messages already; there was no turn within {0:?}")]
+    /// Too many people are looking at messages already. Nothing was sent to the database.
+    #[error("too many are looking at messages already; no connection was free within {0:?}")]
     Busy(Duration),
-    /// A deadlock, a serialization failure, a lock that was not to be had: the same again may well work.
+    /// A deadlock, a serialization failure, or a lock that could not be had: the same operation may well succeed if repeated.
     #[error("the database asks to try again: {0}")]
     Contended(String),
-    /// The tables are missing or of another version, and may not be changed.
+    /// The tables are missing or of another version, and redrive may not change them.
     #[error("the tables are not ready: {0}")]
     Schema(String),
     /// Another process holds the file.
     #[error("the store is in use: {0}")]
     InUse(String),
-    /// The database refused the statement for good: missing rights, a bug.
+    /// The database refused the statement, and will again: missing rights, or a bug.
     #[error("the database refused: {0}")]
     Refused(String),
-    /// The configuration is wrong in a way that only connecting shows (password, unknown database, certificate).
+    /// The configuration is wrong in a way that shows only on connecting (password, unknown database, certificate).
     #[error("{0}")]
     Config(String),
 }
 
 impl Error {
-    /// What is wrong, without anything that is nobody's business: hosts, users, statements.
+    /// What is wrong, without anything internal: hosts, users, statements.
     #[must_use]
     pub const fn in_a_word(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "the database can't be reached",
             Self::TimedOut(_) => "the database did not answer in time",
-            Self::Busy(_) => "too many look at messages",
+            Self::Busy(_) => "too many are looking at messages",
             Self::Contended(_) => "the database asks to try again",
             Self::Schema(_) => "the tables are not ready",
             Self::InUse(_) => "the store is in use",
@@ -172,14 +177,14 @@ impl Error {
         }
     }
 
-    /// Whether the same again may work without anybody doing anything.
+    /// Whether the same operation may succeed later without anybody stepping in.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::TimedOut(_) | Self::Busy(_) | Self::Contended(_))
     }
 }
 
-/// Is told of each unit of work in the database: its name and how long it took.
+/// Is called after each unit of work in the database, with its name and duration.
 pub type Observer = Arc<dyn Fn(&'static str, Duration) + Send + Sync>;
 
 /// Builds the store that a configuration names. It does not connect: see [`Store::prepare`].
@@ -190,7 +195,7 @@ pub fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<crate:
     open_observed(config, project, Arc::new(|_, _| {}))
 }
 
-/// The same; `observer` is told of each unit of work.
+/// As [`open`], with an `observer` of each unit of work.
 ///
 /// # Errors
 /// As [`open`].
@@ -198,11 +203,11 @@ pub fn open_observed(config: &Config, project: &str, observer: Observer) -> Resu
     sql::open(config, project, observer)
 }
 
-/// Keeps other nodes off the store for as long as the guard lives, where it serves one at a time: SQLite. The kernel lets go of it when
-/// the process dies. Commands that look and act beside a running node don't take it.
+/// Keeps other nodes off a store that serves only one at a time (SQLite), for as long as the guard lives. The kernel releases the lock when the
+/// process dies. Commands that look and act beside a running node don't take it.
 ///
 /// # Errors
-/// [`Error::InUse`] while another process has it; [`Error::Config`] where the file can't be locked.
+/// [`Error::InUse`] while another process holds it; [`Error::Config`] if the file can't be locked.
 pub fn guard(config: &Config) -> Result<Option<Guard>, Error> {
     sql::guard(config)
 }

@@ -1,4 +1,4 @@
-//! What the verbs of people take and answer: counted, shown, listed, put back, purged.
+//! Parameters and results of the verbs that people use: count, show, list, put back, purge.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,26 +16,26 @@ use super::work::LastError;
 use crate::message::{AttemptOutcome, Key, State};
 use crate::retry;
 
-/// The largest payload that is shown, in bytes. Of one that is larger only its size is told.
+/// The largest payload that is shown, in bytes. Of a larger one only the size is reported.
 pub const MAX_SHOWN_PAYLOAD: u32 = 64 << 20;
-/// A page with payloads ends once they weigh so much.
+/// A page with payloads ends once they reach this size, in bytes.
 pub const MAX_PAGE_BYTES: usize = 16 << 20;
 
-/// The id of a row, as it stands in the table. As text it is what `after` takes.
+/// The id of a row, as it is stored. Its text form is what `after` takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Id {
-    /// Written as redrive writes it.
+    /// Written the way redrive writes ids.
     Known(Uuid),
-    /// Something else that an application chose.
+    /// Any other text, chosen by an application.
     Text(String),
-    /// The same, in binary.
+    /// Any other id, in binary.
     Bytes(Vec<u8>),
-    /// Text that is not UTF-8, which SQLite takes.
+    /// Text that is not valid UTF-8, which SQLite accepts.
     Raw(Vec<u8>),
 }
 
 impl Id {
-    /// The id that is spelt so.
+    /// The id with this text.
     pub(super) fn of(text: String) -> Self {
         match Uuid::try_parse(&text) {
             Ok(id) if id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text.as_str() => Self::Known(id),
@@ -44,10 +44,9 @@ impl Id {
     }
 }
 
-/// What begins the text of ids that are no UUIDs; base64 follows.
+/// Prefixes of ids that are not UUIDs; base64 follows.
 const TEXT: &str = "text:";
 const BYTES: &str = "bytes:";
-/// What is said of a text that is no id.
 const NO_ID: &str = "is neither a message id nor what a page gave as `next`";
 
 fn is_uuid(text: &str) -> bool {
@@ -81,27 +80,27 @@ impl FromStr for Id {
     }
 }
 
-/// How many messages of a source wait.
+/// How many messages of a source are waiting.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// The source; empty for rows that name none, and for all that are not told apart.
+    /// The source; empty for rows without one, and for all sources that are not listed by name.
     pub source: String,
-    /// How many are pending, sending, retrying and blocked; where there are none, there is no number.
+    /// How many are pending, sending, retrying and blocked; states without messages are left out.
     pub states: BTreeMap<State, u64>,
-    /// How long the longest due of them is overdue; zero if none is due.
+    /// How long the message that has been due longest is overdue; zero if none is due.
     pub overdue: Duration,
 }
 
-/// A count that all nodes of a project share.
+/// Asks for the sample: a count that all nodes of a project share.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// The project.
     pub project: Arc<str>,
-    /// The sources that the node knows.
+    /// The sources that the asking node knows.
     pub sources: Vec<Arc<str>>,
-    /// How long a count is good.
+    /// How long a count stays valid.
     pub every: Duration,
-    /// It is good at least this many times as long as it took: counting a long table takes a while.
+    /// A count stays valid for at least this many times as long as it took: counting a long table is slow.
     pub share: u32,
 }
 
@@ -120,7 +119,7 @@ pub struct Record {
     pub key: Option<Key>,
     /// The payload, if it was asked for and is no larger than [`MAX_SHOWN_PAYLOAD`].
     pub payload: Option<Bytes>,
-    /// How large the payload is; `None` is a tombstone.
+    /// The size of the payload; `None` is a tombstone.
     pub payload_bytes: Option<u64>,
     /// Its headers as the JSON text that the row holds, valid or not.
     pub headers: Option<String>,
@@ -134,19 +133,19 @@ pub struct Record {
     pub attempts: u32,
     /// Refused attempts of this epoch.
     pub retries: u32,
-    /// What it overrides of its source's policy.
+    /// What it overrides in its source's retry policy.
     pub retry: retry::Overrides,
-    /// When it is or was due; `None` where the row holds no time.
+    /// When it is or was due; `None` if the row does not hold a valid time.
     pub due_at: Option<DateTime<Utc>>,
     /// When it was created.
     pub created_at: DateTime<Utc>,
     /// When it last changed.
     pub updated_at: DateTime<Utc>,
-    /// When it was over.
+    /// When it reached a final state.
     pub finished_at: Option<DateTime<Utc>>,
-    /// When it is too old.
+    /// When it expires.
     pub expires_at: Option<DateTime<Utc>>,
-    /// The idempotency key with which it came.
+    /// The idempotency key that it was submitted with.
     pub idempotency_key: Option<String>,
     /// Why its last attempt failed.
     pub last_error: Option<LastError>,
@@ -154,7 +153,7 @@ pub struct Record {
     pub result: Option<String>,
 }
 
-/// Asks for messages. What is `None` does not narrow.
+/// Asks for messages. A filter that is `None` is not applied.
 #[derive(Clone, Debug, Default)]
 pub struct List {
     /// The project.
@@ -175,13 +174,13 @@ pub struct List {
     pub since: Option<DateTime<Utc>>,
     /// Created before this time.
     pub until: Option<DateTime<Utc>>,
-    /// Finished at this time or later; what is not over is left out.
+    /// Finished at this time or later; unfinished messages are left out.
     pub finished_since: Option<DateTime<Utc>>,
-    /// Finished before this time; what is not over is left out.
+    /// Finished before this time; unfinished messages are left out.
     pub finished_until: Option<DateTime<Utc>>,
-    /// At most so many.
+    /// At most this many messages.
     pub limit: u32,
-    /// Those that follow this id.
+    /// Only those that follow this id.
     pub after: Option<Id>,
     /// With payloads; the page may then end before it is full.
     pub payload: bool,
@@ -192,7 +191,7 @@ pub struct List {
 pub struct Page {
     /// The messages.
     pub items: Vec<Record>,
-    /// Where the next page starts; `None` at the end. It is the id of a row that may be none of those that can be shown.
+    /// Where the next page starts; `None` at the end. It may be the id of a row that can't itself be shown.
     pub next: Option<Id>,
 }
 
@@ -201,19 +200,19 @@ pub struct Page {
 pub struct Attempt {
     /// The epoch.
     pub epoch: u32,
-    /// The number, or that of the first of the attempts that it stands for.
+    /// The number of the attempt, or of the first one if the entry stands for several.
     pub number: u32,
-    /// How many attempts it stands for.
+    /// How many attempts the entry stands for.
     pub count: u32,
     /// The node.
     pub node: String,
-    /// When it (the first) began.
+    /// When the attempt, or the first of several, began.
     pub started_at: DateTime<Utc>,
-    /// When the last of them began, where it stands for several.
+    /// When the last one began, if the entry stands for several.
     pub last_at: Option<DateTime<Utc>>,
-    /// How long the last of them took.
+    /// How long the last one took.
     pub duration: Duration,
-    /// What it came to.
+    /// The outcome.
     pub outcome: AttemptOutcome,
     /// What went wrong.
     pub error: Option<LastError>,
@@ -221,14 +220,14 @@ pub struct Attempt {
     pub result: Option<String>,
 }
 
-/// What became of a person's wish.
+/// The result of a change that a person asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
     /// Done; the message is now in this state.
     Done(State),
     /// There is no such message.
     NotFound,
-    /// Its state does not allow it.
+    /// Its state, given here, does not allow it.
     Wrong(State),
 }
 
@@ -237,57 +236,57 @@ pub enum Changed {
 pub struct Purge {
     /// The project.
     pub project: Arc<str>,
-    /// For each finished state, the age past which its rows go; `None` for never.
+    /// For each finished state, the age past which its rows are deleted; `None` for never.
     pub keep: Vec<(State, Option<Duration>)>,
-    /// At most so many finished rows stay: delivered ones go first, then cancelled, then failed ones, of each the oldest.
+    /// At most this many finished rows stay: delivered ones are deleted first, then cancelled, then failed ones, the oldest of each first.
     pub max_rows: u64,
-    /// What the last call answered as [`Purged::surplus`], so that they are not counted for each batch.
+    /// [`Purged::surplus`] of the previous call, which saves counting the rows again for each batch.
     pub surplus: Option<Surplus>,
-    /// At most so many rows a state are deleted by one call.
+    /// At most this many rows per state are deleted by one call.
     pub batch: u32,
 }
 
-/// Rows of a state that are too many: those that finished before a moment.
+/// Surplus rows of a state: all that finished before a certain time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Surplus {
     /// Their state.
     pub state: State,
-    /// The moment.
+    /// The time.
     pub until: DateTime<Utc>,
 }
 
 /// What was deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
-    /// Rows by state; where there are none, there is no number.
+    /// Deleted rows by state; states without any are left out.
     pub rows: BTreeMap<State, u64>,
-    /// Idempotency keys past their time.
+    /// Expired idempotency keys.
     pub keys: u64,
-    /// These are too many; they are deleted first, uncounted, if the next call is told so.
+    /// Rows above the limit. Pass this to the next call, which deletes them first, without counting.
     pub surplus: Option<Surplus>,
     /// Whether there may be more.
     pub more: bool,
 }
 
-/// Asks for what nothing belongs to any more.
+/// Asks for leftovers: data whose message or source is gone.
 #[derive(Clone, Debug)]
 pub struct Sweep {
     /// The project.
     pub project: Arc<str>,
-    /// The attempt log is looked at behind this message: what the last call answered as [`Swept::after`], or none.
+    /// The attempt log is looked through behind this message: [`Swept::after`] of the previous call, or nil.
     pub after: Uuid,
-    /// At most so many of its entries are looked at, and at most so many turns of claims.
+    /// At most this many of its entries, and of rows of `redrive_turn`, are looked at.
     pub limit: u32,
 }
 
-/// What was taken away.
+/// What was deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Entries of the attempt log whose message is gone.
     pub attempts: u64,
-    /// Turns of claims of sources that no node knows.
+    /// Rows of `redrive_turn` for sources that no node knows.
     pub turns: u64,
-    /// Where the next look begins; `None` once the log has been looked through.
+    /// Where to continue; `None` once the whole log has been looked through.
     pub after: Option<Uuid>,
 }
 

@@ -1,4 +1,4 @@
-//! What nodes say of themselves, and ask besides sending: who lives, what nobody serves, what nobody can claim.
+//! What nodes report about themselves, and ask besides sending: who is alive, what nobody serves, what nobody can claim.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,35 +14,35 @@ use crate::message::Standing;
 pub struct Served {
     /// The project.
     pub project: Arc<str>,
-    /// The sources; none for one that only accepts.
+    /// The sources; none for a node that only accepts.
     pub sources: Vec<Arc<str>>,
 }
 
-/// Asks for rows that nobody can claim.
+/// Asks for strays: rows that nobody can claim.
 #[derive(Clone, Debug)]
 pub struct Strays {
     /// The project.
     pub project: Arc<str>,
     /// The sources that the node's configuration names.
     pub sources: Vec<Arc<str>>,
-    /// Rows younger than this are left.
+    /// Rows younger than this are left alone.
     pub min_age: Duration,
-    /// At most so many, and as many without a project and, of each source and level, without a due time.
+    /// At most this many, and as many again without a project and, for each source and level, without a due time.
     pub limit: u32,
     /// The lease under which they are taken.
     pub lease: Lease,
 }
 
-/// What was done about rows that nobody can claim.
+/// What was done about strays.
 #[derive(Clone, Debug, Default)]
 pub struct Taken {
-    /// Those that are left to be failed.
+    /// Those that remain to be failed.
     pub strays: Vec<Stray>,
-    /// Whether there may be more, of these or of those that were given a project or a due time: ask again.
+    /// Whether there may be more, of these or of those that were given a project or a due time: call again.
     pub more: bool,
 }
 
-/// A row that nobody can claim, held under the lease.
+/// A stray, held under the lease.
 #[derive(Clone, Debug)]
 pub struct Stray {
     /// Its id.
@@ -53,29 +53,29 @@ pub struct Stray {
     pub epoch: u32,
     /// The number of its last attempt.
     pub attempt: u32,
-    /// Where it stands.
+    /// Its progress so far: see [`Standing`].
     pub standing: Standing,
-    /// When its last attempt began, if that was lost: its lease ran out without a word.
+    /// When its last attempt began, if that attempt was lost: its lease ran out and its node never reported an outcome.
     pub lost: Option<DateTime<Utc>>,
-    /// The node that lost it, if one did.
+    /// The node that lost it, if there is one.
     pub node: Arc<str>,
     /// A code for its failure: `unknown_source`, `no_source`, `invalid_due_at`.
     pub code: &'static str,
 }
 
-/// A node that lives.
+/// A node that is alive.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     /// Its project.
     pub project: Arc<str>,
-    /// What it is known by, which no other process is nor was: what one knew that had the same name in the configuration, and perhaps other sources, is
-    /// not forgotten at once.
+    /// Its name, unique to the process. A restart under the same configured name, perhaps with other sources, gets a new one, so that what the old
+    /// process knew is not forgotten at once.
     pub node: Arc<str>,
     /// The sources that its configuration names.
     pub sources: Vec<Arc<str>>,
     /// Whether it serves them; one that only accepts does not.
     pub sends: bool,
-    /// How long it is held for alive without another beat.
+    /// How long it is considered alive without another beat.
     pub ttl: Duration,
 }
 

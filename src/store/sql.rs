@@ -1,4 +1,4 @@
-//! The resend log in an SQL database: all behaviour once, over what a `Dialect` says of its database.
+//! The resend log in an SQL database: all behaviour, written once, on top of the differences that a `Dialect` describes.
 
 mod act;
 mod batch;
@@ -50,12 +50,12 @@ pub use guard::Guard;
 pub(crate) use open::file as sqlite_file;
 pub use open::{Unprinted, print_sql};
 
-/// Builds the store that a configuration names.
+/// Builds the store for a configuration.
 pub(super) fn open(config: &Config, project: &str, observer: Observer) -> Result<Arc<dyn Store>, Vec<Fault>> {
     open::open(config, project, observer)
 }
 
-/// Keeps other nodes off a store that serves one at a time.
+/// Keeps other nodes off a store that serves only one at a time.
 pub(super) fn guard(config: &Config) -> Result<Option<Guard>, Error> {
     match open::target(config) {
         Ok(open::Target::Sqlite(file)) => Guard::take(&file).map(Some),
@@ -69,18 +69,18 @@ pub(super) fn guard(config: &Config) -> Result<Option<Guard>, Error> {
 struct SqlStore<D: Dialect> {
     core: Arc<Core<D>>,
     migrate: super::config::Migrate,
-    /// Where the last take-over in parts ended.
+    /// Where the last take-over in parts stopped.
     lapsed: Mutex<lapsed::Place>,
 }
 
 impl<D: Dialect> SqlStore<D> {
-    /// One message, by its id as it stands in the table.
+    /// One message, by its id as it is stored.
     async fn show(&self, project: &str, id: Id, payload: bool) -> Result<Option<Record>, Error> {
         let project = project.to_owned();
         self.core.look("get", move |session| Box::pin(async move { look::get(session, &project, &id, payload).await })).await
     }
 
-    /// What waits, by source and state; of these sources by name in any case.
+    /// Counts waiting messages by source and state; the sources in `own` are always counted by name.
     async fn count(&self, project: &str, own: Vec<Arc<str>>) -> Result<Vec<Count>, Error> {
         let project = project.to_owned();
         self.core.observed("counts", Work::Read, move |session| Box::pin(async move { look::counts(session, &project, &own).await })).await
@@ -167,7 +167,7 @@ impl<D: Dialect> Store for SqlStore<D> {
             Err(refused @ Error::Refused(_)) => refused,
             Err(error) => return Err(error),
         };
-        // One that is refused keeps no other from being taken over.
+        // One message that is refused must not keep the others from being taken over.
         let from = *place();
         let (taken, to) = self
             .core
@@ -252,7 +252,7 @@ impl<D: Dialect> Store for SqlStore<D> {
         if !payload {
             return Ok(Page { items: rows.into_iter().map(|(_, record)| record).collect(), next });
         }
-        // One by one: a page of the largest payloads fits no memory.
+        // One by one: a full page of the largest payloads would not fit in memory.
         let (mut page, mut weight, mut last) = (Page { items: Vec::with_capacity(rows.len()), next }, 0, None);
         for (id, _) in rows {
             if weight >= MAX_PAGE_BYTES {
@@ -260,7 +260,7 @@ impl<D: Dialect> Store for SqlStore<D> {
                 break;
             }
             last = Some(id.clone());
-            // What was purged in between is not shown.
+            // What was purged in the meantime is left out.
             if let Some(record) = self.show(&project, id, true).await? {
                 weight += record.payload.as_ref().map_or(0, Bytes::len);
                 page.items.push(record);
@@ -312,7 +312,7 @@ impl<D: Dialect> Store for SqlStore<D> {
     }
 
     async fn listen(&self, project: &str, wake: Arc<Notify>) {
-        // Rows of other projects wake too: a hint may come too often.
+        // Rows of other projects wake the poller too: one hint too many does no harm.
         let _ = project;
         D::listen(self.core.clone(), wake).await;
     }

@@ -1,4 +1,4 @@
-//! What the verbs of the engine take and answer: in, claimed, completed, taken over.
+//! Parameters and results of the engine's verbs: insert, claim, complete, take over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,21 +12,21 @@ use crate::message::{AttemptOutcome, Headers, Key, Message, Standing, State};
 use crate::retry;
 use crate::store::Error;
 
-/// What a store finds when it is prepared.
+/// What a store finds while it is being prepared.
 #[derive(Clone, Debug, Default)]
 pub struct Prepared {
-    /// The column default of `project`: the project of rows that name none.
+    /// The column default of `project`: the project of rows that don't name one.
     pub default_project: Option<String>,
     /// The versions of the migrations that this call applied.
     pub applied: Vec<String>,
-    /// The database and its version, for people.
+    /// The database and its version, as text.
     pub server: String,
 }
 
 /// A lease that is about to be taken.
 #[derive(Clone, Debug)]
 pub struct Lease {
-    /// The fencing token: new for each call that takes leases, never used twice. 0 is never a token.
+    /// The fencing token: new for each call that takes leases, never reused. 0 is never a token.
     pub token: i64,
     /// The node that takes it.
     pub node: Arc<str>,
@@ -48,9 +48,9 @@ pub struct Held {
 pub struct Insert {
     /// The project of them all.
     pub project: Arc<str>,
-    /// The messages. Shared, so that the caller can go on to send what was committed without a copy.
+    /// The messages. Shared, so that the caller can send what was committed without copying it.
     pub messages: Arc<Vec<NewMessage>>,
-    /// The lease of those that are [`NewMessage::leased`].
+    /// The lease for those that are [`NewMessage::leased`].
     pub lease: Lease,
     /// How long idempotency keys are kept.
     pub keep_keys: Duration,
@@ -77,7 +77,7 @@ pub struct NewMessage {
     pub due: Due,
     /// Its age limit, counted from its creation or its due time, whichever is later; `None` for never.
     pub expires_after: Option<Duration>,
-    /// What it overrides of its source's retry policy.
+    /// What it overrides in its source's retry policy.
     pub retry: retry::Overrides,
     /// Its idempotency key.
     pub idempotency: Option<Idempotency>,
@@ -90,13 +90,13 @@ pub struct NewMessage {
 pub enum Due {
     /// At once.
     Now,
-    /// So long after it is committed.
+    /// This long after it is committed.
     After(Duration),
-    /// At a time of the database's clock.
+    /// At this time on the database's clock.
     At(DateTime<Utc>),
 }
 
-/// An idempotency key and what it stands for.
+/// An idempotency key and the content it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idempotency {
     /// The key, as submitted.
@@ -105,23 +105,23 @@ pub struct Idempotency {
     pub digest: [u8; 32],
 }
 
-/// What became of an [`Insert`].
+/// The result of an [`Insert`].
 #[derive(Clone, Debug)]
 pub struct Inserted {
     /// The database's clock.
     pub now: DateTime<Utc>,
-    /// One verdict a message, in order.
+    /// One verdict per message, in order.
     pub verdicts: Vec<Verdict>,
 }
 
-/// What became of one message of an [`Insert`].
+/// The result for one message of an [`Insert`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is committed.
     New,
-    /// Its idempotency key is known with the same content; the first message has this id.
+    /// Its idempotency key is known, with the same content; this is the id of the first message.
     Duplicate(Uuid),
-    /// Its idempotency key is known with other content; the first message has this id.
+    /// Its idempotency key is known, with other content; this is the id of the first message.
     Conflict(Uuid),
 }
 
@@ -130,18 +130,18 @@ pub enum Verdict {
 pub struct Upcoming {
     /// The project.
     pub project: Arc<str>,
-    /// What is looked at. Leases are told of all these sources.
+    /// The queues to look at. Leases are reported for all of their sources.
     pub queues: Vec<Queues>,
-    /// How far ahead ends of leases are looked for.
+    /// How far ahead to look for leases that run out.
     pub horizon: Duration,
 }
 
-/// The queues of a source that are looked at.
+/// The queues of one source that are looked at.
 #[derive(Clone, Debug)]
 pub struct Queues {
     /// The source.
     pub source: Arc<str>,
-    /// The levels of priority: bit n for level n. Of the others nothing is told.
+    /// The levels of priority: bit n for level n. Nothing is reported about the others.
     pub levels: u16,
 }
 
@@ -158,11 +158,11 @@ impl Queues {
 pub struct Outlook {
     /// The database's clock.
     pub now: DateTime<Utc>,
-    /// The earliest due time of each source and level that was asked for and has waiting messages.
+    /// The earliest due time of each requested source and level that has waiting messages.
     pub due: Vec<NextDue>,
-    /// Whether a lease of the project and these sources has run out.
+    /// Whether a lease of the project and of these sources has run out.
     pub lapsed: bool,
-    /// When the next one will, if that is within the horizon.
+    /// When the next lease runs out, if that is within the horizon.
     pub next_lapse: Option<DateTime<Utc>>,
 }
 
@@ -184,26 +184,26 @@ pub struct Claim {
     pub project: Arc<str>,
     /// The source.
     pub source: Arc<str>,
-    /// The priority, 0 to 9; rows outside count as the nearest, and as 0 without one.
+    /// The priority, 0 to 9; rows outside that range count as the nearest level, rows without a priority as 0.
     pub level: u8,
-    /// At most so many rows.
+    /// At most this many rows.
     pub limit: u32,
-    /// Stops before the row with which the messages would [weigh](Message::weight) more; the first row is always taken.
+    /// Stops before the row that would take the total [weight](Message::weight) of the messages above this; the first row is always taken.
     pub max_bytes: u64,
-    /// A larger payload is not read; its row comes as [`Row::Unusable`].
+    /// A larger payload is not read; its row is returned as [`Row::Unusable`].
     pub max_payload: u64,
-    /// Only what comes after this message: spares a walk over what was just claimed. `None` for all.
+    /// Only messages after this mark, which saves walking over what was just claimed. `None` for all.
     pub after: Option<Mark>,
     /// The lease to be taken.
     pub lease: Lease,
 }
 
-/// A place in a queue: behind the message with this due time.
+/// A position in a queue: right after the message with this due time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark {
     /// The due time.
     pub due_at: DateTime<Utc>,
-    /// Where it stands among those that are due at the same time, in the store's own terms; 0 is before all.
+    /// Its rank among messages with the same due time, in the store's own terms; 0 is before all of them.
     pub row: u128,
 }
 
@@ -214,13 +214,13 @@ pub struct Claimed {
     pub now: DateTime<Utc>,
     /// What was taken, in order of due time.
     pub rows: Vec<Row>,
-    /// Where it ended; `None` if nothing was taken that has a due time.
+    /// Where it ended; `None` if no row with a due time was taken.
     pub last: Option<Mark>,
-    /// Whether something was left behind because it weighs too much.
+    /// Whether something was left behind because of the limit on weight.
     pub cut: bool,
-    /// How long it waited for its turn: claims of a source go one after another.
+    /// How long it waited for its turn: claims of a source are made one at a time.
     pub waited: Duration,
-    /// Why rows whose ids have to be written anew could not be: they were left where they are.
+    /// Why rows with malformed ids could not be given proper ones, if the database refused that: they were left as they are.
     pub refused: Option<Error>,
 }
 
@@ -229,70 +229,70 @@ pub struct Claimed {
 pub enum Row {
     /// It can be sent.
     Ready(Box<Ready>),
-    /// It can't; why is for its failure.
+    /// It can't be sent, and will fail for this reason.
     Unusable(Unusable),
 }
 
 /// A claimed message.
 #[derive(Clone, Debug)]
 pub struct Ready {
-    /// The message; its attempt is begun.
+    /// The message, its attempt begun.
     pub message: Message,
-    /// Where it stands.
+    /// Its progress so far: see [`Standing`].
     pub standing: Standing,
-    /// What it overrides of its source's policy, the column `max_retries` included.
+    /// What it overrides in its source's policy, the column `max_retries` included.
     pub retry: retry::Overrides,
     /// When it was created.
     pub created_at: DateTime<Utc>,
     /// When it was due.
     pub due_at: DateTime<Utc>,
-    /// Whether it carries an `order_key`, which is reported.
+    /// Whether it has an `order_key`, which is reported.
     pub ordered: bool,
-    /// Where its row stands, if the store tells.
+    /// Where its row is stored, if the store reports that.
     pub address: Option<Address>,
 }
 
-/// Where a row stands, in the database's own terms: it is found there at once unless somebody changed it since.
+/// Where a row is stored, in the database's own terms. The row is found there directly unless somebody has changed it since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub u64);
 
-/// A claimed row that can't be sent: nonsense that an application inserted.
+/// A claimed row that can't be sent: invalid data that an application inserted.
 #[derive(Clone, Debug)]
 pub struct Unusable {
     /// Its id.
     pub id: Uuid,
     /// Its epoch.
     pub epoch: u32,
-    /// The attempt that the claim began, and that is undone by a completion that did not [begin](Completion::begun).
+    /// The attempt that the claim began. A completion that did not [begin](Completion::begun) undoes it.
     pub attempt: u32,
     /// A code for its failure: `invalid_headers`, `payload_too_large`, `invalid_row`.
     pub code: &'static str,
-    /// What is wrong with it, for people.
+    /// What is wrong with it, in words.
     pub detail: String,
 }
 
-/// What an attempt came to, to be written.
+/// The outcome of an attempt, to be written.
 #[derive(Clone, Debug)]
 pub struct Completion {
     /// The message and the token under which it is held.
     pub held: Held,
-    /// Where the claim saw its row. A hint: it is found by its id otherwise.
+    /// Where the claim saw its row. A hint: otherwise the row is found by its id.
     pub address: Option<Address>,
     /// The epoch of the attempt.
     pub epoch: u32,
     /// The number of the attempt.
     pub attempt: u32,
-    /// Whether anything was sent. If not, the attempt's number is given back and nothing is logged.
+    /// Whether anything was sent. If not, the attempt's number is freed and nothing is logged.
     pub begun: bool,
     /// The new state: `succeeded`, `retrying` or `failed`.
     pub state: State,
-    /// For `retrying`: due so long from now.
+    /// For `retrying`: due this long from now.
     pub delay: Duration,
     /// Refused attempts of this epoch.
     pub retries: u32,
-    /// The age limit, as it is known by now.
+    /// The age limit, as far as it is known by now.
     pub expires_at: Option<DateTime<Utc>>,
-    /// What the attempt came to.
+    /// The outcome.
     pub outcome: AttemptOutcome,
     /// What went wrong; `None` when it succeeded.
     pub error: Option<LastError>,
@@ -304,9 +304,9 @@ pub struct Completion {
     pub duration: Duration,
     /// The node that made it.
     pub node: Arc<str>,
-    /// What the attempt log is told.
+    /// What to write to the attempt log.
     pub log: Log,
-    /// Deletes the row instead, with its attempts: history is kept for `0s`.
+    /// Deletes the row and its attempts instead: its history is kept for `0s`.
     pub delete: bool,
 }
 
@@ -317,7 +317,7 @@ pub struct LastError {
     pub class: String,
     /// A stable code.
     pub code: String,
-    /// For people.
+    /// The details, in words.
     pub detail: String,
 }
 
@@ -328,15 +328,15 @@ pub struct TakeOver {
     pub project: Arc<str>,
     /// The sources that the node serves.
     pub sources: Vec<Arc<str>>,
-    /// Messages that are left alone.
+    /// Messages to leave alone.
     pub except: Vec<Uuid>,
-    /// At most so many.
+    /// At most this many.
     pub limit: u32,
     /// The new lease.
     pub lease: Lease,
 }
 
-/// A message whose lease ran out, held now under the new one.
+/// A message whose lease ran out, now held under the new one.
 #[derive(Clone, Debug)]
 pub struct Lapsed {
     /// Its id.
@@ -351,9 +351,9 @@ pub struct Lapsed {
     pub started_at: DateTime<Utc>,
     /// The node that lost it.
     pub node: Arc<str>,
-    /// Where it stands.
+    /// Its progress so far: see [`Standing`].
     pub standing: Standing,
-    /// What it overrides of its source's policy.
+    /// What it overrides in its source's policy.
     pub retry: retry::Overrides,
     /// When it was created.
     pub created_at: DateTime<Utc>,

@@ -1,4 +1,4 @@
-//! What a person wants done with messages.
+//! Changes to messages that people ask for.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use super::sheet;
 use crate::message::State;
 use crate::store::Changed;
 
-/// A change to the messages of some states, and the state that it leaves them in; `None` for the one they have.
+/// A change to messages in some states, and the state that it leaves them in; `None` if the state stays.
 struct Change {
     from: &'static [State],
     to: Option<State>,
@@ -30,7 +30,7 @@ pub(super) async fn retry<D: Dialect>(session: &mut Session<D>, project: &str, i
             attempt_started_at = NULL, attempt_ms = NULL, updated_at = {now}",
         condition: "CASE WHEN state IN ('failed', 'cancelled') THEN 1 END = 1",
     };
-    // What is due already keeps its place in the queue.
+    // A message that is due already keeps its place in the queue.
     const NOW: Matched = Matched {
         names: ["retry_now", "retry_now_lock"],
         columns: "b_id:id",
@@ -55,7 +55,7 @@ pub(super) async fn cancel<D: Dialect>(session: &mut Session<D>, project: &str, 
     change(session, project, ids, &[Change { from, to: Some(State::Cancelled), matched: &CANCEL }]).await
 }
 
-/// Locks the messages, and does to each what its state allows.
+/// Locks the messages, and makes to each the change that its state allows.
 async fn change<D: Dialect>(session: &mut Session<D>, project: &str, ids: &[Uuid], changes: &[Change]) -> Result<Vec<Changed>, Fail> {
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();

@@ -1,11 +1,11 @@
-//! Values as statements are given them: one by one, or rows of them in one parameter.
+//! Statement parameters: single values, or rows of values in one parameter.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::store::{Address, Id};
 
-/// A value to be bound.
+/// A value to bind.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Value<'a> {
     Int(i64),
@@ -13,9 +13,9 @@ pub(super) enum Value<'a> {
     MaybeText(Option<&'a str>),
     MaybeBytes(Option<&'a [u8]>),
     Id(Uuid),
-    /// As [`Dialect::tie`](super::dialect::Dialect::tie) reads it.
+    /// As read by [`Dialect::tie`](super::dialect::Dialect::tie).
     Tie(u128),
-    /// A list that a column holds.
+    /// A list in a single column.
     Ids(&'a [Uuid]),
     Time(Option<DateTime<Utc>>),
     Batch(&'a Batch<'a>),
@@ -31,7 +31,7 @@ impl<'a> From<&'a Id> for Value<'a> {
     }
 }
 
-/// What the column of a batch holds.
+/// The type of a batch's column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Id,
@@ -52,7 +52,7 @@ pub(super) enum Column<'a> {
     Addresses(Vec<Address>),
 }
 
-/// Rows that go to the database in one parameter (or one a column), so that one statement serves any number of them.
+/// Rows that are passed to the database in one parameter (or one per column), so that one statement serves any number of them.
 #[derive(Debug)]
 pub(super) struct Batch<'a> {
     pub(super) rows: usize,
@@ -60,30 +60,30 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// A batch of columns of the same length.
+    /// A batch of these columns, which must have the same length.
     pub(super) fn new(rows: usize, columns: Vec<Column<'a>>) -> Self {
         Self { rows, columns }
     }
 
-    /// A batch of one column.
+    /// A batch with a single column.
     pub(super) fn ids(ids: impl IntoIterator<Item = Uuid>) -> Self {
         let ids: Vec<_> = ids.into_iter().collect();
         Self { rows: ids.len(), columns: vec![Column::Ids(ids)] }
     }
 
-    /// A batch of one column.
+    /// A batch with a single column.
     pub(super) fn ints(ints: impl IntoIterator<Item = i64>) -> Self {
         let ints: Vec<_> = ints.into_iter().map(Some).collect();
         Self { rows: ints.len(), columns: vec![Column::Ints(ints)] }
     }
 
-    /// A batch of one column.
+    /// A batch with a single column.
     pub(super) fn texts(texts: impl IntoIterator<Item = &'a str>) -> Self {
         let texts: Vec<_> = texts.into_iter().map(Some).collect();
         Self { rows: texts.len(), columns: vec![Column::Texts(texts)] }
     }
 
-    /// The ids that it names, if its first column is one of ids.
+    /// The ids in its first column, if that is a column of ids.
     pub(super) fn named(&self) -> Vec<Uuid> {
         match self.columns.first() {
             Some(Column::Ids(ids)) => ids.clone(),
@@ -103,7 +103,7 @@ impl<'a> Batch<'a> {
                 if index > 0 {
                     out.push(',');
                 }
-                // Writing to a string doesn't fail.
+                // Writing to a string can't fail.
                 let _ = match column {
                     Column::Ids(ids) => ids.get(row).map_or(Ok(()), |id| write!(out, "\"{}\"", id.as_hyphenated())),
                     Column::Ints(ints) => match ints.get(row).copied().flatten() {
@@ -114,7 +114,7 @@ impl<'a> Batch<'a> {
                         Some(text) => write!(out, "{}", Json::from(text)),
                         None => write!(out, "null"),
                     },
-                    // Only databases with array parameters are given these.
+                    // Only databases with array parameters are given columns of these types.
                     Column::Bytes(_) | Column::Addresses(_) => write!(out, "null"),
                     Column::Times(times) => match times.get(row).copied().flatten() {
                         Some(at) => write!(out, "{}", time(at)),

@@ -1,4 +1,4 @@
-//! Taking messages under a lease, and what becomes of it.
+//! Taking messages under a lease, renewing it, handing them back, and looking for what is due next.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::sheet;
 use crate::message::Message;
 use crate::store::{Claim, Claimed, Error, Held, Mark, NextDue, Outlook, Ready, Row, Unusable, Upcoming};
 
-/// The queues of a source.
+/// The levels of priority of a source, each of which is a queue.
 pub(super) const LEVELS: &str = "(SELECT 0 AS n_level UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4
     UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9) AS n";
 
@@ -56,27 +56,27 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
     Ok(Claimed { now, rows, last, cut, waited, refused: parts.refused() })
 }
 
-/// What a claim is to take.
+/// What a claim is going to take.
 struct Pick {
-    /// The database's clock, if there was anything.
+    /// The database's clock; `None` if no row was found.
     now: Option<DateTime<Utc>>,
     seen: Vec<Seen>,
-    /// Whether something was left behind because it weighs too much.
+    /// Whether something was left behind because of the limit on weight.
     cut: bool,
 }
 
-/// What a claim saw of a row.
+/// A row as a claim saw it.
 struct Seen {
     id: Result<Id, Bad>,
     due_at: Option<DateTime<Utc>>,
     tie: Option<u128>,
-    /// Under whatever id it has, to be mended.
+    /// The id may be any; it is mended later.
     read: Result<Box<Ready>, Unusable>,
     /// Its payload is still to be read.
     is_large: bool,
 }
 
-/// Locks and reads what is to go on a sheet, and leaves it as it is.
+/// Locks and reads the rows that go on a sheet, without changing them.
 async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Pick, Fail> {
     let address = if session.core.dialect.is_addressed() { "{address}" } else { "NULL" };
     let pick = |unheld: &str| {
@@ -97,7 +97,7 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Pic
         }
         Some(Mark { due_at, row }) => {
             let sql = session.sql("claim_after", || {
-                // Other nodes may have gone further. Behind the furthest of all sheets nothing is held.
+                // Other nodes may have gone further. Nothing is held behind the furthest of all sheets.
                 let furthest = |column: &str| {
                     format!(
                         "coalesce((SELECT {column} FROM {{sheet}} WHERE project = ? AND source = ? AND level = ? AND (last_due, last_row) > (?, ?)
@@ -123,11 +123,11 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Pic
         left?;
         let read = decode::claimed::<D>(&row, &claim.project, &claim.source, claim.max_payload);
         let size = D::int(&row, decode::CLAIMED_SIZE).ok().flatten().filter(|size| *size <= payload).unwrap_or(0);
-        // What can't be sent needs no payload.
+        // A row that can't be sent needs no payload.
         let is_large = size > WITH_LOCK && read.is_ok();
         let unread = if is_large { size } else { 0 };
         let weight = read.as_ref().map_or(0, |ready| i64::try_from(ready.message.weight()).unwrap_or(i64::MAX).saturating_add(unread));
-        // The first is taken whatever it weighs. Once one does not fit, none that follows is, so that they go in order.
+        // The first row is taken whatever its weight. Once one does not fit, none after it is taken, so that they go out in order.
         left = left.filter(|left| clock_read.is_none() || weight <= *left).map(|left| left.saturating_sub(weight));
         left?;
         clock_read.get_or_insert_with(|| clock::<D>(&row, decode::CLAIMED_NOW));
@@ -138,7 +138,7 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Pic
     Ok(Pick { now: clock_read.transpose()?, seen, cut: left.is_none() })
 }
 
-/// Reads the payloads of rows that were locked.
+/// Reads the payloads of rows that are locked.
 async fn payloads<D: Dialect>(session: &mut Session<D>, large: Vec<Uuid>, rows: &mut [Row]) -> Result<(), Fail> {
     if large.is_empty() {
         return Ok(());
@@ -148,7 +148,7 @@ async fn payloads<D: Dialect>(session: &mut Session<D>, large: Vec<Uuid>, rows: 
     let read = session.each(sql, &[Value::Batch(&Batch::ids(large))], |row| Some((known_id::<D>(&row)?, D::bytes(&row, 1)))).await?;
     let mut read: HashMap<_, _> = read.into_iter().collect();
     if read.len() < count {
-        // Never seen. Without its payload a message would be another one.
+        // Never seen. Sent without its payload, it would be a different message.
         return Err(Error::Refused("rows that were locked can't be read again".to_owned()).into());
     }
     for row in rows {
@@ -169,11 +169,11 @@ fn bytes(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// Payloads up to so many bytes come with the lock; larger ones are read once the cut is made, to bound memory.
+/// Payloads up to this many bytes are read with the lock; larger ones only once it is known which rows are taken, to bound memory.
 const WITH_LOCK: i64 = 16 << 10;
 
-/// The id of a row that was taken. One that is written otherwise is rewritten as redrive writes ids, so that the row can be found;
-/// one that is none is replaced by a new one, and the answer says so.
+/// The id of a row that was taken. An id that is a UUID in another notation is rewritten the way redrive writes ids, so that the row can be found;
+/// one that is not a UUID is replaced by a new one, and the answer says so.
 pub(super) async fn mend<D: Dialect>(session: &mut Session<D>, id: Result<Id, Bad>) -> Result<(Uuid, Option<String>), Fail> {
     let odd = match id {
         Ok(Id::Known(id)) => return Ok((id, None)),
@@ -182,8 +182,8 @@ pub(super) async fn mend<D: Dialect>(session: &mut Session<D>, id: Result<Id, Ba
     };
     let (old, meant, detail) = match &odd {
         Id::Raw(bytes) => (Value::MaybeBytes(Some(bytes)), None, "column id: is not UTF-8".to_owned()),
-        Id::Text(text) => (Value::Text(text), Uuid::try_parse(text).ok(), format!("column id: `{}` is no UUID", text.escape_debug())),
-        Id::Bytes(bytes) => (Value::MaybeBytes(Some(bytes)), Uuid::from_slice(bytes).ok(), "column id: is no UUID".to_owned()),
+        Id::Text(text) => (Value::Text(text), Uuid::try_parse(text).ok(), format!("column id: `{}` is not a UUID", text.escape_debug())),
+        Id::Bytes(bytes) => (Value::MaybeBytes(Some(bytes)), Uuid::from_slice(bytes).ok(), "column id: is not a UUID".to_owned()),
         Id::Known(id) => return Ok((*id, None)),
     };
     if let Some(meant) = meant {
@@ -198,7 +198,8 @@ pub(super) async fn mend<D: Dialect>(session: &mut Session<D>, id: Result<Id, Ba
     Ok((new, Some(detail)))
 }
 
-/// The same as a part, as the table's owner may not allow it: `None` then, and the row, which can't be named, is left for another time.
+/// As [`mend`], in a part of the transaction, since the table's owner may forbid it. In that case `None`: the row, which can't be named, is left for
+/// later.
 async fn mended<D: Dialect>(session: &mut Session<D>, id: Result<Id, Bad>, parts: &mut Parts) -> Result<Option<(Uuid, Option<String>)>, Fail> {
     if let Ok(Id::Known(id)) = id {
         return Ok(Some((id, None)));
@@ -229,7 +230,7 @@ pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Up
     let sql = session.sql("upcoming", || {
         let ours = "source {in SELECT s_source FROM {table s s_source:text}}";
         let (rows, sheets) = ("{log} WHERE project = ? AND state = 'sending'", "{sheet} WHERE project = ?");
-        // Questions of which each is one look into the index. An application may make up a row as being sent, without a lease.
+        // Each of these conditions is a single look into the index. A row without a lease may be `sending` because an application wrote that.
         let lapsed = |held: &str, lease: &str| format!("EXISTS (SELECT 1 FROM {held} AND {lease} AND {ours})");
         let past = "lease_until <= {now}";
         let lapsed = [lapsed(rows, past), lapsed(rows, "lease_until IS NULL"), lapsed(sheets, past)].join(" OR ");
@@ -272,7 +273,7 @@ pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Up
     Ok(Outlook { now, due, lapsed, next_lapse })
 }
 
-/// A due time that says when to look: one before all calendars has long come, one after them never comes.
+/// A due time as the moment to look: one before the calendar begins has passed, one after its end never comes.
 pub(super) fn earliest(micros: i64) -> Option<DateTime<Utc>> {
     decode::moment(micros).or_else(|| (micros < 0).then_some(DateTime::UNIX_EPOCH))
 }
@@ -294,7 +295,7 @@ pub(super) async fn renew<D: Dialect>(session: &mut Session<D>, held: &[Held], t
 }
 
 pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<u64, Fail> {
-    // `attempts` goes first: MySQL reads what it has just written.
+    // `attempts` is set first: MySQL sees the values that it has just assigned.
     const RELEASE: Matched = Matched {
         names: ["release", "release_lock"],
         columns: "b_id:id b_token:int",
@@ -317,8 +318,8 @@ fn holding(held: &[Held]) -> Batch<'static> {
     )
 }
 
-/// Items in rounds that name no message twice, as a node may that lost a message and took it again: each is answered for itself.
-/// In a round they are in order of their ids, so that two batches never wait for each other crosswise.
+/// Splits items into rounds, in each of which a message occurs at most once: a node that lost a message and took it again may name it twice, and each
+/// occurrence is answered separately. Each round is in the order of the ids, so that two batches never deadlock.
 pub(super) fn rounds<T>(items: impl IntoIterator<Item = T>, id: impl Fn(&T) -> Uuid) -> Vec<Vec<T>> {
     let mut round: Vec<T> = items.into_iter().collect();
     round.sort_by_key(&id);

@@ -1,4 +1,4 @@
-//! Writing what attempts came to: three shapes, each one statement for a whole batch.
+//! Writing the outcomes of attempts: success, any other outcome, deletion, each of them one statement for a whole batch.
 
 use std::collections::HashSet;
 
@@ -14,7 +14,7 @@ use crate::message::State;
 use crate::message::judge::Log;
 use crate::store::Completion;
 
-/// Whether a completion only says that the first thing that can happen has happened.
+/// Whether a completion only says that the very first attempt succeeded.
 fn is_plain(completion: &Completion) -> bool {
     completion.begun && completion.state == State::Succeeded && completion.log == Log::Own && completion.error.is_none()
 }
@@ -24,21 +24,21 @@ fn may_be_logged(completion: &Completion) -> bool {
     completion.epoch > 1 || completion.attempt > 1
 }
 
-/// What kind of work a batch is: one statement where all take the same shape and leave no log behind.
+/// The kind of work that a batch needs: a single statement if all its completions have the same shape and none writes to the log.
 pub(super) fn work(completions: &[Completion]) -> Work {
     let deletes = completions.iter().filter(|completion| completion.delete).count();
     let plain = completions.iter().filter(|completion| !completion.delete && is_plain(completion)).count();
-    // A message that is named twice makes two rounds, each of which may be right by itself.
+    // A message that occurs twice makes two rounds, each of which could be single on its own.
     let single = plain == completions.len()
         || (deletes == completions.len() && completions.iter().all(|completion| completion.begun && !may_be_logged(completion)));
-    // Those whose address is known and the others are written one after the other.
+    // Completions with a known address and the others are written by separate statements.
     let addressed = completions.iter().filter(|completion| completion.address.is_some()).count();
     let single = single && (addressed == 0 || addressed == completions.len());
     if single { Work::Write } else { Work::Transaction }
 }
 
-/// A plain success. Its error and its log stay as they were: there was none, or the entries tell. The attempt's number is on the row already
-/// unless a sheet held the message, and is looked at before the state changes.
+/// A plain success. The row's error and log stay as they are: either there are none, or they tell of earlier attempts. The attempt's number is
+/// already on the row unless a sheet held the message, which is checked before the state changes.
 const SUCCESS: Matched = Matched {
     names: ["succeed", "succeed_lock"],
     columns: "b_id:id b_token:int b_epoch:int b_attempt:int b_started:time b_ms:int b_node:text b_result:text",
@@ -48,7 +48,7 @@ const SUCCESS: Matched = Matched {
     condition: "{held}",
 };
 
-/// Anything else. `attempts` goes first here too: MySQL reads what it has just written.
+/// Anything else. `attempts` is set first here too: MySQL sees the values that it has just assigned.
 const OUTCOME: Matched = Matched {
     names: ["outcome", "outcome_lock"],
     columns: "b_id:id b_token:int b_begun:int b_state:text b_delay:int b_retries:int b_expires:time b_started:time b_ms:int b_node:text b_result:text
@@ -69,7 +69,7 @@ pub(super) async fn complete<D: Dialect>(session: &mut Session<D>, completions: 
     let mut answers = vec![false; completions.len()];
     for round in rounds(completions.iter().enumerate(), |(_, completion)| completion.held.id) {
         let ours = write(session, &round.iter().map(|(_, completion)| *completion).collect::<Vec<_>>()).await?;
-        // Nearly always all of them.
+        // Nearly always it is all of them.
         let some = (ours.len() < round.len()).then(|| ours.into_iter().collect::<HashSet<_>>());
         for (index, completion) in round {
             if let Some(answer) = answers.get_mut(index) {
@@ -80,12 +80,13 @@ pub(super) async fn complete<D: Dialect>(session: &mut Session<D>, completions: 
     Ok(answers)
 }
 
-/// Writes what one attempt each of these messages came to; answers which were ours.
+/// Writes the outcomes, at most one for each message; returns the messages that were ours.
 async fn write<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<Vec<Uuid>, Fail> {
     let (deletes, kept): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|completion| completion.delete);
     let (plain, others): (Vec<_>, Vec<_>) = kept.into_iter().partition(|completion| is_plain(completion));
     let mut ours = Vec::new();
-    // What was not begun may have numbers that are nonsense, by which no sheet's hold is found. Sheets are locked before rows, here as everywhere.
+    // An attempt that was not begun may have a nonsensical number, by which the sheet that holds it can't be found. Sheets are locked before rows,
+    // here as everywhere.
     let written_out: Vec<_> = others.iter().chain(deletes.iter().filter(|completion| !completion.begun)).map(|completion| completion.held).collect();
     if !written_out.is_empty() {
         sheet::write_out(session, &written_out).await?;
@@ -108,8 +109,8 @@ async fn write<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> R
     Ok(ours)
 }
 
-/// Changes rows that are held: those of which it is known where a claim saw them by that, which is what the statement `there` does, and whatever
-/// is not there any more by its id; answers which. That some moved is rare: these may be written apart from the others.
+/// Changes rows that are held: first, by the statement `there`, those with a known address, then by id whatever is no longer there. Returns the ids
+/// of the rows that it changed. Rows seldom move, so these may well be written separately.
 async fn change_held<'a, D: Dialect>(
     session: &mut Session<D>,
     batch: &[&'a Completion],
@@ -128,7 +129,7 @@ async fn change_held<'a, D: Dialect>(
         if ours.len() < known.len() {
             let found: HashSet<_> = ours.iter().collect();
             others.extend(known.into_iter().filter(|completion| !found.contains(&completion.held.id)));
-            // As in every statement.
+            // In the order of the ids, as in every statement.
             others.sort_unstable_by_key(|completion| completion.held.id);
         }
     }
@@ -138,7 +139,7 @@ async fn change_held<'a, D: Dialect>(
     Ok(ours)
 }
 
-/// Runs a change whose condition begins with `{held}`, and finds what that asks for; answers which rows it changed.
+/// Runs a change whose condition begins with `{held}`, after reading what that needs; returns the ids of the rows that it changed.
 async fn run_held<D: Dialect>(
     session: &mut Session<D>,
     change: &Matched<'_>,
@@ -189,7 +190,7 @@ fn successes<'a>(batch: &[&'a Completion]) -> Vec<Column<'a>> {
     columns
 }
 
-/// The number of the entry that an attempt is told under, and whether that is a new one (1), an old one (2) or none (0).
+/// The number of the log entry for an attempt, and whether that entry is new (1), an existing one (2), or not written (0).
 fn entry(completion: &Completion) -> (i64, i64) {
     match completion.log {
         _ if !completion.begun => (0, 0),
@@ -222,7 +223,7 @@ fn outcomes<'a>(batch: &[&'a Completion]) -> Batch<'a> {
     Batch::new(batch.len(), columns)
 }
 
-/// Tells the attempt log of attempts whose messages were ours: a new entry each, or one attempt more for an entry that is there.
+/// Writes to the attempt log the attempts whose messages were ours: each as a new entry, or counted into an existing one.
 async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<(), Fail> {
     let columns = vec![
         ids(batch),
@@ -264,11 +265,11 @@ async fn log<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Res
     Ok(())
 }
 
-/// A message whose history is not kept.
+/// Deletes a message whose history is not kept.
 const DELETE: Matched =
     Matched { names: ["delete", "delete_lock"], columns: "b_id:id b_token:int b_epoch:int b_attempt:int", set: "", condition: "{held}" };
 
-/// Deletes messages whose history is not kept, with their attempts.
+/// Deletes messages whose history is not kept, and their attempts.
 async fn delete<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> Result<Vec<Uuid>, Fail> {
     let gone = change_held(session, batch, attempts, &DELETE, "delete_there").await?;
     let there: HashSet<_> = gone.iter().copied().collect();

@@ -1,4 +1,5 @@
-//! Rows into messages, cell by cell. Applications write these rows: what can't be read is said of its row and stops no other.
+//! Decoding rows into messages, cell by cell. Applications write these rows: one that can't be read is reported on its own and doesn't stop the
+//! others.
 
 use std::sync::Arc;
 
@@ -11,39 +12,40 @@ use crate::message::{AttemptOutcome, Entry, Headers, Key, Message, Standing, Sta
 use crate::retry;
 use crate::store::{Attempt, LastError, Ready, Record, Unusable};
 
-/// What a claim reads. Its one parameter is the largest payload. Numbers that nearly every row has come as NULL, which costs either side less.
+/// The columns that a claim reads. The one parameter is the maximum payload size. Numbers with their usual value come as NULL, which is cheaper on
+/// both sides.
 pub(super) const CLAIMED: &str = "id, {text topic}, {text msg_key}, {bytes msg_key_bytes},
     {bytes CASE WHEN octet_length(payload) <= ? THEN payload END}, octet_length(payload), {text headers}, NULLIF(epoch, 1), NULLIF({raised}, 1),
     NULLIF(retries, 0), {time expires_at}, NULLIF(log_count, 0), NULLIF(log_tail, 0), {text log_tail_outcome}, {text retry}, max_retries,
     {time created_at}, {time due_at}, CASE WHEN order_key IS NOT NULL THEN 1 END, {time {now}}";
-/// The clock in [`CLAIMED`].
+/// The index of the clock in [`CLAIMED`].
 pub(super) const CLAIMED_NOW: usize = 19;
-/// The due time in [`CLAIMED`].
+/// The index of the due time in [`CLAIMED`].
 pub(super) const CLAIMED_DUE: usize = 17;
-/// The length of the payload in [`CLAIMED`].
+/// The index of the payload's length in [`CLAIMED`].
 pub(super) const CLAIMED_SIZE: usize = 5;
-/// The address of a row, behind [`CLAIMED`].
+/// The index of a row's address, which follows [`CLAIMED`].
 const CLAIMED_ADDRESS: usize = 20;
 
-/// What is read of a message that is shown. Its one parameter is the largest payload, -1 for none.
+/// The columns of a message that is shown. The one parameter is the maximum payload size, -1 for no payload.
 pub(super) const SHOWN: &str = "id, {text project}, {text source}, {text topic}, {text msg_key}, {bytes msg_key_bytes},
     {bytes CASE WHEN octet_length(payload) <= ? THEN payload END}, {text headers}, {text state}, priority, epoch, attempts, retries, {text retry}, max_retries,
     {time due_at}, {time created_at}, {time updated_at}, {time finished_at}, {time expires_at}, {text idempotency_key},
     {text error_class}, {text error_code}, {text error_detail}, {text result}, {is-listed},
     octet_length(payload)";
 
-/// What is read of a row whose lease ran out.
+/// The columns of a row whose lease ran out.
 pub(super) const LAPSED: &str = "id, {text source}, epoch, attempts, {time attempt_started_at}, {text lease_node}, retries, {time expires_at},
     log_count, log_tail, {text log_tail_outcome}, {text retry}, max_retries, {time created_at}, {time due_at}, {time {now}}";
 
-/// The SQL of a verb's row: what is wrong with the row, for people.
+/// What is wrong with a row: a code, and the details in words.
 type Wrong = (&'static str, String);
 
 fn wrong(column: &str) -> impl Fn(Bad) -> Wrong {
     move |Bad(detail)| ("invalid_row", format!("column {column}: {detail}"))
 }
 
-/// A number as the engine counts: nonsense is said, not wrapped.
+/// A number of the size the engine counts in: one out of range is reported, not wrapped.
 fn count<D: Dialect>(row: &Row<D>, index: usize, column: &str, usual: i64) -> Result<u32, Wrong> {
     let number = D::int(row, index).map_err(wrong(column))?.unwrap_or(usual);
     u32::try_from(number)
@@ -52,7 +54,7 @@ fn count<D: Dialect>(row: &Row<D>, index: usize, column: &str, usual: i64) -> Re
         .ok_or_else(|| ("invalid_row", format!("column {column}: {number} is out of range")))
 }
 
-/// A number as near as the engine can hold it.
+/// The nearest number that the engine can hold.
 pub(super) fn about<D: Dialect>(row: &Row<D>, index: usize) -> u32 {
     about_or::<D>(row, index, 0)
 }
@@ -62,38 +64,38 @@ fn about_or<D: Dialect>(row: &Row<D>, index: usize, usual: i64) -> u32 {
     u32::try_from(number.max(0)).unwrap_or(u32::MAX - 1)
 }
 
-/// What a query of one number answered.
+/// The answer of a query for a single number.
 pub(super) fn number<D: Dialect>(rows: &[Row<D>]) -> Option<i64> {
     rows.first().and_then(|row| D::int(row, 0).ok().flatten())
 }
 
-/// A time that a row must hold.
+/// A time, which the row must hold.
 fn time<D: Dialect>(row: &Row<D>, index: usize, column: &str) -> Result<Option<DateTime<Utc>>, Wrong> {
     let Some(micros) = D::time(row, index).map_err(wrong(column))? else { return Ok(None) };
-    moment(micros).map(Some).ok_or_else(|| ("invalid_row", format!("column {column}: is no time that a calendar knows")))
+    moment(micros).map(Some).ok_or_else(|| ("invalid_row", format!("column {column}: is not a valid time")))
 }
 
-/// The last second of the year 9999, since 1970.
+/// The last second of the year 9999, in seconds since 1970.
 pub(super) const LAST_SECOND: i64 = 253_402_300_799;
 
-/// A time in microseconds since 1970, within the years that every database and calendar here knows.
+/// A time in microseconds since 1970, within the years that every database and the calendar here support.
 pub(super) fn moment(micros: i64) -> Option<DateTime<Utc>> {
     use chrono::Datelike;
     DateTime::from_timestamp_micros(micros).filter(|at| (0..=9999).contains(&at.year()))
 }
 
-/// An age limit. One after all calendars, as PostgreSQL's `infinity` is, is as good as none; one before them has passed.
+/// An age limit. One after the calendar's end, such as PostgreSQL's `infinity`, is the same as none; one before its beginning has passed.
 fn age_limit(micros: i64) -> DateTime<Utc> {
     let clamped = || DateTime::from_timestamp(if micros < 0 { 0 } else { LAST_SECOND }, 0);
     moment(micros).or_else(clamped).unwrap_or_default()
 }
 
-/// A time, if the row holds one.
+/// A time, if the row holds a valid one.
 pub(super) fn maybe_time<D: Dialect>(row: &Row<D>, index: usize) -> Option<DateTime<Utc>> {
     D::time(row, index).ok().flatten().and_then(moment)
 }
 
-/// A time as near as a calendar can hold it.
+/// The nearest time that the calendar can hold.
 pub(super) fn about_time<D: Dialect>(row: &Row<D>, index: usize) -> DateTime<Utc> {
     maybe_time::<D>(row, index).unwrap_or_default()
 }
@@ -103,12 +105,12 @@ pub(super) fn maybe_text<D: Dialect>(row: &Row<D>, index: usize) -> Option<Strin
     D::text(row, index).ok().flatten()
 }
 
-/// The texts of rows of one, without those that hold none.
+/// The texts of single-column rows, without those that hold none.
 pub(super) fn texts<D: Dialect>(rows: &[Row<D>]) -> Vec<String> {
     rows.iter().filter_map(|row| maybe_text::<D>(row, 0)).collect()
 }
 
-/// What a message overrides. The column that applications write goes first; absurd numbers count as the nearest that makes sense.
+/// The overrides of a message. The column that applications write takes precedence; absurd numbers count as the nearest sensible one.
 fn policy<D: Dialect>(row: &Row<D>, retry: usize, max_retries: usize) -> Result<retry::Overrides, Wrong> {
     let text = D::text(row, retry).map_err(wrong("retry"))?;
     let mut overrides = match &text {
@@ -135,7 +137,7 @@ fn key<D: Dialect>(row: &Row<D>, text: usize) -> Result<Option<Key>, Wrong> {
     }
 }
 
-/// A claimed row, whose id is still to be filled in.
+/// A claimed row, whose id is filled in later.
 pub(super) fn claimed<D: Dialect>(row: &Row<D>, project: &Arc<str>, source: &Arc<str>, max_payload: u64) -> Result<Box<Ready>, Unusable> {
     ready::<D>(row, project, source, max_payload).map_err(|(code, detail)| Unusable {
         id: Uuid::nil(),
@@ -160,7 +162,7 @@ fn ready<D: Dialect>(row: &Row<D>, project: &Arc<str>, source: &Arc<str>, max_pa
     let (epoch, attempt) = (count::<D>(row, 7, "epoch", 1)?, count::<D>(row, 8, "attempts", 1)?);
     let retries = count::<D>(row, 9, "retries", 0)?;
     if attempt == 0 || attempt > i32::MAX.unsigned_abs() {
-        // The claim raises no number out of this range.
+        // Outside this range a claim does not raise the number.
         return Err(("invalid_row", "column attempts: is out of range".to_owned()));
     }
     let expires_at = D::time(row, 10).map_err(wrong("expires_at"))?.map(age_limit);
@@ -187,7 +189,7 @@ fn ready<D: Dialect>(row: &Row<D>, project: &Arc<str>, source: &Arc<str>, max_pa
     }))
 }
 
-/// A row whose lease ran out: whatever it holds, it is ours to decide.
+/// A row whose lease ran out: whatever it holds, it is ours to deal with.
 pub(super) fn lapsed<D: Dialect>(row: &Row<D>, id: Uuid) -> crate::store::Lapsed {
     let begun = maybe_time::<D>(row, 4);
     crate::store::Lapsed {
@@ -204,7 +206,7 @@ pub(super) fn lapsed<D: Dialect>(row: &Row<D>, id: Uuid) -> crate::store::Lapsed
     }
 }
 
-/// The state of a row. One that is none counts as waiting.
+/// The state of a row. An invalid one counts as waiting.
 pub(super) fn state(text: Option<&str>) -> State {
     text.and_then(|text| text.parse().ok()).unwrap_or(State::Pending)
 }
@@ -214,14 +216,14 @@ fn last_error<D: Dialect>(row: &Row<D>, class: usize) -> Option<LastError> {
     maybe_text::<D>(row, class).map(|class_name| LastError { class: class_name, code: text(class + 1), detail: text(class + 2) })
 }
 
-/// A message that is shown: what can't be read is left out.
+/// A message to show: what can't be read is left out.
 pub(super) fn shown<D: Dialect>(row: &Row<D>) -> Option<Record> {
     let id = match D::id(row, 0).ok()? {
         Id::Known(id) => id,
         Id::Text(text) => Uuid::try_parse(&text).ok()?,
         Id::Bytes(_) | Id::Raw(_) => return None,
     };
-    // A message that a sheet holds is being sent, though its row does not say so.
+    // A message on a sheet is being sent, though its row does not say so.
     let listed = D::int(row, 25).ok().flatten() == Some(1);
     Some(Record {
         id,
@@ -249,7 +251,7 @@ pub(super) fn shown<D: Dialect>(row: &Row<D>) -> Option<Record> {
     })
 }
 
-/// What is read of an entry of the attempt log.
+/// The columns of an attempt log entry.
 pub(super) const LOGGED: &str = "epoch, number, attempts, {text node}, {time started_at}, {time last_at}, duration_ms, {text outcome},
     {text error_class}, {text error_code}, {text error_detail}, {text result}";
 

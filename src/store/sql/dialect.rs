@@ -1,4 +1,4 @@
-//! What differs between the databases, and nothing else: constants, a few phrases of SQL, how a value is bound and a cell is read.
+//! The differences between the databases, and nothing else: constants, a few SQL phrases, how values are bound and cells read.
 
 use std::fmt;
 use std::future::Future;
@@ -16,53 +16,49 @@ pub(super) use crate::store::Id;
 use crate::store::config::Migrate;
 use crate::store::{Address, Error};
 
-/// A connection of a dialect.
 pub(super) type Connection<D> = <<D as Dialect>::Db as Database>::Connection;
-/// A row of a dialect.
 pub(super) type Row<D> = <<D as Dialect>::Db as Database>::Row;
-/// The arguments of a statement of a dialect.
 pub(super) type Arguments<D> = <<D as Dialect>::Db as Database>::Arguments;
 
 /// A database.
 pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
-    /// Its driver.
     type Db: Database;
 
-    /// The files of `migrations/`, in order: name and text.
+    /// The files in `migrations/`, in order: name and content.
     const MIGRATIONS: &'static [(&'static str, &'static str)];
-    /// The present time as the columns hold it.
+    /// The current time, in the columns' format.
     const NOW: &'static str;
-    /// Follows a SELECT whose rows of the table `l` are about to be changed. A batch that is joined with it can't be locked.
+    /// Ends a SELECT whose rows of the table `l` are about to be changed. A batch that is joined to it can't be locked.
     const LOCK: &'static str;
-    /// Follows a SELECT of one table, passing over rows that others hold.
+    /// Ends a SELECT from one table, skipping rows that others have locked.
     const SKIP: &'static str;
     /// Begins a transaction that writes.
     const BEGIN: &'static str;
     /// Whether parameters are numbered.
     const NUMBERED: bool = false;
-    /// Whether a change answers the rows that it changed, at no great cost: MySQL's answers none, SQLite puts them aside first. Where not, rows
-    /// are read, locked and changed by several statements of one transaction.
+    /// Whether a change can cheaply return the rows that it changed: MySQL can't at all, SQLite copies them aside first. Where it can't, rows are
+    /// read, locked and changed by several statements of one transaction.
     const RETURNING: bool = false;
-    /// The ids on all [sheets](super::sheet) `s`: a query from its column on, which is called `h_id`.
+    /// The ids on all [sheets](super::sheet) `s`: a query without its SELECT, with the one column `h_id`.
     fn on_sheets() -> String;
-    /// Follows the SELECT of a query whose answer is looked into for each row of another, where it would be asked for each of them.
+    /// Follows the SELECT of a subquery that should be run once and looked up in, where the database would otherwise run it again for each row.
     const ONCE: &'static str = "";
-    /// Whether two columns that are compared with two values at once are looked up in an index.
+    /// Whether comparing two columns with a pair of values uses an index.
     const COMPARES_PAIRS: bool = true;
-    /// Whether UPDATE and DELETE join the table to the batch that names its rows: MySQL would look for what a subquery names by reading all.
+    /// Whether UPDATE and DELETE join the table to the batch that names its rows: given a subquery instead, MySQL would read the whole table.
     const JOINED: bool = false;
-    /// What names a row from one statement of a transaction to the next.
+    /// The column that identifies a row between the statements of one transaction.
     const ROW: &'static str = "id";
-    /// What orders those that are due at one time, as the claim's index does.
+    /// The column that orders rows with the same due time, as the claim's index does.
     const TIE: &'static str = "id";
-    /// The same of a row whose last column is [`Self::ROW`], where that is not its id.
+    /// The tie of a row whose last column is [`Self::ROW`], if that is not the id.
     fn tie(row: &Row<Self>) -> Option<u128> {
         let _ = row;
         None
     }
-    /// The column by which a row is found without an index for as long as nobody changes it, if there is one.
+    /// The column, if there is one, by which a row is found without an index as long as nobody has changed it.
     const ADDRESS: Option<&'static str> = None;
-    /// Whether statements may name it.
+    /// Whether statements may use it.
     fn is_addressed(&self) -> bool {
         Self::ADDRESS.is_some()
     }
@@ -71,59 +67,59 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
         let _ = (row, index);
         None
     }
-    /// True of the rows that wait, where the claim's index holds those alone.
+    /// True of waiting rows, where the claim's index holds only those.
     const WAITING: &'static str = "AND level IS NOT NULL";
-    /// True of a row that has a due time, said so that a queue is read from one end and not looked through.
+    /// True of a row that has a due time, phrased so that a queue is read from one end rather than scanned.
     const DATED: &'static str = "due_at IS NOT NULL";
-    /// Whether a recursive query leaps through an index from one name to the next. Where not, each leap is a statement.
+    /// Whether a recursive query can leap through an index from one name to the next. If not, each leap is a statement.
     const LEAPS: bool = true;
-    /// A time after which nothing is ever due: text that is no time, infinity, or a year that nobody sees.
+    /// A time after which nothing is ever due: later are only invalid text, infinity, and years that nobody will see.
     const FAR: &'static str;
-    /// What makes a rule of the claim's index where the optimizer would guess.
+    /// Forces the claim's index, where the optimizer would guess.
     const CLAIM_INDEX: &'static str = "";
 
-    /// A time so many microseconds after another.
+    /// A time plus a number of microseconds.
     fn plus(time: &str, micros: &str) -> String;
     /// The later of two times.
     fn later(one: &str, other: &str) -> String;
-    /// A time as it is selected, for [`Self::time`].
+    /// How a time is selected, for [`Self::time`].
     fn select_time(time: &str) -> String {
         time.to_owned()
     }
-    /// A text as it is selected, for [`Self::text`].
+    /// How a text is selected, for [`Self::text`].
     fn select_text(text: &str) -> String {
         text.to_owned()
     }
-    /// A binary value as it is selected, for [`Self::bytes`].
+    /// How a binary value is selected, for [`Self::bytes`].
     fn select_bytes(bytes: &str) -> String {
         bytes.to_owned()
     }
-    /// True of rows whose source is no text and of which more holds, if `AND …` is given.
+    /// True of rows whose source is not text, and for which `more` (`AND …`) holds as well.
     fn sourceless(more: &str) -> String {
         format!("(source IS NULL {more})")
     }
-    /// A set of the first column of a query, for `id …`.
+    /// The set of values in the first column of a query, to follow `id`.
     fn within(query: &str) -> String {
         format!("IN ({query})")
     }
-    /// A table of the columns of a [`Batch`].
+    /// A [`Batch`] as a table with these columns.
     fn table(alias: &str, columns: &[(&str, Kind)]) -> String;
-    /// How a batch is joined to a table, the batch leading.
+    /// How a batch is joined to a table, with the batch leading.
     const JOIN: &'static str = "JOIN";
-    /// Has a joined table read by its key.
+    /// Makes the database read a joined table by its primary key.
     const BY_KEY: &'static str = "";
-    /// Whether DELETE takes USING. Where not, there is one writer, so that a subquery sees what is deleted.
+    /// Whether DELETE supports USING. Where it doesn't there is a single writer, so a subquery sees the rows that are deleted.
     const DELETE_USING: bool = false;
     /// Whether a batch may hold binary columns.
     const ARRAYS: bool = false;
-    /// What follows the table's name in an upsert, so that [`Self::present`] can name the old row.
+    /// Follows the table's name in an upsert, so that [`Self::present`] can refer to the old row.
     const AS_OLD: &'static str = "AS o";
-    /// The answer of an INSERT to a key that is there.
+    /// The clause of an INSERT that handles an existing key.
     fn upsert(key: &str, assignments: &[(&str, String)]) -> String {
         let assignments: Vec<_> = assignments.iter().map(|(column, value)| format!("{column} = {value}")).collect();
         format!("ON CONFLICT ({key}) DO UPDATE SET {}", assignments.join(", "))
     }
-    /// The present value of a column in an upsert into `{table}`.
+    /// The present value of a column, in an upsert into `{table}`.
     fn present(table: &str, column: &str) -> String {
         let _ = table;
         format!("o.{column}")
@@ -132,11 +128,11 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     fn proposed(column: &str) -> String {
         format!("excluded.{column}")
     }
-    /// Whether a table exists: a query that answers a number.
+    /// Whether a table exists: a query that returns a number.
     fn exists(schema: Option<&str>, table: &str) -> String;
-    /// The default of the column `project` as the database tells it: a query that answers a text.
+    /// The default of the column `project` in the database's notation: a query that returns text.
     fn project_default(schema: Option<&str>, table: &str) -> String;
-    /// About how many rows a table has: a query that answers a number, negative when it is not known.
+    /// Roughly how many rows a table has: a query that returns a number, negative if unknown.
     fn estimate(schema: Option<&str>, table: &str) -> String;
 
     /// Binds a value.
@@ -154,28 +150,28 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
     fn time(row: &Row<Self>, index: usize) -> Result<Option<i64>, Bad>;
     /// Reads an id.
     fn id(row: &Row<Self>, index: usize) -> Result<Id, Bad>;
-    /// True of the rows that come before one with this id; nothing where none can have such an id.
+    /// True of the rows that come before one with this id; `None` if no row can have such an id.
     fn before(id: &Id) -> Option<(&'static str, Value<'_>)> {
         matches!(id, Id::Known(_)).then(|| ("id < ?", id.into()))
     }
-    /// Reads a list of ids: a JSON list, where there are no [arrays](Self::ARRAYS).
+    /// Reads a list of ids: a JSON list, where the database has no [arrays](Self::ARRAYS).
     fn ids(row: &Row<Self>, index: usize) -> Result<Vec<Uuid>, Bad> {
         let text = Self::text(row, index)?.unwrap_or_default();
         serde_json::from_str(&text).map_err(|error| Bad(error.to_string()))
     }
 
-    /// Where the tables are, to follow what is said of them, if the configuration alone does not tell.
+    /// Where the tables are, to complete a message about them where the configuration alone does not say.
     fn place(&self) -> String {
         String::new()
     }
-    /// Whether there is no database at all, and none is to be made.
+    /// Whether there is no database, and none should be created.
     fn is_absent(&self) -> bool {
         false
     }
 
     /// Connects and sets the session up.
     fn connect(&self, role: Role) -> impl Future<Output = Result<Connection<Self>, sqlx::Error>> + Send;
-    /// Runs a statement and gives what is taken of its rows, each as it comes.
+    /// Runs a statement and returns what `take` makes of each row as it arrives.
     fn fetch<T: Send>(
         connection: &mut Connection<Self>,
         sql: Arc<str>,
@@ -183,51 +179,52 @@ pub(super) trait Dialect: Sized + Send + Sync + fmt::Debug + 'static {
         keep: bool,
         take: impl FnMut(Row<Self>) -> Option<T> + Send,
     ) -> impl Future<Output = Result<Vec<T>, sqlx::Error>> + Send;
-    /// Runs a statement and gives the number of rows that it changed (matched, on MySQL).
+    /// Runs a statement and returns the number of rows that it changed (on MySQL: matched).
     fn execute(
         connection: &mut Connection<Self>,
         sql: Arc<str>,
         arguments: Arguments<Self>,
         keep: bool,
     ) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
-    /// Runs statements as they are, all in one.
+    /// Runs statements unprepared, all in one round trip.
     fn script(connection: &mut Connection<Self>, sql: String) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
-    /// What follows BEGIN in the same round trip; for sessions that belong to nobody.
+    /// What follows BEGIN in the same round trip, for sessions that are shared between clients.
     fn session(&self) -> Option<&str> {
         None
     }
-    /// Takes the lock under which tables are changed, inside a transaction. It must hold until [`Self::unlock_schema`] or the transaction's end.
+    /// Takes the lock for changing the tables, inside a transaction. It must hold until [`Self::unlock_schema`] or the end of the transaction.
     fn lock_schema(prefix: &str) -> Option<String>;
-    /// Lets go of it, where the end of the transaction does not.
+    /// Releases it, where the end of the transaction does not.
     fn unlock_schema(prefix: &str) -> Option<String> {
         let _ = prefix;
         None
     }
-    /// Whether an answer to it says that this server gives no such lock: a [row](super::lock) of [`Self::LOCK_TABLE`] takes its place.
+    /// Whether this error to the attempt means that the server does not offer such a lock. A [row](super::lock) of [`Self::LOCK_TABLE`] then takes
+    /// its place.
     fn refuses_lock(error: &dyn sqlx::error::DatabaseError) -> bool {
         let _ = error;
         false
     }
-    /// Makes the table of that row, if it is not there.
+    /// Creates the table for that row, if it does not exist.
     const LOCK_TABLE: &'static str = "";
-    /// What a session that changes tables is told first: that may take long.
+    /// Settings for a session that is about to change tables, which may take long.
     const SCHEMA_SETTINGS: Option<&'static str> = None;
-    /// Asks the server what it is: a query that answers a text.
+    /// Asks for the server's name and version: a query that returns text.
     const VERSION: &'static str;
 
-    /// What is left to do once the tables are as they should be.
+    /// What remains to be done once the tables are as they should be.
     fn settle(core: &Arc<Core<Self>>, mode: Migrate) -> impl Future<Output = Result<(), Error>> + Send {
         let _ = (core, mode);
         std::future::ready(Ok(()))
     }
-    /// Wakes whenever rows are committed by others. Where that can't be told, never returns.
+    /// Wakes whenever others commit rows. Never returns where the database can't tell.
     fn listen(core: Arc<Core<Self>>, wake: Arc<Notify>) -> impl Future<Output = ()> + Send {
         let _ = (core, wake);
         std::future::pending()
     }
 
-    /// What an answer of the server means.
+    /// What an error of the server means.
     fn judge(error: &dyn sqlx::error::DatabaseError, timeout: Duration) -> Error;
 }
 
@@ -243,12 +240,12 @@ pub(super) fn listed(ids: &[Uuid]) -> String {
     out
 }
 
-/// The ids of rows whose first column is one. Odd ones can't have been named by a batch.
+/// The ids in the first column of these rows. Malformed ids are skipped: no batch can have named them.
 pub(super) fn known<D: Dialect>(rows: &[Row<D>]) -> Vec<Uuid> {
     rows.iter().filter_map(known_id::<D>).collect()
 }
 
-/// The id of a row whose first column is one, if it is written as redrive writes it.
+/// The id in the first column of a row, if it is written the way redrive writes ids.
 pub(super) fn known_id<D: Dialect>(row: &Row<D>) -> Option<Uuid> {
     if let Ok(Id::Known(id)) = D::id(row, 0) { Some(id) } else { None }
 }
@@ -262,7 +259,7 @@ pub(super) enum Role {
     Read,
 }
 
-/// Why a cell can't be read, for people.
+/// Why a cell can't be read, in words.
 #[derive(Clone, Debug)]
 pub(super) struct Bad(pub(super) String);
 
@@ -278,7 +275,7 @@ impl From<BoxDynError> for Bad {
     }
 }
 
-/// The three calls of a driver, whose bounds can't be written once for all databases.
+/// The three calls to a driver, whose trait bounds can't be written once for all databases.
 macro_rules! driver {
     () => {
         async fn fetch<T: Send>(

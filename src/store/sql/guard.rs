@@ -1,4 +1,4 @@
-//! One `serve` at a time on a SQLite file.
+//! Only one `serve` at a time on a SQLite file.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::sqlite::MODE;
 use crate::store::Error;
 
-/// A lock on a file beside the database. The kernel lets go of it when the process ends, however it ends.
+/// A lock on a file beside the database. The kernel releases it when the process ends, in whatever way.
 #[derive(Debug)]
 pub struct Guard {
     _file: File,
@@ -22,7 +22,7 @@ impl Guard {
         let mut path = database.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);
-        // Not the database itself: SQLite's own locks and other programs' are not disturbed.
+        // Not on the database file itself, so as not to interfere with the locks of SQLite and other programs.
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -33,7 +33,7 @@ impl Guard {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { _file: file }),
             Err(Errno::WOULDBLOCK) => Err(Error::InUse(format!(
-                "another `redrive serve` works on {}; SQLite serves one at a time (several need PostgreSQL or MySQL)",
+                "another `redrive serve` is using {}; SQLite serves one at a time (several need PostgreSQL or MySQL)",
                 database.display()
             ))),
             Err(error) => Err(Error::Config(format!("{} can't be locked: {error}", path.display()))),

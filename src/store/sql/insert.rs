@@ -1,4 +1,4 @@
-//! Committing messages, and their idempotency keys.
+//! Committing messages and their idempotency keys.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -13,10 +13,10 @@ use super::pool::{Fail, Session};
 use crate::message::Key;
 use crate::store::{Due, Error, Insert, Inserted, NewMessage, Verdict};
 
-/// What a statement of several rows may weigh: servers bound their packets.
+/// The maximum size in bytes of a statement with several rows: servers limit the size of a packet.
 const MOST_BYTES: usize = 4 << 20;
 
-/// The sizes of statements, each prepared once: few for a batch of any size. SQLite takes 32766 parameters, which is 1560 rows.
+/// The row counts of the prepared statements: a few of them cover a batch of any size. SQLite allows 32766 parameters, which is 1560 rows.
 const SIZES: [(usize, &str); 5] = [(256, "insert_256"), (64, "insert_64"), (16, "insert_16"), (4, "insert_4"), (1, "insert_1")];
 
 /// A span in microseconds.
@@ -24,7 +24,7 @@ pub(super) fn micros(span: Duration) -> i64 {
     i64::try_from(span.as_micros()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
 }
 
-/// The database's clock, as a query answers it in a column.
+/// The database's clock, as a query returned it in this column.
 pub(super) fn clock<D: Dialect>(row: &super::dialect::Row<D>, index: usize) -> Result<DateTime<Utc>, Fail> {
     decode::maybe_time::<D>(row, index).ok_or_else(|| Error::Refused("the database's clock can't be read".to_owned()).into())
 }
@@ -33,10 +33,10 @@ pub(super) fn clock<D: Dialect>(row: &super::dialect::Row<D>, index: usize) -> R
 pub(super) async fn now<D: Dialect>(session: &mut Session<D>) -> Result<DateTime<Utc>, Fail> {
     let sql = session.sql("now", || "SELECT {time {now}}".to_owned());
     let rows = session.rows(sql, &[]).await?;
-    rows.first().map_or_else(|| Err(Error::Refused("the database tells no time".to_owned()).into()), |row| clock::<D>(row, 0))
+    rows.first().map_or_else(|| Err(Error::Refused("the database returned no time".to_owned()).into()), |row| clock::<D>(row, 0))
 }
 
-/// Whether an insert is one statement.
+/// Whether an insert is a single statement.
 pub(super) fn is_single<D: Dialect>(insert: &Insert) -> bool {
     D::ARRAYS && insert.messages.iter().all(|message| message.idempotency.is_none())
 }
@@ -55,10 +55,10 @@ pub(super) async fn insert<D: Dialect>(session: &mut Session<D>, insert: &Insert
     Ok(Inserted { now, verdicts })
 }
 
-/// Takes the idempotency keys. The first item of a batch with a key speaks for it; the others are judged by what it found.
+/// Takes the idempotency keys. For each key, the first item of the batch that has it is checked against the table, and the others against that one.
 async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Result<Vec<Verdict>, Fail> {
     let mut verdicts = vec![Verdict::New; insert.messages.len()];
-    // In order of the keys, so that two batches never wait for each other crosswise.
+    // In the order of the keys, so that two batches never deadlock.
     let mut keys: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
     for (index, message) in insert.messages.iter().enumerate() {
         if let Some(idempotency) = &message.idempotency {
@@ -81,12 +81,12 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
         Column::Ids(firsts.iter().filter_map(|(_, _, item)| insert.messages.get(*item).map(|message| message.id)).collect()),
     ]);
     let batch = Batch::new(firsts.len(), columns);
-    // What this call writes carries a number that no other call's does: a message that is submitted again has the same id.
+    // A random number marks what this call writes: the id would not do, since a message that is submitted again has the same one.
     let taker = rand::random::<i64>();
     let sql = session.sql("keys_take", || {
         let stale = format!("{} <= {{now}}", D::present("key", "expires_at"));
         let take = |column: &'static str| (column, format!("CASE WHEN {stale} THEN {} ELSE {} END", D::proposed(column), D::present("key", column)));
-        // The column that says whether the old row is stale goes last: MySQL reads what it has just written.
+        // The column that tells whether the old row is stale is set last: MySQL sees the values that it has just assigned.
         format!(
             "INSERT INTO {{key}} {} (project, source, idem_key, digest, message_id, taken_by, expires_at)
              SELECT ?, b_source, b_key, b_digest, b_id, ?, {{plus {{now}}|?}} FROM {{table b b_source:text b_key:text b_digest:text b_id:id}} WHERE 1 = 1 {}",
@@ -98,7 +98,7 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
     session.execute(sql, &values).await?;
     let names = Batch::new(firsts.len(), names());
     let sql = session.sql("keys_read", || {
-        // Where a plan is kept: one of a time when there were no keys would read all of the project for each batch.
+        // Where plans are cached: a plan made while there were no keys would read all keys of the project for each batch.
         let key = if D::ARRAYS {
             "CROSS JOIN LATERAL (SELECT * FROM {key} WHERE project = ? AND source = b_source AND idem_key = b_key OFFSET 0) AS k"
         } else {
@@ -119,7 +119,7 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
     }
     for ((source, key), items) in keys {
         let Some((digest, first, ours)) = known.get(&(source.to_owned(), key.to_owned())) else {
-            // Never seen. A message that may have been taken before must not be taken for a new one.
+            // Never seen. A message that may have been taken before must not pass for a new one.
             return Err(Error::Refused("an idempotency key that was just written can't be read again".to_owned()).into());
         };
         for (place, item) in items.into_iter().enumerate() {
@@ -137,18 +137,18 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
 fn hex(digest: &[u8]) -> String {
     let mut text = String::with_capacity(digest.len() * 2);
     for byte in digest {
-        // Writing to a string doesn't fail.
+        // Writing to a string can't fail.
         let _ = write!(text, "{byte:02x}");
     }
     text
 }
 
-/// A time that every database takes.
+/// The nearest time that every database accepts.
 fn bounded(at: DateTime<Utc>) -> DateTime<Utc> {
     if at.year() < 1000 {
         DateTime::UNIX_EPOCH
     } else if at.year() > 9000 {
-        // As far as a due time makes sense, with room for the age that is added to it.
+        // The latest sensible due time, with room for the age that is added to it.
         DateTime::from_timestamp(221_845_305_600, 0).unwrap_or_default()
     } else {
         at
@@ -173,7 +173,7 @@ fn retry(message: &NewMessage) -> Option<String> {
     message.retry.as_ref().and_then(|overrides| serde_json::to_string(overrides).ok())
 }
 
-/// All rows in one statement, a parameter a column.
+/// All rows in one statement, with one parameter per column.
 async fn arrays<D: Dialect>(session: &mut Session<D>, insert: &Insert, fresh: &[&NewMessage]) -> Result<DateTime<Utc>, Fail> {
     let headers: Vec<_> = fresh.iter().map(|message| message.headers.to_json()).collect();
     let retries: Vec<_> = fresh.iter().map(|message| retry(message)).collect();
@@ -230,10 +230,10 @@ async fn arrays<D: Dialect>(session: &mut Session<D>, insert: &Insert, fresh: &[
     let values =
         [Value::Text(&insert.project), Value::Int(lease.token), Value::Int(micros(lease.ttl)), Value::Text(&lease.node), Value::Batch(&batch)];
     let rows = session.rows(sql, &values).await?;
-    rows.first().map_or_else(|| Err(Error::Refused("the insert was not answered".to_owned()).into()), |row| clock::<D>(row, 0))
+    rows.first().map_or_else(|| Err(Error::Refused("the insert returned nothing".to_owned()).into()), |row| clock::<D>(row, 0))
 }
 
-/// Rows in several statements of one transaction, a parameter a cell.
+/// Rows in several statements of one transaction, with one parameter per cell.
 async fn values<D: Dialect>(session: &mut Session<D>, insert: &Insert, fresh: &[&NewMessage]) -> Result<DateTime<Utc>, Fail> {
     let now = now(session).await?;
     let after = |from: DateTime<Utc>, span: Duration| from + TimeDelta::microseconds(micros(span).min(micros(crate::units::LONGEST)));

@@ -1,4 +1,4 @@
-//! Taking over what was lost: messages whose lease ran out.
+//! Taking over messages whose lease ran out.
 
 use super::claim::mend;
 use super::decode;
@@ -10,7 +10,7 @@ use super::shape::Picked;
 use super::sheet;
 use crate::store::{Lapsed, TakeOver};
 
-/// The node stays as it is: it is the one that lost the attempt.
+/// The row keeps the node's name: it is the one that lost the attempt.
 const TAKE_OVER: Picked = Picked {
     names: ["take_over", "take_over_pick"],
     from: "FROM {log} WHERE project = ? AND state = 'sending'
@@ -20,7 +20,7 @@ const TAKE_OVER: Picked = Picked {
     columns: decode::LAPSED,
 };
 
-/// Takes over all at once, or nothing.
+/// Takes over everything in one go, or nothing.
 pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeOver) -> Result<Vec<Lapsed>, Fail> {
     if take.sources.is_empty() {
         return Ok(Vec::new());
@@ -29,16 +29,16 @@ pub(super) async fn take_over<D: Dialect>(session: &mut Session<D>, take: &TakeO
     next(session, take, take.limit, 0).await
 }
 
-/// Where a take-over in parts ended, and the next one goes on: what the database refuses, however much that is, is not gone through anew each time.
+/// Where a take-over in parts stopped, so that the next one continues there instead of going through everything that the database refuses again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Place {
     /// The last sheet that was looked at.
     sheet: i64,
-    /// So many rows that lapsed before all others are refused.
+    /// The first this many rows in the order in which they lapsed are refused.
     passed: u32,
 }
 
-/// Takes over what the database does not refuse, which takes longer; answers where it ended too.
+/// Takes over whatever the database does not refuse, which is slower; also returns where it stopped.
 pub(super) async fn take_over_in_parts<D: Dialect>(
     session: &mut Session<D>,
     take: &TakeOver,
@@ -47,7 +47,7 @@ pub(super) async fn take_over_in_parts<D: Dialect>(
     let mut sheets = Parts::within(session.core.timeout);
     let sheet = sheet::write_out_lapsed(session, &take.project, sheet, take.limit, Some(&mut sheets)).await?;
     let mut parts = Parts::within(session.core.timeout);
-    // Whoever goes on was in the middle of what is refused.
+    // A take-over that continues was in the middle of refused rows.
     let (mut taken, mut count) = (Vec::new(), if passed == 0 { take.limit } else { take.limit.min(1) });
     while count > 0 && !parts.are_over() {
         part::begin(session).await?;
@@ -62,7 +62,7 @@ pub(super) async fn take_over_in_parts<D: Dialect>(
                 }
                 count = count.saturating_mul(2).min(take.limit.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX)));
             }
-            // By itself: it is in the way of those that lapsed later.
+            // Refused on its own: it blocks those that lapsed later.
             None if count == 1 => passed += 1,
             None => count /= 2,
         }
@@ -70,7 +70,7 @@ pub(super) async fn take_over_in_parts<D: Dialect>(
     Ok((taken, Place { sheet, passed }))
 }
 
-/// Takes over so many at the most, behind so many that lapsed before them.
+/// Takes over at most `count` messages, skipping the `passed` that lapsed first.
 async fn next<D: Dialect>(session: &mut Session<D>, take: &TakeOver, count: u32, passed: u32) -> Result<Vec<Lapsed>, Fail> {
     let sources = Batch::texts(take.sources.iter().map(|source| &**source));
     let except = Batch::ids(take.except.iter().copied());

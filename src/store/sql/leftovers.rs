@@ -1,7 +1,7 @@
-//! What nothing belongs to any more: attempts whose message somebody deleted by SQL, turns of sources that no node knows.
+//! Data whose owner is gone: attempts whose message somebody deleted by SQL, turns of sources that no node knows.
 //!
-//! The attempt log is looked through by its key, a piece at a time, each where the last one ended. A look locks nothing; what it found is taken away
-//! by a transaction of its own, which waits for nobody.
+//! The attempt log is looked through by its key, a piece at a time, each piece starting where the last one ended. Looking locks nothing; what was
+//! found is deleted in a transaction of its own, which skips whatever is locked.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,22 +16,22 @@ use super::pool::{Fail, Session};
 use super::shape::NAMED;
 use crate::store::{Sweep, Swept};
 
-/// An attempt that began later than this ago stays: its message may be one that was put there again, with the same id, after the look.
+/// Attempts that began more recently than this stay: after the look, the message may have been inserted again with the same id.
 const OLD: Duration = Duration::from_secs(24 * 3600);
 
 /// What a look found.
 #[derive(Debug)]
 pub(super) struct Found {
-    /// Messages that have attempts on record and are gone.
+    /// Messages that have logged attempts but no longer exist.
     messages: Vec<Uuid>,
-    /// Sources that have a turn and that no node knows.
+    /// Sources that have a turn but that no node knows.
     sources: Vec<String>,
     /// Where the next look begins; `None` at the end of the log.
     after: Option<Uuid>,
 }
 
 impl Found {
-    /// What there is to say if there is nothing to take away.
+    /// The answer, if there is nothing to delete.
     pub(super) fn nothing(&self) -> Option<Swept> {
         (self.messages.is_empty() && self.sources.is_empty()).then(|| Swept { after: self.after, ..Swept::default() })
     }
@@ -39,12 +39,12 @@ impl Found {
 
 pub(super) async fn look<D: Dialect>(session: &mut Session<D>, sweep: &Sweep) -> Result<Found, Fail> {
     let (messages, after) = gone(session, sweep).await?;
-    // Once each time that the log has been looked through, and not with each piece of it.
+    // Once each time the log has been looked through, not with each piece of it.
     let sources = if after.is_none() { unknown(session, sweep).await? } else { Vec::new() };
     Ok(Found { messages, sources, after })
 }
 
-/// Messages of a piece of the log that are not there, and where the next piece begins.
+/// Messages in a piece of the log that no longer exist, and where the next piece begins.
 async fn gone<D: Dialect>(session: &mut Session<D>, sweep: &Sweep) -> Result<(Vec<Uuid>, Option<Uuid>), Fail> {
     let sql = session.sql("log_piece", || "SELECT message_id FROM {attempt} WHERE message_id > ? ORDER BY message_id LIMIT ?".to_owned());
     let rows = session.rows(sql, &[Value::Id(sweep.after), Value::Int(i64::from(sweep.limit))]).await?;
@@ -63,11 +63,10 @@ async fn gone<D: Dialect>(session: &mut Session<D>, sweep: &Sweep) -> Result<(Ve
     Ok((logged, after))
 }
 
-/// Sources that have a turn and that no node of the project knows, or knew within the last day. Those that are known are few, so that the look is
-/// short.
+/// Sources that have a turn but that no node of the project knows, or knew within the last day. Few sources are known, so this is quick.
 async fn unknown<D: Dialect>(session: &mut Session<D>, sweep: &Sweep) -> Result<Vec<String>, Fail> {
     if D::LOCK.is_empty() {
-        // Where there is one writer there are no turns.
+        // With a single writer there are no turns.
         return Ok(Vec::new());
     }
     let Known { sources: known, is_all: true } = nodes::known(session, &sweep.project).await? else { return Ok(Vec::new()) };
@@ -80,7 +79,7 @@ async fn unknown<D: Dialect>(session: &mut Session<D>, sweep: &Sweep) -> Result<
     Ok(decode::texts::<D>(&rows))
 }
 
-/// Takes away what a look found, as far as it is the project's and nobody holds it.
+/// Deletes what a look found, as far as it belongs to the project and nobody has it locked.
 pub(super) async fn take_away<D: Dialect>(session: &mut Session<D>, project: &str, found: Found) -> Result<Swept, Fail> {
     let Found { messages, sources, after } = found;
     Ok(Swept { attempts: attempts(session, project, messages).await?, turns: turns(session, project, &sources).await?, after })
@@ -101,7 +100,7 @@ async fn attempts<D: Dialect>(session: &mut Session<D>, project: &str, messages:
     Ok(session.execute(sql, &[Value::Batch(&Batch::ids(messages)), Value::Text(project), Value::Int(-micros(OLD))]).await?)
 }
 
-/// A turn that a claim has is left alone, and whoever waits for one that goes makes it anew.
+/// A turn that a claim has locked is left alone, and a claim that waits for a turn that is deleted creates it anew.
 async fn turns<D: Dialect>(session: &mut Session<D>, project: &str, sources: &[String]) -> Result<u64, Fail> {
     if sources.is_empty() {
         return Ok(0);

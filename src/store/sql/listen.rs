@@ -1,8 +1,8 @@
-//! PostgreSQL's LISTEN: a hint that rows were committed. Polling is the truth.
+//! PostgreSQL's LISTEN: a hint that rows were committed. Polling remains the source of truth.
 //!
-//! Transactions that notify commit one after another, each with a flush of its own. So only one statement in [`APART_MS`] notifies: a sequence,
-//! which no transaction holds back, tells when the last one did. Rows of the others may be committed a little later than what was told of,
-//! which is why a listener looks again after each notification.
+//! Transactions that notify commit one after another, each with a flush of its own. So at most one statement in [`APART_MS`] notifies: a sequence,
+//! which is not subject to transactions, holds the time of the last notification. Rows of the statements that don't notify may be committed slightly
+//! later than the one that did, which is why a listener looks again after each notification.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,15 +20,15 @@ use super::template::{Names, expand};
 use crate::store::Error;
 use crate::store::config::Migrate;
 
-/// The first wait before the listener is built again.
+/// The first wait before the listener is rebuilt.
 const FIRST: Duration = Duration::from_millis(200);
-/// The longest.
+/// The longest wait.
 const LONGEST: Duration = Duration::from_secs(30);
-/// Milliseconds from one notification to the next.
+/// The minimum interval between notifications, in milliseconds.
 const APART_MS: u32 = 10;
-/// When to look again for rows whose statement did not notify, since the one before it had.
+/// When to look again for rows whose statement did not notify because another had just done so.
 const AGAIN: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(30)];
-/// A connection that hears nothing for so long is asked whether it lives.
+/// A connection that has been silent for this long is checked.
 const QUIET: Duration = Duration::from_secs(30);
 
 /// Wakes whenever rows are committed, until the store is closed.
@@ -36,13 +36,13 @@ pub(super) async fn listen(core: Arc<Core<Postgres>>, wake: Arc<Notify>) {
     let core = &core;
     let mut wait = FIRST;
     while !core.closed.is_cancelled() {
-        // sqlx's listener does not find its way back from every error: it is built anew after any.
+        // sqlx's listener does not recover from every error, so it is rebuilt after any.
         let outcome = hear(core, &wake, &mut wait).await;
         if core.closed.is_cancelled() {
             return;
         }
         if let Err(error) = outcome {
-            tracing::debug!(error.message = error.to_string(), retry_ms = wait.as_millis(), "the database's wake-ups are not heard; polling goes on");
+            tracing::debug!(error.detail = error.to_string(), retry_ms = wait.as_millis(), "the database's wake-ups are not heard; polling goes on");
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -56,7 +56,7 @@ async fn hear(core: &Core<Postgres>, wake: &Notify, wait: &mut Duration) -> Resu
     let connecting = tokio::time::timeout(core.timeout, connect(core)).await;
     let (mut listener, channel) = connecting.map_err(|_| sqlx::Error::PoolTimedOut)??;
     *wait = FIRST;
-    // What was committed while nobody listened.
+    // For what was committed while nobody was listening.
     wake.notify_one();
     let (mut heard_at, mut looks) = (Instant::now(), AGAIN.len());
     loop {
@@ -74,7 +74,7 @@ async fn hear(core: &Core<Postgres>, wake: &Notify, wait: &mut Duration) -> Resu
                 looks += 1;
             }
             () = tokio::time::sleep(QUIET) => {
-                // A server that is gone without a word would never be noticed otherwise.
+                // Without this, a server that vanished silently would never be noticed.
                 tokio::time::timeout(core.timeout, listener.listen(&channel)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
             }
             () = core.closed.cancelled() => return Ok(()),
@@ -97,11 +97,11 @@ async fn connect(core: &Core<Postgres>) -> Result<(PgListener, String), sqlx::Er
     Ok((listener, channel))
 }
 
-/// The channel of a table: whoever names it by the search path finds the same.
+/// The channel of a table. It is derived from the table that the search path finds, so that everybody gets the same one.
 const CHANNEL: &str = "SELECT 'redrive_' || md5(n.nspname || '.' || c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = to_regclass('{log}')";
 
-/// Tells of inserted rows. It runs with the rights of its owner, so that applications need none on the sequence.
+/// Notifies of inserted rows. It runs with its owner's rights, so that applications need none on the sequence.
 const CREATE: &str = "CREATE SEQUENCE IF NOT EXISTS {schema}{p}resend_log_told MINVALUE 0;
 CREATE OR REPLACE FUNCTION {schema}{p}resend_log_notify() RETURNS trigger LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -119,8 +119,8 @@ END $$;
 DROP TRIGGER IF EXISTS {p}resend_log_notify ON {log};
 CREATE TRIGGER {p}resend_log_notify AFTER INSERT ON {log} FOR EACH STATEMENT EXECUTE FUNCTION {schema}{p}resend_log_notify();";
 
-/// Takes it away. Not run, but told to people: who else wants it nobody here knows. A project may share the table, or a node start again later that
-/// may not make it anew.
+/// Removes the trigger. Printed for people and never run: redrive can't know who else wants it. Another node may share the table, and a node that
+/// starts later may lack the rights to create the trigger again.
 const DROP: &str =
     "DROP TRIGGER {p}resend_log_notify ON {log}; DROP FUNCTION {schema}{p}resend_log_notify(); DROP SEQUENCE {schema}{p}resend_log_told";
 
@@ -131,8 +131,8 @@ pub(super) fn create(names: &Names) -> String {
     expand::<Postgres>(names, &CREATE.replace("{apart}", &(APART_MS - 1).to_string()))
 }
 
-/// Creates the trigger if the configuration asks for it; where tables may not be changed, only says what is amiss. One that is there and not asked
-/// for stays.
+/// Creates the trigger if the configuration asks for it; under `verify` it only reports what is wrong. A trigger that exists without being asked for
+/// stays.
 pub(super) async fn settle(core: &Arc<Core<Postgres>>, mode: Migrate) -> Result<(), Error> {
     let wanted = core.dialect.notify;
     let there = core
@@ -141,7 +141,7 @@ pub(super) async fn settle(core: &Arc<Core<Postgres>>, mode: Migrate) -> Result<
         if !wanted {
             let sql = expand::<Postgres>(&core.names, DROP);
             tracing::info!(sql = %sql,
-                "a trigger tells of new rows, which `store.notify: false` does not ask for; it stays, since other nodes may, and is yours to drop");
+                "a trigger notifies of new rows although `store.notify` is false; it stays, since other nodes may use it: drop it yourself if none does");
         }
         return Ok(());
     }
@@ -170,8 +170,8 @@ pub(super) async fn settle(core: &Arc<Core<Postgres>>, mode: Migrate) -> Result<
     match change.await {
         Ok(()) => {}
         Err(error) if error.is_transient() => return Err(error),
-        // It is a hint: the store works without.
-        Err(error) => tracing::warn!(error.message = error.to_string(), "the trigger that tells of new rows could not be made"),
+        // It is only a hint: the store works without it.
+        Err(error) => tracing::warn!(error.detail = error.to_string(), "the trigger that notifies of new rows could not be created"),
     }
     Ok(())
 }

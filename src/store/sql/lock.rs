@@ -1,8 +1,8 @@
-//! What sees to it that one node at a time changes the tables: a lock of the server's, or, where it gives none, a row that says whose it is.
+//! How only one node at a time changes the tables: a lock of the server's or, where the server offers none, a row that names its holder.
 //!
-//! Clusters refuse MySQL's GET_LOCK, Percona's in its strict mode for one. The lock of a row is no way out: it ends with the first table that is
-//! made, and another member does not see it. That a row was committed they agree on. It holds until a time, so that a node that dies holds up others
-//! no longer than a change of the tables may take.
+//! Clusters refuse MySQL's GET_LOCK, for example Percona's in its strict mode. A row lock is not an alternative: it ends with the first table that is
+//! created, and the other members of the cluster don't see it. But they do agree on which row was committed. The row has an expiry, so that a node
+//! that dies holds up the others no longer than a change of the tables may take.
 
 use std::time::Duration;
 
@@ -15,21 +15,21 @@ use super::pool::{Fail, Session};
 use super::template::expand;
 use crate::store::Error;
 
-/// How long another's row is waited for; a server waits as long for its own lock.
+/// How long to wait for another node's row; a server waits as long for its own lock.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The wait before it is tried again.
+/// The pause between attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What is held.
+/// The lock that is held.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Lock {
-    /// The server's, of the session or of the transaction.
+    /// The server's, bound to the session or the transaction.
     Server,
-    /// The row, with the token of this process.
+    /// The row, with this process's token.
     Row,
 }
 
-/// Waits for the lock. Where it is a row, it is given up after `limit`, if [`let_go`] was not called by then.
+/// Waits for the lock. If it is a row, it expires after `limit` unless [`let_go`] was called by then.
 pub(super) async fn take<D: Dialect>(session: &mut Session<D>, limit: Duration) -> Result<Lock, Fail> {
     let Some(lock) = D::lock_schema(&session.core.names.prefix) else { return Ok(Lock::Server) };
     match session.rows_once(&lock, &[]).await {
@@ -40,7 +40,7 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, limit: Duration) 
     }
 }
 
-/// Lets go of it.
+/// Releases it.
 pub(super) async fn let_go<D: Dialect>(session: &mut Session<D>, lock: Lock) -> Result<(), Fail> {
     match lock {
         Lock::Row => {
@@ -67,7 +67,7 @@ async fn take_row<D: Dialect>(session: &mut Session<D>, limit: Duration) -> Resu
     loop {
         match put_row(session, limit).await {
             Ok(()) => return Ok(Lock::Row),
-            // It is there, or another member of the cluster was faster.
+            // The row exists, or another member of the cluster was faster.
             Err(sqlx::Error::Database(error)) if error.is_unique_violation() || is_contended(session, error.as_ref()) => {}
             Err(error) => return Err(error.into()),
         }
@@ -82,8 +82,8 @@ fn is_contended<D: Dialect>(session: &Session<D>, error: &dyn sqlx::error::Datab
     matches!(D::judge(error, session.core.timeout), Error::Contended(_))
 }
 
-/// Two statements, each for itself: of several who find that an old row has had its time, one puts its own there. A row of this process is one that it
-/// could not let go of: the connection broke.
+/// Two statements, each on its own: of several nodes that find an expired row, only one succeeds in inserting its own. A row with this process's
+/// token is a leftover: the connection broke before it was deleted.
 async fn put_row<D: Dialect>(session: &mut Session<D>, limit: Duration) -> Result<(), sqlx::Error> {
     let token = Value::Int(session.core.token);
     session.rows_once("DELETE FROM {schema}{p}redrive_lock WHERE held_until <= {now} OR token = ?", &[token]).await?;

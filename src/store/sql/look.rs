@@ -1,4 +1,4 @@
-//! Looking at messages: one, a page, the attempts of one, how many wait.
+//! Looking at messages: a single one, a page, its attempts, how many are waiting.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::message::{AttemptOutcome, State};
 use crate::outcome::cut;
 use crate::store::{Attempt, Count, List, MAX_SHOWN_PAYLOAD, Record};
 
-/// The most messages of a page.
+/// The maximum number of messages on a page.
 const MOST_ROWS: u32 = 10_000;
-/// So many sources that no node knows are counted by name, those whose messages wait longest.
+/// At most this many sources that no node knows are counted by name: those whose messages have waited longest.
 const MOST_FOREIGN: usize = 100;
-/// And of such a name so many bytes are told.
+/// The name of such a source is cut to this many bytes.
 const MOST_NAME: usize = 100;
-/// A count that falls into more groups, besides those of known sources, is not read whole: the largest are looked at.
+/// If a count has more groups than this, besides those of known sources, only the largest are read.
 const MOST_GROUPS: usize = 2000;
 
 /// No payload is as small as this.
@@ -35,7 +35,7 @@ pub(super) async fn get<D: Dialect>(session: &mut Session<D>, project: &str, id:
     Ok(rows.first().and_then(decode::shown::<D>))
 }
 
-/// Those of these rows that a locking query passes over.
+/// Those of these rows that a locking query skips.
 pub(super) async fn locked<D: Dialect>(session: &mut Session<D>, ids: Vec<Uuid>) -> Result<Vec<Uuid>, Fail> {
     let named = |lock: &str| format!("SELECT id FROM {{table b b_id:id}} {NAMED} {lock}");
     let batch = Batch::ids(ids);
@@ -49,20 +49,21 @@ pub(super) async fn locked<D: Dialect>(session: &mut Session<D>, ids: Vec<Uuid>)
     Ok(there.into_iter().filter(|id| !free.contains(id)).collect())
 }
 
-/// The time, or the nearest that every database can hold: no row lies beyond it.
+/// The time, or the nearest one that every database can hold: no row lies beyond it.
 fn storable(at: DateTime<Utc>) -> DateTime<Utc> {
     // The years 0 to 9999.
     let seconds = at.timestamp().clamp(-62_167_219_200, decode::LAST_SECOND);
     if seconds == at.timestamp() { at } else { DateTime::from_timestamp(seconds, 0).unwrap_or(at) }
 }
 
-/// Rows of a state, which is written out, so that the planner sees which partial index serves. What that leaves out is named again, for SQLite.
+/// The rows of a state. The state is written into the SQL, so that the planner sees which partial index serves. SQLite needs the states that the
+/// index leaves out named as well.
 fn of(state: State) -> String {
     let again = if matches!(state, State::Sending | State::Succeeded) { "" } else { " AND state NOT IN ('sending', 'succeeded')" };
     format!("state = '{state}'{again}")
 }
 
-/// The query of a page whose rows say themselves in which state they are, with further conditions.
+/// The query of a page, of rows whose own column has the state, with further conditions.
 pub(super) fn page(state: Option<State>, narrower: &str) -> String {
     let condition = match state {
         None => String::new(),
@@ -72,7 +73,7 @@ pub(super) fn page(state: Option<State>, narrower: &str) -> String {
     format!("SELECT {} FROM {{log}} WHERE project = ? {condition}{narrower} ORDER BY id DESC LIMIT ?", decode::SHOWN)
 }
 
-/// What narrows a page besides its one state, and the parameters of that; nothing where no row can be meant.
+/// The conditions of a page besides its state, and their parameters; `None` if no row can match.
 pub(super) fn narrower<D: Dialect>(list: &List) -> Option<(String, Vec<Value<'_>>)> {
     let (mut sql, mut values) = (String::new(), Vec::new());
     if list.finished_since.is_some() || list.finished_until.is_some() {
@@ -95,8 +96,8 @@ pub(super) fn narrower<D: Dialect>(list: &List) -> Option<(String, Vec<Value<'_>
             values.push(Value::Text(text));
         }
     }
-    // What finished lately is little, and is found by that. What finished before some time may be nearly all there is: said so that no planner takes it
-    // for a way to find rows, which would then have to be sorted by their ids.
+    // Few rows finished recently, so an index finds them. Those that finished before some time may be nearly all there are, so this condition is
+    // phrased so that no planner uses it to find rows, which would then have to be sorted by id.
     let finished_until = if list.finished_since.is_some() { " AND finished_at < ?" } else { " AND CASE WHEN finished_at < ? THEN 1 END = 1" };
     let times = [
         (" AND created_at >= ?", list.since),
@@ -119,7 +120,7 @@ pub(super) fn narrower<D: Dialect>(list: &List) -> Option<(String, Vec<Value<'_>
     Some((sql, values))
 }
 
-/// A page, without payloads: its messages with their ids as they stand in the table, and where the next one starts.
+/// A page, without payloads: its messages with their ids as they are stored, and where the next page starts.
 pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> Result<(Vec<(Id, Record)>, Option<Id>), Fail> {
     let Some((sql, narrowing)) = narrower::<D>(list) else { return Ok((Vec::new(), None)) };
     let mut values = vec![NO_PAYLOAD, Value::Text(&list.project)];
@@ -128,24 +129,24 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
     values.push(Value::Int(i64::from(limit) + 1));
     let mut rows = session.rows_once(&page(list.state, &sql), &values).await?;
     if list.state == Some(State::Sending) {
-        // A sheet holds these.
+        // Messages that a sheet holds.
         let (from, condition) = on_sheets::<D>();
         let page = format!("(SELECT l.id AS p_id FROM {from} WHERE project = ? AND {condition}{sql} ORDER BY l.id DESC LIMIT ?) AS p");
         let held = format!("SELECT {} FROM {page} {{join}} {{log}} l {{by-key}} ON l.id = p_id", decode::SHOWN);
         rows.extend(session.rows_once(&held, &values).await?);
         let id = known_id::<D>;
         rows.sort_by_cached_key(|row| std::cmp::Reverse(id(row)));
-        // It may have been written out in between.
+        // A message may have been written out between the two queries.
         rows.dedup_by(|one, other| id(one).is_some() && id(one) == id(other));
     }
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
-    // Whether or not it can be shown.
+    // Whether or not that row can be shown.
     let next = if more { rows.last().and_then(|last| D::id(last, 0).ok()) } else { None };
     Ok((rows.iter().filter_map(|row| Some((D::id(row, 0).ok()?, decode::shown::<D>(row)?))).collect(), next))
 }
 
-/// The rows that sheets hold, and what is true of them. MySQL is led there by their ids.
+/// The rows that sheets hold: what to select from, and the condition. MySQL has to be led there by their ids.
 const fn on_sheets<D: Dialect>() -> (&'static str, &'static str) {
     if D::JOINED { ("{being-sent}", "{waits}") } else { ("{log} AS l", "{waits} AND id {in {on-sheets}}") }
 }
@@ -160,7 +161,7 @@ pub(super) async fn attempts<D: Dialect>(session: &mut Session<D>, project: &str
     let Some(own) = rows.first() else { return Ok(None) };
     let sql = session.sql("attempts", || format!("SELECT {} FROM {{attempt}} WHERE message_id = ? ORDER BY epoch, number", decode::LOGGED));
     let mut attempts: Vec<_> = session.rows(sql, &[Value::Id(id)]).await?.iter().map(decode::logged::<D>).collect();
-    // The attempt that succeeded is kept on the message's own row.
+    // An attempt that succeeded is kept on the message's own row.
     if decode::state(decode::maybe_text::<D>(own, 1).as_deref()) == State::Succeeded {
         attempts.push(Attempt {
             epoch: decode::about::<D>(own, 2),
@@ -178,13 +179,13 @@ pub(super) async fn attempts<D: Dialect>(session: &mut Session<D>, project: &str
     Ok(Some(attempts))
 }
 
-/// The states that a count asks for one by one, and what is on sheets.
+/// The number of queries that make up a count: one for each state, and one for what is on sheets.
 const PARTS: usize = 5;
 
-/// What counts waiting messages by what a source is called.
+/// Counts waiting messages, grouped by the given expression for the source.
 fn counted<D: Dialect>(source: &str, by: &str) -> String {
-    // Each part has an index that holds its rows and few others. What waits on levels PostgreSQL counts in the index alone, without a look at the
-    // rows: whichever of them wait for a retry, or are on sheets, are counted once more, for what they are.
+    // Each part has an index that holds its rows and few others. Waiting rows are counted by PostgreSQL in the index alone, without reading the rows.
+    // Those among them that wait for a retry or are on sheets are counted a second time, as what they really are.
     let part = |state: &str, listed: u8, from: &str, condition: &str, and: &str| {
         format!("SELECT {source}, {{text {state}}}, {listed}, count(*) FROM {from} WHERE project = ? AND {condition} GROUP BY {by}{and}")
     };
@@ -195,14 +196,14 @@ fn counted<D: Dialect>(source: &str, by: &str) -> String {
     parts.join(" UNION ALL ")
 }
 
-/// What a count found, by source and state.
+/// The result of a count, by source and state.
 fn by_source<D: Dialect>(rows: &[Row<D>]) -> BTreeMap<String, BTreeMap<State, i64>> {
     let mut sources: BTreeMap<String, BTreeMap<State, i64>> = BTreeMap::new();
     for row in rows {
         let int = |index| D::int(row, index).ok().flatten().unwrap_or(0);
         let (state, listed, messages) = (decode::state(decode::maybe_text::<D>(row, 1).as_deref()), int(2) == 1, int(3));
         let states = sources.entry(decode::maybe_text::<D>(row, 0).unwrap_or_default()).or_default();
-        // Where it was counted before.
+        // These were counted as waiting before.
         if listed {
             *states.entry(state).or_default() -= messages;
         } else if state == State::Retrying {
@@ -213,8 +214,8 @@ fn by_source<D: Dialect>(rows: &[Row<D>]) -> BTreeMap<String, BTreeMap<State, i6
     sources
 }
 
-/// Counts what waits: by name of the sources that nodes know, `own` among them, and of [`MOST_FOREIGN`] others. All else goes under no name, for an
-/// application may make up as many as it has messages.
+/// Counts what is waiting: by name for the sources that nodes know, including `own`, and for at most [`MOST_FOREIGN`] others. Everything else is
+/// counted under the empty name, because an application may invent as many sources as it has messages.
 pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str, own: &[Arc<str>]) -> Result<Vec<Count>, Fail> {
     let mut told = nodes::known(session, project).await?.sources;
     told.extend(own.iter().map(ToString::to_string));
@@ -235,7 +236,7 @@ pub(super) async fn counts<D: Dialect>(session: &mut Session<D>, project: &str, 
     others.sort_unstable();
     told.extend(others.into_iter().rev().take(MOST_FOREIGN).map(|(_, _, source)| source));
     if !is_whole {
-        // Not all groups were read: these are counted again, and the others together.
+        // Not all groups were read: these sources are counted again by name, and all others together.
         let is_told = "coalesce(source, '') IN (SELECT {once} coalesce(k_source, '') FROM {table k k_source:text})";
         let sql = session.sql("counts_of_some", || counted::<D>(&format!("CASE WHEN {is_told} THEN {{text source}} END"), "1"));
         let names = Batch::texts(told.iter().map(String::as_str));

@@ -1,4 +1,4 @@
-//! The tables: created and upgraded by a small migrator of our own (sqlx's table of migrations may be the application's), or only checked.
+//! The tables: created and upgraded by a small migrator of our own (sqlx's migrations table may be in use by the application), or only checked.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use super::template::{Names, expand, render};
 use crate::store::Error;
 use crate::store::config::Migrate;
 
-/// How long a change of the tables may take.
+/// How long changing the tables may take.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// How long a look at them may take: it is the first thing that is asked of a server that may just be starting.
+/// How long checking them may take: it is the first query to a server that may only just be starting.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The checksum of a migration: of the file, so that prefix and project make no difference.
+/// The checksum of a migration's file, so that prefix and project make no difference.
 fn checksum(text: &str) -> String {
     let mut hex = String::with_capacity(64);
     for byte in Sha256::digest(text.as_bytes()) {
-        // Writing to a string doesn't fail.
+        // Writing to a string can't fail.
         let _ = write!(hex, "{byte:02x}");
     }
     hex
@@ -40,7 +40,7 @@ pub(super) fn versions<D: Dialect>() -> Vec<&'static str> {
     D::MIGRATIONS.iter().map(|(version, _)| *version).collect()
 }
 
-/// Everything that `auto` would run on an empty database, or on one where this many migrations were applied.
+/// Everything that `auto` would run on an empty database, or on one where the first `applied` migrations were applied.
 pub(super) fn print<D: Dialect>(names: &Names, applied: usize) -> String {
     let mut out = String::new();
     if let (Some(schema), 0) = (&names.schema, applied) {
@@ -52,7 +52,7 @@ pub(super) fn print<D: Dialect>(names: &Names, applied: usize) -> String {
     out
 }
 
-/// Creates, upgrades or checks the tables; answers the versions that were applied.
+/// Creates, upgrades or checks the tables; returns the versions that were applied.
 pub(super) async fn prepare<D: Dialect>(core: &Arc<Core<D>>, mode: Migrate) -> Result<Vec<String>, Error> {
     let missing = if core.dialect.is_absent() {
         D::MIGRATIONS.to_vec()
@@ -66,7 +66,7 @@ pub(super) async fn prepare<D: Dialect>(core: &Arc<Core<D>>, mode: Migrate) -> R
         let missing: Vec<_> = missing.iter().map(|(version, _)| *version).collect();
         return Err(Error::Schema(format!("{} not applied{}: {}", missing.join(", "), core.dialect.place(), advice::<D>(&missing))));
     }
-    // On MySQL a lock beyond the transaction guards it and each statement commits by itself; elsewhere all of it is one transaction.
+    // On MySQL a lock outside of transactions guards the work, and each statement commits on its own; elsewhere all of it is one transaction.
     let work = if D::unlock_schema("").is_some() { Work::Loose } else { Work::Transaction };
     let applied = core
         .run_within(work, LIMIT, |session| {
@@ -77,14 +77,14 @@ pub(super) async fn prepare<D: Dialect>(core: &Arc<Core<D>>, mode: Migrate) -> R
                 let lock = lock::take(session, LIMIT).await?;
                 let done = apply(session).await;
                 let freed = lock::let_go(session, lock).await;
-                // What went wrong first says more.
+                // The first error says more.
                 let versions = done?;
                 freed?;
                 Ok(versions)
             })
         })
         .await;
-    // The session was told to be patient, which others should not be.
+    // Long timeouts were set on this session, which other work should not inherit.
     core.forget();
     applied
 }
@@ -99,7 +99,7 @@ fn advice<D: Dialect>(missing: &[&str]) -> String {
 async fn apply<D: Dialect>(session: &mut Session<D>) -> Result<Vec<String>, Fail> {
     let names = session.core.names.clone();
     if let Some(schema) = &names.schema {
-        // Asked first: CREATE SCHEMA IF NOT EXISTS wants the right to create even where nothing is created.
+        // Checked first: CREATE SCHEMA IF NOT EXISTS requires the right to create even if the schema exists.
         let rows = session.rows_once("SELECT count(*) FROM information_schema.schemata WHERE schema_name = ?", &[Value::Text(schema)]).await?;
         if decode::number::<D>(&rows) == Some(0) {
             session.script(format!("CREATE SCHEMA \"{schema}\"")).await?;
@@ -115,7 +115,7 @@ async fn apply<D: Dialect>(session: &mut Session<D>) -> Result<Vec<String>, Fail
     Ok(applied)
 }
 
-/// The migrations that were not applied yet.
+/// The migrations that have not been applied yet.
 async fn missing<D: Dialect>(session: &mut Session<D>) -> Result<Vec<(&'static str, &'static str)>, Fail> {
     let names = session.core.names.clone();
     let exists = D::exists(names.schema.as_deref(), &names.plain("redrive_migrations"));
@@ -131,10 +131,10 @@ async fn missing<D: Dialect>(session: &mut Session<D>) -> Result<Vec<(&'static s
             Some((_, text)) if checksum(text) == *sum => {}
             Some(_) => {
                 return Err(
-                    Error::Schema(format!("migration {version} was applied in another form; this is not the redrive that made the tables")).into()
+                    Error::Schema(format!("migration {version} was applied with other contents; the tables were not made by this redrive")).into()
                 );
             }
-            None => return Err(Error::Schema(format!("migration {version} is of a newer redrive; run that one")).into()),
+            None => return Err(Error::Schema(format!("migration {version} comes from a newer redrive; run that one")).into()),
         }
     }
     Ok(D::MIGRATIONS.iter().filter(|(version, _)| !applied.iter().any(|(done, _)| done == version)).copied().collect())
@@ -149,7 +149,7 @@ pub(super) async fn default_project<D: Dialect>(session: &mut Session<D>) -> Res
     Ok(text.map(|text| unquoted(&text)).filter(|text| !text.is_empty() && text != "NULL"))
 }
 
-/// A default as the databases write it, `'orders'::text` or `orders`, without what is around it.
+/// A default without the quoting and type that databases add: `'orders'::text` or `orders`.
 fn unquoted(text: &str) -> String {
     match text.strip_prefix('\'').and_then(|rest| rest.split_once('\'')) {
         Some((inside, _)) => inside.to_owned(),

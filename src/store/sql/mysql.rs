@@ -1,4 +1,5 @@
-//! MySQL 8 and MariaDB 10.6 and later: no RETURNING, no array parameters; batches come as JSON, changes are locked, made and read in one transaction.
+//! MySQL 8 and later, MariaDB 10.6 and later: no RETURNING and no array parameters. Batches are passed as JSON; rows are locked, changed and read in
+//! one transaction.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -18,31 +19,31 @@ use crate::fault::Fault;
 use crate::store::config::Migrate;
 use crate::store::{Config, Error};
 
-/// The tables' collation on MariaDB and on MySQL: each byte counts, a blank at the end too.
+/// The tables' collation, on MariaDB and on MySQL: every byte counts, including a trailing blank.
 const COLLATIONS: [&str; 2] = ["utf8mb4_nopad_bin", "utf8mb4_0900_bin"];
-/// The same as each of them reads it: comments to the other.
+/// Both collations, each in a comment that only its own server executes.
 const COLLATION: &str = "CHARACTER SET utf8mb4 /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */";
 
-/// What a unit of work has at the least: a lock is waited for a second at the least, and MySQL looks but once a second whether that is over. The
-/// server has to say so first, or one row that somebody has locked would be taken for an outage.
+/// The minimum time limit of a unit of work. The minimum wait for a lock is a second, and MySQL checks only once a second whether it is over. The
+/// server's answer must come before our own limit, or one row that somebody has locked would be mistaken for an outage.
 const LEAST: Duration = Duration::from_secs(3);
 
 /// MySQL or MariaDB.
 #[derive(Clone, Debug)]
 pub(super) struct Mysql {
     options: MySqlConnectOptions,
-    /// What every session is told.
+    /// The settings of every session.
     session: String,
 }
 
 impl Mysql {
     /// From a URL and the certificates.
     pub(super) fn try_new(url: &str, config: &Config) -> Result<Self, Vec<Fault>> {
-        // What sqlx says of a URL may repeat parts of it.
+        // sqlx's own message may repeat parts of the URL.
         let options =
-            MySqlConnectOptions::from_str(url).map_err(|_| vec![Fault::new("url", "is no URL of MySQL: look at its port and its parameters")])?;
+            MySqlConnectOptions::from_str(url).map_err(|_| vec![Fault::new("url", "is not a valid MySQL URL: check its port and its parameters")])?;
         if options.get_database().is_none_or(str::is_empty) {
-            return Err(vec![Fault::new("url", "names no database; write mysql://user:password@host/database")]);
+            return Err(vec![Fault::new("url", "does not name a database; write mysql://user:password@host/database")]);
         }
         let cache = usize::try_from(config.statement_cache).unwrap_or(0);
         let mut options = options
@@ -76,9 +77,9 @@ impl Mysql {
     }
 }
 
-/// READ COMMITTED: at the default level, claims that skip locked rows hold up an application's inserts. And nothing of ours holds a lock
-/// for long: a transaction that waits for a node that was stopped is ended (MariaDB), or its idle session (MySQL, which knows no better),
-/// and so is one that is read no more.
+/// READ COMMITTED: at the default level, claims that skip locked rows hold up an application's inserts. And nothing of ours keeps a lock for long: a
+/// transaction that waits for a stopped node is ended (on MariaDB; MySQL can only end its idle session), and so is a connection whose client stopped
+/// reading.
 fn session(timeout: Duration) -> String {
     let limit = timeout.as_secs().clamp(1, 3600);
     let lock = (limit / 2).max(1);
@@ -101,14 +102,14 @@ impl Dialect for Mysql {
         ("0004_sample", include_str!("../../../migrations/mysql/0004_sample.sql")),
     ];
     const NOW: &'static str = "UTC_TIMESTAMP(6)";
-    // MariaDB knows no OF, and needs none.
+    // MariaDB does not have OF, and does not need it.
     const LOCK: &'static str = "FOR UPDATE /*!80000 OF l */";
     const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
     const BEGIN: &'static str = "START TRANSACTION";
     const ONCE: &'static str = "/*+ SUBQUERY(MATERIALIZATION) */";
     const COMPARES_PAIRS: bool = false;
     const JOINED: bool = true;
-    // Finished rows stand in the claim's index too: leaping from source to source is cheap, looking for one that waits is not.
+    // The claim's index holds finished rows too: leaping from source to source is cheap, looking for a waiting row is not.
     const WAITING: &'static str = "";
     const DATED: &'static str = "(due_at IS NOT NULL) = TRUE";
     const LEAPS: bool = false;
@@ -123,7 +124,7 @@ impl Dialect for Mysql {
         token bigint NOT NULL, held_until datetime(6) NOT NULL) ENGINE = InnoDB";
     const VERSION: &'static str = "SELECT CONCAT(CASE WHEN VERSION() LIKE '%MariaDB%' THEN 'MariaDB ' ELSE 'MySQL ' END, VERSION())";
 
-    // Where there may be NULL, MySQL asks again for each row.
+    // If the column could be NULL, MySQL would run the subquery again for each row.
     fn on_sheets() -> String {
         format!("COALESCE(u.id, '') AS h_id FROM {{sheet}} s, JSON_TABLE(s.ids, '$[*]' COLUMNS (id char(36) {COLLATION} PATH '$')) AS u")
     }
@@ -136,7 +137,7 @@ impl Dialect for Mysql {
         format!("GREATEST({one}, {other})")
     }
 
-    // As a number. A date that is none, such as 0000-00-00 or 2024-00-00, has none: it counts as the year 0, which sorts as it does.
+    // As a number. An invalid date such as 0000-00-00 or 2024-00-00 has none: it counts as the year 0, which sorts the same.
     fn select_time(time: &str) -> String {
         format!(
             "COALESCE(TIMESTAMPDIFF(MICROSECOND, '1970-01-01 00:00:00', {time}), CASE WHEN ({time} IS NOT NULL) = TRUE THEN -62167219200000000 END)"
@@ -238,7 +239,7 @@ impl Dialect for Mysql {
 
     driver!();
 
-    // A client that drops the comments of what `migrate --print-sql` prints makes tables that take `A` for `a`.
+    // Clients that strip comments from the output of `migrate --print-sql` create tables that treat `A` and `a` as equal.
     async fn settle(core: &Arc<Core<Self>>, _: Migrate) -> Result<(), Error> {
         let collation = core.run(Work::Read, |session| {
             Box::pin(async move {
@@ -266,7 +267,7 @@ impl Dialect for Mysql {
         Some(format!("SELECT RELEASE_LOCK(SUBSTRING(SHA2(CONCAT('redrive', DATABASE(), '{prefix}'), 256), 1, 32))"))
     }
 
-    // Percona XtraDB Cluster has no number of its own for it, and MariaDB that of all it does not do yet.
+    // Percona XtraDB Cluster has no error number of its own for this; MariaDB's is the general one for what is not supported.
     fn refuses_lock(error: &dyn DatabaseError) -> bool {
         let number = error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
         matches!(number, Some(1105 | 1235)) && error.message().contains("GET_LOCK")
@@ -280,12 +281,12 @@ impl Dialect for Mysql {
             1205 | 1213 | 1020 | 3058 | 3572 => Error::Contended(text),
             // max_statement_time, max_execution_time.
             1969 | 3024 => Error::TimedOut(timeout),
-            // Too many connections of all or of a user, too many errors of a host, no thread, too many prepared statements or none any more,
-            // shutdown, aborted, killed, read-only (a replica), idle for too long, WSREP not ready, a group that changes its primary.
+            // Too many connections in total or of a user, too many errors of a host, no thread; too many prepared statements, or an unknown one;
+            // shutdown, aborted, killed, read-only (a replica), idle for too long, WSREP not ready, a group that is changing its primary.
             1040 | 1203 | 1226 | 1129 | 1135 | 1461 | 1615 | 1053 | 1152 | 1317 | 1927 | 1290 | 1792 | 1836 | 4030 | 4031 | 1047 | 3100 | 3101
-            // A full disk, table or table of locks, a failed write or commit, no memory: somebody makes room, and what was refused is written then.
+            // A full disk, table or lock table, a failed write or commit, no memory: once somebody makes room, what was refused gets written.
             | 1021 | 1114 | 1206 | 1026 | 1030 | 1180 | 1037 | 1038 | 1041
-            // What a proxy says of the server behind it: it can't be reached, it went away, and ProxySQL's own.
+            // What a proxy reports about the server behind it: unreachable, gone away, and ProxySQL's own errors.
             | 2000..=2099 | 9000..=9099 => Error::Unavailable(text),
             // No such table, no such column.
             1146 | 1054 => Error::Schema(text),

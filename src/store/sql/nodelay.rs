@@ -1,15 +1,15 @@
-//! `TCP_NODELAY` on the connections to the database. sqlx 0.9.0 dropped it (sqlx issue 4335, mended after that release), and neither takes a
-//! socket nor gives one out. Without it a statement of more than one segment, or of more than one TLS record, waits up to 40 ms for the
+//! `TCP_NODELAY` on the connections to the database. sqlx 0.9.0 dropped it (sqlx issue 4335, fixed after that release), and it neither accepts a
+//! socket nor exposes its own. Without the option, a statement of more than one segment, or of more than one TLS record, waits up to 40 ms for the
 //! server's delayed acknowledgement (RFC 1122, 4.2.3.2 and 4.2.3.4). To be deleted with the next sqlx.
 
 use std::net::TcpStream;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
-/// The waits between the times that it is set while a connection is being made, in milliseconds: the handshake of TLS suffers most.
+/// The pauses, in milliseconds, between setting the option again and again while a connection is being made: the TLS handshake suffers most.
 const STEPS_MS: [u64; 6] = [1, 1, 2, 4, 8, 16];
 
-/// Makes a connection to this port, without the delay from its first milliseconds on.
+/// Connects to this port, with the option set from the connection's first milliseconds on.
 pub(crate) async fn connect<C, E>(port: u16, connecting: impl Future<Output = Result<C, E>>) -> Result<C, E> {
     let early = async {
         for step in STEPS_MS {
@@ -26,7 +26,7 @@ pub(crate) async fn connect<C, E>(port: u16, connecting: impl Future<Output = Re
     Ok(connection)
 }
 
-/// Sets it on each TCP socket of this process whose other end has this port; setting it again, or on a neighbour, does no harm.
+/// Sets the option on every TCP socket of this process whose peer has this port; setting it again, or on an unrelated socket, does no harm.
 #[cfg(target_os = "linux")]
 fn apply(port: u16) {
     let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else { return };
@@ -44,13 +44,13 @@ fn apply(_: u16) {}
 
 #[cfg(target_os = "linux")]
 fn set(descriptor: RawFd, port: u16) {
-    // SAFETY: the descriptor is borrowed for the one call that duplicates it. Should its owner close it in this moment, the call fails or
-    // duplicates another file of this process, and neither is read, written or closed here.
+    // SAFETY: the descriptor is borrowed only for the call that duplicates it. If its owner closes it at that moment, the call fails or duplicates
+    // another file of this process, and neither is read, written or closed here.
     #[expect(unsafe_code, reason = "sqlx does not give its sockets out")]
     let Ok(own) = unsafe { BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned() else { return };
     let stream = TcpStream::from(own);
     if stream.peer_addr().is_ok_and(|peer| peer.port() == port) {
-        // What cannot be set was no socket of ours, or is closed already.
+        // If this fails, it was not a socket of ours, or is closed already.
         let _ = stream.set_nodelay(true);
     }
 }

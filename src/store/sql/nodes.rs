@@ -1,4 +1,4 @@
-//! Who lives, what nobody serves.
+//! Which nodes are alive, and what nobody serves.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use super::insert::{clock, micros};
 use super::pool::{Fail, Session};
 use crate::store::{Heartbeat, Served, Unserved};
 
-/// The most kinds of rows that a look for strays goes through. An application that makes up more is told of these first.
+/// A look for strays goes through at most this many sources. If an application invents more, these are reported first.
 pub(super) const MOST_KINDS: i64 = 200;
-/// What a node knew is not unknown for so long after its last beat: it may be back, and its messages wait for it.
+/// A source stays known this long after its last node signed off or stopped beating: the node may come back, and the messages wait for it.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
-/// No beat is good for longer than this. What lies further ahead was written before the database's clock was set back, by a node that has said nothing
+/// No beat is valid for longer than this. An expiry further ahead was written before the database's clock was set back, by a node that has not beaten
 /// since.
 const FURTHEST: Duration = Duration::from_secs(60);
-/// At most so many nodes are forgotten at once.
+/// At most this many nodes are deleted at once.
 const MOST_FORGOTTEN: i64 = 500;
-/// At most so many lost attempts are looked at: a node may leave behind all that it had under way.
+/// At most this many lost attempts are looked at: a dead node may leave behind everything that it was sending.
 const MOST_LOST: i64 = 10_000;
 
 /// True of rows that are being sent, or were when their node died.
 const SENDING: &str = "AND state = 'sending'";
-/// Leases that have run out. An application may make up a row as being sent, without one.
+/// Leases that have run out. A row without a lease may be `sending` because an application wrote that.
 pub(super) const LAPSED: [&str; 2] = ["lease_until <= {now}", "lease_until IS NULL"];
 
 pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heartbeat) -> Result<(), Fail> {
@@ -47,7 +47,7 @@ pub(super) async fn heartbeat<D: Dialect>(session: &mut Session<D>, beat: &Heart
     Ok(())
 }
 
-/// The sources of a node as its row has them: those that it serves, or those that it takes messages for and leaves to others.
+/// The sources of a node as its row lists them: those that it serves, or those that it only takes messages for.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Names {
@@ -55,20 +55,21 @@ enum Names {
     Accepted { accepts: Vec<String> },
 }
 
-/// The sources that a node wrote down; `None` if they can't be read, as those of a later build may not be.
+/// The sources that a node recorded; `None` if they can't be read, for example because a later release wrote them.
 fn written<D: Dialect>(row: &Row<D>, index: usize) -> Option<Names> {
     serde_json::from_str(&decode::maybe_text::<D>(row, index)?).ok()
 }
 
-/// Notes that a node lives no more, and forgets others that don't: a run from cron does so nowhere else.
+/// Marks this node as stopped, and [deletes](forget) the rows of nodes that expired: a run from cron has no other occasion to.
 pub(super) async fn sign_off<D: Dialect>(session: &mut Session<D>, project: &str, node: &str) -> Result<(), Fail> {
     let end = session.sql("sign_off", || "UPDATE {node} SET expires_at = {now} WHERE project = ? AND node = ? AND expires_at > {now}".to_owned());
     session.execute(end, &[Value::Text(project), Value::Text(node)]).await?;
     forget(session, project).await
 }
 
-/// Forgets nodes that have not lived for long, since nobody asks any more what they knew, and those of which one that lived longer knows the same: of
-/// a process that is started over and over there is one row, not one a start. They are looked for without a lock, so that no beat waits.
+/// Deletes the rows of nodes that expired long ago, since nobody needs to know any more what they knew, and of those whose sources are all known by
+/// one that lived longer: a process that is restarted over and over leaves one row, not one per start. They are looked for without a lock, so that no
+/// heartbeat has to wait.
 pub(super) async fn forget<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<(), Fail> {
     let over = session.sql("nodes_over", || {
         format!(
@@ -85,7 +86,7 @@ pub(super) async fn forget<D: Dialect>(session: &mut Session<D>, project: &str) 
     Ok(())
 }
 
-/// What live nodes serve, by project.
+/// The sources that live nodes serve, by project.
 pub(super) async fn served<D: Dialect>(session: &mut Session<D>) -> Result<BTreeMap<String, HashSet<String>>, Fail> {
     let sql = session
         .sql("served", || "SELECT {text project}, {text sources} FROM {node} WHERE expires_at > {now} AND expires_at <= {plus {now}|?}".to_owned());
@@ -97,10 +98,10 @@ pub(super) async fn served<D: Dialect>(session: &mut Session<D>) -> Result<BTree
     Ok(served)
 }
 
-/// The sources that nodes of a project know, those that lived lately among them.
+/// The sources that nodes of a project know, including nodes that died within the last day.
 pub(super) struct Known {
     pub(super) sources: HashSet<String>,
-    /// Whether these are all: if not, no other source may be held for unknown.
+    /// Whether the list is complete: if not, no other source may be considered unknown.
     pub(super) is_all: bool,
 }
 
@@ -117,24 +118,24 @@ pub(super) async fn known<D: Dialect>(session: &mut Session<D>, project: &str) -
     Ok(known)
 }
 
-/// The sources for which rows of a project wait.
+/// The sources of a project's waiting rows.
 pub(super) async fn kinds<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<Vec<String>, Fail> {
     leaps(session, ["kinds", "kinds_first", "kinds_next"], "source", Some(project), "{waiting}").await
 }
 
-/// The projects of which rows wait, or are being sent.
+/// The projects with rows that are waiting or being sent.
 async fn projects<D: Dialect>(session: &mut Session<D>) -> Result<BTreeSet<String>, Fail> {
     let mut projects: BTreeSet<_> =
         leaps(session, ["projects", "projects_first", "projects_next"], "project", None, "{waiting}").await?.into_iter().collect();
-    // Where the claim's index holds all rows, those that are being sent are among them.
+    // Where the claim's index holds all rows, it includes those that are being sent.
     if D::LEAPS {
         projects.extend(leaps(session, ["projects_sending", "", ""], "project", None, SENDING).await?);
     }
     Ok(projects)
 }
 
-/// What a column holds of such rows, of all or of a project: found by leaps in an index from one value to the next rather than by reading it, in one
-/// statement or, in the claim's index, each leap a statement.
+/// The distinct values of a column among such rows, in general or within a project. They are found by leaping through an index from one value to the
+/// next instead of reading it all: in one statement or, in the claim's index, with one statement per leap.
 async fn leaps<D: Dialect>(
     session: &mut Session<D>,
     names: [&'static str; 3],
@@ -171,8 +172,8 @@ async fn leaps<D: Dialect>(
     Ok(found)
 }
 
-/// Whether rows of a project wait for other sources than these: a condition, and its parameters. It looks into the gaps between them, so that the
-/// rows of its own, those that are long gone and still in the index too, are never passed over.
+/// A condition, with its parameters, that is true if rows of the project wait for sources other than these. It looks into the gaps between their
+/// names, so that the many entries of these sources, including those of rows delivered long ago, are never read.
 pub(super) fn foreign<'a>(project: &'a str, sources: &'a [Arc<str>]) -> (String, Vec<Value<'a>>) {
     let names: BTreeSet<&str> = sources.iter().map(|source| &**source).collect();
     let (mut gaps, mut values, mut last) = (Vec::new(), Vec::new(), None);
@@ -187,8 +188,8 @@ pub(super) fn foreign<'a>(project: &'a str, sources: &'a [Arc<str>]) -> (String,
     (gaps.join(" OR "), values)
 }
 
-/// Whether rows of a project are being sent under such a lease for other sources than these: a condition whose parameters are the project and a batch of
-/// the sources.
+/// A condition that is true if rows of the project are being sent under such a lease for sources other than these; its parameters are the project and
+/// a batch of the sources.
 pub(super) fn orphaned(lease: &str) -> String {
     format!(
         "EXISTS (SELECT 1 FROM {{log}} WHERE project = ? {SENDING} AND {lease}
@@ -196,13 +197,14 @@ pub(super) fn orphaned(lease: &str) -> String {
     )
 }
 
-/// Whether a condition holds that is asked seldom.
+/// Evaluates a condition that is seldom asked for.
 pub(super) async fn is_true<D: Dialect>(session: &mut Session<D>, condition: &str, values: &[Value<'_>]) -> Result<bool, Fail> {
     let rows = session.rows_once(&format!("SELECT CASE WHEN {condition} THEN 1 ELSE 0 END"), values).await?;
     Ok(rows.first().is_some_and(|row| D::int(row, 0).ok().flatten() == Some(1)))
 }
 
-/// How long the longest due message has waited that nobody is sending: of each of these sources, and of any source of which attempts are lost.
+/// How long the message that has been due longest, and that nobody is sending, has waited: for each of these sources, and for every source with lost
+/// attempts.
 pub(super) async fn overdue<'a, D: Dialect>(
     session: &mut Session<D>,
     project: &str,
@@ -215,7 +217,7 @@ pub(super) async fn overdue<'a, D: Dialect>(
     Ok(oldest)
 }
 
-/// That of those on a level.
+/// The same, for the messages on a level.
 async fn oldest_due<'a, D: Dialect>(
     session: &mut Session<D>,
     project: &str,
@@ -243,14 +245,14 @@ async fn oldest_due<'a, D: Dialect>(
     Ok(oldest)
 }
 
-/// Notes how long a message of a source has waited, if none has waited longer.
+/// Records how long a message of a source has waited, if none has waited longer.
 fn lengthen(oldest: &mut BTreeMap<String, Duration>, source: String, age: Duration) {
     let longest = oldest.entry(source).or_default();
     *longest = age.max(*longest);
 }
 
-/// How long the longest due message of each source has waited of which the attempt is lost, and which nobody has taken over. They are on no level, and
-/// on no sheet.
+/// For each source, how long the longest due message has waited whose attempt is lost and that nobody has taken over. Such messages are on no level
+/// and on no sheet.
 async fn lost<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<BTreeMap<String, Duration>, Fail> {
     let sql = session.sql("lost", || {
         let [past, none] = LAPSED;
@@ -263,7 +265,7 @@ async fn lost<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<BTr
     let mut lost = BTreeMap::new();
     for row in session.rows(sql, &[Value::Text(project)]).await? {
         let Some(source) = decode::maybe_text::<D>(&row, 0) else { continue };
-        // A due time may be none, and then it is the lease that tells.
+        // If the due time is missing or invalid, the lease's end is used.
         let Some(since) = [1, 2].into_iter().filter_map(|column| D::time(&row, column).ok().flatten().and_then(earliest)).min() else { continue };
         if let Ok(age) = (clock::<D>(&row, 3)? - since).to_std() {
             lengthen(&mut lost, source, age);
@@ -272,12 +274,12 @@ async fn lost<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<BTr
     Ok(lost)
 }
 
-/// Whether there may be rows that wait for others than the asking node: a condition, and its parameters.
+/// A condition, with its parameters, that is true if there may be rows that wait for a node other than the asking one.
 fn others<'a, D: Dialect>(own: &'a Served, sources: &'a Batch<'a>) -> (String, Vec<Value<'a>>) {
     let (foreign, names) = foreign(&own.project, &own.sources);
     let project = Value::Text(&own.project);
     let (mut any, mut values) = (Vec::new(), Vec::new());
-    // Where the claim's index holds all rows, those that are being sent are among them.
+    // Where the claim's index holds all rows, it includes those that are being sent.
     let kinds = if D::WAITING.is_empty() { 1 } else { 2 };
     for rows in ["{waiting}", SENDING].into_iter().take(kinds) {
         for other in ["<", ">"] {

@@ -1,4 +1,5 @@
-//! Parts of a transaction. What the database refuses for good, by a CHECK or a trigger of the table's owner, ends its part and nothing else.
+//! Parts of a transaction, each in a savepoint. If the database refuses something for good, through a CHECK or a trigger of the table's owner, only
+//! that part is undone.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,8 @@ use super::dialect::Dialect;
 use super::pool::{Fail, Session};
 use crate::store::Error;
 
-/// Parts take no more than this share of the time that their transaction has: others wait for it meanwhile, and the rest is for another.
+/// Parts together take at most this fraction of their transaction's time limit: others wait for it meanwhile. What remains is for the next
+/// transaction.
 const SHARE: u32 = 16;
 
 /// The parts of one transaction, one after another.
@@ -18,17 +20,17 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Those of a transaction that has so long and begins now.
+    /// The parts of a transaction that begins now and has this time limit.
     pub(super) fn within(time: Duration) -> Self {
         Self { until: Instant::now() + time / SHARE, refused: None }
     }
 
-    /// Whether there is no time for another.
+    /// Whether there is no time left for another.
     pub(super) fn are_over(&self) -> bool {
         Instant::now() >= self.until
     }
 
-    /// Ends a part with what it came to; `None` if the database refused it, and then nothing of it is left.
+    /// Ends a part with its result; `None` if the database refused it, in which case all of it is undone.
     pub(super) async fn end<D: Dialect, T>(&mut self, session: &mut Session<D>, part: Result<T, Fail>) -> Result<Option<T>, Fail> {
         let (done, refused) = match part {
             Ok(done) => (Some(done), None),
@@ -53,7 +55,7 @@ pub(super) async fn begin<D: Dialect>(session: &mut Session<D>) -> Result<(), Fa
     Ok(session.script("SAVEPOINT a_part".to_owned()).await?)
 }
 
-/// Why the database refused something for good; any other failure is given back.
+/// Why the database refused something for good; any other failure is passed on.
 fn refusal<D: Dialect>(session: &Session<D>, fail: Fail) -> Result<Error, Fail> {
     match fail {
         Fail::Sql(error) => match session.core.judge(&error) {

@@ -1,7 +1,7 @@
 //! Connections, and the unit of work on one.
 //!
-//! A pool of our own, because two things are asked that sqlx's does not give: the connection used last is used next, so that an idle node
-//! holds one or two; and a unit is never dropped half way, so that no transaction is left open for whoever gets the connection next.
+//! We have our own pool because sqlx's lacks two things: the connection that was used last is used next, so that an idle node keeps only one or two;
+//! and a unit of work is never dropped half-way, so that no transaction is left open for the connection's next user.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -17,27 +17,27 @@ use super::dialect::{Arguments, Connection, Dialect, Role, Row, Value};
 use super::template::{Names, render};
 use crate::store::{Error, Observer};
 
-/// A connection that was not used for so long is closed when another comes back.
+/// A connection that has been idle for this long is closed when another one is returned.
 const IDLE: Duration = Duration::from_secs(10);
-/// A connection that was not used for so long is asked whether it still lives.
+/// A connection that has been idle for this long is checked before it is used.
 const DOUBTFUL: Duration = Duration::from_secs(1);
-/// How long a connection has to say goodbye.
+/// How long a connection may take to close.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// People who look at messages have this part of the connections, one at the least.
+/// People who look at messages share a quarter of the connections, at least one.
 const LOOKERS: u32 = 4;
-/// And wait so long for a turn.
+/// And wait this long for one.
 const TURN: Duration = Duration::from_secs(2);
 
-/// What a unit of work does.
+/// The kind of a unit of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     /// One statement that reads.
     Read,
-    /// One statement that writes (where changes answer no rows several, which then go into a transaction).
+    /// One statement that writes (or several in a transaction, where changes don't return rows).
     Write,
-    /// Several statements that happen together or not at all.
+    /// Several statements that take effect together or not at all.
     Transaction,
-    /// Several statements, each for itself.
+    /// Several statements, each on its own.
     Loose,
 }
 
@@ -60,13 +60,13 @@ impl From<Error> for Fail {
     }
 }
 
-/// What all units of a store share.
+/// What all units of work of a store share.
 #[derive(Debug)]
 pub(super) struct Core<D: Dialect> {
     pub(super) dialect: D,
     pub(super) names: Names,
     pub(super) timeout: Duration,
-    /// What this process is known by where it changes the tables.
+    /// Identifies this process when it changes the tables.
     pub(super) token: i64,
     /// Cancelled once the store is closed.
     pub(super) closed: CancellationToken,
@@ -79,7 +79,7 @@ pub(super) struct Core<D: Dialect> {
     observer: Observed,
 }
 
-/// Whoever wants to know how long units take.
+/// The observer of how long units of work take.
 struct Observed(Observer);
 
 impl std::fmt::Debug for Observed {
@@ -115,7 +115,7 @@ impl<D: Dialect> Pool<D> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection used last, or a new one. The caller holds a permit.
+    /// The connection that was used last, or a new one. The caller holds a permit.
     async fn connection(&self, dialect: &D) -> Result<Connection<D>, sqlx::Error> {
         loop {
             let Some(mut idle) = self.idle().pop() else { break };
@@ -125,7 +125,7 @@ impl<D: Dialect> Pool<D> {
             if matches!(tokio::time::timeout(GOODBYE, idle.connection.ping()).await, Ok(Ok(()))) {
                 return Ok(idle.connection);
             }
-            // Where one is dead, the others are.
+            // If one is dead, so are the others.
             self.idle().clear();
         }
         dialect.connect(self.role).await
@@ -155,12 +155,12 @@ impl<D: Dialect> Pool<D> {
 
 async fn goodbye<D: Dialect>(connections: Vec<Connection<D>>) {
     for connection in connections {
-        // Whether it heard us does not matter.
+        // Whether the server noticed does not matter.
         let _ = tokio::time::timeout(GOODBYE, connection.close()).await;
     }
 }
 
-/// A connection while a unit of work has it.
+/// A connection while a unit of work is using it.
 pub(super) struct Session<D: Dialect> {
     pub(super) core: Arc<Core<D>>,
     connection: Connection<D>,
@@ -184,7 +184,7 @@ impl<D: Dialect> Core<D> {
         }
     }
 
-    /// The SQL of a statement, rendered once.
+    /// The SQL of a statement, rendered on first use.
     pub(super) fn sql(&self, name: &'static str, template: impl FnOnce() -> String) -> Arc<str> {
         if let Some(sql) = self.statements.read().unwrap_or_else(PoisonError::into_inner).get(name) {
             return sql.clone();
@@ -194,8 +194,8 @@ impl<D: Dialect> Core<D> {
         sql
     }
 
-    /// Does a unit of work in a task of its own, so that it is finished or undone whatever becomes of the caller. What still waits for
-    /// a connection is forgotten with its caller.
+    /// Runs a unit of work in a task of its own, so that it is finished or undone whatever happens to the caller. A unit that is still waiting for a
+    /// connection is dropped along with its caller.
     pub(super) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         work: Work,
@@ -204,7 +204,7 @@ impl<D: Dialect> Core<D> {
         self.run_within(work, self.timeout, unit).await
     }
 
-    /// As [`Self::run`]; the observer is told how long it took, the wait for a connection included.
+    /// As [`Self::run`]; the observer is given the duration, including the wait for a connection.
     pub(super) async fn observed<T: Send + 'static>(
         self: &Arc<Self>,
         name: &'static str,
@@ -217,7 +217,8 @@ impl<D: Dialect> Core<D> {
         result
     }
 
-    /// As [`Self::observed`], for what people look at: however many do, and however long the database takes, sending finds connections.
+    /// As [`Self::observed`], for people who look at messages: however many there are, and however long the database takes, sending always finds a
+    /// connection.
     pub(super) async fn look<T: Send + 'static>(
         self: &Arc<Self>,
         name: &'static str,
@@ -226,7 +227,7 @@ impl<D: Dialect> Core<D> {
         let Ok(Ok(turn)) = timeout(TURN, self.lookers.clone().acquire_owned()).await else { return Err(Error::Busy(TURN)) };
         self.observed(name, Work::Read, move |session| {
             Box::pin(async move {
-                // The turn is the unit's, not the caller's, who may go away before it is over.
+                // The permit belongs to the unit of work, not to the caller, who may go away before it is done.
                 let _turn = turn;
                 unit(session).await
             })
@@ -234,7 +235,7 @@ impl<D: Dialect> Core<D> {
         .await
     }
 
-    /// As [`Self::run`], with another limit: changing the tables may take long.
+    /// As [`Self::run`], with a different time limit: changing the tables may take long.
     pub(super) async fn run_within<T: Send + 'static>(
         self: &Arc<Self>,
         work: Work,
@@ -249,8 +250,8 @@ impl<D: Dialect> Core<D> {
         };
         match tokio::spawn(self.clone().unit(work, permit, (deadline, limit), unit)).await {
             Ok(result) => result,
-            // Of whatever it panics, the rest of the batch need not share its fate: what is refused is halved.
-            Err(error) if error.is_panic() => Err(Error::Refused("redrive panicked over it, which is a bug in redrive: please report it".to_owned())),
+            // If one message makes it panic, the rest of the batch should not suffer: a refused batch is halved.
+            Err(error) if error.is_panic() => Err(Error::Refused("redrive panicked; this is a bug in redrive, please report it".to_owned())),
             Err(error) => Err(Error::Unavailable(format!("the work was cut off: {error}"))),
         }
     }
@@ -272,7 +273,7 @@ impl<D: Dialect> Core<D> {
         let pool = self.pool(work);
         let connection = match timeout_at(deadline, pool.connection(&self.dialect)).await {
             Ok(Ok(connection)) => connection,
-            // Whatever the server says to one that connects, it says nothing of what it was to be given.
+            // Whatever the server answers to a connection attempt, it is not a verdict on the statement that was to follow.
             Ok(Err(error)) => {
                 return Err(match self.judge(&error) {
                     Error::Refused(why) => Error::Unavailable(why),
@@ -302,7 +303,7 @@ impl<D: Dialect> Core<D> {
         if healthy {
             pool.give_back(session.connection);
         } else {
-            // The connection is dropped, which ends its session and what it had open.
+            // Dropping the connection ends its session and any open transaction.
             drop(session);
             if matches!(result, Err(Error::Unavailable(_))) {
                 pool.idle().clear();
@@ -324,7 +325,7 @@ impl<D: Dialect> Core<D> {
         }
     }
 
-    /// Lets go of the connections that are idle.
+    /// Drops the idle connections.
     pub(super) fn forget(&self) {
         self.write.idle().clear();
         if let Some(read) = &self.read {
@@ -342,7 +343,7 @@ impl<D: Dialect> Core<D> {
 }
 
 impl<D: Dialect> Session<D> {
-    /// Does the work inside its brackets. Answers also whether the connection is fit for the next.
+    /// Runs the work between BEGIN and COMMIT, where it needs them. Also returns whether the connection can be used again.
     async fn perform<T>(
         &mut self,
         bracket: bool,
@@ -380,12 +381,12 @@ impl<D: Dialect> Session<D> {
         Ok(arguments)
     }
 
-    /// Runs a statement and gives its rows.
+    /// Runs a statement and returns its rows.
     pub(super) async fn rows(&mut self, sql: Arc<str>, values: &[Value<'_>]) -> Result<Vec<Row<D>>, sqlx::Error> {
         self.each(sql, values, Some).await
     }
 
-    /// Runs a statement and gives what is taken of its rows. Each is read as it comes, while it is in the processor's cache, and let go of.
+    /// Runs a statement and returns what `take` makes of its rows. Each is read and dropped as it arrives, while it is in the processor's cache.
     pub(super) async fn each<T: Send>(
         &mut self,
         sql: Arc<str>,
@@ -395,23 +396,23 @@ impl<D: Dialect> Session<D> {
         D::fetch(&mut self.connection, sql, Self::arguments(values)?, self.core.keep, take).await
     }
 
-    /// Runs a statement and gives the number of rows that it changed.
+    /// Runs a statement and returns the number of rows that it changed.
     pub(super) async fn execute(&mut self, sql: Arc<str>, values: &[Value<'_>]) -> Result<u64, sqlx::Error> {
         D::execute(&mut self.connection, sql, Self::arguments(values)?, self.core.keep).await
     }
 
-    /// As [`Self::rows`], for a statement that is seldom asked and not kept prepared.
+    /// As [`Self::rows`], for a statement that is run seldom and not kept prepared.
     pub(super) async fn rows_once(&mut self, template: &str, values: &[Value<'_>]) -> Result<Vec<Row<D>>, sqlx::Error> {
         let sql = render::<D>(&self.core.names, template).into();
         D::fetch(&mut self.connection, sql, Self::arguments(values)?, false, Some).await
     }
 
-    /// Runs statements as they are.
+    /// Runs statements unprepared.
     pub(super) async fn script(&mut self, sql: String) -> Result<(), sqlx::Error> {
         D::script(&mut self.connection, sql).await
     }
 
-    /// The SQL of a statement, rendered once.
+    /// The SQL of a statement, rendered on first use.
     pub(super) fn sql(&self, name: &'static str, template: impl FnOnce() -> String) -> Arc<str> {
         self.core.sql(name, template)
     }

@@ -1,4 +1,4 @@
-//! PostgreSQL 13 and later: changes answer their rows, arrays as parameters, LISTEN and NOTIFY.
+//! PostgreSQL 13 and later: changes return their rows, arrays are parameters, LISTEN and NOTIFY.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -22,34 +22,34 @@ use crate::fault::Fault;
 use crate::store::config::Migrate;
 use crate::store::{Address, Config, Error};
 
-/// Microseconds from 1970 to 2000, where PostgreSQL counts from.
+/// Microseconds from 1970 to 2000, PostgreSQL's epoch.
 const EPOCH: i64 = 946_684_800_000_000;
 
 /// PostgreSQL.
 #[derive(Clone, Debug)]
 pub(super) struct Postgres {
     pub(super) options: PgConnectOptions,
-    /// What a new session is told.
+    /// The settings of a new session.
     pub(super) setup: Option<String>,
-    /// For sessions behind PgBouncer in transaction mode, where nothing that is set lasts: the settings, for each transaction.
+    /// The settings as they are repeated in each transaction, for sessions behind PgBouncer in transaction mode, where settings don't last.
     pub(super) session: Option<String>,
-    /// Whether a trigger tells of new rows.
+    /// Whether a trigger notifies of new rows.
     pub(super) notify: bool,
 }
 
 impl Postgres {
     /// From a URL and the certificates.
     pub(super) fn try_new(url: &str, config: &Config) -> Result<Self, Vec<Fault>> {
-        // What sqlx says of a URL may repeat parts of it.
-        let options =
-            PgConnectOptions::from_str(url).map_err(|_| vec![Fault::new("url", "is no URL of PostgreSQL: look at its port and its parameters")])?;
+        // sqlx's own message may repeat parts of the URL.
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|_| vec![Fault::new("url", "is not a valid PostgreSQL URL: check its port and its parameters")])?;
         let mut options = options.disable_statement_logging().statement_cache_capacity(config.statement_cache as usize).extra_float_digits(None);
         if options.get_application_name().is_none() {
             options = options.application_name("redrive");
         }
         if let Some(tls) = &config.tls {
             let mode = if tls.ca.is_some() { PgSslMode::VerifyFull } else { PgSslMode::Require };
-            // What the URL asks for may be stricter than TLS without an authority.
+            // The URL may ask for something stricter than TLS without an authority.
             if tls.ca.is_some() || !matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull) {
                 options = options.ssl_mode(mode);
             }
@@ -65,12 +65,12 @@ impl Postgres {
         }
         let settings = settings(config.timeout.get());
         let (setup, session) = if config.statement_cache == 0 {
-            // In PgBouncer's transaction mode a session is nobody's.
+            // In PgBouncer's transaction mode a session belongs to nobody.
             (None, Some(script("SET LOCAL", settings)))
         } else {
-            // The server notices a node that is gone without a word.
+            // With these the server notices a node that vanished silently.
             let alive = [("tcp_keepalives_idle", "30"), ("tcp_keepalives_interval", "10"), ("tcp_keepalives_count", "3")];
-            // And one that takes no more of what it asked for, though its machine lives: it may hold others up.
+            // And one that no longer reads the answers it asked for, though its machine is alive: it might hold others up.
             let alive = alive.into_iter().chain([("tcp_user_timeout", "5000")]).map(|(name, value)| (name, value.to_owned()));
             (Some(script("SET", settings.into_iter().chain(alive))), None)
         };
@@ -78,17 +78,17 @@ impl Postgres {
     }
 }
 
-/// Not the options of a start, which PgBouncer refuses, or drops where it is told to.
+/// SET statements, not startup options, which PgBouncer refuses, or drops if configured to.
 fn script(set: &str, settings: impl IntoIterator<Item = (&'static str, String)>) -> String {
     settings.into_iter().map(|(name, value)| format!("{set} {name} = '{value}'")).collect::<Vec<_>>().join("; ")
 }
 
-/// What every session is told: nothing of ours holds a lock, or the server, for long. A transaction that waits for a node that was
-/// stopped ends well within the shortest lease, so that its rows can be taken over.
+/// The settings of every session. Nothing of ours keeps a lock, or the server, busy for long: a transaction that waits for a stopped node ends well
+/// within the shortest lease, so that its rows can be taken over.
 ///
-/// And that messages are found by an index. A prepared statement keeps its plan: one that was made while the table was nearly empty, or by the
-/// statistics of a quiet hour, would read the whole of it for each batch of the burst that follows. A table that can only be read whole then
-/// counts as too dear to read without compiling the query first, hence `jit`.
+/// They also make sure that messages are found by an index. A prepared statement keeps its plan: one that was made while the table was nearly empty,
+/// or from the statistics of a quiet hour, would read the whole table for each batch of the burst that follows. With `enable_seqscan` off, a table
+/// that can only be read whole looks expensive enough for the query to be compiled first, hence `jit`.
 pub(super) fn settings(timeout: Duration) -> Vec<(&'static str, String)> {
     let limit = timeout.as_millis().clamp(100, 3_600_000);
     vec![
@@ -115,7 +115,7 @@ impl Dialect for Postgres {
     const NOW: &'static str = "statement_timestamp()";
     const LOCK: &'static str = "FOR UPDATE OF l";
     const SKIP: &'static str = "FOR UPDATE SKIP LOCKED";
-    // Whatever the default is: each statement sees what was committed before it, the sheets of other claims too.
+    // Whatever the default is: each statement must see what was committed before it, including the sheets of other claims.
     const BEGIN: &'static str = "BEGIN ISOLATION LEVEL READ COMMITTED";
     const NUMBERED: bool = true;
     const RETURNING: bool = true;
@@ -126,12 +126,12 @@ impl Dialect for Postgres {
     const SCHEMA_SETTINGS: Option<&'static str> = Some("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'");
     const VERSION: &'static str = "SELECT 'PostgreSQL ' || current_setting('server_version')";
 
-    // sqlx asks what a type is that it does not know between Parse and Bind, by a simple query, which ends a statement without a name.
+    // For a type that it does not know, sqlx runs a simple query between Parse and Bind, which discards an unnamed statement.
     fn is_addressed(&self) -> bool {
         self.session.is_none()
     }
 
-    // A block of 4 bytes, and a place in it of 2.
+    // A block number of 4 bytes, and a position in the block of 2.
     fn address(row: &PgRow, index: usize) -> Option<Address> {
         let bytes = raw(row, index).ok().flatten()?;
         let mut address = [0; 8];
@@ -151,12 +151,12 @@ impl Dialect for Postgres {
         format!("greatest({one}, {other})")
     }
 
-    // Not IN: with an array the planner takes the key's index, whatever it believes of the number of rows, and reads the query once.
+    // Not IN: given an array, the planner uses the key's index whatever it believes about the number of rows, and runs the query once.
     fn within(query: &str) -> String {
         format!("= ANY (ARRAY ({query}))")
     }
 
-    // In a list of columns, not in FROM: there each array becomes a table of its own first, which is put aside and read again.
+    // In the select list, not in FROM, where each array would first become a table of its own, stored and read again.
     fn table(alias: &str, columns: &[(&str, Kind)]) -> String {
         let columns: Vec<_> = columns.iter().map(|(name, _)| format!("unnest(?) AS {name}")).collect();
         format!("(SELECT {}) AS {alias}", columns.join(", "))
@@ -214,7 +214,7 @@ impl Dialect for Postgres {
             4 => bytes.try_into().ok().map(i32::from_be_bytes).map(i64::from),
             _ => bytes.try_into().ok().map(i64::from_be_bytes),
         };
-        number.map(Some).ok_or_else(|| Bad("is no number".to_owned()))
+        number.map(Some).ok_or_else(|| Bad("is not a number".to_owned()))
     }
 
     fn text(row: &PgRow, index: usize) -> Result<Option<String>, Bad> {
@@ -226,7 +226,7 @@ impl Dialect for Postgres {
         Ok(raw(row, index)?.map(<[u8]>::to_vec))
     }
 
-    // Not sqlx's own reading, which panics where the calendar ends before PostgreSQL's does.
+    // Not sqlx's own decoding, which panics on dates that PostgreSQL has and the calendar here does not.
     fn time(row: &PgRow, index: usize) -> Result<Option<i64>, Bad> {
         Ok(Self::int(row, index)?.map(|micros| micros.saturating_add(EPOCH)))
     }
@@ -236,7 +236,7 @@ impl Dialect for Postgres {
         Uuid::from_slice(bytes).map(Id::Known).map_err(|error| Bad(error.to_string()))
     }
 
-    // Of no rows, array_agg makes NULL.
+    // Over no rows, array_agg returns NULL.
     fn ids(row: &PgRow, index: usize) -> Result<Vec<Uuid>, Bad> {
         Ok(row.try_get::<Option<Vec<Uuid>>, _>(index)?.unwrap_or_default())
     }
@@ -265,7 +265,7 @@ impl Dialect for Postgres {
     }
 
     async fn listen(core: Arc<Core<Self>>, wake: Arc<Notify>) {
-        // PgBouncer in transaction mode passes no notifications on.
+        // PgBouncer in transaction mode does not pass on notifications.
         if core.dialect.notify && core.dialect.session.is_none() {
             listen::listen(core, wake).await;
         } else {
@@ -281,8 +281,8 @@ impl Dialect for Postgres {
             "40001" | "40P01" | "55P03" => Error::Contended(text),
             // query_canceled: by statement_timeout, or by somebody
             "57014" => Error::TimedOut(timeout),
-            // idle_in_transaction_session_timeout, transaction_timeout, read_only_sql_transaction (a standby); a prepared statement that is gone, or whose table was
-            // altered: the next connection prepares it anew
+            // idle_in_transaction_session_timeout, transaction_timeout, read_only_sql_transaction (a standby); a prepared statement that is gone, or
+            // whose table was altered: the next connection prepares it again
             "25P03" | "25P04" | "25006" | "26000" => Error::Unavailable(text),
             "0A000" if text.starts_with("cached plan") => Error::Unavailable(text),
             // undefined_table, undefined_column, undefined_function, invalid_schema_name
@@ -290,10 +290,10 @@ impl Dialect for Postgres {
             // invalid_catalog_name
             "3D000" => Error::Config(text),
             code if code.starts_with("28") => Error::Config(text),
-            // Transactions that were rolled back for reasons of the server, its shutdown; insufficient resources (connections, a full disk) and
-            // system errors: somebody makes room, and what was refused is written then.
+            // Transactions that the server rolled back for reasons of its own, such as its shutdown; insufficient resources (connections, a full
+            // disk) and system errors: once somebody makes room, what was refused gets written.
             code if ["40", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => Error::Unavailable(text),
-            // Connection exceptions. PgBouncer says everything as 08P01, a wrong password too.
+            // Connection exceptions. PgBouncer reports everything as 08P01, even a wrong password.
             "08P01" if is_misconfigured(&text) => Error::Config(text),
             code if code.starts_with("08") => Error::Unavailable(text),
             _ => Error::Refused(text),
@@ -301,7 +301,7 @@ impl Dialect for Postgres {
     }
 }
 
-/// Whether PgBouncer's words mean that who or where is wrong.
+/// Whether PgBouncer's message means a wrong user, password or database.
 fn is_misconfigured(text: &str) -> bool {
     ["authentication failed", "no such user", "no such database"].iter().any(|words| text.contains(words))
         || (text.starts_with("database ") && text.ends_with("does not exist"))
@@ -311,7 +311,7 @@ fn full(schema: Option<&str>, table: &str) -> String {
     schema.map_or_else(|| table.to_owned(), |schema| format!("\"{schema}\".{table}"))
 }
 
-/// Addresses as PostgreSQL's `tid[]`, which sqlx does not know; the numbers are those of `pg_type.dat`.
+/// Addresses as PostgreSQL's `tid[]`, which sqlx does not support; the numbers are from `pg_type.dat`.
 struct Tids<'a>(&'a [Address]);
 
 impl Tids<'_> {
@@ -326,7 +326,8 @@ impl sqlx::Type<Driver> for Tids<'_> {
 }
 
 impl sqlx::Encode<'_, Driver> for Tids<'_> {
-    // The binary form of an array: dimensions, whether there are NULLs, what it holds; its length and first index; each item behind its length.
+    // The binary form of an array: the number of dimensions, whether there are NULLs, the element type; the length and the first index; each item
+    // after its length.
     fn encode_by_ref(&self, out: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         for word in [1, 0, Self::TID, u32::try_from(self.0.len())?, 1] {
             out.extend(word.to_be_bytes());
@@ -339,7 +340,7 @@ impl sqlx::Encode<'_, Driver> for Tids<'_> {
     }
 }
 
-/// A cell as it came, in the binary format.
+/// A cell as it arrived, in the binary format.
 fn raw(row: &PgRow, index: usize) -> Result<Option<&[u8]>, Bad> {
     let value = row.try_get_raw(index)?;
     if value.is_null() {

@@ -1,4 +1,4 @@
-//! Deleting what is past its retention, a bounded batch at a time.
+//! Deleting what is past its retention, one bounded batch at a time.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use super::shape::Matched;
 use crate::message::State;
 use crate::store::{Purge, Purged, Surplus};
 
-/// Up to so many rows are counted; past that an estimate is asked first whether there can be too many.
+/// Up to this many rows are counted; above that, an estimate first tells whether the limit can be exceeded at all.
 const COUNTED: u64 = 100_000;
-/// Rows that are too many are counted for so many batches at once: the count reads all that may stay.
+/// Surplus rows are counted for this many batches at once: the count reads all rows that may stay.
 const COUNTED_BATCHES: u64 = 100;
 
 pub(super) async fn purge<D: Dialect>(session: &mut Session<D>, purge: &Purge) -> Result<Purged, Fail> {
@@ -33,13 +33,13 @@ pub(super) async fn purge<D: Dialect>(session: &mut Session<D>, purge: &Purge) -
     if purged.rows.is_empty() && purged.keys == 0 {
         surplus(session, purge, batch, &mut purged).await?;
     } else {
-        // What is too old goes first, so that it isn't counted; and a count that takes too long takes nothing of it back.
+        // Rows that are too old are deleted first, so that they aren't counted; and a count that takes too long must not undo that.
         purged.more = true;
     }
     Ok(purged)
 }
 
-/// Which of three is that of a finished state.
+/// Picks one of three values by the finished state.
 fn of<T>(state: State, [succeeded, failed, cancelled]: [T; 3]) -> T {
     match state {
         State::Succeeded => succeeded,
@@ -54,7 +54,7 @@ fn count(purged: &mut Purged, state: State, gone: u64) {
     }
 }
 
-/// The finished rows of a state, the oldest first, with the time when each finished.
+/// The oldest finished rows of a state, with the time when each finished.
 async fn oldest<D: Dialect>(
     session: &mut Session<D>,
     purge: &Purge,
@@ -62,7 +62,7 @@ async fn oldest<D: Dialect>(
     keep: Option<Duration>,
     limit: usize,
 ) -> Result<Vec<(Uuid, i64)>, Fail> {
-    // The state is written out, so that the planner sees which partial index serves.
+    // The state is written into the SQL, so that the planner sees which partial index serves.
     let sql = session.sql(of(state, ["oldest_succeeded", "oldest_failed", "oldest_cancelled"]), || {
         format!(
             "SELECT id, {{time finished_at}} FROM {{log}} WHERE project = ? AND state = '{state}' AND finished_at <= {{plus {{now}}|?}}
@@ -83,7 +83,7 @@ fn finished<D: Dialect>(row: &Row<D>) -> Option<(Uuid, i64)> {
 }
 
 async fn delete<D: Dialect>(session: &mut Session<D>, state: State, ids: Vec<Uuid>) -> Result<u64, Fail> {
-    // A row that a person put back meanwhile stays.
+    // A row that a person put back in the meantime stays.
     const SUCCEEDED: Matched = Matched {
         names: ["purge_succeeded", "purge_succeeded_lock"],
         columns: "b_id:id",
@@ -107,15 +107,15 @@ async fn delete<D: Dialect>(session: &mut Session<D>, state: State, ids: Vec<Uui
     Ok(count)
 }
 
-/// What goes first where there are too many rows: a failed one is somebody's to deal with.
+/// What to delete first when there are too many rows: somebody may still have to deal with a failed one.
 const LEAST_MISSED_FIRST: [State; 3] = [State::Succeeded, State::Cancelled, State::Failed];
 
-/// Deletes a batch of what is too many, the oldest of a state first.
+/// Deletes a batch of surplus rows, the oldest of a state first.
 async fn surplus<D: Dialect>(session: &mut Session<D>, purge: &Purge, batch: usize, purged: &mut Purged) -> Result<(), Fail> {
     if let Some(Surplus { state, until }) = purge.surplus {
         let full = delete_oldest(session, purge, state, Some(until), batch, purged).await? >= batch;
         purged.surplus = full.then_some(Surplus { state, until });
-        // Whoever is left is counted by the next call.
+        // The next call counts what is left.
         purged.more = true;
         return Ok(());
     }
@@ -126,7 +126,7 @@ async fn surplus<D: Dialect>(session: &mut Session<D>, purge: &Purge, batch: usi
         if gone > 0 {
             purged.more = gone < excess;
             if purged.more {
-                // All that there are, if they are fewer.
+                // All there are, if they are fewer.
                 let until = match nth(session, purge, state, excess - gone).await? {
                     Some(until) => until,
                     None => now(session).await?,
@@ -139,14 +139,14 @@ async fn surplus<D: Dialect>(session: &mut Session<D>, purge: &Purge, batch: usi
     Ok(())
 }
 
-/// How many finished rows there are too many, those of [`COUNTED_BATCHES`] at the most.
+/// How many finished rows exceed the limit, at most [`COUNTED_BATCHES`] batches of them.
 async fn excess<D: Dialect>(session: &mut Session<D>, purge: &Purge) -> Result<u64, Fail> {
     let most = purge.max_rows;
     if most > COUNTED {
         let sql = D::estimate(session.core.names.schema.as_deref(), &session.core.names.plain("resend_log"));
         let rows = session.rows_once(&sql, &[]).await?;
         let about = decode::number::<D>(&rows).and_then(|rows| u64::try_from(rows).ok());
-        // Estimates may be half the truth.
+        // Estimates may be off by half.
         if about.is_some_and(|about| about.saturating_mul(2) < most) {
             return Ok(0);
         }
@@ -163,7 +163,7 @@ async fn excess<D: Dialect>(session: &mut Session<D>, purge: &Purge) -> Result<u
     Ok(there.saturating_sub(most))
 }
 
-/// When the finished row of a state ended that has `place` older ones before it.
+/// When the finished row of a state that has `place` older ones before it finished.
 async fn nth<D: Dialect>(session: &mut Session<D>, purge: &Purge, state: State, place: u64) -> Result<Option<DateTime<Utc>>, Fail> {
     let names = ["succeeded_nth", "failed_nth", "cancelled_nth"];
     let sql = session.sql(of(state, names), || {
@@ -177,7 +177,7 @@ async fn nth<D: Dialect>(session: &mut Session<D>, purge: &Purge, state: State, 
     Ok(rows.first().and_then(|row| decode::maybe_time::<D>(row, 0)))
 }
 
-/// Deletes the oldest finished rows of a state: those that ended before a moment, or any; answers how many there were.
+/// Deletes the oldest finished rows of a state, those that finished before a given time or any; returns how many there were.
 async fn delete_oldest<D: Dialect>(
     session: &mut Session<D>,
     purge: &Purge,
@@ -195,7 +195,7 @@ async fn delete_oldest<D: Dialect>(
     Ok(found)
 }
 
-/// Deletes idempotency keys past their time.
+/// Deletes expired idempotency keys.
 async fn keys<D: Dialect>(session: &mut Session<D>, purge: &Purge) -> Result<u64, Fail> {
     let sql = session.sql("keys_old", || {
         "SELECT {text source}, {text idem_key} FROM {key} WHERE project = ? AND expires_at <= {now} ORDER BY expires_at LIMIT ? {skip}".to_owned()
@@ -218,7 +218,7 @@ async fn keys<D: Dialect>(session: &mut Session<D>, purge: &Purge) -> Result<u64
              {join} {key} k {by-key} ON k.project = ? AND k.source = b.b_source AND k.idem_key = b.b_key WHERE k.expires_at <= {now}"
                 .to_owned()
         } else {
-            // By the key, and not by the time, which all that are past theirs have in common.
+            // By the key, and not by the time, which is past for all of them.
             "DELETE FROM {key} WHERE project = ? AND CASE WHEN expires_at <= {now} THEN 1 END = 1 AND (source, idem_key) IN
                 (SELECT b_source, b_key FROM {table b b_source:text b_key:text})"
                 .to_owned()

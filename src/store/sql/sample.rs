@@ -1,4 +1,4 @@
-//! What waits, counted once for all nodes of a project: a count reads the whole backlog, and each node would make the same.
+//! The sample: what is waiting, counted once for all nodes of a project. A count reads the whole backlog, and each node would get the same result.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use super::insert::micros;
 use super::pool::{Fail, Session};
 use crate::store::Count;
 
-/// Whether a count is due and now this caller's to make; and if not, what the last one found.
+/// Whether a count is due and the caller's turn to make it; if not, the previous result.
 pub(super) enum Turn {
     Ours,
     Told(Option<Vec<Count>>),
 }
 
-/// As it is written down: source, states and their numbers, microseconds overdue.
+/// The stored form: source, states and their counts, microseconds overdue.
 type Written = Vec<(String, BTreeMap<String, u64>, u64)>;
 
-/// Whoever comes first when a count is due makes it; the next is due `every` later. One that is due only after `longest` was put off before the
-/// database's clock was set back: it is due now.
+/// The first caller when a count is due makes it; the next one is due `every` later. A count that is due more than `longest` from now was
+/// scheduled before the database's clock was set back: it is due now.
 pub(super) async fn turn<D: Dialect>(session: &mut Session<D>, project: &str, every: Duration, longest: Duration) -> Result<Turn, Fail> {
     let project = Value::Text(project);
     for _ in 0..2 {
@@ -39,11 +39,12 @@ pub(super) async fn turn<D: Dialect>(session: &mut Session<D>, project: &str, ev
         });
         session.execute(make, &[project]).await?;
     }
-    // Somebody else took the turn as soon as there was one.
+    // Somebody else took the turn as soon as the row existed.
     Ok(Turn::Told(None))
 }
 
-/// Writes down what a count found; the next is made after a rest at least, also where this one failed (it may have taken all the time that it had).
+/// Stores the result of a count. The next count is made after a rest of at least `rest`, even if this one failed: it may have used up all of its
+/// time.
 pub(super) async fn tell<D: Dialect>(session: &mut Session<D>, project: &str, counts: Option<Vec<Count>>, rest: Duration) -> Result<(), Fail> {
     let tell = session.sql("sample_tell", || {
         "UPDATE {sample} SET counts = coalesce(?, counts), due_at = {later due_at|{plus {now}|?}} WHERE project = ?".to_owned()

@@ -1,6 +1,6 @@
-//! The two shapes in which rows are changed: those that a batch names, and those that a query picks.
+//! The two ways in which rows are changed: those that a batch names, and those that a query picks.
 //!
-//! Where changes answer their rows, each is one statement; elsewhere it is a few of one transaction.
+//! Where changes return their rows, each is one statement; elsewhere it is several in one transaction.
 
 use sqlx::Row as _;
 use uuid::Uuid;
@@ -9,25 +9,25 @@ use super::dialect::{Bad, Batch, Dialect, Row, Value, known};
 use super::pool::{Fail, Session};
 use crate::store::Error;
 
-/// What must hold of a message that is held, in a batch with `b_token`. Written so that no planner takes it for a way to find the rows: by
-/// statistics of a quiet hour it would read all that are being sent, for each row of the batch.
+/// The condition for a message that is held, in a batch with `b_token`. It is a CASE so that no planner uses it to find the rows: misled by the
+/// statistics of a quiet hour, it would read every row that is being sent for each row of the batch.
 pub(super) const HELD: &str = "CASE WHEN state = 'sending' THEN lease_token END = b_token";
 
-/// The same where a [sheet](super::sheet) may hold it instead of its own row: the sheet names it, and no attempt came after this one. The batch
-/// has `b_epoch` and `b_attempt` too.
+/// The condition where a [sheet](super::sheet) may hold the message instead of its own row: the sheet names it, and no later attempt has begun. The
+/// batch needs `b_epoch` and `b_attempt` too.
 pub(super) const HELD_OR_LISTED: &str = "CASE WHEN state = 'sending' THEN lease_token = b_token
     ELSE level IS NOT NULL AND epoch = b_epoch AND {raised} = b_attempt AND {listed} END";
-/// The sheet names it. The parameter is a batch of the tokens.
+/// True if the sheet names the message. The parameter is a batch of tokens.
 pub(super) const LISTED: &str = "(b_token, b_id) IN (SELECT s.token, {named} WHERE s.token {in SELECT t_token FROM {table t t_token:int}})";
-/// The same where changes are several statements anyway: the sheets were read before. MySQL would lock them, after rows, and so wait for others
-/// crosswise.
+/// The same where a change is several statements anyway, and the sheets were read beforehand. As a subquery, MySQL would lock the sheets after the
+/// rows, and so might deadlock with others.
 pub(super) const LISTED_BEFORE: &str = "b_listed = 1";
 
-/// The number of attempts once a claim has raised it. One that is nonsense stays as it is: the row is found unusable, and no sum runs over.
+/// The number of attempts after a claim has raised it. A nonsensical number stays as it is: the row is found to be unusable, and no sum overflows.
 pub(super) const RAISED: &str = "CASE WHEN attempts BETWEEN 0 AND 2147483646 THEN attempts + 1 ELSE attempts END";
 
-/// Follows a batch `b` in a join: the rows that it names. MySQL is told to read them by their key: it would read, and so lock, the whole of a
-/// small table.
+/// Joins a batch `b` to the rows that it names. MySQL is made to read them by their key: otherwise it would read, and so lock, the whole of a small
+/// table.
 pub(super) const NAMED: &str = "{join} {log} l {by-key} ON l.id = b.b_id";
 
 /// The parameters of a change, those of SET and its batch, in the order in which its SQL names them.
@@ -36,26 +36,26 @@ pub(super) fn in_order<'a, D: Dialect>(set: &[Value<'a>], batch: &'a Batch<'a>) 
     if D::JOINED { [&batch, set].concat() } else { [set, &batch].concat() }
 }
 
-/// Changes the rows that a batch names, or deletes them. The batch's first column is `b_id`.
+/// Changes or deletes the rows that a batch names. The batch's first column is `b_id`.
 pub(super) struct Matched<'a> {
-    /// The statement's name, and that of the locking query.
+    /// The names of the statement and of the locking query.
     pub(super) names: [&'static str; 2],
-    /// The batch's columns, as `{table b …}` takes them.
+    /// The columns of the batch, as `{table b …}` takes them.
     pub(super) columns: &'a str,
-    /// What SET says; nothing where the rows are deleted.
+    /// The SET clause; empty if the rows are deleted.
     pub(super) set: &'static str,
-    /// What must hold of the row, a CASE where it is about the state or the time: else a planner that believes such rows to be few reads all of them
-    /// for each row of the batch.
+    /// The condition on the row. It must be a CASE if it is about the state or a time: otherwise a planner that believes such rows to be few reads
+    /// all of them for each row of the batch.
     pub(super) condition: &'static str,
 }
 
 impl Matched<'_> {
-    /// Runs it, with the parameters of SET; answers the ids of the rows that it changed.
+    /// Runs it, with the parameters of SET; returns the ids of the rows that it changed.
     pub(super) async fn run<D: Dialect>(&self, session: &mut Session<D>, batch: &Batch<'_>, lead: &[Value<'_>]) -> Result<Vec<Uuid>, Fail> {
         self.run_if(session, batch, lead, &[]).await
     }
 
-    /// The same, with the parameters of the condition too; only where changes answer their rows.
+    /// As [`Self::run`], with parameters for the condition too; only where changes return their rows.
     pub(super) async fn run_if<D: Dialect>(
         &self,
         session: &mut Session<D>,
@@ -76,8 +76,8 @@ impl Matched<'_> {
         .await
     }
 
-    /// Makes the change. Where it answers no rows, their number tells: nearly always all that a batch names are changed. Only if not, the change
-    /// is taken back and made once more on rows that were looked at and locked.
+    /// Makes the change. Where it can't return rows, their number decides: nearly always every row that the batch names was changed. Only if not, the
+    /// change is undone and made again on rows that were checked and locked.
     async fn change<D: Dialect>(
         &self,
         session: &mut Session<D>,
@@ -87,7 +87,7 @@ impl Matched<'_> {
     ) -> Result<Vec<Uuid>, Fail> {
         let Self { names, columns, condition, .. } = self;
         if D::RETURNING {
-            // One row of all ids, not a row each, which would cost either side more.
+            // One row with all ids, not a row for each, which would be more expensive on both sides.
             let sql = session.sql(names[0], || format!("WITH changed AS ({} RETURNING id) SELECT array_agg(id) FROM changed", change()));
             let rows = session.rows(sql, values).await?;
             let ids = rows.first().map_or(Ok(Vec::new()), |row| D::ids(row, 0));
@@ -108,15 +108,15 @@ impl Matched<'_> {
     }
 }
 
-/// Changes the rows that a query picks, and reads what they hold. What is read is nothing that SET changes.
+/// Changes the rows that a query picks, and reads them. SET must not change any column that is read.
 pub(super) struct Picked {
     /// The names of the statement and of the locking query.
     pub(super) names: [&'static str; 2],
-    /// The query from FROM on, up to its lock.
+    /// The query from FROM on, without its locking clause.
     pub(super) from: &'static str,
-    /// What SET says.
+    /// The SET clause.
     pub(super) set: &'static str,
-    /// What is read of each row, `id` first.
+    /// The columns to read, `id` first.
     pub(super) columns: &'static str,
 }
 

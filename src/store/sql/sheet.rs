@@ -1,12 +1,12 @@
-//! Claims that are one row: a sheet that names the messages which a claim took.
+//! Sheets: a claim is one row, the sheet, that names the messages it took.
 //!
-//! To mark each message as being sent would write its row again, payload and all, to write it once more, or delete it, a moment later. So a
-//! claim leaves the rows alone. A message is held if it waits and a sheet names it. It is [written out](write_out), and then held by its own
-//! row as others are, where that is needed: its lease has run out, or its attempt failed.
+//! Marking each message as being sent would write its row, payload and all, only to write it again or delete it a moment later. So a claim leaves the
+//! rows alone. A message is held if it waits and a sheet names it. Where that is needed, because its lease has run out or its attempt failed, it is
+//! [written out](write_out), and then held by its own row like any other.
 //!
-//! What makes it safe:
-//! - Claims of a source go [one after another](turn), each sees the sheets of those before it.
-//! - They lock the rows that they take, so that whoever else changes one came before, or comes after and sees the sheet.
+//! This is safe because:
+//! - Claims of a source are made [one at a time](turn), and each sees the sheets of those before it.
+//! - They lock the rows that they take, so anybody else who changes one either did so before, or does so after and sees the sheet.
 //! - An attempt is on record from its claim on: the sheet is its record, and its number is one more than the row has.
 
 use std::collections::HashSet;
@@ -23,16 +23,16 @@ use super::pool::{Fail, Session};
 use super::shape::{self, Matched, in_order};
 use crate::store::{Claim, Error, Held, Mark};
 
-/// So many sheets that ran out are looked at together.
+/// At most this many expired sheets are looked at together.
 const LAPSED: i64 = 4;
-/// So many messages are written out for each that is taken at once, so that the next ones are found without looking at sheets.
+/// This many messages are written out for each that is taken at once, so that the next ones are found without looking at sheets.
 const WRITTEN: usize = 8;
 
-/// Sees to it that no claim of the source is made until the transaction ends, and that all made before are seen. The row is locked and never
-/// changed: versions of it would pile up behind a snapshot that somebody holds.
+/// Takes the turn of a source: until the transaction ends, nobody else can claim from it, and all earlier claims are visible. The turn is a row that
+/// is locked and never changed: versions of it would pile up behind a snapshot that somebody holds.
 pub(super) async fn turn<D: Dialect>(session: &mut Session<D>, project: &str, source: &str) -> Result<(), Fail> {
     if D::LOCK.is_empty() {
-        // There is one writer.
+        // There is a single writer.
         return Ok(());
     }
     let take = session.sql("turn", || "SELECT 1 FROM {turn} AS l WHERE project = ? AND source = ? {lock}".to_owned());
@@ -70,7 +70,7 @@ pub(super) async fn write<D: Dialect>(session: &mut Session<D>, claim: &Claim, i
     Ok(())
 }
 
-/// Takes away sheets of which nothing is held any more.
+/// Deletes sheets under which nothing is held any more.
 pub(super) async fn close<D: Dialect>(session: &mut Session<D>, tokens: Vec<i64>) -> Result<(), Fail> {
     let sql = session
         .sql("sheet_close", || if D::JOINED { format!("DELETE l FROM {NAMED}") } else { format!("DELETE FROM {{sheet}} WHERE {TOKEN_NAMED}") });
@@ -78,7 +78,7 @@ pub(super) async fn close<D: Dialect>(session: &mut Session<D>, tokens: Vec<i64>
     Ok(())
 }
 
-/// A sheet that is there.
+/// A sheet as it was read.
 struct Sheet {
     token: i64,
     node: String,
@@ -89,7 +89,7 @@ struct Sheet {
 
 /// The sheets that a batch of tokens names.
 const NAMED: &str = "{table b b_token:int} {join} {sheet} l {by-key} ON l.token = b.b_token";
-/// True of them, where a change does not join.
+/// The condition for them, where a change does not join.
 const TOKEN_NAMED: &str = "token {in SELECT b_token FROM {table b b_token:int}}";
 
 const SHEET: &str = "token, {text node}, {time begun_at}, {time lease_until}, {text ids}";
@@ -105,7 +105,7 @@ fn read<D: Dialect>(row: &Row<D>) -> Result<Sheet, Fail> {
     })
 }
 
-/// The tokens under which messages are held, each once.
+/// The tokens under which messages are held, without duplicates.
 pub(super) fn tokens<'a>(held: impl Iterator<Item = &'a Held>) -> Batch<'static> {
     let mut tokens: Vec<_> = held.map(|held| held.token).collect();
     tokens.sort_unstable();
@@ -120,7 +120,7 @@ async fn lock<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<Vec
     session.rows(sql, &[Value::Batch(&tokens)]).await?.iter().map(read::<D>).collect()
 }
 
-/// What sheets name at this moment under these tokens.
+/// The messages that the sheets with these tokens name at this moment.
 pub(super) async fn named<D: Dialect>(session: &mut Session<D>, tokens: &Batch<'_>) -> Result<HashSet<Held>, Fail> {
     let sql = session.sql("sheets_read", || format!("SELECT {SHEET} FROM {NAMED}"));
     let mut named = HashSet::new();
@@ -131,7 +131,7 @@ pub(super) async fn named<D: Dialect>(session: &mut Session<D>, tokens: &Batch<'
     Ok(named)
 }
 
-/// Has a sheet name no more messages than it should.
+/// Drops messages from a sheet that it should no longer name.
 async fn shorten<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, keep: impl Fn(&Uuid) -> bool) -> Result<(), Fail> {
     let left: Vec<_> = sheet.ids.iter().copied().filter(keep).collect();
     if left.is_empty() {
@@ -144,7 +144,7 @@ async fn shorten<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, keep: impl
     Ok(())
 }
 
-/// Has messages that sheets hold be held by their own rows, with the same token: being sent, the attempt's number taken.
+/// Moves messages from sheets to their own rows, which then hold them with the same token: being sent, with the attempt's number taken.
 pub(super) async fn write_out<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<(), Fail> {
     for sheet in lock(session, held).await? {
         let asked: HashSet<_> = held.iter().filter(|held| held.token == sheet.token).map(|held| held.id).collect();
@@ -154,10 +154,11 @@ pub(super) async fn write_out<D: Dialect>(session: &mut Session<D>, held: &[Held
     Ok(())
 }
 
-/// The same for what is on a project's sheets whose lease has run out. Rows that somebody else holds stay on their sheet, for another time:
-/// they must not keep the others waiting. Nor must those that the database refuses to change, if it is done in parts. It begins behind the sheet with
-/// the token `after`, writes out so many messages as befit a transaction that takes `limit` of them, and answers behind which sheet the next one should begin: 0 once there
-/// is none further on.
+/// Writes out the messages on those sheets of a project whose lease has run out. Messages whose rows are locked stay on their sheet until next time:
+/// they must not keep the others waiting. Nor must those that the database refuses to change, if it is done in parts.
+///
+/// Starts behind the sheet with the token `after`, writes out as many messages as suit a transaction that takes over `limit` of them, and returns the
+/// token behind which to continue: 0 if there are no more sheets.
 pub(super) async fn write_out_lapsed<D: Dialect>(
     session: &mut Session<D>,
     project: &str,
@@ -169,7 +170,7 @@ pub(super) async fn write_out_lapsed<D: Dialect>(
         format!("SELECT {SHEET} FROM {{sheet}} WHERE project = ? AND lease_until <= {{now}} AND token > ? ORDER BY token LIMIT ? {{skip}}")
     });
     let (mut written, mut is_over, most) = (0, false, WRITTEN.saturating_mul(limit as usize));
-    // Those behind sheets of which somebody holds all that is left are looked at too.
+    // Continues past sheets on which all that remains is locked.
     while written == 0 && !is_over {
         let rows = session.rows(sql.clone(), &[Value::Text(project), Value::Int(after), Value::Int(LAPSED)]).await?;
         if rows.is_empty() {
@@ -197,7 +198,7 @@ pub(super) async fn write_out_lapsed<D: Dialect>(
     Ok(after)
 }
 
-/// Has messages of a sheet be held by their own rows; the sheet stays as it is.
+/// Moves messages of a sheet to their own rows; the sheet itself stays as it is.
 async fn write_rows<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, ids: Vec<Uuid>) -> Result<(), Fail> {
     const WRITE_OUT: Matched = Matched {
         names: ["write_out", "write_out_lock"],
@@ -212,7 +213,7 @@ async fn write_rows<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, ids: Ve
     Ok(())
 }
 
-/// The same of those that the database takes: what it refuses is halved.
+/// The same for those that the database accepts: a batch that it refuses is halved.
 async fn write_most<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, ids: Vec<Uuid>, parts: &mut Parts) -> Result<(), Fail> {
     let mut left = vec![ids];
     while let Some(mut ids) = left.pop() {
@@ -222,7 +223,7 @@ async fn write_most<D: Dialect>(session: &mut Session<D>, sheet: &Sheet, ids: Ve
             let rest = ids.split_off(ids.len() / 2);
             left.extend([rest, ids]);
         }
-        // One at the least, however long it took to find it.
+        // At least one is tried, however long it took to find it.
         if parts.are_over() {
             break;
         }
@@ -237,7 +238,7 @@ fn named_of(sheet: &Sheet, asked: &HashSet<Uuid>) -> Vec<Uuid> {
     ids
 }
 
-/// Prolongs the leases of sheets, which name from then on only what still waits; answers what of `held` they hold.
+/// Extends the leases of sheets, which then name only messages that still wait; returns those of `held` that are on them.
 pub(super) async fn renew<D: Dialect>(session: &mut Session<D>, held: &[Held], ttl: Duration) -> Result<HashSet<Held>, Fail> {
     let mut ours = HashSet::new();
     for sheet in lock(session, held).await? {
@@ -254,7 +255,7 @@ pub(super) async fn renew<D: Dialect>(session: &mut Session<D>, held: &[Held], t
     Ok(ours)
 }
 
-/// Whatever it was before: it is pending.
+/// Whatever its state was before, it becomes pending.
 const HANDED_BACK: Matched = Matched {
     names: ["handed_back", "handed_back_lock"],
     columns: "b_id:id",
@@ -262,7 +263,7 @@ const HANDED_BACK: Matched = Matched {
     condition: "{waits} AND state <> 'pending'",
 };
 
-/// Hands messages back that sheets hold; answers which.
+/// Hands back messages that sheets hold; returns their ids.
 pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held]) -> Result<HashSet<Held>, Fail> {
     let mut ours = HashSet::new();
     for sheet in lock(session, held).await? {
@@ -280,12 +281,12 @@ pub(super) async fn release<D: Dialect>(session: &mut Session<D>, held: &[Held])
     Ok(ours)
 }
 
-/// Those of these messages that wait, and are not over.
+/// Those of these messages that are waiting.
 async fn waiting<D: Dialect>(session: &mut Session<D>, ids: &[Uuid]) -> Result<HashSet<Uuid>, Fail> {
     waiting_and(session, ids, "waiting", "").await
 }
 
-/// The same but for those that somebody else holds; they are locked.
+/// As [`waiting`], locking the rows and leaving out those that somebody else has locked.
 async fn free<D: Dialect>(session: &mut Session<D>, ids: &[Uuid]) -> Result<HashSet<Uuid>, Fail> {
     waiting_and(session, ids, "waiting_free", "{lock} {or-skip}").await
 }
@@ -299,12 +300,12 @@ async fn waiting_and<D: Dialect>(session: &mut Session<D>, ids: &[Uuid], name: &
     Ok(known::<D>(&rows).into_iter().collect())
 }
 
-/// Which of these messages sheets name. Said of rows that are locked, it stays so until the transaction ends.
+/// Which of these messages are on sheets. If their rows are locked, this stays true until the transaction ends.
 pub(super) async fn on_sheets<D: Dialect>(session: &mut Session<D>, project: &str, ids: &[Uuid]) -> Result<HashSet<Uuid>, Fail> {
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
-    // A CASE, so that the sheets are read once; of the rows themselves, whose ids are never NULL, so that MySQL does so too.
+    // A CASE, so that the sheets are read once. It compares the rows' own ids, which are never NULL, so that MySQL does so too.
     let sql = session.sql("on_sheets", || {
         format!("SELECT id FROM {{table b b_id:id}} {} WHERE CASE WHEN l.id IN ({{on-sheets}} WHERE s.project = ?) THEN 1 END = 1", shape::NAMED)
     });

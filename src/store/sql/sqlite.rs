@@ -1,4 +1,4 @@
-//! SQLite: a file beside the sidecar. One writer, many readers, times as whole milliseconds since 1970.
+//! SQLite: a file beside the sidecar. One writer, many readers, times in whole milliseconds since 1970.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -17,16 +17,16 @@ use crate::store::Error;
 #[cfg(test)]
 mod plans;
 
-/// The wait before a file that another is switching to WAL is opened again.
+/// The pause before reopening a file that another process is switching to WAL.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The mode of what redrive makes, umask aside: every payload is in it.
+/// The mode of files that redrive creates, before the umask: they contain every payload.
 pub(super) const MODE: u32 = 0o660;
 
-/// Makes the file, which SQLite alone would let everybody read; the files that it puts beside it get the same mode. What is there is left as it is, and
-/// not opened: closing it would let go of the locks that this process has on it.
+/// Creates the file, which SQLite on its own would make readable for everybody; SQLite gives the files beside it the same mode. An existing file is
+/// left as it is, and not opened: closing it would release the locks that this process has on it.
 fn make(file: &Path) {
-    // SQLite, which is to open it next, says what is in the way.
+    // SQLite opens it next, and reports whatever is wrong.
     let _ = OpenOptions::new().write(true).create_new(true).mode(MODE).open(file);
 }
 
@@ -34,7 +34,7 @@ fn make(file: &Path) {
 #[derive(Clone, Debug)]
 pub(super) struct Sqlite {
     pub(super) file: PathBuf,
-    /// Whether the file is made if it is not there.
+    /// Whether the file is created if it does not exist.
     pub(super) create: bool,
     pub(super) busy: Duration,
     pub(super) cache: usize,
@@ -49,15 +49,15 @@ impl Dialect for Sqlite {
         ("0003_queue", include_str!("../../../migrations/sqlite/0003_queue.sql")),
         ("0004_sample", include_str!("../../../migrations/sqlite/0004_sample.sql")),
     ];
-    // Not unixepoch('subsec'): the tables' defaults run in the application's SQLite, and both must agree.
+    // Not unixepoch('subsec'): the tables' defaults run in the application's version of SQLite, and both must agree.
     const NOW: &'static str = "CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)";
     const LOCK: &'static str = "";
     const SKIP: &'static str = "";
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
-    // Found without the key's index, and there whatever an application wrote for an id.
+    // Found without the key's index, and present whatever an application wrote as the id.
     const ROW: &'static str = "rowid";
     const TIE: &'static str = "rowid";
-    // Which SQLite does not reorder.
+    // SQLite does not reorder a CROSS JOIN.
     const JOIN: &'static str = "CROSS JOIN";
     // Text and blobs sort after every number.
     const FAR: &'static str = "253402300799999";
@@ -87,7 +87,7 @@ impl Dialect for Sqlite {
         format!("CAST({bytes} AS BLOB)")
     }
 
-    // Either half is found in a partial index only if it says itself what all rows there have in common.
+    // Each half uses a partial index only if it states the index's own condition.
     fn sourceless(more: &str) -> String {
         format!("(source IS NULL {more} OR source >= x'' {more})")
     }
@@ -106,7 +106,7 @@ impl Dialect for Sqlite {
     }
 
     fn estimate(_: Option<&str>, table: &str) -> String {
-        // A query of both would read the whole table.
+        // A query for both at once would read the whole table.
         format!("SELECT coalesce((SELECT max(rowid) FROM {table}) - (SELECT min(rowid) FROM {table}) + 1, 0)")
     }
 
@@ -146,7 +146,7 @@ impl Dialect for Sqlite {
             return Ok(None);
         }
         let millis = match value.type_info().name() {
-            // An application's own arithmetic may leave a fraction. Rounded up, so that no row comes behind the mark that is made of it.
+            // An application's own arithmetic may leave a fraction. Rounded up, so that no row lies behind the mark that is made of it.
             "REAL" => {
                 let millis: f64 = row.try_get_unchecked(index)?;
                 #[expect(clippy::cast_possible_truncation, reason = "`as` saturates")]
@@ -194,14 +194,14 @@ impl Dialect for Sqlite {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(self.busy)
             .foreign_keys(false)
-            // What a batch may have to take back stays in memory: a container may have no place for temporary files.
+            // What a transaction may have to roll back stays in memory: a container may have no place for temporary files.
             .pragma("temp_store", "memory")
             .statement_cache_capacity(self.cache.max(16))
             .disable_statement_logging();
         let deadline = Instant::now() + self.busy;
         loop {
             match SqliteConnection::connect_with(&options).await {
-                // SQLite does not wait for another who switches the file to WAL (https://sqlite.org/c3ref/busy_handler.html).
+                // SQLite does not wait for another process that is switching the file to WAL (https://sqlite.org/c3ref/busy_handler.html).
                 Err(sqlx::Error::Database(error))
                     if matches!(Self::judge(error.as_ref(), self.busy), Error::Contended(_)) && Instant::now() < deadline =>
                 {
@@ -223,7 +223,7 @@ impl Dialect for Sqlite {
         let code = error.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or(0);
         match code & 0xff {
             5 | 6 => Error::Contended(text),
-            // Out of memory, a file that may only be read, an I/O error, a full disk: somebody makes room, and what was refused is written then.
+            // Out of memory, a read-only file, an I/O error, a full disk: once somebody makes room, what was refused gets written.
             7 | 8 | 10 | 13 | 15 => Error::Unavailable(text),
             14 | 23 | 26 => Error::Config(format!("the SQLite file can't be used: {text}")),
             1 if text.starts_with("no such table") || text.starts_with("no such column") => Error::Schema(text),

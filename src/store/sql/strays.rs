@@ -1,4 +1,4 @@
-//! Rows that nobody can claim.
+//! Strays: rows that nobody can claim.
 
 use uuid::Uuid;
 
@@ -16,14 +16,14 @@ use crate::store::{Error, Stray, Strays, Taken};
 const STRAY_SET: &str =
     "state = 'sending', lease_token = ?, lease_until = {plus {now}|?}, lease_node = ?, attempt_started_at = NULL, updated_at = {now}";
 const STRAY: &str = "id, {text source}, epoch, attempts, retries, {time expires_at}, log_count, log_tail, {text log_tail_outcome}";
-/// Of one whose attempt may be lost also when that began, and the node.
+/// Rows whose attempt may be lost: also when it began, and the node.
 const ORPHAN: &str = "id, {text source}, epoch, attempts, retries, {time expires_at}, log_count, log_tail, {text log_tail_outcome},
     {time attempt_started_at}, {text lease_node}";
 
-/// The latest due time of a queue, if it is none at which anything is ever sent: it sorts last.
+/// The latest due time of a queue, if nothing is ever sent at it: such a time sorts last.
 const TIMELESS_LAST: &str = "(SELECT due_at FROM {log} {claim-index} WHERE project = ? AND source = b_source AND level = n_level AND {dated}
     ORDER BY project DESC, source DESC, level DESC, due_at DESC LIMIT 1) > {far}";
-/// One that is missing sorts first, or last.
+/// A missing due time sorts first, or last.
 const UNDATED_FIRST: &str =
     "EXISTS (SELECT 1 FROM {log} {claim-index} WHERE project = ? AND source = b_source AND level = n_level AND due_at IS NULL)";
 
@@ -41,8 +41,8 @@ const SOURCELESS: Picked = Picked {
     set: STRAY_SET,
     columns: STRAY,
 };
-/// What another node was sending, or failing, when it died, and whose source nobody knows any more. The node stays as it is: it is the one that lost
-/// the attempt.
+/// Rows that another node was sending, or failing, when it died, and whose source nobody knows any more. The row keeps the node's name: it is the one
+/// that lost the attempt.
 const ORPHANED: Picked = Picked {
     names: ["strays_orphaned", "strays_orphaned_pick"],
     from: "FROM {log} WHERE project = ? AND state = 'sending' AND (lease_until <= {now} OR lease_until IS NULL)
@@ -73,7 +73,7 @@ const UNDATED: Picked = Picked {
     columns: "id",
 };
 
-/// Whether there may be strays at all: looks into indexes, where to take some is a transaction of ten statements.
+/// Whether there may be strays at all: this only looks into indexes, while taking strays is a transaction of ten statements.
 pub(super) async fn are_there<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<bool, Fail> {
     let own = Batch::texts(strays.sources.iter().map(|source| &**source));
     let (any, values) = any(strays, &own);
@@ -94,7 +94,7 @@ pub(super) fn any<'a>(strays: &'a Strays, own: &'a Batch<'a>) -> (String, Vec<Va
     (any, [&[project, project, sources, project, sources, sources, project, project][..], &names].concat())
 }
 
-/// Each pick is a part: what the database refuses of one keeps the others from nothing, and is answered beside what was done.
+/// Each pick is a part: one that the database refuses doesn't keep it from the others, and the refusal is returned with the result.
 pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) -> Result<(Taken, Option<Error>), Fail> {
     let project = Value::Text(&strays.project);
     let age = Value::Int(-micros(strays.min_age));
@@ -108,7 +108,7 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     let Known { sources: known, is_all } = known(session, &strays.project).await?;
     let kinds = kinds(session, &strays.project).await?;
     let is_own = |source: &str| strays.sources.iter().any(|own| **own == *source);
-    // What somebody knows comes before what nobody does, which may use up the limit. Its own sources are always looked at, however many names of
+    // Rows of known sources come before those of unknown ones, which may use up the limit. The node's own sources are always looked at, however many
     // others the index holds.
     let own = strays.sources.iter().map(|source| &**source);
     let others = kinds.iter().map(String::as_str).filter(|source| known.contains(*source) && !is_own(source));
@@ -126,7 +126,7 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
     let pick = [project, age, Value::Int(left(&taken))];
     taken.extend(gather(session, &mut parts, &SOURCELESS, &pick, &set, "no_source").await?);
 
-    // A node whose names can't be read may know any of these.
+    // A node whose sources can't be read may know any of these.
     if is_all {
         let mut sheets = Parts::within(session.core.timeout);
         sheet::write_out_lapsed(session, &strays.project, 0, strays.limit, Some(&mut sheets)).await?;
@@ -143,20 +143,20 @@ pub(super) async fn take<D: Dialect>(session: &mut Session<D>, strays: &Strays) 
         let pick = [project, Value::Text(source), age, Value::Int(left(&taken))];
         taken.extend(gather(session, &mut parts, &UNKNOWN, &pick, &set, "unknown_source").await?);
     }
-    // Where there are more kinds than were looked through, the next come to light once these are gone.
+    // If there are more sources than were looked through, the rest come to light once these are gone.
     let is_cut_short = kinds.len() >= usize::try_from(MOST_KINDS).unwrap_or(usize::MAX);
     more |= left(&taken) <= 0 || (is_cut_short && taken.len() > before);
     Ok((Taken { strays: taken, more }, parts.refused()))
 }
 
-/// Gives rows what they lack; answers how many there were.
+/// Gives rows what they lack; returns how many there were.
 async fn adopt<D: Dialect>(session: &mut Session<D>, parts: &mut Parts, pick: &Picked, from: &[Value<'_>], set: &[Value<'_>]) -> Result<usize, Fail> {
     part::begin(session).await?;
     let rows = pick.run(session, from, set).await;
     Ok(parts.end(session, rows).await?.map_or(0, |rows| rows.len()))
 }
 
-/// Takes rows that are to fail.
+/// Takes rows that are going to fail.
 async fn gather<D: Dialect>(
     session: &mut Session<D>,
     parts: &mut Parts,

@@ -1,6 +1,6 @@
-//! Statements are written once, as templates; this turns one into the SQL of a database.
+//! Statements are written once, as templates; this module turns a template into a database's SQL.
 //!
-//! `{log}` and its like are table names; `{now}`, `{plus time|micros}`, `{time column}` and their like are phrases of the dialect; `?` is a parameter.
+//! `{log}` and the like are table names; `{now}`, `{plus time|micros}`, `{time column}` and the like are phrases of the dialect; `?` is a parameter.
 
 use super::dialect::{Dialect, Kind};
 use super::shape;
@@ -10,7 +10,7 @@ use super::shape;
 pub(super) struct Names {
     /// PostgreSQL's schema, if one is configured.
     pub(super) schema: Option<String>,
-    /// What stands before each name.
+    /// The prefix of every table's name.
     pub(super) prefix: String,
     /// The configured project, for the column's default.
     pub(super) project: String,
@@ -22,7 +22,7 @@ impl Names {
         format!("{}{table}", self.prefix)
     }
 
-    /// The name of a table as statements write it. Prefix and schema were checked: nothing in them needs escaping.
+    /// The name of a table as statements write it. Prefix and schema have been validated: nothing in them needs escaping.
     fn full(&self, table: &str) -> String {
         match &self.schema {
             Some(schema) => format!("\"{schema}\".{}{table}", self.prefix),
@@ -31,7 +31,7 @@ impl Names {
     }
 }
 
-/// The SQL of a template. Two dialects differ, or a name; a template that does not parse is a bug that the unit tests would show.
+/// The SQL of a template. A template that does not parse is a bug that the unit tests would show.
 pub(super) fn render<D: Dialect>(names: &Names, template: &str) -> String {
     let text = expand::<D>(names, template);
     if !D::NUMBERED {
@@ -53,7 +53,7 @@ pub(super) fn render<D: Dialect>(names: &Names, template: &str) -> String {
     numbered
 }
 
-/// The text of a migration: names alone, no parameters.
+/// The text of a migration: only names are replaced, there are no parameters.
 pub(super) fn expand<D: Dialect>(names: &Names, template: &str) -> String {
     let mut out = String::with_capacity(template.len() * 2);
     let mut rest = template;
@@ -71,7 +71,7 @@ pub(super) fn expand<D: Dialect>(names: &Names, template: &str) -> String {
     out
 }
 
-/// Where the brace that opens the text is closed.
+/// The position of the brace that closes the text's opening one.
 fn matching(text: &str) -> Option<usize> {
     let mut depth = 0_usize;
     for (index, byte) in text.bytes().enumerate() {
@@ -106,7 +106,7 @@ fn phrase<D: Dialect>(names: &Names, inside: &str) -> String {
         "skip" => D::SKIP.to_owned(),
         "or-skip" => (if D::LOCK.is_empty() { "" } else { "SKIP LOCKED" }).to_owned(),
         "waiting" => D::WAITING.to_owned(),
-        // Said so that no planner takes it for a way to find rows that are named by their ids: it would read the whole queue.
+        // Phrased so that no planner uses it to find rows that are named by their ids: it would read the whole queue.
         "waits" => "CASE WHEN level IS NOT NULL THEN 1 END = 1".to_owned(),
         "sourceless" => D::sourceless(&rest),
         "dated" => D::DATED.to_owned(),
@@ -200,7 +200,7 @@ mod tests {
         check::<Sqlite>();
         let of = |migrations: &[(&'static str, &'static str)]| migrations.iter().map(|(version, _)| *version).collect::<Vec<_>>();
         assert_eq!(of(Postgres::MIGRATIONS), of(Sqlite::MIGRATIONS));
-        // Its sheets were made with all that they have.
+        // Its sheets had everything from the start.
         let others: Vec<_> = of(Postgres::MIGRATIONS).into_iter().filter(|version| *version != "0003_queue").collect();
         assert_eq!(others, of(Mysql::MIGRATIONS));
     }

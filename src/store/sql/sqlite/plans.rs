@@ -1,4 +1,4 @@
-//! How SQLite finds rows, by its own account: while a table is small nothing else tells of a statement that reads all of it.
+//! How SQLite finds rows, by its own account: while a table is small, nothing else reveals a statement that reads all of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::message::State;
 use crate::store::config::Migrate;
 use crate::store::{Id, Lease, List, Purge, Strays, Sweep};
 
-/// Of the claim's index all that waits of one project, or all that waits of none.
+/// In the claim's index, everything that waits for one project, or everything without a project.
 const ALL_THAT_WAITS: &str = "SEARCH resend_log USING INDEX resend_log_claim (project=?)";
 
 /// Empty tables.
@@ -62,7 +62,7 @@ async fn a_page_of_a_state_is_read_from_the_index_of_that_state() {
     for state in State::ALL {
         let found = match state {
             State::Sending => "SEARCH resend_log USING INDEX resend_log_lease (project=?)",
-            // It has none: nearly all rows are this.
+            // There is no index: nearly all rows are in this state.
             State::Succeeded => continue,
             _ => "SEARCH resend_log USING INDEX resend_log_state (project=? AND state=?)",
         };
