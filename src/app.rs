@@ -1,8 +1,8 @@
 //! The only composer: a configuration in, a running sidecar out.
 //!
-//! Order matters at both ends. At start: ports are bound, the store is locked, then the engine starts; nothing waits for a destination or
-//! for the database. At the end: sends stop first, intake later, so that a producer that stops at the same moment is still heard,
-//! and health is told to the last.
+//! The order matters at both ends. At start the ports are bound, then the store is locked, then the engine starts; nothing waits for a destination or
+//! for the database. At the end sends stop first and intake later, so that a producer that stops at the same moment is still heard; health is served
+//! to the last.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,21 +21,21 @@ use crate::store::{self, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::units::millis;
 
-/// How long the API may take to finish the requests that it has begun, once it takes no more.
+/// How long the API may take to finish the requests that it has begun, once it accepts no more.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
-/// The same of health and metrics.
+/// The same for health and metrics.
 const LAST_PROBES: Duration = Duration::from_millis(200);
 /// How long a one-shot run waits for the store.
 const STORE_WAIT: Duration = Duration::from_secs(30);
-/// How often it asks for it.
+/// How often it checks the store meanwhile.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// How often a one-shot run looks whether anything is left to do.
+/// How often a one-shot run checks whether anything is left to do.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Why the sidecar could not start, or could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration is wrong in a way that shows only when its parts meet.
+    /// The configuration is wrong in a way that shows only when its parts are put together.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Config(Vec<Fault>),
     /// A port or socket can't be bound.
@@ -47,7 +47,7 @@ pub enum Error {
     /// The store did not answer in time (one-shot commands only).
     #[error("the store is not ready after {} s: {reason}", waited.as_secs())]
     NotReady {
-        /// How long it was waited for.
+        /// How long the command waited for it.
         waited: Duration,
         /// What is wrong with it.
         reason: String,
@@ -57,14 +57,14 @@ pub enum Error {
     Api(String),
 }
 
-/// A sidecar that is bound and running; it takes messages from when the store answers.
+/// A sidecar that is bound and running; it accepts messages as soon as the store answers.
 #[derive(Debug)]
 pub struct App {
     engine: Engine,
     bound: api::Bound,
     metrics: Arc<Metrics>,
     shutdown: engine::config::Shutdown,
-    /// Held until the process ends: one `serve` at a time on an SQLite file.
+    /// Held until the process ends: only one `serve` at a time on a SQLite file.
     _guard: Option<store::Guard>,
 }
 
@@ -72,7 +72,7 @@ impl App {
     /// Binds the ports, locks the store and starts the engine.
     ///
     /// # Errors
-    /// What is wrong with the configuration, a port that is taken, a store that is in use.
+    /// Faults of the configuration, a port that is taken, a store that is in use.
     #[allow(clippy::unused_async, reason = "it needs a runtime, and says so by its type")]
     pub async fn build(config: Config) -> Result<Self, Error> {
         let bound = api::Server::bind(&config.api, &config.health).map_err(Error::Bind)?;
@@ -96,14 +96,14 @@ impl App {
         self.bound.address()
     }
 
-    /// Where health and metrics are served besides the API's own port.
+    /// Where health and metrics are served in addition to the API's own port.
     #[must_use]
     pub fn health_address(&self) -> Option<SocketAddr> {
         self.bound.health_address()
     }
 
-    /// Serves until `stop` is cancelled, then drains: sends stop at once, intake goes on for `shutdown.accept_for`, what is under way is
-    /// finished within `shutdown.grace`.
+    /// Serves until `stop` is cancelled, then drains: sends stop at once, intake goes on for `shutdown.accept_for`, and what is under way is finished
+    /// within `shutdown.grace`.
     ///
     /// # Errors
     /// If the API stops by itself.
@@ -111,13 +111,13 @@ impl App {
         let Self { engine, mut bound, metrics, shutdown, _guard } = self;
         let (close, end) = (CancellationToken::new(), CancellationToken::new());
         let render: api::Metrics = Arc::new(move || metrics.render());
-        // Whoever asks how the node is doing is told so until it is over.
+        // Health checks and scrapes are answered until the very end.
         let probes = tokio::spawn(bound.split_health().serve(engine.handle(), render.clone(), end.clone(), LAST_PROBES));
         let _end = end.clone().drop_guard();
         let mut server = tokio::spawn(bound.serve(engine.handle(), render, close.clone(), LAST_REQUESTS));
         tokio::select! {
             () = stop.cancelled() => {}
-            // It is a bug, and exits as one: started anew, the node sends what it held once its leases have run out.
+            // A bug, so the process exits as after one: a restarted node sends what this one held once the leases have run out.
             panic = engine.panicked() => std::panic::resume_unwind(panic),
             ended = &mut server => {
                 engine.finish(Instant::now() + shutdown.grace.get()).await;
@@ -142,7 +142,7 @@ impl App {
     }
 }
 
-/// Why the API ended by itself. A panic of it goes on here: it is a bug, and exits as one.
+/// Why the API ended by itself. If it panicked, the panic is resumed here: that is a bug, and the process exits as after one.
 fn why(ended: Result<io::Result<()>, JoinError>) -> String {
     match ended.map_err(JoinError::try_into_panic) {
         Ok(Ok(())) => "it was not asked to".to_owned(),
@@ -162,16 +162,16 @@ fn start(config: Config, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Engine
     Engine::start(engine::Parts { project, node, store, sources, config: engine, metrics })
 }
 
-/// What a one-shot run did.
+/// The result of a one-shot run.
 #[derive(Clone, Copy, Debug)]
 pub struct Ran {
-    /// Messages that are due and were left, because their destination can't be reached.
+    /// Messages are due that were left because their destination can't be reached.
     pub waiting: bool,
-    /// It was told to stop before all that is due had been tried.
+    /// The run was stopped before everything that is due had been tried.
     pub cut_short: bool,
 }
 
-/// Claims and sends what is due, then ends; for cron. Nothing listens.
+/// Claims and sends what is due, then ends; for cron. Opens no port.
 ///
 /// # Errors
 /// If the store can't be used, or did not answer for half a minute.
@@ -187,7 +187,7 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
     }
     let engine = start(config, store, metrics);
     let handle = engine.handle();
-    // What lacks a due time is due now, and what only this run knows is known from now on, whether or not any of it is due.
+    // Rows without a due time become due now, and sources that only this run knows are known from now on, whether or not anything is due.
     stop.run_until_cancelled(handle.sort_out()).await;
     let (mut waiting, mut answered, mut busy, mut until) = (false, Instant::now(), Instant::now(), None);
     let cut_short = loop {
@@ -196,10 +196,10 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
             Ok(work) => {
                 (waiting, answered) = (work.unreachable, Instant::now());
                 if !work.sendable {
-                    // A run that has nothing more to claim does not wait for somebody to mend the table.
+                    // A run that has nothing more to claim does not wait for somebody to repair the table.
                     engine.give_up_refused();
                 }
-                // Once it was told to stop nothing more is claimed, and what was claimed and not sent is due again.
+                // After it was told to stop, nothing more is claimed, and what was claimed but not sent is due again.
                 let over = was_idle && (until.is_some() || (!work.sendable && engine.is_idle()));
                 if over {
                     break work.sendable;
@@ -208,12 +208,12 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
                     busy = Instant::now();
                 } else if busy.elapsed() >= STORE_WAIT {
                     engine.finish(Instant::now() + grace).await;
-                    let reason = "messages are due, and none can be claimed; the log says why".to_owned();
+                    let reason = "messages are due but none can be claimed; the log says why".to_owned();
                     return Err(Error::NotReady { waited: STORE_WAIT, reason });
                 }
             }
-            // The engine goes on meanwhile: what is under way is sent and put on record.
-            Err(error) if answered.elapsed() < STORE_WAIT => tracing::debug!(error = error.to_string(), "can't see what is left to do"),
+            // The engine goes on meanwhile: what is under way is sent and recorded.
+            Err(error) if answered.elapsed() < STORE_WAIT => tracing::debug!(error.detail = error.to_string(), "can't see what is left to do"),
             Err(error) => {
                 engine.finish(Instant::now() + grace).await;
                 return Err(error.into());
@@ -235,7 +235,7 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
     Ok(Ran { waiting, cut_short })
 }
 
-/// Waits until the store is ready; not for what nobody mends by waiting: a wrong password, tables that are missing.
+/// Waits until the store is ready, but not for errors that waiting does not cure: a wrong password, missing tables.
 async fn ready(store: &dyn Store) -> Result<(), Error> {
     let mut reason = "the store has not answered yet".to_owned();
     let preparing = async {

@@ -1,4 +1,4 @@
-//! The database's clock, as this node knows it: due times and leases are reckoned on it, and a node's own clock may be wrong.
+//! The database's clock as this node knows it. Due times and leases are measured by it, since a node's own clock may be wrong.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
-/// The last reading of the database's clock, carried on by the monotonic clock of the machine.
+/// The last reading of the database's clock, carried forward by the machine's monotonic clock.
 #[derive(Debug)]
 pub struct StoreClock {
     start: Instant,
@@ -22,7 +22,7 @@ impl Default for StoreClock {
 }
 
 impl StoreClock {
-    /// Takes a reading that came with an answer of the database; the journey of the answer makes it a little late.
+    /// Takes a reading that came with an answer of the database; the answer's travel time makes it slightly late.
     pub fn read(&self, now: DateTime<Utc>) {
         self.origin.store(now.timestamp_micros().saturating_sub(self.since_start(Instant::now())), Ordering::Relaxed);
     }
@@ -32,7 +32,7 @@ impl StoreClock {
         self.at(Instant::now())
     }
 
-    /// The database's time at a moment of the machine's monotonic clock.
+    /// The database's time at an instant of the machine's monotonic clock.
     pub fn at(&self, moment: Instant) -> DateTime<Utc> {
         let micros = self.origin.load(Ordering::Relaxed).saturating_add(self.since_start(moment));
         DateTime::from_timestamp_micros(micros).unwrap_or_default()
@@ -43,13 +43,13 @@ impl StoreClock {
     }
 }
 
-/// The time from one moment to a later one; zero if it is not later.
+/// The time from `earlier` to `later`; zero if `later` is not later.
 #[must_use]
 pub fn between(earlier: DateTime<Utc>, later: DateTime<Utc>) -> Duration {
     later.signed_duration_since(earlier).to_std().unwrap_or_default()
 }
 
-/// A moment so long after another, at the end of time at most.
+/// `moment` plus `span`, at most the end of time.
 #[must_use]
 pub fn after(moment: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
     chrono::TimeDelta::from_std(span).ok().and_then(|delta| moment.checked_add_signed(delta)).unwrap_or(DateTime::<Utc>::MAX_UTC)

@@ -1,11 +1,11 @@
-//! Something wrong in a configuration: where it is and what to do about it.
+//! A fault in a configuration: where it is, and what to do about it.
 
 use std::fmt;
 
-/// One fault. Faults are gathered and shown together, so that a file is mended in one go.
+/// One fault. Faults are collected and shown together, so that a file can be fixed in one go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The path of the key, from where the checking part stands: `retry.jitter`; empty for the whole section.
+    /// The path of the key, relative to the section that is being checked: `retry.jitter`; empty for the whole section.
     pub path: String,
     /// What is wrong and what to write instead.
     pub message: String,
@@ -17,7 +17,7 @@ impl Fault {
         Self { path: path.into(), message: message.to_string() }
     }
 
-    /// The same fault seen from further out.
+    /// The same fault as seen from the enclosing section.
     #[must_use]
     pub fn within(mut self, outer: &str) -> Self {
         self.path = match (outer.is_empty(), self.path.is_empty()) {
@@ -29,12 +29,12 @@ impl Fault {
     }
 }
 
-/// Faults in one line, for an error that tells all of them.
+/// Faults on one line, for an error that lists all of them.
 pub fn line(faults: impl IntoIterator<Item = impl fmt::Display>) -> String {
     faults.into_iter().map(|fault| fault.to_string()).collect::<Vec<_>>().join("; ")
 }
 
-/// The same of faults of a section.
+/// The same for faults of a section.
 pub fn line_within(outer: &str, faults: Vec<Fault>) -> String {
     line(faults.into_iter().map(|fault| fault.within(outer)))
 }

@@ -1,9 +1,9 @@
-//! Redrive: makes sure that a message is delivered.
+//! Redrive: makes sure that messages are delivered.
 
 use std::process::ExitCode;
 
-/// Messages come into being on one thread and go on another, a thousand at a time, which the C library's allocator is slow at. The C libraries
-/// inside use it too.
+/// Messages are allocated on one thread and freed on another, a thousand at a time, which is slow with the C library's allocator. The bundled C
+/// libraries use this one too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! A message, its states, and the facts about it that every part agrees on.
+//! A message, its states, and what every part of redrive has to agree on about it.
 
 pub mod judge;
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-/// The state of a message. The chart is in `docs/state-machine.md`; [`TRANSITIONS`] is the same as data.
+/// The state of a message. `docs/state-machine.md` has the chart; [`TRANSITIONS`] is the same as data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -35,12 +35,12 @@ pub enum State {
 impl State {
     /// All states, waiting ones first.
     pub const ALL: [Self; 7] = [Self::Pending, Self::Sending, Self::Retrying, Self::Blocked, Self::Succeeded, Self::Failed, Self::Cancelled];
-    /// The states in which a message waits, or is being sent.
+    /// The states in which a message waits or is being sent.
     pub const WAITING: [Self; 4] = [Self::Pending, Self::Sending, Self::Retrying, Self::Blocked];
-    /// The states in which a message is over, until a person puts it back.
+    /// The final states, which a message leaves only if a person puts it back.
     pub const FINISHED: [Self; 3] = [Self::Succeeded, Self::Failed, Self::Cancelled];
 
-    /// The name in the table, the API and the metrics.
+    /// The name in the table, in the API and in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -54,7 +54,7 @@ impl State {
         }
     }
 
-    /// Whether the message is over.
+    /// Whether the state is final.
     #[must_use]
     pub const fn is_finished(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
@@ -73,7 +73,7 @@ impl FromStr for State {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
             let names = Self::ALL.map(Self::as_str).join(", ");
-            format!("`{text}` is no state; there are {names}")
+            format!("`{text}` is not a state; the states are {names}")
         })
     }
 }
@@ -87,9 +87,9 @@ pub enum Event {
     Succeeded,
     /// The attempt failed and there will be another.
     Failed,
-    /// The attempt failed for good, used up the retries or the age.
+    /// The attempt failed for good, or used up the retries or the age limit.
     GaveUp,
-    /// The node handed it back before it sent anything.
+    /// The node handed it back before anything was sent.
     HandedBack,
     /// A person wants it sent (again).
     Retried,
@@ -97,7 +97,7 @@ pub enum Event {
     Cancelled,
 }
 
-/// Every transition there is; any other is refused by the store's compare-and-set.
+/// Every transition there is; the store's compare-and-set refuses any other.
 pub const TRANSITIONS: &[(State, Event, State)] = &[
     (State::Pending, Event::Claimed, State::Sending),
     (State::Retrying, Event::Claimed, State::Sending),
@@ -114,7 +114,7 @@ pub const TRANSITIONS: &[(State, Event, State)] = &[
     (State::Blocked, Event::Cancelled, State::Cancelled),
 ];
 
-/// The key of a message: text as a rule, bytes where the application's keys are binary.
+/// The key of a message: usually text, or bytes if the application's keys are binary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
     /// Kept in `msg_key`.
@@ -133,7 +133,7 @@ impl Key {
         }
     }
 
-    /// The key as text, where it is text.
+    /// The key, if it is text.
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         match self {
@@ -143,12 +143,12 @@ impl Key {
     }
 }
 
-/// The headers of a message, in the order in which they came; names may repeat only by case.
+/// The headers of a message, in their original order; names may differ in case alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(String, String)>);
 
 impl Headers {
-    /// Headers from pairs of name and value.
+    /// Headers from pairs of a name and a value.
     #[must_use]
     pub const fn new(pairs: Vec<(String, String)>) -> Self {
         Self(pairs)
@@ -171,16 +171,16 @@ impl Headers {
         self.0.is_empty()
     }
 
-    /// The JSON object that the table keeps; `None` when there are none.
+    /// The JSON object as stored in the table; `None` if there are no headers.
     #[must_use]
     pub fn to_json(&self) -> Option<String> {
         if self.0.is_empty() { None } else { Some(serde_json::to_string(self).unwrap_or_default()) }
     }
 
-    /// Reads the JSON object that the table keeps. Numbers and booleans are taken as their text.
+    /// Reads the JSON object that is stored in the table. Numbers and booleans are taken as text.
     ///
     /// # Errors
-    /// What is wrong with it, for people: no JSON, not an object, a value that is neither text nor number nor boolean.
+    /// What is wrong with it, in words: not JSON, not an object, a value that is neither a string nor a number nor a boolean.
     pub fn from_json(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Ok(Self::default());
@@ -195,7 +195,7 @@ impl Serialize for Headers {
     }
 }
 
-/// The value of a header. A number or a boolean is taken as it is written: a number that is read as one loses digits.
+/// The value of a header. A number or a boolean is taken as written: parsing a number could lose digits.
 struct Text(String);
 
 impl<'de> Deserialize<'de> for Text {
@@ -235,28 +235,28 @@ impl<'de> Deserialize<'de> for Headers {
     }
 }
 
-/// What payload, key and headers weigh together, in bytes.
+/// The combined size of payload, key and headers, in bytes.
 pub(crate) fn weight(payload: Option<&Bytes>, key: Option<&Key>, headers: &Headers) -> usize {
     let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     payload.map_or(0, Bytes::len) + key.map_or(0, |key| key.as_bytes().len()) + headers
 }
 
-/// One message as it goes to a source: what must happen, and which try this is.
+/// One message as it is given to a source: what to send, and which attempt this is.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// UUIDv7 unless the application chose another; the lower-case hyphenated text everywhere.
+    /// A UUIDv7 unless the application chose another id; everywhere in lower-case hyphenated form.
     pub id: Uuid,
     /// The project that it belongs to.
     pub project: Arc<str>,
     /// The name of the source that sends it.
     pub source: Arc<str>,
-    /// The topic, routing key or path, where the message names its own.
+    /// The topic, routing key or path, if the message names one.
     pub topic: Option<String>,
     /// The record key.
     pub key: Option<Key>,
-    /// The payload as it came; `None` is a Kafka tombstone, an empty body elsewhere.
+    /// The payload, unchanged; `None` is a Kafka tombstone, and an empty body elsewhere.
     pub payload: Option<Bytes>,
-    /// The headers as they came.
+    /// The headers, unchanged.
     pub headers: Headers,
     /// Starts at 1; raised each time a person puts a finished message back.
     pub epoch: u32,
@@ -267,7 +267,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// What the message weighs in memory, in bytes, roughly.
+    /// The approximate size of the message in memory, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         const OVERHEAD: usize = 256;
@@ -275,29 +275,29 @@ impl Message {
     }
 }
 
-/// Where a message stands in its epoch when an attempt begins.
+/// The progress of a message within its epoch, at the moment an attempt begins: what the verdict on the attempt depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Refused attempts of this epoch so far.
     pub retries: u32,
-    /// When it is too old to be sent, on the database's clock.
+    /// When it becomes too old to be sent, on the database's clock.
     pub expires_at: Option<DateTime<Utc>>,
-    /// Entries that the attempt log holds for this epoch.
+    /// The number of entries in the attempt log for this epoch.
     pub logged: u32,
-    /// The last of them.
+    /// The last of these entries.
     pub last_entry: Option<Entry>,
 }
 
-/// The last entry of the attempt log, into which a like attempt collapses.
+/// The last entry of the attempt log, which absorbs further attempts of the same kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its number: the number of the first attempt that it stands for.
+    /// Its number, which is that of the first attempt it stands for.
     pub number: u32,
     /// Its outcome.
     pub outcome: AttemptOutcome,
 }
 
-/// What the attempt log says that an attempt came to.
+/// The outcome of an attempt as the attempt log records it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttemptOutcome {
@@ -307,14 +307,14 @@ pub enum AttemptOutcome {
     Permanent,
     /// Refused this time.
     Refused,
-    /// The destination could not be asked.
+    /// The destination could not be reached, or its answer was lost.
     Unreachable,
-    /// The lease ran out without a word: the node died, or lost the database.
+    /// The lease ran out and no outcome was reported: the node died, or lost the database.
     Lost,
 }
 
 impl AttemptOutcome {
-    /// The name in the table and the API.
+    /// The name in the table and in the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

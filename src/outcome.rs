@@ -1,4 +1,4 @@
-//! What a send came to: the vocabulary in which every source reports.
+//! The outcome of a send: the vocabulary in which every source reports.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,14 +7,14 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The longest error text that is kept, in bytes.
+/// The maximum length of an error text, in bytes.
 pub const MAX_DETAIL: usize = 1024;
-/// The longest result that is kept, in bytes.
+/// The maximum length of a result, in bytes.
 pub const MAX_RESULT: usize = 2048;
-/// The longest error code that is kept, in bytes.
+/// The maximum length of an error code, in bytes.
 pub const MAX_CODE: usize = 64;
 
-/// The four classes of outcome. What each does to the message is decided in [`crate::message::judge`].
+/// The four classes of outcome. [`crate::message::judge`] decides what each means for the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
@@ -24,7 +24,7 @@ pub enum Class {
     Permanent,
     /// Refused this time: counts against `max_retries`.
     Refused,
-    /// The destination could not be asked: does not count.
+    /// The destination could not be reached, or its answer was lost: does not count.
     Unreachable,
 }
 
@@ -47,7 +47,7 @@ impl fmt::Display for Class {
     }
 }
 
-/// What one attempt came to.
+/// The outcome of one attempt.
 ///
 /// ```
 /// use redrive::outcome::{Class, Outcome};
@@ -58,15 +58,15 @@ impl fmt::Display for Class {
 pub struct Outcome {
     /// One of the four classes.
     pub class: Class,
-    /// A stable, short, lower-case code (`http_503`, `kafka_msg_size_too_large`); empty when it succeeded. At most [`MAX_CODE`] bytes.
+    /// A stable, short, lower-case code (`http_503`, `kafka_msg_size_too_large`); empty if the send succeeded. At most [`MAX_CODE`] bytes.
     pub code: Cow<'static, str>,
-    /// For people: what went wrong. At most [`MAX_DETAIL`] bytes; never a payload or a secret.
+    /// What went wrong, in words. At most [`MAX_DETAIL`] bytes; never a payload or a secret.
     pub detail: String,
-    /// What the destination asked to wait (`Retry-After`).
+    /// The wait that the destination asked for (`Retry-After`).
     pub retry_after: Option<Duration>,
     /// What the destination answered, as JSON text. At most [`MAX_RESULT`] bytes.
     pub result: Option<String>,
-    /// Whether the destination was asked. What was refused without asking says nothing about it: the breaker does not count it.
+    /// Whether the destination was asked at all. A refusal without asking says nothing about the destination: the breaker ignores it.
     pub asked: bool,
 }
 
@@ -82,7 +82,7 @@ impl Outcome {
         Self::failure(Class::Permanent, code, detail)
     }
 
-    /// Refused for good without asking the destination: the message can't be said in its terms.
+    /// Refused for good without asking the destination: its protocol can't express the message.
     pub fn unsendable(code: impl Into<Cow<'static, str>>, detail: impl fmt::Display) -> Self {
         Self { asked: false, ..Self::permanent(code, detail) }
     }
@@ -92,12 +92,12 @@ impl Outcome {
         Self::failure(Class::Refused, code, detail)
     }
 
-    /// The destination could not be asked, or its answer was lost.
+    /// The destination could not be reached, or its answer was lost.
     pub fn unreachable(code: impl Into<Cow<'static, str>>, detail: impl fmt::Display) -> Self {
         Self::failure(Class::Unreachable, code, detail)
     }
 
-    /// A failure of a class that was looked up in a table.
+    /// A failure whose class was looked up in a table.
     pub fn failure(class: Class, code: impl Into<Cow<'static, str>>, detail: impl fmt::Display) -> Self {
         let mut code = code.into();
         if !fits(&code, MAX_CODE) {
@@ -107,14 +107,14 @@ impl Outcome {
         Self { class, code, detail, retry_after: None, result: None, asked: true }
     }
 
-    /// The same with what the destination answered, cut to [`MAX_RESULT`] bytes.
+    /// Adds the destination's answer, cut to [`MAX_RESULT`] bytes.
     #[must_use]
     pub fn with_result(mut self, result: impl Into<String>) -> Self {
         self.result = Some(fitting(result.into(), MAX_RESULT));
         self
     }
 
-    /// The same with the wait that the destination asked for.
+    /// Adds the wait that the destination asked for.
     #[must_use]
     pub const fn with_retry_after(mut self, wait: Option<Duration>) -> Self {
         self.retry_after = wait;
@@ -122,7 +122,7 @@ impl Outcome {
     }
 }
 
-/// `text` as every database keeps it: of at most `max` bytes and without NUL, which PostgreSQL's text does not take.
+/// `text` in a form that every database can store: at most `max` bytes and without NUL, which PostgreSQL's text does not allow.
 pub(crate) fn fitting(text: String, max: usize) -> String {
     if fits(&text, max) {
         return text;

@@ -25,7 +25,7 @@ pub enum Unreachable {
     Count,
 }
 
-/// The retry policy as it is written in YAML, and the part of it that a message overrides. What is not written is the default.
+/// The retry policy as it is written in YAML, and the part of it that a message overrides. Omitted fields take their defaults.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -35,19 +35,20 @@ pub struct Config {
     /// The wait before the first retry. Default 5s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_delay: Option<Span>,
-    /// What the later waits grow from. Default 10s.
+    /// The base from which later waits grow. Default 10s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_delay: Option<Span>,
-    /// What each wait is multiplied by, 1 to 1000; 1 is a fixed interval. Default 10.
+    /// The factor between one wait and the next, 1 to 1000; 1 is a fixed interval. Default 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multiplier: Option<f64>,
-    /// No wait is longer, jitter aside. Default 6h.
+    /// The longest wait, jitter aside. Default 6h.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_delay: Option<Span>,
-    /// Spreads each wait uniformly over ± this share of it, 0 to 1. Default 0.
+    /// Spreads each wait uniformly over plus or minus this share of it, 0 to 1. Default 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<f64>,
-    /// The age at which a message that was not delivered fails, from its creation or its first due time, whichever is later. Default 7d; `never` is allowed.
+    /// The age at which an undelivered message fails, counted from its creation or its first due time, whichever is later. Default 7d; `never` is
+    /// allowed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_after: Option<Limit>,
     /// `wait`: an unreachable destination doesn't count against `max_retries`. `count`: it does, and waits the full delay. Default wait.
@@ -58,17 +59,17 @@ pub struct Config {
     pub unreachable_delay: Option<Span>,
 }
 
-/// What a message overrides of its source's policy: of most messages nothing, which takes no room.
+/// What a message overrides in its source's policy. For most messages that is nothing, which takes no space.
 pub type Overrides = Option<Box<Config>>;
 
 impl Config {
-    /// What it overrides.
+    /// These settings as overrides.
     #[must_use]
     pub fn overrides(self) -> Overrides {
         (self != Self::default()).then(|| Box::new(self))
     }
 
-    /// Every field that is out of range, all at once. Whoever takes one in asks for them and refuses it.
+    /// Every field that is out of range, all at once. Code that accepts a config from outside has to check this and refuse it.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -91,7 +92,7 @@ impl Config {
     }
 }
 
-/// A retry policy whose every field is within its range, however it was made: what it says can be relied upon.
+/// A retry policy in which every field is within its range, however it was made.
 ///
 /// ```
 /// use redrive::retry::Policy;
@@ -136,8 +137,8 @@ impl Policy {
         Self::default().with(config)
     }
 
-    /// This policy with what `config` overrides: nothing, if it has [faults](Config::faults). It was refused where it came in, so it can only have come
-    /// by SQL.
+    /// This policy with what `config` overrides, or unchanged if that has [faults](Config::faults). The API refuses such a config, so it can only
+    /// have come by SQL.
     #[must_use]
     pub fn with(&self, config: &Config) -> Self {
         if !config.faults().is_empty() {
@@ -156,29 +157,30 @@ impl Policy {
         }
     }
 
-    /// The wait before the `n`-th retry, without jitter; `n` counts from 1 (0 is taken for 1).
+    /// The wait before the `n`-th retry, without jitter; `n` counts from 1 (0 is treated as 1).
     #[must_use]
     pub fn delay(&self, n: u32) -> Duration {
         let delay = if n <= 1 {
             self.first_delay
         } else if self.base_delay.is_zero() {
-            // Times infinity it would be no number.
+            // Zero times infinity would be NaN.
             Duration::ZERO
         } else {
-            // Grows past f64 for large n: infinity, which the cap below takes. `powi` would need n to fit i32.
+            // For large n this exceeds f64 and becomes infinity, which the cap below handles. `powi` would need n to fit an i32.
             let seconds = self.base_delay.as_secs_f64() * self.multiplier.powf(f64::from(n - 1));
             Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST)
         };
         delay.min(self.max_delay)
     }
 
-    /// The wait before the `n`-th retry after a refusal, with jitter, stretched to what the destination asked for within [delay, `max_delay`].
+    /// The wait before the `n`-th retry after a refusal, with jitter; or, within [delay, `max_delay`], the longer wait that the destination asked
+    /// for.
     pub fn after_refusal(&self, n: u32, retry_after: Option<Duration>, rng: &mut impl Rng) -> Duration {
         let delay = self.jittered(self.delay(n), rng);
         retry_after.map_or(delay, |wait| wait.min(self.max_delay).max(delay))
     }
 
-    /// The wait after the `n`-th failed attempt, an unreachable one, with jitter.
+    /// The wait after the `n`-th failed attempt, if that was unreachable, with jitter.
     pub fn after_unreachable(&self, n: u32, retry_after: Option<Duration>, rng: &mut impl Rng) -> Duration {
         let delay = match self.unreachable {
             Unreachable::Wait => self.delay(n).min(self.unreachable_delay),

@@ -1,4 +1,4 @@
-//! Stopping: a first signal asks for it, a second one ends the process at once.
+//! Stopping: the first signal asks for it, the second one ends the process at once.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 /// The exit code of a process that was stopped hard by a second signal: 128 + SIGTERM.
 pub const STOPPED_HARD: u8 = 143;
 
-/// How long whoever looks at `hard` may take to end the process.
+/// How long the code that watches `hard` may take to end the process.
 const HARD_WITHIN: Duration = Duration::from_secs(2);
 
-/// A token that is cancelled by the first SIGTERM or SIGINT. The second one cancels `hard`, for which the runtime is to be dropped, and all that
-/// runs in it with its processes: what is under way is then found by others when its lease runs out. A thread that hangs does not hold that up.
+/// A token that is cancelled by the first SIGTERM or SIGINT. The second one cancels `hard`, upon which the runtime is to be dropped, with everything
+/// that runs in it and the processes it started: others find what was under way when its lease runs out. A thread that hangs does not hold this up.
 ///
 /// # Errors
 /// If the signal handlers can't be installed.
@@ -29,7 +29,7 @@ pub fn on_signal(hard: CancellationToken) -> std::io::Result<CancellationToken> 
                 _ = interrupt.recv() => name = "SIGINT",
             }
             if round == 0 {
-                // First: a log that can't be written must not keep it from stopping.
+                // First: a log that can't be written must not keep the process from stopping.
                 stop.cancel();
                 tracing::info!(signal = name, "stopping: nothing new is sent, what is under way is finished; a second signal stops at once");
             }

@@ -1,7 +1,7 @@
 //! A source: the strategy that performs the send for a message.
 //!
-//! Implement [`Source`] for a destination that takes one message at a time, [`Pipeline`] for one that is fast only with many under way.
-//! A kind of source is its [`Config`]: what the YAML holds, and the factory of the thing itself.
+//! Implement [`Source`] for a destination that takes one message at a time, [`Pipeline`] for one that is fast only with many messages under way. A
+//! kind of source is its [`Config`]: the contents of the YAML, and the factory for the sender.
 
 pub mod amqp;
 pub mod answer;
@@ -30,36 +30,37 @@ use codes::Code;
 pub use options::Options;
 pub use registry::Registry;
 
-/// What redrive itself says in the headers of a record or message. One that a consumer forwards with the headers that it had brings others'.
+/// Redrive's own headers in a record or message. A consumer that forwards a message with all its headers brings those of another redrive along.
 const OWN_HEADERS: [&str; 3] = ["redrive-id", "redrive-attempt", "redrive-key"];
 
-/// Whether a message's header would be taken for redrive's own.
+/// Whether a header of a message would be mistaken for one of redrive's own.
 fn is_own_header(name: &str) -> bool {
     OWN_HEADERS.iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 
-/// Performs the send for one message at a time. Many calls run at once, up to the source's `in_flight`.
+/// Performs the send for one message at a time. Many calls run concurrently, up to the source's `in_flight`.
 ///
-/// A call that is not over three seconds after the source's `timeout` is given up by the engine (an unreachable outcome): the source has
-/// the first say. A panic in it is survived (a refused one).
+/// A call should end within the source's `timeout`; three seconds after that the engine abandons it (an unreachable outcome). A panic in it is caught
+/// (a refused one).
 #[async_trait]
 pub trait Source: Send + Sync + 'static {
-    /// Sends the message and says what came of it. The same message may come again: [`Message::id`] tells a copy.
+    /// Sends the message and reports the outcome. The same message may come again: [`Message::id`] identifies a copy.
     async fn send(&self, message: &Message) -> Outcome;
 
-    /// What can be said against a topic without sending; asked at intake (422 there) and so that a mistake is heard by who made it.
+    /// What is wrong with a topic, as far as that is known without sending. Asked at intake (which answers 422), so that the producer learns of its
+    /// mistake.
     fn check(&self, topic: Option<&str>) -> Result<(), String> {
         let _ = topic;
         Ok(())
     }
 
-    /// Why nothing should be sent just now although the destination is up, such as a broker that holds back publishers.
+    /// Why nothing should be sent right now although the destination is up, for example because a broker is holding back publishers.
     fn blocked(&self) -> Option<String> {
         None
     }
 
-    /// Lets go of connections. Nothing is under way when it is called, or `within` is all the time that is left for it; what then takes a moment to
-    /// be ended in good order, such as a process, may have that moment.
+    /// Closes connections. Nothing is under way when it is called, or else `within` is all the time that is left; things that take a moment to end in
+    /// good order, such as a process, may use it.
     async fn close(&self, within: Duration) {
         let _ = within;
     }
@@ -68,8 +69,8 @@ pub trait Source: Send + Sync + 'static {
 /// Performs sends that are pipelined: many under way on one connection, acknowledged later and in any order.
 #[async_trait]
 pub trait Pipeline: Send + Sync + 'static {
-    /// Takes a batch. Returns as soon as another batch can be taken, which bounds what waits inside; each delivery is
-    /// [finished](Delivery::finish) on its own, then or later, and within the source's timeout.
+    /// Takes a batch. Returns as soon as another batch can be taken, which bounds how much waits inside; each delivery is
+    /// [finished](Delivery::finish) on its own, now or later, but within the source's timeout.
     async fn send(&self, batch: Vec<Delivery>);
 
     /// As [`Source::check`].
@@ -89,12 +90,12 @@ pub trait Pipeline: Send + Sync + 'static {
     }
 }
 
-/// What a kind of source is built into.
+/// What a kind of source builds.
 #[derive(Clone)]
 pub enum Sender {
-    /// One call a message.
+    /// One call per message.
     Each(Arc<dyn Source>),
-    /// One call a batch, acknowledged later.
+    /// One call per batch, acknowledged later.
     Pipelined(Arc<dyn Pipeline>),
 }
 
@@ -109,7 +110,7 @@ impl Sender {
         Self::Pipelined(Arc::new(pipeline))
     }
 
-    /// What can be said against a topic without sending.
+    /// What is wrong with a topic, as far as that is known without sending.
     pub fn check(&self, topic: Option<&str>) -> Result<(), String> {
         match self {
             Self::Each(source) => source.check(topic),
@@ -117,7 +118,7 @@ impl Sender {
         }
     }
 
-    /// Why nothing should be sent just now.
+    /// Why nothing should be sent right now.
     #[must_use]
     pub fn blocked(&self) -> Option<String> {
         match self {
@@ -126,7 +127,7 @@ impl Sender {
         }
     }
 
-    /// Lets go of connections.
+    /// Closes connections.
     pub async fn close(&self, within: Duration) {
         match self {
             Self::Each(source) => source.close(within).await,
@@ -162,23 +163,23 @@ impl Delivery {
         &self.message
     }
 
-    /// Says what came of it.
+    /// Reports the outcome.
     pub fn finish(self, outcome: Outcome) {
         self.receipt.finish(outcome);
     }
 
-    /// The message and the receipt for it apart, so that a client library that took a copy of its own may let go of the message.
+    /// Splits it into the message and its receipt, so that the message can be dropped early if a client library has made its own copy.
     #[must_use]
     pub fn split(self) -> (Message, Receipt) {
         (self.message, self.receipt)
     }
 }
 
-/// What is left to be said of a [`Delivery`]: its outcome.
+/// The remaining duty of a [`Delivery`]: to report its outcome.
 pub struct Receipt(Option<Box<dyn FnOnce(Outcome) + Send>>);
 
 impl Receipt {
-    /// Says what came of it.
+    /// Reports the outcome.
     pub fn finish(mut self, outcome: Outcome) {
         if let Some(finish) = self.0.take() {
             finish(outcome);
@@ -189,34 +190,35 @@ impl Receipt {
 impl Drop for Receipt {
     fn drop(&mut self) {
         if let Some(finish) = self.0.take() {
-            finish(Outcome::unreachable("dropped", "the source let go of the message without saying what became of it"));
+            finish(Outcome::unreachable("dropped", "the source dropped the message without reporting its outcome"));
         }
     }
 }
 
-/// What a kind may use to build itself. A new facility is a new field here and changes no signature.
+/// What a kind of source may use to build itself. A new facility becomes a new field, so the signature of [`Config::build`] stays the same; only code
+/// that constructs a `Context` itself has to follow.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// The project whose messages are sent.
     pub project: Arc<str>,
     /// The name of the source in the YAML.
     pub name: Arc<str>,
-    /// What every source takes.
+    /// The options that every source has.
     pub options: Options,
-    /// How long a claim holds without renewal; what can't be stopped once it was handed to a client library must end well within it.
+    /// How long a claim holds without renewal. Anything that can't be stopped once it was handed to a client library must end well within it.
     pub lease: Duration,
     /// The folder of the configuration file, against which relative paths are resolved.
     pub folder: PathBuf,
 }
 
 impl Context {
-    /// A path of the configuration, against the folder of its file.
+    /// A path from the configuration, resolved against the folder of its file.
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
     }
 
-    /// A secret that is written at `key` or read from the file that `{key}_file` names.
+    /// A secret that is given as `key`, or read from the file that `{key}_file` names.
     ///
     /// # Errors
     /// Both are given, or the file holds no secret.
@@ -229,18 +231,17 @@ impl Context {
     }
 }
 
-/// A kind of source as it is configured: what the YAML holds besides [`Options`], and the factory of the sender.
+/// The configuration of a kind of source: its keys in the YAML besides [`Options`], and the factory for the sender.
 ///
 /// Unknown keys should be refused (`#[serde(deny_unknown_fields)]`).
 pub trait Config: DeserializeOwned + JsonSchema + Send + 'static {
     /// Checks everything and builds the sender. It must not wait for the destination: redrive starts with any destination down.
     ///
     /// # Errors
-    /// Every fault, with the path of the key inside the source.
+    /// Every fault, with the path of the key within the source.
     fn build(self, cx: &Context) -> Result<Sender, Vec<Fault>>;
 
-    /// The error codes that its sends may come to: a key of `outcomes:` that is none of them would have no effect, and is a fault. A kind that says
-    /// nothing has any key taken.
+    /// The error codes that its sends may report. Any other key in `outcomes:` would have no effect, and is a fault. `None` allows every key.
     fn codes() -> Option<Vec<Code>> {
         None
     }

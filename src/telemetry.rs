@@ -1,4 +1,4 @@
-//! `log:` in the configuration, and where log lines go: JSON lines on stderr when it is not a terminal, text when it is.
+//! The `log:` section of the configuration, and where log lines go: JSON lines on stderr if it is not a terminal, text if it is.
 
 pub mod metrics;
 pub mod throttle;
@@ -18,7 +18,7 @@ use crate::fault::Fault;
 pub struct Config {
     /// `auto`: text on a terminal, else JSON lines. `json` or `text`: always that.
     pub format: Format,
-    /// `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,redrive::engine=debug`. `REDRIVE_LOG` and `RUST_LOG` go before it.
+    /// `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,redrive::engine=debug`. `REDRIVE_LOG` and `RUST_LOG` take precedence.
     pub level: String,
 }
 
@@ -28,7 +28,7 @@ impl Default for Config {
     }
 }
 
-/// The shape of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
@@ -42,7 +42,7 @@ pub enum Format {
 }
 
 impl Config {
-    /// What is wrong with it.
+    /// What is wrong with the configuration.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         match filter(&self.level) {
@@ -52,10 +52,10 @@ impl Config {
     }
 }
 
-/// Sends log lines to stderr from here on. What `REDRIVE_LOG` or `RUST_LOG` says goes before the configuration's level; `variable` reads them.
+/// Sends log lines to stderr from here on. `REDRIVE_LOG` or `RUST_LOG`, which are read through `variable`, take precedence over the configured level.
 ///
 /// # Errors
-/// What is wrong with the level, and where it stands. A second call changes nothing.
+/// What is wrong with the level, and where it was set. A second call changes nothing.
 pub fn init(config: &Config, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), Fault> {
     let (filter, ignored) = choose(&config.level, variable)?;
     let json = match config.format {
@@ -63,9 +63,9 @@ pub fn init(config: &Config, variable: &dyn Fn(&str) -> Option<String>) -> Resul
         Format::Json => true,
         Format::Text => false,
     };
-    // That a line could not be written would be said on the stderr that takes none, which panics.
+    // An error in writing a line would be reported on the very stderr that failed, which panics.
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
-    // Fails only if a program that embeds redrive has set its own up before: then that one holds.
+    // This fails only if a program that embeds redrive has installed its own subscriber before: then that one is used.
     let _ = if json {
         lines.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init_quietly()
     } else {
@@ -73,12 +73,12 @@ pub fn init(config: &Config, variable: &dyn Fn(&str) -> Option<String>) -> Resul
         lines.with_ansi(colours).try_init_quietly()
     };
     if let Some(message) = ignored {
-        tracing::warn!(error.detail = message, "RUST_LOG is not understood and is ignored; REDRIVE_LOG is for redrive alone");
+        tracing::warn!(error.detail = message, "RUST_LOG is not understood and is ignored; REDRIVE_LOG sets the level of redrive alone");
     }
     Ok(())
 }
 
-/// The filter that holds, and what is wrong with `RUST_LOG` if that is passed over: it belongs to other programs too, and must not stop this one.
+/// The filter to use, and what is wrong with `RUST_LOG` if that was ignored: other programs use it too, so it must not stop this one.
 fn choose(level: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<(EnvFilter, Option<String>), Fault> {
     let set = |name| variable(name).filter(|value| !value.is_empty());
     let strict = |place: &str, level: &str| filter(level).map_err(|message| Fault::new(place, message));
@@ -105,7 +105,7 @@ impl<S: Into<tracing::Dispatch>> TryInit for S {
 fn filter(level: &str) -> Result<EnvFilter, String> {
     const SHAPE: &str = "must be error, warn, info, debug, trace or off, or directives such as `info,redrive::engine=debug`";
     let is_level = |text: &str| !text.trim().is_empty() && text.trim().parse::<LevelFilter>().is_ok();
-    // By itself the filter takes `verbose` for the name of a module, and silences everything else.
+    // On its own, the filter would take `verbose` for the name of a module, and silence everything else.
     let is_directive = |part: &str| match part.rsplit_once('=') {
         Some((target, level)) => !target.trim().is_empty() && is_level(level),
         None => is_level(part),
@@ -114,7 +114,7 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
         return Err(SHAPE.to_owned());
     }
     let level: Vec<&str> = level.split(',').map(str::trim).collect();
-    // lapin writes a line for each thing that the source reports itself, and a message that comes back whole, payload and all.
+    // lapin logs everything that the source reports itself, and returned messages as a whole, payload included.
     let level = format!("lapin=off,{},lapin::returned_messages=off", level.join(","));
     EnvFilter::builder().parse(level).map_err(|_| SHAPE.to_owned())
 }

@@ -1,4 +1,4 @@
-//! How a message and its attempts look from outside: the JSON of the API and of `--json`, under names that are a contract.
+//! How a message and its attempts look from outside: the JSON of the API and of `--json`, whose names are a contract.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +11,7 @@ use crate::message::{AttemptOutcome, Key, State};
 use crate::store::{Attempt, Changed, LastError, Page, Record};
 use crate::units::millis;
 
-/// A message as it is shown. Fields may be added; none is renamed.
+/// A message as it is shown. Fields may be added, but not renamed.
 #[derive(Clone, Debug, Serialize)]
 pub struct MessageView {
     /// Its id.
@@ -20,19 +20,19 @@ pub struct MessageView {
     pub project: String,
     /// Its source; empty if the row has none.
     pub source: String,
-    /// The topic, where it names its own.
+    /// The topic, if the message names one.
     pub topic: Option<String>,
-    /// The record key, where it is text.
+    /// The record key, if it is text.
     pub key: Option<String>,
-    /// The record key, where it is binary.
+    /// The record key, if it is binary.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_base64: Option<String>,
-    /// How large the payload is; `null` is a tombstone.
+    /// The size of the payload; `null` is a tombstone.
     pub payload_bytes: Option<u64>,
-    /// The payload, only if it was asked for and is not too large to be shown; then `null` is a tombstone.
+    /// The payload, only if it was asked for and is not too large to be shown; `null` is then a tombstone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload_base64: Option<Option<String>>,
-    /// The headers as the very JSON object that the row holds; what is no JSON object comes as a string.
+    /// The headers as the exact JSON object in the row; anything but a JSON object is given as a string.
     pub headers: Box<RawValue>,
     /// Its state.
     pub state: State,
@@ -44,7 +44,7 @@ pub struct MessageView {
     pub attempts: u32,
     /// Refused attempts of this epoch.
     pub retries: u32,
-    /// After so many retries the message fails; `null` if neither it nor a source of the configuration says so.
+    /// The message fails after this many retries; `null` if neither it nor a configured source says so.
     pub max_retries: Option<u32>,
     /// When it is or was due.
     #[serde(serialize_with = "time_or_null")]
@@ -55,23 +55,23 @@ pub struct MessageView {
     /// When it last changed.
     #[serde(serialize_with = "time")]
     pub updated_at: DateTime<Utc>,
-    /// When it was over.
+    /// When it reached a final state.
     #[serde(serialize_with = "time_or_null")]
     pub finished_at: Option<DateTime<Utc>>,
-    /// When it is too old.
+    /// When it expires.
     #[serde(serialize_with = "time_or_null")]
     pub expires_at: Option<DateTime<Utc>>,
-    /// The idempotency key with which it came.
+    /// The idempotency key that it was submitted with.
     pub idempotency_key: Option<String>,
     /// Why its last attempt failed.
     pub last_error: Option<ErrorView>,
-    /// What the destination answered: the JSON value if it is one, else a string.
+    /// The destination's answer: a JSON value if it is one, else a string.
     pub result: Option<Box<RawValue>>,
 }
 
 impl MessageView {
-    /// The view of a row. `max_retries` is what the policy of its source says, for a message that doesn't override it;
-    /// `payload` says whether the payload was asked for.
+    /// The view of a row. `max_retries` is the value from its source's policy, for a message that doesn't override it; `payload` says whether the
+    /// payload was asked for.
     #[must_use]
     pub fn new(record: Record, max_retries: Option<u32>, payload: bool) -> Self {
         let (key, key_base64) = match record.key {
@@ -79,7 +79,7 @@ impl MessageView {
             Some(Key::Text(text)) => (Some(text), None),
             Some(Key::Binary(bytes)) => (None, Some(STANDARD.encode(bytes))),
         };
-        // A row whose payload has a size and is not there has one that is not shown.
+        // If the payload has a size but is missing, it is too large to be shown.
         let shown = payload && record.payload_bytes.is_some() == record.payload.is_some();
         Self {
             id: record.id,
@@ -116,7 +116,7 @@ pub struct ErrorView {
     pub class: String,
     /// A stable code.
     pub code: String,
-    /// For people.
+    /// The details, in words.
     pub detail: String,
 }
 
@@ -126,30 +126,30 @@ impl From<LastError> for ErrorView {
     }
 }
 
-/// An attempt, or several like ones in a row, as they are shown.
+/// One attempt, or several similar ones in a row, as they are shown.
 #[derive(Clone, Debug, Serialize)]
 pub struct AttemptView {
     /// The epoch.
     pub epoch: u32,
-    /// The number, or that of the first of those that it stands for.
+    /// The number of the attempt, or of the first one it stands for.
     pub number: u32,
     /// How many attempts it stands for.
     pub count: u32,
     /// The node that made it.
     pub node: String,
-    /// When it (the first) began.
+    /// When the attempt, or the first of several, began.
     #[serde(serialize_with = "time")]
     pub started_at: DateTime<Utc>,
-    /// When the last of them began, where it stands for several.
+    /// When the last one began, if it stands for several.
     #[serde(serialize_with = "time_or_null")]
     pub last_at: Option<DateTime<Utc>>,
-    /// How long the last of them took.
+    /// How long the last one took.
     pub duration_ms: u64,
-    /// What it came to.
+    /// The outcome.
     pub outcome: AttemptOutcome,
     /// What went wrong.
     pub error: Option<ErrorView>,
-    /// What the destination answered: the JSON value if it is one, else a string.
+    /// The destination's answer: a JSON value if it is one, else a string.
     pub result: Option<Box<RawValue>>,
 }
 
@@ -175,12 +175,12 @@ impl From<Attempt> for AttemptView {
 pub struct PageView {
     /// The messages, the newest first.
     pub items: Vec<MessageView>,
-    /// What to give as `after` for the next page; `null` at the end.
+    /// What to pass as `after` for the next page; `null` at the end.
     pub next: Option<String>,
 }
 
 impl PageView {
-    /// The view of a page; `max_retries` looks up what the policy of a source says.
+    /// The view of a page; `max_retries` looks up the value in a source's policy.
     #[must_use]
     pub fn new(page: Page, max_retries: impl Fn(&str) -> Option<u32>, payload: bool) -> Self {
         let view = |record: Record| {
@@ -191,12 +191,12 @@ impl PageView {
     }
 }
 
-/// What became of one message of a bulk retry or cancel.
+/// The result for one message of a bulk retry or cancel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ChangeView {
     /// The message.
     pub id: Uuid,
-    /// The state that it has now; absent if there is no such message.
+    /// Its state now; absent if there is no such message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
     /// Why nothing was changed.
@@ -209,12 +209,12 @@ pub struct ChangeView {
 pub struct Refused {
     /// `not_found` or `wrong_state`.
     pub code: &'static str,
-    /// For people.
+    /// The details, in words.
     pub detail: String,
 }
 
 impl ChangeView {
-    /// The view of what became of a wish; `verb` names it: `retried`, `cancelled`.
+    /// The view of a change; `verb` names it: `retried`, `cancelled`.
     #[must_use]
     pub fn new(id: Uuid, changed: Changed, verb: &str) -> Self {
         match changed {
@@ -231,13 +231,13 @@ impl ChangeView {
     }
 }
 
-/// What is said of a message whose state does not allow what somebody wants; `verb` names that: `retried`, `cancelled`.
+/// The error text for a message whose state does not allow a change; `verb` names the change: `retried`, `cancelled`.
 #[must_use]
 pub fn wrong_state(state: State, verb: &str) -> String {
     format!("a message that is {state} can't be {verb}")
 }
 
-/// The same where its payload was to be replaced.
+/// The same for replacing its payload.
 #[must_use]
 pub fn not_failed(state: State) -> String {
     format!("only a failed message's payload can be replaced; this one is {state}")
@@ -258,7 +258,7 @@ fn time<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::
     serializer.serialize_str(&rfc3339(*time))
 }
 
-// serde hands a reference to the field.
+// serde passes a reference to the field.
 #[allow(clippy::ref_option)]
 fn time_or_null<S: Serializer>(time: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
     time.map(rfc3339).serialize(serializer)
@@ -268,13 +268,13 @@ fn headers(text: Option<String>) -> Box<RawValue> {
     match text {
         None => empty_object(),
         Some(text) if text.is_empty() => empty_object(),
-        // Only an object is what it claims to be; a bare number or list is shown as the text that somebody wrote.
+        // Only an object can be what it claims to be; a bare number or list is shown as the text that somebody wrote.
         Some(text) if text.trim_start().starts_with('{') => json_or_text(&text),
         Some(text) => string(&text),
     }
 }
 
-/// The value that the text spells, untouched (`serde_json::Value` would round large numbers and drop repeated keys), else the text as a string.
+/// The value that the text spells, unchanged (`serde_json::Value` would round large numbers and drop repeated keys), else the text as a string.
 fn json_or_text(text: &str) -> Box<RawValue> {
     RawValue::from_string(text.to_owned()).unwrap_or_else(|_| string(text))
 }

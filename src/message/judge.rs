@@ -1,4 +1,4 @@
-//! What an outcome makes of a message: a pure function of the outcome, the message's standing, its policy, the time and chance.
+//! What an outcome means for a message: a pure function of the outcome, the message's standing, its policy, the time and chance.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{AttemptOutcome, Entry, Standing, State};
 use crate::outcome::{Class, Outcome};
 use crate::retry::Policy;
 
-/// The most entries that the attempt log holds for a message and epoch.
+/// The maximum number of attempt log entries for a message and epoch.
 pub const MOST_ENTRIES: u32 = 20;
 
 /// What becomes of the message.
@@ -21,9 +21,9 @@ pub struct Verdict {
     pub delay: Duration,
     /// Refused attempts of this epoch, this one included.
     pub retries: u32,
-    /// Why it failed; `None` while it goes on or succeeded.
+    /// Why it failed; `None` while it goes on, or if it succeeded.
     pub reason: Option<Reason>,
-    /// What the attempt log is told.
+    /// What to write to the attempt log.
     pub log: Log,
 }
 
@@ -34,12 +34,12 @@ pub enum Reason {
     Permanent,
     /// Refused `max_retries` + 1 times.
     Exhausted,
-    /// Too old, or would be before its next try.
+    /// Too old, or it would be before its next attempt.
     Expired,
 }
 
 impl Reason {
-    /// The name in logs and metrics.
+    /// The name in logs and in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -50,18 +50,18 @@ impl Reason {
     }
 }
 
-/// What the attempt log is told. An attempt that succeeds is kept on its message's own row, which spares a write for each message.
+/// What to write to the attempt log. An attempt that succeeded is kept on its message's own row, which saves a write for each message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Log {
-    /// Nothing: the message's own row says it.
+    /// Nothing: it is on the message's own row.
     Own,
     /// A new entry with the attempt's number.
     Insert,
-    /// The entry with this number stands for one attempt more.
+    /// The entry with this number stands for one more attempt.
     Extend(u32),
 }
 
-/// Judges attempt number `attempt` of an epoch. `lost` says that the lease ran out without a word.
+/// Judges attempt number `attempt` of an epoch. `lost` means that the lease ran out and no outcome was reported.
 pub fn judge(outcome: &Outcome, lost: bool, attempt: u32, standing: &Standing, policy: &Policy, now: DateTime<Utc>, rng: &mut impl Rng) -> Verdict {
     let counts = match outcome.class {
         Class::Succeeded | Class::Permanent => false,
@@ -81,14 +81,14 @@ pub fn judge(outcome: &Outcome, lost: bool, attempt: u32, standing: &Standing, p
         Class::Refused => policy.after_refusal(retries, outcome.retry_after, rng),
         _ => policy.after_unreachable(attempt, outcome.retry_after, rng),
     };
-    // A message that can't be tried again within its age is over now: to wait for the age alone would only hide it from the operator.
+    // A message that can't be tried again before it expires fails now: waiting for the age limit would only hide it from the operator.
     if standing.expires_at.is_some_and(|end| now + delay >= end) {
         return over(State::Failed, Some(Reason::Expired));
     }
     Verdict { state: State::Retrying, delay, retries, reason: None, log }
 }
 
-/// The name that the attempt log gives to an outcome.
+/// The name of an outcome in the attempt log.
 #[must_use]
 pub const fn attempt_outcome(class: Class, lost: bool) -> AttemptOutcome {
     match class {
@@ -100,7 +100,7 @@ pub const fn attempt_outcome(class: Class, lost: bool) -> AttemptOutcome {
     }
 }
 
-/// Unreachable attempts in a row collapse into one entry, and when the log is full the last entry stands for all that follow.
+/// Consecutive unreachable attempts collapse into one entry; when the log is full, the last entry stands for all attempts that follow.
 pub(crate) fn log(outcome: AttemptOutcome, standing: &Standing) -> Log {
     if outcome == AttemptOutcome::Succeeded {
         return Log::Own;

@@ -1,7 +1,7 @@
-//! `kind: amqp`: publishes to RabbitMQ, or another broker of AMQP 0-9-1, with publisher confirms.
+//! `kind: amqp`: publishes to RabbitMQ, or another AMQP 0-9-1 broker, with publisher confirms.
 //!
-//! One connection, several channels. Each channel sends a batch, waits for all of its confirms and judges every message by its own id
-//! (see `lane.rs` for why). The connection is made when it is needed and cut as soon as anything on it is late.
+//! One connection, several channels. Each channel sends a batch, waits for all of its confirms and judges every message by its own id (see `lane.rs`
+//! for why). The connection is made when it is needed, and cut as soon as anything on it is late.
 
 mod connection;
 mod errors;
@@ -31,24 +31,24 @@ use crate::fault::Fault;
 use crate::outcome::Outcome;
 use crate::units::{Secret, Span};
 
-/// How long a send may take unless `timeout` says so.
+/// How long a send may take unless `timeout` is set.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What `kind: amqp` takes of its own.
+/// `kind: amqp`: publishes to RabbitMQ, or another AMQP 0-9-1 broker.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// `amqp://user:password@host:port/vhost`, or `amqps://…`. No path is the vhost `/`; a `/` in its name is written `%2f`.
+    /// `amqp://user:password@host:port/vhost`, or `amqps://…`. Without a path the vhost is `/`; a `/` in its name is written `%2f`.
     pub url: Option<Secret>,
     /// A file that holds the URL instead.
     pub url_file: Option<PathBuf>,
-    /// The exchange that is published to, at most 255 bytes; the default exchange reaches the queue that the routing key names.
+    /// The exchange to publish to, at most 255 bytes; the default exchange reaches the queue that is named by the routing key.
     pub exchange: String,
-    /// The routing key of messages that name no topic.
+    /// The routing key of messages without a topic.
     pub routing_key: Option<String>,
-    /// Whether a message that no queue takes is given back, and refused. Without it such a message is lost without a word.
+    /// Whether a message that no queue takes is returned, and refused. Without this such a message is lost silently.
     pub mandatory: bool,
-    /// After two of these without a word from the broker the connection is given up. Whole seconds, 1s to 65535s.
+    /// The connection is given up after two of these without any traffic from the broker. Whole seconds, 1s to 65535s.
     pub heartbeat: Span,
     /// The user, instead of the one in the URL.
     pub username: Option<String>,
@@ -56,9 +56,9 @@ pub struct Config {
     pub password: Option<Secret>,
     /// A file that holds the password.
     pub password_file: Option<PathBuf>,
-    /// What the broker's own pages call the connection. Default: `redrive <project> <source>`.
+    /// The connection's name on the broker's own pages. Default: `redrive <project> <source>`.
     pub connection_name: Option<String>,
-    /// Channels that are used side by side, 1 to 64.
+    /// The number of channels used side by side, 1 to 64.
     pub channels: u16,
 }
 
@@ -114,7 +114,7 @@ impl super::Config for Config {
 }
 
 impl Config {
-    /// Where the broker is and how to speak to it, for who produces or consumes beside the source.
+    /// Where the broker is and how to connect to it, for code that produces or consumes beside the source.
     pub(crate) fn broker(&self, cx: &Context) -> Result<(AMQPUri, OwnedTLSConfig), Vec<Fault>> {
         let mut faults = Vec::new();
         let uri = self.uri(cx, &mut faults);
@@ -126,7 +126,7 @@ impl Config {
         let url = match cx.secret("url", self.url.clone(), self.url_file.as_deref()) {
             Ok(Some(url)) => url,
             Ok(None) => {
-                faults.push(Fault::new("url", "is needed, such as amqp://user:password@localhost:5672/vhost"));
+                faults.push(Fault::new("url", "is required, such as amqp://user:password@localhost:5672/vhost"));
                 return None;
             }
             Err(fault) => {
@@ -135,17 +135,17 @@ impl Config {
             }
         };
         let path = if self.url_file.is_some() { "url_file" } else { "url" };
-        // Neither the URL nor what a parser says of it is repeated: it may hold a password.
+        // Neither the URL nor the parser's message is repeated: either may contain a password.
         let (Ok(parsed), Ok(mut uri)) = (url::Url::parse(url.expose()), url.expose().parse::<AMQPUri>()) else {
             faults.push(Fault::new(path, "is not an AMQP URL, such as amqp://user:password@localhost:5672/vhost"));
             return None;
         };
         match parsed.host() {
-            // lapin takes an address of IPv6 for no host at all, which to it is localhost.
+            // lapin mistakes an IPv6 address for a missing host, which it takes as localhost.
             Some(url::Host::Ipv6(address)) => uri.authority.host = address.to_string(),
             Some(_) => {}
             None => {
-                faults.push(Fault::new(path, "names no host"));
+                faults.push(Fault::new(path, "does not name a host"));
                 return None;
             }
         }
@@ -177,7 +177,7 @@ fn tls(cx: &Context, uri: Option<&AMQPUri>, faults: &mut Vec<Fault>) -> OwnedTLS
     let mut read = |path: &str, file: &Path, holds: &str| match std::fs::read_to_string(cx.path(file)) {
         Ok(text) if text.contains(holds) => Some(text),
         Ok(_) => {
-            faults.push(Fault::new(path, format!("{} holds no PEM section `{holds}`", cx.path(file).display())));
+            faults.push(Fault::new(path, format!("{} has no PEM section `{holds}`", cx.path(file).display())));
             None
         }
         Err(error) => {
@@ -203,14 +203,14 @@ struct Amqp {
 }
 
 enum Lanes {
-    /// They need the runtime, which may not be there yet when the source is built.
+    /// Starting them requires the runtime, which may not exist yet when the source is built.
     NotYet,
     Open(mpsc::Sender<Row>, JoinSet<()>),
     Closed,
 }
 
 impl Amqp {
-    /// Where rows go in; `None` once it was closed.
+    /// Where rows go in; `None` once the source is closed.
     fn entrance(&self) -> Option<mpsc::Sender<Row>> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         match &*lanes {
@@ -241,7 +241,7 @@ impl Pipeline for Amqp {
                 receipt.finish(Outcome::unreachable("amqp_closed", "the source is being closed"));
                 continue;
             };
-            // The lanes take what they find or send it back within the timeout, so this never waits longer.
+            // The lanes take what they find, or send it back within the timeout, so this never waits longer than that.
             if let Err(mpsc::error::SendError(row)) = rows.send(Row { message, receipt, since }).await {
                 row.receipt.finish(Outcome::unreachable("amqp_closed", "the source is being closed"));
             }
@@ -252,7 +252,7 @@ impl Pipeline for Amqp {
         match topic {
             Some(topic) => routing_key_fault(topic).map_or(Ok(()), Err),
             None if self.route.routing_key.is_some() => Ok(()),
-            None => Err("the source has no routing_key of its own: the message must name a topic".to_owned()),
+            None => Err("the source has no routing_key: the message must name a topic".to_owned()),
         }
     }
 
@@ -265,7 +265,7 @@ impl Pipeline for Amqp {
         let lanes = std::mem::replace(&mut *self.lanes.lock().unwrap_or_else(PoisonError::into_inner), Lanes::Closed);
         if let Lanes::Open(rows, mut tasks) = lanes {
             drop(rows);
-            // Each ends when it has sent what was waiting; what is aborted is unreachable.
+            // Each ends once it has sent what was waiting; an aborted send is unreachable.
             let _ = tokio::time::timeout_at(deadline, async { while tasks.join_next().await.is_some() {} }).await;
             tasks.shutdown().await;
         }

@@ -1,12 +1,12 @@
-//! What a destination answered, as the JSON text that an attempt keeps.
+//! A destination's answer, as the JSON text that is kept with an attempt.
 
 use std::fmt::Write as _;
 
 use crate::outcome::MAX_RESULT;
 
-/// A JSON object of a number and of as much of a text as fits into [`MAX_RESULT`] bytes: `{"status":200,"body":"…"}`.
+/// A JSON object of a number and as much of a text as fits into [`MAX_RESULT`] bytes: `{"status":200,"body":"…"}`.
 ///
-/// What is no UTF-8 is replaced, and so is NUL, which PostgreSQL's text doesn't take. The object is whole however long the text is.
+/// Invalid UTF-8 is replaced, and so is NUL, which PostgreSQL's text doesn't allow. The object is complete however long the text is.
 ///
 /// ```
 /// use redrive::source::answer;
@@ -15,7 +15,7 @@ use crate::outcome::MAX_RESULT;
 #[must_use]
 pub fn json(number_name: &str, number: i64, text_name: &str, text: &[u8]) -> String {
     let mut json = format!("{{\"{number_name}\":{number},\"{text_name}\":\"");
-    // What is past the limit can't fit, so it needs no decoding.
+    // Anything past the limit can't fit, so it needs no decoding.
     let text = String::from_utf8_lossy(&text[..text.len().min(MAX_RESULT)]);
     let room = MAX_RESULT.saturating_sub(2);
     for character in text.chars() {

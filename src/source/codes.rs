@@ -1,10 +1,10 @@
-//! The error codes that the sends of a kind may come to: what the keys of `outcomes:` are held against.
+//! The error codes that the sends of a kind may report, against which the keys of `outcomes:` are checked.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// What the engine says of a send, whatever the kind: the source let go of the message, panicked, or took longer than it may.
+/// Codes that the engine assigns, whatever the kind: the source dropped the message, panicked, or took too long.
 pub(super) const OF_THE_ENGINE: [&str; 3] = ["dropped", "panic", "timeout"];
 
 /// An error code, or several that differ in a number.
@@ -16,9 +16,9 @@ pub(super) const OF_THE_ENGINE: [&str; 3] = ["dropped", "panic", "timeout"];
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// One, such as `http_dns`.
+    /// A single code, such as `http_dns`.
     One(Cow<'static, str>),
-    /// Those that begin so and end in one of these numbers, such as `exit_1` to `exit_255`.
+    /// Codes that have this prefix and end in one of these numbers, such as `exit_1` to `exit_255`.
     Numbered(&'static str, RangeInclusive<u16>),
 }
 
@@ -28,7 +28,7 @@ impl Code {
     pub fn is(&self, code: &str) -> bool {
         match self {
             Self::One(one) => one == code,
-            // As the number is written in a code: `exit_075` and `exit_+75` are none.
+            // Only as numbers are written in codes: `exit_075` and `exit_+75` don't match.
             Self::Numbered(prefix, numbers) => code
                 .strip_prefix(prefix)
                 .is_some_and(|digits| digits.parse::<u16>().is_ok_and(|number| numbers.contains(&number) && number.to_string() == digits)),

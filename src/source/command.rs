@@ -1,8 +1,8 @@
-//! `kind: command`: one process a message.
+//! `kind: command`: one process per message.
 //!
-//! The payload comes on standard input, the facts in the environment, the exit code decides. Each process leads a process group of its own; when
-//! its time is up, nobody waits for it any longer, or redrive stops and can't, the whole group is ended: SIGTERM, and a second later SIGKILL for
-//! what is left.
+//! The payload comes on standard input, the facts in the environment, and the exit code decides. Each process leads a process group of its own. When
+//! its time is up, when nobody waits for it any longer, or when it is still running as redrive stops, the whole group is ended: SIGTERM, and a second
+//! later SIGKILL for what is left.
 
 mod config;
 mod environment;
@@ -26,9 +26,9 @@ pub use config::Config;
 
 struct Command {
     program: std::sync::Arc<Program>,
-    /// The processes under way, those that are being ended among them.
+    /// The processes under way, including those that are being ended.
     tracker: TaskTracker,
-    /// Cancelled when none can be waited for any longer.
+    /// Cancelled when none of them can be waited for any longer.
     ending: CancellationToken,
 }
 
@@ -41,7 +41,7 @@ impl Source for Command {
         };
         let program = self.program.clone();
         let payload = message.payload.clone().unwrap_or_default();
-        // In a task of its own, so that a group is ended in full also when this future is dropped; the guard says that it was.
+        // In a task of its own, so that the group is ended properly even if this future is dropped; the guard reports that it was.
         let unwanted = self.ending.child_token();
         let _wanted = unwanted.clone().drop_guard();
         let task = self.tracker.spawn(async move { process::run(&program, environment, payload, unwanted).await });
@@ -52,7 +52,7 @@ impl Source for Command {
         self.tracker.close();
         if timeout(within, self.tracker.wait()).await.is_err() {
             self.ending.cancel();
-            // What is not over by then loses its group with the runtime.
+            // Processes that are not done by then lose their group along with the runtime.
             let _ = timeout(process::ENDS_WITHIN, self.tracker.wait()).await;
         }
     }

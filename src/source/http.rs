@@ -1,8 +1,8 @@
-//! `kind: http`: one request a message, to an endpoint or to a handler beside the producer.
+//! `kind: http`: one request per message, to an endpoint or to a handler beside the producer.
 //!
-//! The body is the payload as it came; the answer's status decides, by the table in `http/table.rs`. A redirect is never followed, because it would carry
-//! credentials to where nobody configured them. An answer of 2xx counts from its head on: what becomes of its body changes nothing, so that a
-//! receiver that has taken the message is not sent it again.
+//! The body is the payload, unchanged; the answer's status decides, by the table in `http/table.rs`. Redirects are never followed, because that could
+//! carry credentials to a place that nobody configured. A 2xx answer counts as soon as its head is there: whatever happens to its body, the receiver
+//! has taken the message and must not be sent it again.
 
 mod config;
 mod request;
@@ -26,9 +26,9 @@ use target::Target;
 
 pub use config::{Basic, Config, Method};
 
-/// How much of an answer's body is read so that its connection can be used again; past that a new connection is cheaper.
+/// How much of an answer's body is read so that its connection can be reused; beyond that a new connection is cheaper.
 const DRAIN_BYTES: usize = 64 << 10;
-/// How long an answer's body may take after its head.
+/// How long the body of an answer may take after its head.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 struct Http {
@@ -66,7 +66,7 @@ impl Source for Http {
 }
 
 impl Http {
-    /// The request for a message; what can't be said in HTTP at all is refused for good.
+    /// The request for a message; one that HTTP can't express is refused for good.
     fn request(&self, message: &Message) -> Result<reqwest::Request, Box<Outcome>> {
         let unsendable = |code, detail: String| Box::new(Outcome::unsendable(code, detail));
         let url = self.target.url(message.topic.as_deref()).map_err(|detail| unsendable("http_topic", detail))?;
@@ -75,10 +75,10 @@ impl Http {
             request::headers(message, &id, &self.headers, self.signer.is_some()).map_err(|detail| unsendable("http_headers", detail))?;
         let body = message.payload.clone().unwrap_or_default();
         if let Some(signer) = &self.signer {
-            // On the database's clock: receivers refuse what seems old, and this machine's may be wrong.
+            // By the database's clock: receivers refuse what seems old, and this machine's clock may be wrong.
             sign(signer, &id, message.began_at.unwrap_or_else(Utc::now).timestamp(), &body, &mut headers);
         }
-        // Always said, also of an empty body with DELETE, where a client library would leave it out.
+        // Always sent, even for an empty body with DELETE, where the client library would omit it.
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         let mut request = reqwest::Request::new(self.method.clone(), url);
         *request.headers_mut() = headers;
@@ -90,14 +90,14 @@ impl Http {
 fn sign(signer: &Signer, id: &str, timestamp: i64, body: &Bytes, headers: &mut HeaderMap) {
     let signature = signer.sign(id, timestamp, body);
     for (name, value) in [("webhook-id", id), ("webhook-timestamp", &timestamp.to_string()), ("webhook-signature", &signature)] {
-        // A UUID, a number and base64 hold nothing that a header value may not.
+        // A UUID, a number and base64 contain nothing that a header value may not.
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(HeaderName::from_static(name), value);
         }
     }
 }
 
-/// Reads the answer's body, keeps its beginning, and gives up on one that is long or slow.
+/// Reads the body of an answer, keeps its beginning, and gives up if it is long or slow.
 async fn drain(mut response: reqwest::Response, deadline: Instant) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut seen = 0_usize;
@@ -111,7 +111,7 @@ async fn drain(mut response: reqwest::Response, deadline: Instant) -> Vec<u8> {
             }
         }
     };
-    // What is read so far is kept either way.
+    // What has been read so far is kept either way.
     let _ = tokio::time::timeout_at(deadline, reading).await;
     kept
 }

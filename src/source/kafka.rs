@@ -1,7 +1,7 @@
 //! `kind: kafka`: publishes to Kafka with librdkafka's idempotent producer.
 //!
-//! A message is handed to the client, which takes a copy, batches it with others and reports later; nothing waits for a single one.
-//! The client is made when the source is built, so that a faulty setting shows at start, and connects on its own, so that no broker need be there.
+//! A message is handed to the client, which copies it, batches it with others and reports later; nothing waits for a single message. The client is
+//! made when the source is built, so that a faulty setting shows at start, and connects on its own, so that no broker need be up.
 
 mod ages;
 mod apart;
@@ -33,20 +33,20 @@ use crate::message::Message;
 use crate::outcome::Outcome;
 use crate::units::Secret;
 
-/// A producer that failed for good is replaced at most this often; one with a late message lasted for most of a timeout.
+/// The minimum time between replacements of a producer that failed for good; one with a late message has lasted for most of a timeout anyway.
 const REBUILD: Duration = Duration::from_secs(1);
-/// After so many messages handed over in one go, others on the runtime get their turn.
+/// After this many messages handed over in one go, other tasks of the runtime get their turn.
 const TURN: usize = 256;
 
-/// What `kind: kafka` takes of its own.
+/// `kind: kafka`: publishes to Kafka with librdkafka's idempotent producer.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The brokers to begin with, each `host:port`; the client finds the others.
+    /// The bootstrap brokers, each `host:port`; the client finds the others.
     pub brokers: Vec<String>,
-    /// The topic of messages that name none.
+    /// The topic of messages that don't name one.
     pub topic: Option<String>,
-    /// Any librdkafka property but those that redrive's promises rest on.
+    /// Any librdkafka property, except those that redrive's guarantees depend on.
     pub properties: BTreeMap<String, Property>,
     /// The SASL user; the mechanism is PLAIN unless `sasl.mechanism` in `properties` says otherwise.
     pub username: Option<String>,
@@ -86,22 +86,22 @@ impl super::Config for Config {
 }
 
 impl Config {
-    /// What the client library is made with, for who produces or consumes beside the source.
+    /// The settings of the client library, for code that produces or consumes beside the source.
     pub(crate) fn client(&self, cx: &Context) -> Result<ClientConfig, Vec<Fault>> {
         Ok(settings::settings(self, cx)?.client)
     }
 }
 
-/// What is wrong with the name of a topic. The client and its mock cluster take any; only a broker would say so, and late.
+/// What is wrong with the name of a topic. The client and its mock cluster accept any; only a broker would complain, and late.
 fn topic_fault(topic: &str) -> Option<String> {
     if topic.is_empty() || topic.len() > 249 {
-        return Some(format!("a topic has 1 to 249 characters, not {}", topic.len()));
+        return Some(format!("a topic must have 1 to 249 characters, not {}", topic.len()));
     }
     if topic == "." || topic == ".." {
-        return Some("`.` and `..` are no topics".to_owned());
+        return Some("`.` and `..` are not topics".to_owned());
     }
     (!topic.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')))
-        .then(|| "a topic holds only letters, digits, `.`, `_` and `-`".to_owned())
+        .then(|| "a topic may contain only letters, digits, `.`, `_` and `-`".to_owned())
 }
 
 struct Kafka {
@@ -111,7 +111,7 @@ struct Kafka {
     timeout: Duration,
     complaints: Arc<Complaints>,
     apart: Arc<Apart>,
-    /// `None` once it was closed.
+    /// `None` once the source is closed.
     producer: RwLock<Option<Arc<Producer>>>,
     rebuilt: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -161,8 +161,8 @@ impl Kafka {
 
     fn topic<'a>(&'a self, message: &'a Message) -> Result<&'a str, Outcome> {
         let Some(topic) = message.topic.as_deref() else {
-            // The source's own was checked when it was built.
-            return self.topic.as_deref().ok_or_else(|| Outcome::unsendable("kafka_no_topic", "neither the message nor the source names a topic"));
+            // The source's own topic was checked when it was built.
+            return self.topic.as_deref().ok_or_else(|| Outcome::unsendable("kafka_no_topic", "neither the message nor the source has a topic"));
         };
         topic_fault(topic).map_or(Ok(topic), |fault| Err(Outcome::unsendable("kafka_invalid_topic", fault)))
     }
@@ -209,7 +209,7 @@ impl Pipeline for Kafka {
         match topic {
             Some(topic) => topic_fault(topic).map_or(Ok(()), Err),
             None if self.topic.is_some() => Ok(()),
-            None => Err("the source has no topic of its own: the message must name one".to_owned()),
+            None => Err("the source has no topic: the message must name one".to_owned()),
         }
     }
 
@@ -217,7 +217,7 @@ impl Pipeline for Kafka {
         let Some(producer) = self.replace(None) else { return };
         producer.retire();
         let (apart, deadline) = (self.apart.clone(), Instant::now() + within);
-        // The client's flush blocks its thread. What the first has to give back may go to the second.
+        // Flushing blocks the thread. Messages that the first client gives back may go to the second.
         let drain = move || {
             producer.drain(within);
             apart.drain(deadline.saturating_duration_since(Instant::now()));

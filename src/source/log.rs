@@ -1,4 +1,4 @@
-//! `kind: log`: writes each message to the log, for trying out. It succeeds always.
+//! `kind: log`: writes each message to the log, for trying things out. It always succeeds.
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -10,7 +10,7 @@ use crate::fault::Fault;
 use crate::message::Message;
 use crate::outcome::Outcome;
 
-/// `kind: log` takes nothing of its own.
+/// `kind: log`: writes each message to redrive's log. It has no keys of its own.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {}
@@ -31,10 +31,10 @@ struct Log;
 #[async_trait]
 impl Source for Log {
     async fn send(&self, message: &Message) -> Outcome {
-        // The payload stays out of the log, here as everywhere: its length says that it came.
+        // The payload stays out of the log, here as everywhere; its length shows that it arrived.
         tracing::info!(
             message.id = %message.id,
-            message.source = %message.source,
+            source.name = %message.source,
             message.topic = message.topic.as_deref().unwrap_or_default(),
             message.key = message.key.as_ref().and_then(|key| key.as_str()).unwrap_or_default(),
             message.payload_bytes = message.payload.as_ref().map_or(0, bytes::Bytes::len),

@@ -1,4 +1,4 @@
-//! What every source takes, whatever its kind.
+//! The options that every source has, whatever its kind.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::retry;
 use crate::tls::Tls;
 use crate::units::{Size, Span};
 
-/// How a message comes to its first send.
+/// How a message gets to its first send.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -34,30 +34,30 @@ impl Mode {
     }
 }
 
-/// The options that every source takes.
+/// The options that every source has.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// How long one send may take, from 1ms. Default: 10s for `http` and `amqp`, 30s for `command`; `kafka`: what the lease leaves, 20s at the most.
+    /// How long one send may take, from 1ms. Default: 10s for `http` and `amqp`, 30s for `command`; for `kafka` what the lease leaves, at most 20s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
-    /// How many messages may be under way at once, 1 to 1000000. Default: 10000 for `kafka` and `amqp`, 64 for `http`, `command` and `log`. A broker
-    /// that answers slowly gets fewer: what it answers in an eighth of `timeout`.
+    /// How many messages may be under way at once, 1 to 1000000. Default: 10000 for `kafka` and `amqp`, 64 for `http`, `command` and `log`. A slow
+    /// broker gets fewer: as many as it answers in an eighth of `timeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u32>,
     /// When a message is sent again.
     pub retry: retry::Config,
     /// `write_ahead` or `on_failure`.
     pub mode: Mode,
-    /// What the mode `on_failure` takes.
+    /// Options of the mode `on_failure`.
     pub on_failure: OnFailure,
-    /// Larger payloads are refused at intake (413) and fail when they come by SQL. At most 1GiB.
+    /// Larger payloads are refused at intake (413), and fail if they come by SQL. At most 1GiB.
     pub max_payload: Size,
     /// When to stop trying a destination that can't be reached.
     pub breaker: Breaker,
-    /// Puts error codes of its kind into another class: `{ http_409: succeeded }`, `{ exit_2: permanent }`.
+    /// Moves error codes of its kind into another class: `{ http_409: succeeded }`, `{ exit_2: permanent }`.
     pub outcomes: BTreeMap<String, Class>,
-    /// Whether to keep the first 2 KiB of what the destination answers.
+    /// Whether to keep the first 2 KiB of the destination's answer.
     pub keep_result: bool,
     /// Certificates for the connection.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,7 +86,7 @@ impl Options {
     pub const KEYS: [&'static str; 10] =
         ["timeout", "in_flight", "retry", "mode", "on_failure", "max_payload", "breaker", "outcomes", "keep_result", "tls"];
 
-    /// What is out of range.
+    /// Every value that is out of range.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults: Vec<Fault> = self.retry.faults().into_iter().map(|fault| fault.within("retry")).collect();
@@ -100,18 +100,18 @@ impl Options {
             faults.push(Fault::new("max_payload", "must be at most 1GiB"));
         }
         if self.outcomes.contains_key("") {
-            faults.push(Fault::new("outcomes", "a send that succeeds has no error code, and stays one that succeeded; take the empty key out"));
+            faults.push(Fault::new("outcomes", "a send that succeeds has no error code and always counts as succeeded; remove the empty key"));
         }
         faults.extend(self.breaker.faults().into_iter().map(|fault| fault.within("breaker")));
         faults
     }
 }
 
-/// What the mode `on_failure` takes.
+/// Options of the mode `on_failure`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OnFailure {
-    /// After this the message is committed while its send goes on.
+    /// After this long the message is committed while its send goes on.
     pub timeout: Span,
 }
 
@@ -125,9 +125,9 @@ impl Default for OnFailure {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Breaker {
-    /// Opens after so many unreachable outcomes in a row, 1 or more.
+    /// Opens after this many unreachable outcomes in a row, 1 or more.
     pub after: u32,
-    /// While it is open, one message is tried each time this has passed. From 10ms.
+    /// While it is open, one message is tried each time this long has passed. From 10ms.
     pub probe: Span,
 }
 

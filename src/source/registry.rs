@@ -1,4 +1,4 @@
-//! Kinds of sources by name: those that redrive brings, and those that a program registers before it builds the app.
+//! The kinds of sources by name: the built-in ones, and those that a program registers before it builds the app.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ struct Kind {
 }
 
 impl Default for Registry {
-    /// The kinds that redrive brings: kafka, amqp, http, command, log.
+    /// The built-in kinds: kafka, amqp, http, command, log.
     fn default() -> Self {
         let mut registry = Self { kinds: BTreeMap::new() };
         registry.register::<kafka::Config>("kafka");
@@ -54,7 +54,7 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// Registers a kind by its configuration type. A kind of the same name is replaced.
+    /// Registers a kind by its configuration type. Replaces a kind of the same name.
     pub fn register<C: Config>(&mut self, kind: &str) {
         let build: Build = Arc::new(|value, cx| {
             let config: C = serde_path_to_error::deserialize(value).map_err(|error| {
@@ -66,7 +66,7 @@ impl Registry {
         self.kinds.insert(kind.to_owned(), Kind { build, schema: Some(SchemaGenerator::subschema_for::<C>), codes: C::codes });
     }
 
-    /// Registers a kind by a function of its section of the YAML (without the [`super::Options`] and `kind`).
+    /// Registers a kind as a function of its section of the YAML (without the [`super::Options`] and `kind`).
     pub fn register_with(&mut self, kind: &str, build: impl Fn(Value, &Context) -> Result<Sender, Vec<Fault>> + Send + Sync + 'static) {
         self.kinds.insert(kind.to_owned(), Kind { build: Arc::new(build), schema: None, codes: || None });
     }
@@ -81,7 +81,7 @@ impl Registry {
         self.kinds.iter().map(|(name, kind)| (name.clone(), kind.schema.map(|schema| schema(generator)))).collect()
     }
 
-    /// The error codes that a send of a kind may come to, the engine's own among them; `None` if the kind does not say.
+    /// The error codes that a send of this kind may report, including the engine's own; `None` if the kind does not list them.
     pub fn codes(&self, kind: &str) -> Option<Vec<Code>> {
         let own = (self.kinds.get(kind)?.codes)()?;
         Some(own.into_iter().chain(OF_THE_ENGINE.map(Code::from)).collect())
@@ -94,7 +94,7 @@ impl Registry {
     pub fn build(&self, kind: &str, section: Value, cx: &Context) -> Result<Sender, Vec<Fault>> {
         let Some(found) = self.kinds.get(kind) else {
             let known = self.names().collect::<Vec<_>>().join(", ");
-            return Err(vec![Fault::new("kind", format!("`{kind}` is no kind of source; there are {known}"))]);
+            return Err(vec![Fault::new("kind", format!("`{kind}` is not a kind of source; the kinds are {known}"))]);
         };
         (found.build)(section, cx)
     }

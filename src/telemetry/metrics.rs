@@ -1,4 +1,4 @@
-//! What is counted. The names are a contract with dashboards; `docs/metrics.md` lists them.
+//! The metrics. Their names are a contract with dashboards; `docs/metrics.md` lists them.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::message::State;
 
-/// Labels in the order in which they are written. Few and small: names of projects, sources, states and classes, never ids.
+/// Labels, in the order in which they are written. Few and small: names of projects, sources, states and classes, never ids.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Labels(Vec<(&'static str, Arc<str>)>);
 
@@ -29,7 +29,7 @@ impl EncodeLabelSet for Labels {
 type Float = Gauge<f64, AtomicU64>;
 type Timings = Family<Labels, Histogram, fn() -> Histogram>;
 
-/// All that redrive counts; one for a process.
+/// All of redrive's metrics; one per process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -61,7 +61,7 @@ impl Metrics {
         let timings = || Timings::new_with_constructor(timings);
         let mut registry = Registry::with_prefix("redrive");
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The version that runs", build);
+        registry.register("build", "The version that is running", build);
         let metrics = Self {
             project,
             accepted: Family::default(),
@@ -81,17 +81,17 @@ impl Metrics {
             registry: Registry::default(),
         };
         registry.register("accepted", "Messages taken from producers over HTTP", metrics.accepted.clone());
-        registry.register("attempts", "Attempts by what they came to", metrics.attempts.clone());
-        registry.register("finished", "Messages that are over, by state and why", metrics.finished.clone());
+        registry.register("attempts", "Attempts by outcome", metrics.attempts.clone());
+        registry.register("finished", "Finished messages by state and class", metrics.finished.clone());
         registry.register("purged", "Finished messages deleted from the history", metrics.purged.clone());
-        registry.register("messages", "Messages that wait in the table, sampled (table-wide: max over nodes, not sum)", metrics.messages.clone());
+        registry.register("messages", "Messages waiting in the table, sampled (table-wide: max over nodes, not sum)", metrics.messages.clone());
         registry.register_with_unit(
             "oldest_due",
-            "How long the longest due message waits, sampled (table-wide)",
+            "How long the message that has been due longest is overdue, sampled (table-wide)",
             Unit::Seconds,
             metrics.oldest_due.clone(),
         );
-        registry.register_with_unit("due_to_send", "From due to the start of the send", Unit::Seconds, metrics.due_to_send.clone());
+        registry.register_with_unit("due_to_send", "Time from due to the start of the send", Unit::Seconds, metrics.due_to_send.clone());
         registry.register("in_flight", "Messages under way on this node", metrics.in_flight.clone());
         registry.register_with_unit(
             "last_success_timestamp",
@@ -109,7 +109,7 @@ impl Metrics {
         );
         registry.register("store_up", "1: the store can be written to; 0: it can't (this node)", metrics.store_up.clone());
         let metrics = Self { registry, ..metrics };
-        // A counter that begins with what it counts first shows no increase then.
+        // A counter that appears with its first increment shows no increase.
         let _ = metrics.stray();
         for state in State::FINISHED {
             metrics.purged(state.as_str(), 0);
@@ -118,11 +118,11 @@ impl Metrics {
         metrics
     }
 
-    /// The text that Prometheus scrapes. Reads memory alone.
+    /// The text that Prometheus scrapes. Only reads memory.
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(8192);
-        // Writing into a String can't fail.
+        // Writing to a string can't fail.
         let _ = encode(&mut text, &self.registry);
         text
     }
@@ -162,7 +162,7 @@ impl Metrics {
         }
     }
 
-    /// A unit of work in the database took so long.
+    /// A unit of work in the database took this long.
     pub fn store_took(&self, op: &str, took: Duration) {
         self.store_seconds.get_or_create(&self.labels([("op", op)])).observe(took.as_secs_f64());
     }
@@ -172,7 +172,7 @@ impl Metrics {
         self.purged.get_or_create(&self.labels([("state", state)])).inc_by(rows);
     }
 
-    /// A message of a source that no configuration names came to its end.
+    /// A message of a source that no configuration names has failed.
     pub fn stray_failed(&self) {
         self.stray().inc();
     }
@@ -186,12 +186,12 @@ impl Metrics {
         self.store_up.get_or_create(&self.labels([])).set(i64::from(up));
     }
 
-    /// So many messages of a source wait in a state.
+    /// The number of messages of a source that wait in a state.
     pub fn waiting(&self, source: &str, state: &str, messages: u64) {
         self.messages.get_or_create(&self.labels([("source", source), ("state", state)])).set(i64::try_from(messages).unwrap_or(i64::MAX));
     }
 
-    /// Nothing of a source waits any more, and it is none that this node serves.
+    /// Nothing waits for a source any more, and this node does not serve it.
     pub fn forget_waiting(&self, source: &str) {
         for state in State::WAITING {
             self.messages.remove(&self.labels([("source", source), ("state", state.as_str())]));
@@ -199,7 +199,7 @@ impl Metrics {
         self.oldest_due.remove(&self.labels([("source", source)]));
     }
 
-    /// The longest due message of a source waits so long.
+    /// How long the longest due message of a source is overdue.
     pub fn overdue(&self, source: &str, overdue: Duration) {
         self.oldest_due.get_or_create(&self.labels([("source", source)])).set(overdue.as_secs_f64());
     }

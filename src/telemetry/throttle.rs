@@ -1,10 +1,10 @@
-//! Keeps a line that could be written for each message from filling the log.
+//! Keeps a log line that could be written for each message from filling the log.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Lets so many through a period and counts the others.
+/// Lets a number of lines per period through and counts the others.
 #[derive(Debug)]
 pub struct Throttle {
     most: u32,
@@ -15,7 +15,7 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// At most `most` a `period`.
+    /// At most `most` per `period`.
     #[must_use]
     pub fn new(most: u32, period: Duration) -> Self {
         Self { most, period, since: Instant::now(), passed: 0, held_back: 0 }

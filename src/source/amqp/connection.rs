@@ -1,4 +1,4 @@
-//! The connection: made when it is needed, thrown away whole when anything about it is in doubt.
+//! The connection: made when it is needed, discarded as a whole when anything about it is in doubt.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,20 +14,20 @@ use tokio::time::Instant;
 
 use crate::outcome::{Outcome, cut};
 
-/// The wait before the second try to connect; it doubles up to [`LONGEST_BACKOFF`].
+/// The wait before the second attempt to connect; it doubles up to [`LONGEST_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-/// The longest wait between two tries to connect.
+/// The longest wait between two attempts to connect.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
-/// A broker that held publishers back is asked again after this, when the connection that would have told is gone.
+/// When a broker held publishers back and the connection that would report the end of it is gone, the broker is tried again after this long.
 const HELD_BACK: Duration = Duration::from_secs(5);
 
-/// What a connection is made with.
+/// The parameters of a connection.
 pub(super) struct Target {
     pub(super) source: Arc<str>,
     pub(super) uri: AMQPUri,
     pub(super) tls: OwnedTLSConfig,
     pub(super) name: String,
-    /// How long one try may take.
+    /// How long one attempt may take.
     pub(super) within: Duration,
 }
 
@@ -41,12 +41,12 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Whether it may still be used.
+    /// Whether it can still be used.
     pub(super) fn alive(&self) -> bool {
         !self.dead.load(Ordering::Acquire) && self.connection.status().connected()
     }
 
-    /// Cuts it, with all that is on it. A publish that timed out is not cancelled otherwise: it would stay in memory and go out later.
+    /// Cuts it, with everything on it. Nothing else cancels a publish that timed out: it would stay in memory and go out later.
     pub(super) fn kill(&self) {
         self.dead.store(true, Ordering::Release);
         self.plug.pull();
@@ -79,9 +79,9 @@ impl Links {
         Self { target, state: tokio::sync::Mutex::default(), held: Arc::default() }
     }
 
-    /// Why the broker holds back publishers.
+    /// Why the broker is holding back publishers.
     pub(super) fn blocked(&self) -> Option<String> {
-        // The end of it is told on the same connection: without that one it must be tried.
+        // The end of it is reported on the same connection: without that connection, sending must be tried.
         if let Ok(state) = self.state.try_lock()
             && !state.link.as_ref().is_some_and(|link| link.alive())
         {
@@ -90,7 +90,7 @@ impl Links {
         self.held.reason(Instant::now())
     }
 
-    /// The connection, made anew if need be.
+    /// The connection, made anew if necessary.
     ///
     /// # Errors
     /// An unreachable outcome: it could not be made, now or a moment ago.
@@ -115,9 +115,9 @@ impl Links {
                 Ok(link)
             }
             Err(error) => {
-                // One line an outage: the engine's breaker says the rest.
+                // One line per outage: the engine's breaker reports the rest.
                 if state.failures == 0 {
-                    tracing::warn!(source.name = %self.target.source, source.kind = "amqp", error.reason = error, "the broker can't be reached");
+                    tracing::warn!(source.name = %self.target.source, source.kind = "amqp", error.detail = error, "the broker can't be reached");
                 }
                 state.failures = state.failures.saturating_add(1);
                 let wait = FIRST_BACKOFF.saturating_mul(1 << state.failures.min(10)).min(LONGEST_BACKOFF);
@@ -128,7 +128,7 @@ impl Links {
         }
     }
 
-    /// Closes the connection in good order, or else cuts it.
+    /// Closes the connection in good order, or cuts it if that fails.
     pub(super) async fn close(&self, within: Duration) {
         let Ok(mut state) = tokio::time::timeout(within, self.state.lock()).await else { return };
         if let Some(link) = state.link.take() {
@@ -167,7 +167,7 @@ async fn connect(target: &Target, held: Arc<Held>) -> Result<Arc<Link>, String> 
             return Err(cut(&error.to_string(), 400).to_owned());
         }
         Err(_) => {
-            // Else a thread of lapin's would wait for the broker as long as the socket is open.
+            // Otherwise a thread of lapin's would wait for the broker as long as the socket is open.
             plug.pull();
             return Err(format!("no connection within {}", humantime::format_duration(target.within)));
         }
@@ -177,7 +177,7 @@ async fn connect(target: &Target, held: Arc<Held>) -> Result<Arc<Link>, String> 
         while let Some(event) = events.next().await {
             match event {
                 Event::ConnectionBlocked(reason) => {
-                    tracing::warn!(source.name = %source, source.kind = "amqp", error.reason = reason, "the broker holds back publishers");
+                    tracing::warn!(source.name = %source, source.kind = "amqp", error.detail = reason, "the broker is holding back publishers");
                     held.block(&reason);
                 }
                 Event::ConnectionUnblocked => held.unblock(),
@@ -189,26 +189,26 @@ async fn connect(target: &Target, held: Arc<Held>) -> Result<Arc<Link>, String> 
     Ok(Arc::new(Link { connection, frame_max, plug, dead: AtomicBool::new(false), listener: listener.abort_handle() }))
 }
 
-/// A connection to one of several addresses, tried in turn. Each has its part of half the time, so that one from which nothing comes back
-/// leaves the others theirs, and the broker its own.
+/// Connects to the first of several addresses that answers, tried in turn. Together they have half the time, in equal shares, so that a silent one
+/// leaves the others theirs, and the broker its half.
 async fn first_that_answers<T, F: Future<Output = std::io::Result<T>>>(
     addresses: Vec<SocketAddr>,
     within: Duration,
     connect: impl Fn(SocketAddr) -> F,
 ) -> std::io::Result<T> {
-    let mut last = std::io::Error::other("the name has no address");
+    let mut last = std::io::Error::other("the name has no addresses");
     let each = within / 2 / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     for address in addresses {
         last = match tokio::time::timeout(each, connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => std::io::Error::new(error.kind(), format!("{address}: {error}")),
-            Err(_) => std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{address}: nothing came back")),
+            Err(_) => std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{address}: no answer")),
         };
     }
     Err(last)
 }
 
-/// A second handle of the socket, by which it can be shut whatever lapin is doing.
+/// A second handle to the socket, by which it can be shut whatever lapin is doing.
 #[derive(Clone, Default)]
 struct Plug(Arc<Mutex<Wire>>);
 
@@ -241,14 +241,14 @@ impl Plug {
     }
 }
 
-/// Whether the broker holds back publishers, and why.
+/// Whether the broker is holding back publishers, and why.
 #[derive(Debug, Default)]
 pub(super) struct Held(Mutex<Option<Hold>>);
 
 #[derive(Debug)]
 struct Hold {
     reason: String,
-    /// Set when the connection that would tell the end of it is gone.
+    /// Set when the connection that would report the end of it is gone.
     until: Option<Instant>,
 }
 
@@ -272,7 +272,7 @@ impl Held {
         if held.as_ref().and_then(|hold| hold.until).is_some_and(|until| now >= until) {
             *held = None;
         }
-        held.as_ref().map(|hold| format!("the broker holds back publishers: {}", hold.reason))
+        held.as_ref().map(|hold| format!("the broker is holding back publishers: {}", hold.reason))
     }
 }
 

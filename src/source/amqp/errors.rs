@@ -1,4 +1,4 @@
-//! The error table of AMQP: what a reply, a return or a lost connection means to a message.
+//! The error table of AMQP: what a reply, a returned message or a lost connection means for a message.
 
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
@@ -31,25 +31,25 @@ pub(super) const CODES: [&str; 22] = [
     "amqp_unroutable",
 ];
 
-/// What the broker said when it closed a channel or the connection.
+/// The broker's reason for closing a channel or the connection.
 fn said(error: &lapin::Error) -> Option<&AMQPErrorKind> {
     if let ErrorKind::ProtocolError(error) = error.kind() { Some(error.kind()) } else { None }
 }
 
-/// An error that closes the channel and not the connection: it is about what was sent.
+/// An error that closes only the channel, not the connection: it is about what was sent.
 fn soft(error: &lapin::Error) -> Option<&AMQPSoftError> {
     if let Some(AMQPErrorKind::Soft(soft)) = said(error) { Some(soft) } else { None }
 }
 
-/// Whether it is about what was sent on one channel. What was on its way when the broker closed that may reach it after lapin has agreed,
-/// on a channel that is none any more: the broker closes the connection for that.
+/// Whether the error is about what was sent on one channel. What was still on its way when the broker closed that channel may arrive after lapin has
+/// agreed to the closing, on a channel that no longer exists: the broker then closes the connection.
 pub(super) fn is_of_channel(error: &lapin::Error) -> bool {
     matches!(said(error), Some(AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(AMQPHardError::CHANNELERROR)))
 }
 
-/// What a send came to that was alone on its channel when the broker closed it, or that can't be told apart from those beside it.
+/// The outcome of a send when the broker closed its channel. `alone` says that nothing else was on the channel.
 ///
-/// Only what was alone may be refused for it: the broker closes the channel on everyone.
+/// Only a message that was alone may be refused for it: the broker closes the channel on all of them, and does not say which one it is about.
 pub(super) fn closed(error: &lapin::Error, alone: bool) -> Outcome {
     let Some(soft) = soft(error) else { return Outcome::unreachable("amqp_connection_lost", error) };
     if !alone {
@@ -60,7 +60,7 @@ pub(super) fn closed(error: &lapin::Error, alone: bool) -> Outcome {
         AMQPSoftError::ACCESSREFUSED => Outcome::refused("amqp_access_refused", error),
         AMQPSoftError::RESOURCELOCKED => Outcome::refused("amqp_resource_locked", error),
         AMQPSoftError::CONTENTTOOLARGE => Outcome::permanent("amqp_message_too_large", error),
-        // RabbitMQ says this of a message over its max_message_size.
+        // RabbitMQ's text for a message larger than its max_message_size.
         AMQPSoftError::PRECONDITIONFAILED if error.to_string().contains("larger than") => Outcome::permanent("amqp_message_too_large", error),
         AMQPSoftError::PRECONDITIONFAILED => Outcome::refused("amqp_precondition_failed", error),
         AMQPSoftError::NOROUTE => Outcome::refused("amqp_unroutable", error),
@@ -68,7 +68,7 @@ pub(super) fn closed(error: &lapin::Error, alone: bool) -> Outcome {
     }
 }
 
-/// A message that the broker gave back: no queue is bound for it.
+/// A message that the broker returned: no queue is bound for it.
 pub(super) fn returned(code: u16, text: &str, exchange: &str, routing_key: &str) -> Outcome {
     Outcome::refused("amqp_unroutable", format_args!("{code} {text}: exchange `{exchange}`, routing key `{routing_key}`"))
 }

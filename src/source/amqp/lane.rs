@@ -1,11 +1,11 @@
-//! A lane: one channel and the batches that go over it, one after another.
+//! A lane of the AMQP source: one channel, and the batches that go over it one after another.
 //!
-//! lapin hands a returned message to whichever confirm comes next, so a single confirm says nothing certain of its own message. What is
-//! certain: the broker sends a return before the confirm of the same message, and returns come in the order of the sends. Once every send
-//! up to some point was confirmed, every return up to that point was handed to *some* confirm. A confirm that brings no return says that
-//! none was waiting, and so that its own message's, if there was one, went to a confirm before it. So a batch is awaited whole, the ids of
-//! all returned messages are gathered from all its confirms, and each message is judged by its own id: one that the broker withholds, or
-//! that is lost, leaves only those behind it in doubt whose confirm brought another's return.
+//! lapin attaches a returned message to whichever confirm comes next, so a single confirm proves nothing about its own message. Two things are
+//! certain: the broker sends a return before the confirm of the same message, and returns come in the order of the sends. Once every send up to some
+//! point is confirmed, every return up to that point has been attached to *some* confirm. A confirm without a return shows that none was waiting, so
+//! if its own message was returned, that return is on an earlier confirm. Therefore a batch is awaited as a whole, the ids of all returned messages
+//! are gathered from all confirms, and each message is judged by its own id. If a confirm is withheld or lost, only those later messages are in doubt
+//! whose confirm came with another message's return.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,11 +29,11 @@ use crate::message::Message;
 use crate::outcome::Outcome;
 use crate::source::Receipt;
 
-/// At most so many messages are under way on a channel.
+/// At most this many messages are under way on a channel.
 pub(super) const BATCH: usize = 256;
-/// At most so many bytes, a larger message goes alone: one that is over the broker's limit then takes no other with it.
+/// At most this many bytes. A larger message goes alone, so that if it exceeds the broker's limit it takes no other with it.
 const BATCH_BYTES: usize = 1 << 20;
-/// How long lapin has to tell what it heard when a connection was cut.
+/// How long to wait for what lapin had already heard when a connection was cut.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A message on its way.
@@ -57,15 +57,15 @@ struct Open {
     channel: Channel,
 }
 
-/// Why some messages of a batch were not judged.
+/// Why some messages of a batch could not be judged.
 enum Cause {
     /// The channel or the connection was lost.
     Lost(lapin::Error),
-    /// The time was over, and the connection was cut for it.
+    /// Time ran out, and the connection was cut for it.
     Late,
 }
 
-/// One channel's worth of work.
+/// The work on one channel.
 pub(super) struct Lane {
     route: Arc<Route>,
     open: Option<Open>,
@@ -76,7 +76,7 @@ impl Lane {
         Self { route, open: None }
     }
 
-    /// Sends what comes until nothing comes any more.
+    /// Sends what comes until the queue is closed.
     pub(super) async fn run(mut self, rows: Arc<Mutex<mpsc::Receiver<Row>>>) {
         let mut batch = Vec::with_capacity(BATCH);
         while rows.lock().await.recv_many(&mut batch, BATCH).await > 0 {
@@ -89,9 +89,10 @@ impl Lane {
     /// Sends a batch and finishes each of its messages.
     async fn send(&mut self, rows: Vec<Row>) {
         let now = Instant::now();
-        // What waited half its time already goes back unsent: the rest would not do, and a send cut short costs everyone the connection.
+        // Messages that have already waited half their time go back unsent: the rest would not be enough, and a send that is cut short costs all of
+        // them the connection.
         let (rows, late): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| now.saturating_duration_since(row.since) <= self.route.timeout / 2);
-        finish(late, &Outcome::unreachable("amqp_timeout", "the broker takes messages more slowly than they come"));
+        finish(late, &Outcome::unreachable("amqp_timeout", "messages arrive faster than the broker takes them"));
         let Some(since) = rows.iter().map(|row| row.since).min() else { return };
         let deadline = since + self.route.timeout;
 
@@ -104,12 +105,12 @@ impl Lane {
         let (lost, cause) = self.publish(rows, deadline).await;
         match cause {
             Cause::Lost(error) if errors::is_of_channel(&error) && lost.len() > 1 => self.repeat(lost, deadline).await,
-            // All others were confirmed: the error is about this one.
+            // All others were confirmed, so the error is about this one.
             cause => finish_lost(lost, &cause),
         }
     }
 
-    /// The broker closed the channel for one of these and does not say for which: each goes again, alone.
+    /// The broker closed the channel because of one of these and does not say which: each is sent again, alone.
     async fn repeat(&mut self, rows: Vec<Row>, deadline: Instant) {
         for row in rows {
             if Instant::now() >= deadline {
@@ -123,7 +124,7 @@ impl Lane {
         }
     }
 
-    /// Sees to an open channel in confirm mode, to an exchange that exists.
+    /// Makes sure that there is an open channel in confirm mode, to an exchange that exists.
     async fn ready(&mut self, deadline: Instant) -> Result<(), Outcome> {
         if self.open.as_ref().is_some_and(|open| open.link.alive() && open.channel.status().connected()) {
             return Ok(());
@@ -137,7 +138,7 @@ impl Lane {
                 self.open = Some(Open { link, channel });
                 Ok(())
             }
-            // The exchange is that of the whole source: nothing was sent, and nothing could be.
+            // The whole source has one exchange: nothing was sent, and nothing could be.
             Ok(Err(error)) => Err(errors::closed(&error, true)),
             Err(_) => {
                 link.kill();
@@ -146,7 +147,7 @@ impl Lane {
         }
     }
 
-    /// Publishes on the open channel and finishes whatever can be judged. Gives back the rest, and why; the channel is not used again then.
+    /// Publishes on the open channel and finishes every message that can be judged. Returns the rest, and why; the channel is then not used again.
     async fn publish(&mut self, rows: Vec<Row>, deadline: Instant) -> (Vec<Row>, Cause) {
         let Some(open) = self.open.take() else { return (rows, Cause::Late) };
         let (messages, publishings, receipts) = prepare(rows, &self.route, open.link.frame_max);
@@ -167,7 +168,7 @@ impl Lane {
             let outcome = returned.remove(&*row.message.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
             match confirmation {
                 None => lost.push(row),
-                // Past the first that was not confirmed its own return may be waiting for that one's confirm.
+                // After the first missing confirm, this message's own return may be attached to that one.
                 Some(Confirmation::Ack(Some(_))) if !lost.is_empty() && outcome.is_none() => lost.push(row),
                 Some(confirmation) => {
                     row.receipt.finish(outcome.unwrap_or_else(|| match confirmation {
@@ -185,7 +186,7 @@ impl Lane {
     }
 }
 
-/// Cuts a batch so that no part is over [`BATCH_BYTES`], but for one large message alone.
+/// Cuts a batch into parts of at most [`BATCH_BYTES`]; a larger message is a part of its own.
 fn parts(rows: impl Iterator<Item = Row>) -> Vec<Vec<Row>> {
     let mut parts: Vec<Vec<Row>> = Vec::new();
     let mut bytes = 0_usize;
@@ -210,7 +211,7 @@ fn returned_message(confirmation: &Confirmation) -> Option<&BasicReturnMessage> 
     }
 }
 
-/// What can be sent, how AMQP sends it, and the receipts for it; the others are finished.
+/// Splits off what can be sent, in AMQP's form, with the receipts; the others are finished.
 fn prepare(rows: Vec<Row>, route: &Route, frame_max: u32) -> (Vec<Message>, Vec<Publishing>, Vec<(Receipt, Instant)>) {
     let mut messages = Vec::with_capacity(rows.len());
     let mut publishings = Vec::with_capacity(rows.len());
@@ -228,11 +229,11 @@ fn prepare(rows: Vec<Row>, route: &Route, frame_max: u32) -> (Vec<Message>, Vec<
     (messages, publishings, receipts)
 }
 
-/// What was heard of a batch.
+/// What the broker reported about a batch.
 struct Confirmed {
-    /// A confirm each, or `None` where none came.
+    /// The confirms in order; `None` where none came.
     confirmations: Vec<Option<Confirmation>>,
-    /// Confirms that came while the others were looked at: too late to count, but they may have taken the others' returns.
+    /// Confirms that came while the others were being looked at: too late to count, but they may carry returns of the others.
     late: Vec<Confirmation>,
     cause: Cause,
 }
@@ -245,7 +246,7 @@ async fn confirm(open: &Open, route: &Route, messages: &[Message], publishings: 
         let payload = message.payload.as_deref().unwrap_or_default();
         let publish = open.channel.basic_publish(route.exchange.clone(), routing_key, options, payload, properties);
         let mut send = Box::pin(async { publish.await?.await }.fuse());
-        // The first poll hands the frames over, in order; what is left is to wait until they are written and confirmed.
+        // The first poll hands over the frames, in order; the rest is waiting for them to be written and confirmed.
         let first = futures::poll!(&mut send);
         sends.push((send, first));
     }
@@ -266,7 +267,7 @@ async fn confirm(open: &Open, route: &Route, messages: &[Message], publishings: 
     Confirmed { confirmations, late, cause: patience.cause }
 }
 
-/// Waits for many things until one deadline. When it has passed, the connection is cut and a moment is left for what lapin knew already.
+/// Waits for many things with one deadline. When it has passed, the connection is cut and what lapin knew already gets a moment to arrive.
 struct Patience {
     until: Instant,
     cause: Cause,
@@ -281,7 +282,7 @@ impl Patience {
         if link.alive() {
             link.kill();
             self.until = Instant::now() + LAST_WORDS;
-            // What lapin says from here on comes of the cut.
+            // Anything that lapin reports from here on is a result of the cut.
             return tokio::time::timeout_at(self.until, what).await.ok().and_then(Result::ok);
         }
         None
@@ -291,7 +292,7 @@ impl Patience {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
-                // The broker's own words say more than what follows from them.
+                // The broker's own words say more than the errors that follow from them.
                 if !matches!(&self.cause, Cause::Lost(have) if have.is_amqp_error() || !error.is_amqp_error()) {
                     self.cause = Cause::Lost(error);
                 }
@@ -307,7 +308,7 @@ fn finish(rows: impl IntoIterator<Item = Row>, outcome: &Outcome) {
     }
 }
 
-/// Finishes what was sent alone, or lost with the whole connection.
+/// Finishes messages that were sent alone, or lost with the whole connection.
 fn finish_lost(rows: Vec<Row>, cause: &Cause) {
     let outcome = match cause {
         Cause::Lost(error) => errors::closed(error, rows.len() == 1),
@@ -321,7 +322,7 @@ async fn open(link: &Link, exchange: &ShortString) -> lapin::Result<Channel> {
     let channel = link.connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     if !exchange.as_str().is_empty() {
-        // Asked once a channel, so that a missing exchange takes no message with it.
+        // Checked once per channel, so that a missing exchange takes no message with it.
         let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
         channel.exchange_declare(exchange.clone(), ExchangeKind::Direct, passive, FieldTable::default()).await?;
     }

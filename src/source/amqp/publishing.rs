@@ -1,4 +1,4 @@
-//! From a message to what AMQP sends: routing key, properties and headers, each checked before lapin sees it.
+//! From a message to its AMQP form: routing key, properties and headers, each checked before lapin sees it.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
@@ -8,12 +8,12 @@ use crate::message::{Key, Message};
 use crate::outcome::Outcome;
 use crate::source::is_own_header;
 
-/// Headers that RabbitMQ takes for further routing keys. As text they would close the channel.
+/// Headers that RabbitMQ interprets as further routing keys. As text they would close the channel.
 const ROUTES: [&str; 2] = ["CC", "BCC"];
-/// What the fixed properties and the frame around them weigh, generously.
+/// A generous size for the fixed properties and the frame around them.
 const OVERHEAD: usize = 512;
 
-/// A message as AMQP sends it.
+/// A message in AMQP's form.
 pub(super) struct Publishing {
     pub(super) routing_key: ShortString,
     pub(super) properties: BasicProperties,
@@ -21,17 +21,17 @@ pub(super) struct Publishing {
 
 /// What is wrong with a routing key.
 pub(super) fn routing_key_fault(key: &str) -> Option<String> {
-    (key.len() > 255).then(|| format!("a routing key has at most 255 bytes, not {}", key.len()))
+    (key.len() > 255).then(|| format!("a routing key may have at most 255 bytes, not {}", key.len()))
 }
 
 impl Publishing {
-    /// The message with the source's own routing key where it names none. `frame_max` is what the broker takes at once (0: anything).
+    /// Converts a message; without a topic of its own it gets the source's routing key. `frame_max` is the broker's limit for a frame (0: none).
     ///
     /// # Errors
-    /// Why it can't be sent: nothing will make it fit.
+    /// Why it can't be sent, ever.
     pub(super) fn of(message: &Message, default_key: Option<&str>, frame_max: u32) -> Result<Self, Outcome> {
         let Some(key) = message.topic.as_deref().or(default_key) else {
-            return Err(Outcome::unsendable("amqp_no_routing_key", "neither the message nor the source names a routing key"));
+            return Err(Outcome::unsendable("amqp_no_routing_key", "neither the message nor the source has a routing key"));
         };
         if let Some(fault) = routing_key_fault(key) {
             return Err(Outcome::unsendable("amqp_routing_key_too_long", fault));
@@ -52,7 +52,7 @@ impl Publishing {
                 continue;
             }
             if ROUTES.contains(&name) {
-                return Err(Outcome::unsendable("amqp_header_reserved", format_args!("the header {name} means further routing keys to RabbitMQ")));
+                return Err(Outcome::unsendable("amqp_header_reserved", format_args!("RabbitMQ takes the header {name} for further routing keys")));
             }
             table.insert(short(name, "amqp_header_name_too_long", "the name of a header")?, text(value.as_bytes()));
         }
@@ -62,14 +62,14 @@ impl Publishing {
         }
         table.insert(ShortString::try_new("redrive-attempt").unwrap_or_default(), text(message.attempt.to_string().as_bytes()));
         if frame_max != 0 && weight > usize::try_from(frame_max).unwrap_or(usize::MAX) {
-            return Err(Outcome::unsendable("amqp_headers_too_large", format_args!("key and headers must fit one frame of {frame_max} bytes")));
+            return Err(Outcome::unsendable("amqp_headers_too_large", format_args!("key and headers must fit into one frame of {frame_max} bytes")));
         }
         Ok(Self { routing_key, properties: properties.with_headers(table) })
     }
 }
 
 fn short(value: &str, code: &'static str, what: &str) -> Result<ShortString, Outcome> {
-    ShortString::try_new(value).map_err(|_| Outcome::unsendable(code, format_args!("{what} has at most 255 bytes, not {}", value.len())))
+    ShortString::try_new(value).map_err(|_| Outcome::unsendable(code, format_args!("{what} may have at most 255 bytes, not {}", value.len())))
 }
 
 fn text(bytes: &[u8]) -> AMQPValue {

@@ -24,14 +24,14 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The program and its arguments; no shell is involved. A relative path with a slash (`./refund.sh`) starts at the configuration file's folder,
-    /// a bare name is looked up in `PATH`.
+    /// The program and its arguments; no shell is involved. A relative path with a slash (`./refund.sh`) starts at the configuration file's folder, a
+    /// bare name is looked up in `PATH`.
     pub argv: Vec<String>,
-    /// Variables that the program gets besides the facts of the message.
+    /// Variables for the program in addition to the facts of the message.
     pub env: BTreeMap<String, Secret>,
-    /// Names of redrive's own variables that the program gets. Always: `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `TZ`, `TMPDIR`, `LANG`, `LANGUAGE`,
-    /// `LC_*`. Others are not handed on, so that none leaks by accident. It is no fence: a command runs as redrive's user, and can read redrive's
-    /// environment in `/proc` and the files that hold its secrets.
+    /// Names of redrive's own variables that the program gets. It always gets `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `TZ`, `TMPDIR`, `LANG`,
+    /// `LANGUAGE`, `LC_*`. Others are not passed on, so that none leaks by accident. This is not a security boundary: a command runs as redrive's
+    /// user, and can read redrive's environment in `/proc` and the files that hold its secrets.
     pub inherit_env: Vec<String>,
     /// The working directory. Default: the configuration file's folder.
     pub directory: Option<PathBuf>,
@@ -45,14 +45,14 @@ impl crate::source::Config for Config {
         }
         for (index, argument) in self.argv.iter().enumerate() {
             if argument.contains('\0') {
-                faults.push(Fault::new(format!("argv.{index}"), "must hold no NUL"));
+                faults.push(Fault::new(format!("argv.{index}"), "must not contain NUL"));
             }
         }
         for (name, value) in &self.env {
             if let Err(message) = environment::check_name(name) {
                 faults.push(Fault::new(format!("env.{name}"), message));
             } else if value.expose().contains('\0') {
-                faults.push(Fault::new(format!("env.{name}"), "must hold no NUL"));
+                faults.push(Fault::new(format!("env.{name}"), "must not contain NUL"));
             }
         }
         for (index, name) in self.inherit_env.iter().enumerate() {
@@ -61,7 +61,7 @@ impl crate::source::Config for Config {
             }
         }
         if cx.options.tls.is_some() {
-            faults.push(Fault::new("tls", "has no use: a command has no connection"));
+            faults.push(Fault::new("tls", "has no effect: a command has no connection"));
         }
         if !faults.is_empty() {
             return Err(faults);

@@ -1,4 +1,4 @@
-//! What a program finds in its environment: the facts of the message and little else.
+//! A program's environment: the facts of the message and little else.
 
 use std::ffi::{OsStr, OsString};
 
@@ -7,18 +7,18 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::message::{Key, Message};
 
-/// The variables of redrive's own that each program gets, with those that begin with `LC_`.
+/// The variables of redrive's own that each program gets, besides those that begin with `LC_`.
 const ALWAYS: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "TZ", "TMPDIR", "LANG", "LANGUAGE"];
 /// The facts of a message.
 const FACTS: [&str; 8] =
     ["REDRIVE_ID", "REDRIVE_PROJECT", "REDRIVE_SOURCE", "REDRIVE_TOPIC", "REDRIVE_KEY", "REDRIVE_KEY_BASE64", "REDRIVE_ATTEMPT", "REDRIVE_HEADERS"];
-/// Linux takes no variable of more than 128 KiB, its name and the final NUL included.
+/// Linux accepts no variable of more than 128 KiB, including its name and the final NUL.
 const MOST_BYTES: usize = (128 << 10) - 64;
 
 /// Whether a configuration may set a variable of this name.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.contains(['=', '\0']) {
-        return Err(format!("`{}` is no name of a variable", name.escape_debug()));
+        return Err(format!("`{}` is not a variable name", name.escape_debug()));
     }
     if FACTS.contains(&name) {
         return Err(format!("`{name}` is set by redrive for each message"));
@@ -28,10 +28,10 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
 
 fn check_value(name: &str, value: &str) -> Result<(), String> {
     if value.contains('\0') {
-        return Err(format!("{name} would hold a NUL, which no environment can"));
+        return Err(format!("{name} would contain NUL, which an environment can't hold"));
     }
     if value.len() > MOST_BYTES {
-        return Err(format!("{name} would be longer than the 128 KiB that a variable may have"));
+        return Err(format!("{name} would exceed the 128 KiB that a variable may have"));
     }
     Ok(())
 }
@@ -45,7 +45,7 @@ fn is_inherited(name: &OsStr, names: &[String]) -> bool {
     name.to_str().is_some_and(|name| ALWAYS.contains(&name) || name.starts_with("LC_") || names.iter().any(|wanted| wanted == name))
 }
 
-/// The facts of a message; why they can't be said in an environment, if so.
+/// The facts of a message, or why they can't be put into an environment.
 pub(super) fn facts(message: &Message) -> Result<Vec<(&'static str, String)>, String> {
     let mut facts = vec![
         ("REDRIVE_ID", message.id.to_string()),

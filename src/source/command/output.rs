@@ -1,4 +1,4 @@
-//! Reads what a program writes: all of it, so that it never waits for us, and keeps little.
+//! Reads a program's output: all of it, so that the program never blocks on us, while keeping only a little.
 
 use std::collections::VecDeque;
 
@@ -7,9 +7,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use crate::outcome::MAX_RESULT;
 
 const CHUNK: usize = 8 << 10;
-/// The most lines of standard error that an error's text holds.
+/// The maximum number of lines of standard error in an error's text.
 const LINES: usize = 5;
-/// The most bytes of them: the end is what explains, and an error's text is cut at its own end.
+/// The maximum number of bytes of them: their end explains most, while an error's text is cut at its end.
 const LINES_BYTES: usize = 600;
 
 /// The first bytes of a stream.

@@ -18,20 +18,20 @@ use super::table;
 use crate::outcome::Outcome;
 use crate::source::answer;
 
-/// Between SIGTERM and SIGKILL.
+/// The time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
-/// How often a process that was told to end is looked at.
+/// How often a process that was told to end is checked.
 const LOOK: Duration = Duration::from_millis(20);
-/// After the process has ended, how long its output is waited for: a grandchild that goes on may hold the pipes open for ever.
+/// How long to wait for a process's output after it has ended: a grandchild that goes on may hold the pipes open for ever.
 const LINGER: Duration = Duration::from_millis(200);
-/// How long the end of a group takes, with a little to spare; only a process that even SIGKILL does not reach at once takes longer.
+/// How long ending a group takes, with a margin. It takes longer only if even SIGKILL does not reach a process at once.
 pub(super) const ENDS_WITHIN: Duration = GRACE.saturating_add(LINGER).saturating_add(Duration::from_millis(100));
 
 /// What is run for each message.
 pub(super) struct Program {
     /// The program and its arguments; never empty.
     pub(super) argv: Vec<OsString>,
-    /// Its environment, but for the facts of the message.
+    /// Its environment, without the facts of the message.
     pub(super) variables: Vec<(OsString, OsString)>,
     /// Its working directory.
     pub(super) directory: PathBuf,
@@ -41,9 +41,9 @@ pub(super) struct Program {
     pub(super) keep_result: bool,
 }
 
-/// What it was that ended a process.
+/// What ended a process.
 enum End {
-    /// The process itself, or a signal of others.
+    /// The process itself, or a signal from elsewhere.
     Own(io::Result<ExitStatus>),
     /// Its time was up.
     Late,
@@ -51,7 +51,7 @@ enum End {
     Unwanted,
 }
 
-/// Runs the program once. When `unwanted` is cancelled, its outcome can't be waited for any longer, and the process group is ended.
+/// Runs the program once. Cancelling `unwanted` means that its outcome can't be waited for any longer, and ends the process group.
 pub(super) async fn run(program: &Program, facts: Vec<(&'static str, String)>, payload: Bytes, unwanted: CancellationToken) -> Outcome {
     let [name, arguments @ ..] = program.argv.as_slice() else {
         return Outcome::refused("command_not_found", "no program is configured");
@@ -114,7 +114,7 @@ fn ended(why: &str, said: &str) -> String {
     if said.is_empty() { what } else { format!("{what}: {said}") }
 }
 
-/// Gives the payload to the process. One that does not want it may close the pipe.
+/// Writes the payload to the process, which may close the pipe if it does not want it.
 async fn feed(stdin: Option<ChildStdin>, payload: &[u8]) {
     if let Some(mut stdin) = stdin {
         let _ = stdin.write_all(payload).await;
@@ -122,10 +122,10 @@ async fn feed(stdin: Option<ChildStdin>, payload: &[u8]) {
     }
 }
 
-/// A process and the group that it leads. Dropped before its end, which happens when the runtime stops, it takes the group with it at once.
+/// A process and the group that it leads. If it is dropped before its end, which happens when the runtime stops, the group is killed at once.
 struct Group {
     child: Child,
-    /// The group's number while it may be used: until the leader has been waited for, the kernel gives it to no other.
+    /// The group's number, as long as it may be used: until the leader has been waited for, the kernel does not reuse it.
     id: Option<Pid>,
 }
 
@@ -135,19 +135,19 @@ impl Group {
         Self { child, id }
     }
 
-    /// The leader has ended by itself and been waited for. What it left running is its own affair.
+    /// The leader has ended by itself and been waited for. Anything it left running is its own business.
     fn over(&mut self) {
         self.id = None;
     }
 
     fn signal(&self, signal: Signal) {
         if let Some(id) = self.id {
-            // It fails when nobody is left, which is what is wanted.
+            // This fails if nobody is left, which is the aim anyway.
             let _ = kill_process_group(id, signal);
         }
     }
 
-    /// Ends the group: SIGTERM, then SIGKILL for what is left once the leader has ended or the grace is over.
+    /// Ends the group: SIGTERM, then SIGKILL for what is left, once the leader has ended or the grace period is over.
     async fn end(&mut self) {
         self.signal(Signal::TERM);
         let deadline = Instant::now() + GRACE;
@@ -156,11 +156,11 @@ impl Group {
         }
         self.signal(Signal::KILL);
         self.id = None;
-        // SIGKILL can't be refused, but a process that waits for a dead disk dies late: the runtime waits for that one later.
+        // SIGKILL can't be refused, but a process that is waiting for a dead disk dies late: the runtime waits for it later.
         let _ = timeout(GRACE, self.child.wait()).await;
     }
 
-    /// Whether the leader has ended; it stays to be waited for, so that the group keeps its number.
+    /// Whether the leader has ended; it is not waited for yet, so that the group keeps its number.
     fn leader_has_ended(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         self.id.is_none_or(|id| !matches!(waitid(WaitId::Pid(id), options), Ok(None)))

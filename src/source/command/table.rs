@@ -1,4 +1,4 @@
-//! The error table: what an exit code, a signal or a failed start means. `docs/sources-endpoints.md` holds it for people.
+//! The error table: what an exit code, a signal or a failed start means. `docs/sources-endpoints.md` documents it.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 use crate::outcome::{Class, Outcome};
 use crate::source::codes::Code;
 
-/// What an exit code says, by the names of `sysexits.h`.
+/// The class of an exit code, by the names of `sysexits.h`.
 pub(super) const fn class(code: i32) -> Class {
     match code {
         0 => Class::Succeeded,
@@ -19,13 +19,13 @@ pub(super) const fn class(code: i32) -> Class {
     }
 }
 
-/// The codes of sends that did not succeed.
+/// The codes of unsuccessful sends.
 pub(super) fn codes() -> Vec<Code> {
     let others = ["exit_unknown", "command_timeout", "command_stopped", "command_not_found", "command_environment", "command_spawn", "command_lost"];
     [Code::Numbered("exit_", 1..=255), Code::Numbered("signal_", 1..=64)].into_iter().chain(others.map(Code::from)).collect()
 }
 
-/// What the end of a program means; `said` is the end of its standard error.
+/// The meaning of a program's end; `said` is the end of its standard error.
 pub(super) fn ended(status: ExitStatus, said: &str) -> Outcome {
     let (class, code, what) = match (status.code(), status.signal()) {
         (Some(0), _) => return Outcome::succeeded(),
@@ -36,7 +36,7 @@ pub(super) fn ended(status: ExitStatus, said: &str) -> Outcome {
     Outcome::failure(class, code, if said.is_empty() { what } else { format!("{what}: {said}") })
 }
 
-/// What it means that a program could not be started.
+/// The meaning of a failure to start a program.
 pub(super) fn not_started(error: &io::Error, program: &std::ffi::OsStr, directory: &std::path::Path) -> Outcome {
     use io::ErrorKind::{ArgumentListTooLong, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied};
 
@@ -45,13 +45,13 @@ pub(super) fn not_started(error: &io::Error, program: &std::ffi::OsStr, director
     } else {
         format!("the working directory {} can't be entered: {error}", directory.display())
     };
-    // ENOEXEC has no kind of its own: a script without its first line, or a program of another machine.
+    // ENOEXEC has no `ErrorKind`: a script without its first line, or a program for another machine.
     let no_program = error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error());
     match error.kind() {
         NotFound | NotADirectory | IsADirectory | PermissionDenied => Outcome::refused("command_not_found", detail),
         _ if no_program => Outcome::refused("command_not_found", detail),
         ArgumentListTooLong | InvalidInput => Outcome::unsendable("command_environment", detail),
-        // No process, memory or descriptor to be had, or the program is being replaced: this machine's trouble, not the message's.
+        // No process, memory or descriptor available, or the program is being replaced: this machine's problem, not the message's.
         _ => Outcome::unreachable("command_spawn", detail),
     }
 }

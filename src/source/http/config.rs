@@ -22,20 +22,20 @@ use crate::units::Secret;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Shorter than the five seconds after which common servers close an idle connection: a send on one that is just being closed is lost.
+/// Shorter than the five seconds after which common servers close an idle connection: a send on a connection that is just being closed is lost.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const MOST_IDLE: usize = 64;
-/// The most headers of an answer. A receiver behind proxies that each add some may well send more than the hundred that a library usually takes.
+/// The maximum number of headers in an answer. A receiver behind several proxies may well send more than the hundred that a library usually allows.
 const MOST_ANSWER_HEADERS: usize = 1000;
-/// The largest file that is read for a certificate.
+/// The maximum size of a certificate file.
 const MOST_FILE_BYTES: u64 = 1 << 20;
 
-/// `kind: http`: one request a message to an HTTP endpoint, or to a handler on this machine.
+/// `kind: http`: sends one request per message to an HTTP endpoint, or to a handler on this machine.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where to send: `https://host/path`. `{topic}` in the path or the query is replaced by the message's topic, percent-encoded. With `unix`
-    /// it says the path and the `Host`, and may be left out (`http://localhost/`).
+    /// Where to send: `https://host/path`. `{topic}` in the path or the query is replaced by the message's topic, percent-encoded. With `unix` it
+    /// sets only the path and the `Host`, and may be omitted (`http://localhost/`).
     pub url: Option<Secret>,
     /// A file that holds the URL instead.
     pub url_file: Option<PathBuf>,
@@ -53,13 +53,13 @@ pub struct Config {
     pub bearer_file: Option<PathBuf>,
     /// User and password, sent as `Authorization: Basic …`.
     pub basic: Option<Basic>,
-    /// A proxy for all requests: `http://user:password@proxy:3128`. Variables such as `HTTP_PROXY` are not looked at.
+    /// A proxy for all requests: `http://user:password@proxy:3128`. Variables such as `HTTP_PROXY` are ignored.
     pub proxy: Option<Secret>,
     /// A file that holds the proxy's URL instead.
     pub proxy_file: Option<PathBuf>,
-    /// Signs each request as Standard Webhooks says: `whsec_` and base64; two secrets, separated by a space, while they are being changed.
+    /// Signs each request according to Standard Webhooks: `whsec_` and base64; two secrets, separated by a space, during a rotation.
     pub webhook_secret: Option<Secret>,
-    /// A file that holds the secret (or one a line) instead.
+    /// A file that holds the secret instead (or several, one per line).
     pub webhook_secret_file: Option<PathBuf>,
 }
 
@@ -131,7 +131,7 @@ impl Config {
         or_fault(Target::try_new(url.expose()), if self.url_file.is_some() { "url_file" } else { "url" }, faults)
     }
 
-    /// What each request carries. Values are marked sensitive, so that no client library logs them.
+    /// The headers of every request. Values are marked sensitive, so that no client library logs them.
     fn headers(&self, signed: bool, cx: &Context, faults: &mut Vec<Fault>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("redrive/", env!("CARGO_PKG_VERSION"))));
@@ -160,7 +160,7 @@ impl Config {
         }
         if let Some(basic) = &self.basic {
             if basic.username.contains(':') {
-                faults.push(Fault::new("basic.username", "must not hold a colon"));
+                faults.push(Fault::new("basic.username", "must not contain a colon"));
             }
             let password = secret("basic.password", basic.password.as_ref(), basic.password_file.as_deref(), cx, faults);
             let pair = format!("{}:{}", basic.username, password.as_ref().map_or("", Secret::expose));
@@ -178,9 +178,9 @@ impl Config {
             .no_proxy()
             .tls_backend_native()
             .tcp_keepalive(Duration::from_secs(15))
-            // In HTTP/2 all would share one connection: a message that waits there for a free stream times out, and is sent twice.
+            // With HTTP/2 all requests would share one connection: a message that waits there for a free stream times out, and is sent twice.
             .http1_only()
-            // A message that was taken must not be sent again because the answer's head is sloppy: of it only the status and two headers count.
+            // A message that was taken must not be sent again because the answer's head is sloppy: only the status and two headers matter.
             .http1_max_headers(MOST_ANSWER_HEADERS)
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .http1_allow_spaces_after_header_name_in_responses(true)
@@ -188,7 +188,7 @@ impl Config {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(idle)
             .dns_resolver(Resolver);
-        // With a shorter timeout the send's own comes first, and says so.
+        // If the send's timeout is shorter, it fires first, and reports itself.
         if timeout > CONNECT_TIMEOUT {
             builder = builder.connect_timeout(CONNECT_TIMEOUT);
         }
@@ -206,23 +206,23 @@ impl Config {
         }
         if let Some(tls) = &cx.options.tls {
             if target.is_some_and(|target| !target.is_https()) {
-                faults.push(Fault::new("tls", "has no use: the URL is not https"));
+                faults.push(Fault::new("tls", "has no effect: the URL is not https"));
             }
             builder = with_tls(builder, tls, cx, faults);
         }
         if faults.len() > before {
             return None;
         }
-        or_fault(builder.build().map_err(|error| format!("no HTTP client can be made of it: {error}")), "", faults)
+        or_fault(builder.build().map_err(|error| format!("no HTTP client can be built with it: {error}")), "", faults)
     }
 }
 
 fn header(name: &str, value: &str, signed: bool) -> Result<(HeaderName, HeaderValue), String> {
-    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("`{name}` is no name of an HTTP header"))?;
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("`{name}` is not a valid HTTP header name"))?;
     if request::is_reserved(&name) || (signed && request::is_signature(&name)) {
         return Err(format!("`{name}` is set by redrive itself"));
     }
-    let mut value = request::header_value(value).ok_or_else(|| format!("the value of `{name}` holds a character that HTTP does not allow"))?;
+    let mut value = request::header_value(value).ok_or_else(|| format!("the value of `{name}` contains a character that HTTP does not allow"))?;
     value.set_sensitive(true);
     Ok((name, value))
 }
@@ -239,8 +239,8 @@ fn with_tls(mut builder: reqwest::ClientBuilder, tls: &Tls, cx: &Context, faults
     if let Some(ca) = &tls.ca {
         let certificates = read(ca, cx).and_then(|pem| match reqwest::Certificate::from_pem_bundle(&pem) {
             Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-            Ok(_) => Err(format!("{} holds no certificate in PEM", ca.display())),
-            Err(error) => Err(format!("{} is not a bundle of certificates in PEM: {error}", ca.display())),
+            Ok(_) => Err(format!("{} contains no PEM certificate", ca.display())),
+            Err(error) => Err(format!("{} is not a bundle of PEM certificates: {error}", ca.display())),
         });
         if let Some(certificates) = or_fault(certificates, "tls.ca", faults) {
             builder = builder.tls_certs_merge(certificates);
@@ -253,7 +253,7 @@ fn with_tls(mut builder: reqwest::ClientBuilder, tls: &Tls, cx: &Context, faults
             if let (Some(cert), Some(key)) = (cert, key) {
                 let identity = reqwest::Identity::from_pkcs8_pem(&cert, &key).map_err(|error| {
                     format!(
-                        "certificate and key can't be used ({error}); the key must be PKCS#8 (`openssl pkcs8 -topk8 -nodes`) and fit the certificate"
+                        "certificate and key can't be used ({error}); the key must be PKCS#8 (`openssl pkcs8 -topk8 -nodes`) and match the certificate"
                     )
                 });
                 if let Some(identity) = or_fault(identity, "tls.key", faults) {
@@ -262,13 +262,13 @@ fn with_tls(mut builder: reqwest::ClientBuilder, tls: &Tls, cx: &Context, faults
             }
         }
         (None, None) => {}
-        (Some(_), None) => faults.push(Fault::new("tls.key", "is missing: a certificate is of use with its key only")),
-        (None, Some(_)) => faults.push(Fault::new("tls.cert", "is missing: a key is of use with its certificate only")),
+        (Some(_), None) => faults.push(Fault::new("tls.key", "is missing: a certificate needs its key")),
+        (None, Some(_)) => faults.push(Fault::new("tls.cert", "is missing: a key needs its certificate")),
     }
     builder
 }
 
-/// A secret that may stand in the configuration or in a file.
+/// A secret that may be given in the configuration or in a file.
 fn secret(key: &str, value: Option<&Secret>, file: Option<&Path>, cx: &Context, faults: &mut Vec<Fault>) -> Option<Secret> {
     let secret = cx.secret(key, value.cloned(), file).map_err(|fault| faults.push(fault)).ok()??;
     if secret.expose().is_empty() {
@@ -295,7 +295,7 @@ fn or_fault<T>(result: Result<T, String>, path: &str, faults: &mut Vec<Fault>) -
     result.map_err(|message| faults.push(Fault::new(path, message))).ok()
 }
 
-/// The system's own look-up, with an error that can be told from others.
+/// The system's own resolver, with an error type that can be told apart from others.
 struct Resolver;
 
 impl reqwest::dns::Resolve for Resolver {

@@ -1,4 +1,4 @@
-//! The headers of a request: the message's own, what the source configures, and redrive's facts, of which the later ones win.
+//! The headers of a request: the message's own, the source's configured ones, and redrive's facts; of equal names the later ones win.
 
 use std::borrow::Cow;
 
@@ -7,15 +7,15 @@ use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::message::Message;
 
-/// The most bytes of headers that one request carries; common servers take 8 to 32 KiB.
+/// The maximum size of a request's headers, in bytes; common servers accept 8 to 32 KiB.
 pub(super) const MOST_BYTES: usize = 64 << 10;
-/// The most headers that a message may add to a request.
+/// The maximum number of headers that a message may add to a request.
 pub(super) const MOST_HEADERS: usize = 1000;
 
-/// What is not visible ASCII, and `%` itself, so that who decodes always gets what was there.
+/// Everything but visible ASCII, and `%` itself, so that decoding always yields the original.
 const FACT: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
-/// Names that belong to the connection, to redrive or to the body: neither a message nor a configuration sets them.
+/// Names that belong to the connection, to redrive or to the body: neither a message nor a configuration may set them.
 pub(super) fn is_reserved(name: &HeaderName) -> bool {
     name.as_str().starts_with("redrive-")
         || matches!(
@@ -35,24 +35,25 @@ pub(super) fn is_reserved(name: &HeaderName) -> bool {
         )
 }
 
-/// Names that a configuration may set, but no message.
+/// Names that a configuration may set, but a message may not.
 fn is_configured_only(name: &HeaderName) -> bool {
     matches!(*name, header::HOST | header::USER_AGENT)
 }
 
-/// The names of a Standard Webhooks signature.
+/// The header names of a Standard Webhooks signature.
 pub(super) fn is_signature(name: &HeaderName) -> bool {
     matches!(name.as_str(), "webhook-id" | "webhook-timestamp" | "webhook-signature")
 }
 
-/// A header's value. The blanks around it are no part of it (RFC 9110, section 5.5), and who hands it on in HTTP/2 would be refused for them.
+/// A header value. Surrounding blanks are not part of it (RFC 9110, section 5.5), and anybody who forwards it over HTTP/2 would be refused because of
+/// them.
 pub(super) fn header_value(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_bytes(text.trim_matches([' ', '\t']).as_bytes()).ok()
 }
 
-/// The headers for a message. `configured` ones are not overridden, except for `Content-Type`, which the message knows best.
+/// The headers for a message. Those in `configured` can't be overridden, except for `Content-Type`, which the message knows best.
 ///
-/// Message headers whose name or value HTTP does not allow are left out: they may have been meant for another kind of destination.
+/// Headers of the message whose name or value HTTP does not allow are left out: they may have been meant for another kind of destination.
 pub(super) fn headers(message: &Message, id: &str, configured: &HeaderMap, signed: bool) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     let mut bytes = 0_usize;
@@ -66,7 +67,7 @@ pub(super) fn headers(message: &Message, id: &str, configured: &HeaderMap, signe
         }
         bytes = bytes.saturating_add(name.as_str().len() + value.len());
         if bytes > MOST_BYTES || headers.len() >= MOST_HEADERS {
-            return Err(format!("the message's headers are more than {MOST_HEADERS} or {} KiB", MOST_BYTES >> 10));
+            return Err(format!("the message's headers exceed {MOST_HEADERS} in number or {} KiB", MOST_BYTES >> 10));
         }
         headers.append(name, value);
     }
@@ -81,7 +82,7 @@ pub(super) fn headers(message: &Message, id: &str, configured: &HeaderMap, signe
     }
     let mut fact = |name: &'static str, value: &[u8]| {
         bytes = bytes.saturating_add(name.len() + value.len());
-        // After the encoding nothing is left that a header value may not hold.
+        // After encoding, nothing is left that a header value may not contain.
         HeaderValue::from_str(&encoded(value)).ok().filter(|_| bytes <= MOST_BYTES).map(|value| headers.insert(name, value)).is_none()
     };
     let attempt = message.attempt.to_string();
@@ -93,7 +94,7 @@ pub(super) fn headers(message: &Message, id: &str, configured: &HeaderMap, signe
     if let Some(key) = &message.key {
         left_out |= fact("redrive-key", key.as_bytes());
     }
-    if left_out { Err(format!("the message's topic, key and headers are more than {} KiB", MOST_BYTES >> 10)) } else { Ok(headers) }
+    if left_out { Err(format!("the message's topic, key and headers exceed {} KiB", MOST_BYTES >> 10)) } else { Ok(headers) }
 }
 
 /// A fact as a header value: visible ASCII, the rest percent-encoded.
@@ -101,7 +102,7 @@ fn encoded(fact: &[u8]) -> Cow<'_, str> {
     percent_encode(fact, FACT).into()
 }
 
-/// The type of a payload that came without one: JSON that is an object or a list says so itself.
+/// The type of a payload that came without one: a JSON object or list is recognised.
 fn content_type(payload: &[u8]) -> &'static str {
     let looks_like_json = payload.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| matches!(byte, b'{' | b'['));
     if looks_like_json && serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok() { "application/json" } else { "application/octet-stream" }

@@ -5,24 +5,24 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// What the specification asks for: at least 24 and at most 64 random bytes.
+/// The specification's range: 24 to 64 random bytes.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// Signs with one key, or with several while they are being changed.
+/// Signs with one key, or with several during a rotation.
 #[derive(Clone)]
 pub(super) struct Signer {
     keys: Vec<Hmac<Sha256>>,
 }
 
 impl Signer {
-    /// Reads `whsec_` and the key in base64; several of them are separated by white space.
+    /// Reads `whsec_` and the key in base64; several are separated by white space.
     pub(super) fn try_new(secrets: &str) -> Result<Self, String> {
         let keys: Result<Vec<_>, String> = secrets.split_whitespace().map(key).collect();
         let keys = keys?;
-        if keys.is_empty() { Err("holds no secret".into()) } else { Ok(Self { keys }) }
+        if keys.is_empty() { Err("contains no secret".into()) } else { Ok(Self { keys }) }
     }
 
-    /// The value of `webhook-signature`: one `v1,…` a key, separated by spaces.
+    /// The value of `webhook-signature`: one `v1,…` per key, separated by spaces.
     pub(super) fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
         let mut signatures = String::with_capacity(48 * self.keys.len());
         for key in &self.keys {

@@ -1,4 +1,4 @@
-//! The error table: what a status or an error means, and how long the server asks to wait. `docs/sources-endpoints.md` holds it for people.
+//! The error table: what a status or an error means, and how long the server asks to wait. `docs/sources-endpoints.md` documents it.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -13,10 +13,10 @@ use crate::outcome::{Class, Outcome};
 use crate::source::codes::Code;
 use crate::units::LONGEST;
 
-/// What a status says.
+/// The class of a status.
 ///
-/// *Permanent* is a verdict on this very message that no repeat changes; *unreachable* is a gateway's word that nobody stands behind it; what an
-/// operator or the receiver's owner can mend (credentials, a route, a bug) is *refused*.
+/// *Permanent* is a verdict on this very message that no repetition changes; *unreachable* is what a gateway reports when there is nobody behind it;
+/// anything that an operator or the receiver's owner can fix (credentials, a route, a bug) is *refused*.
 #[must_use]
 pub(super) const fn class(status: u16) -> Class {
     match status {
@@ -29,16 +29,16 @@ pub(super) const fn class(status: u16) -> Class {
     }
 }
 
-/// The codes of sends that did not succeed.
+/// The codes of unsuccessful sends.
 pub(super) fn codes() -> Vec<Code> {
     let unanswered =
         ["http_dns", "http_connect", "http_tls", "http_timeout", "http_closed", "http_protocol", "http_request", "http_topic", "http_headers"];
-    // 2xx succeeds, and has none.
+    // 2xx means success, and has no code.
     let statuses = [100..=199, 300..=999].map(|statuses| Code::Numbered("http_", statuses));
     statuses.into_iter().chain(unanswered.map(Code::from)).collect()
 }
 
-/// What an answer's head means.
+/// The meaning of an answer's head.
 pub(super) fn answered(status: StatusCode, headers: &HeaderMap) -> Outcome {
     let class = class(status.as_u16());
     if class == Class::Succeeded {
@@ -56,12 +56,12 @@ pub(super) fn answered(status: StatusCode, headers: &HeaderMap) -> Outcome {
     Outcome::failure(class, code, detail).with_retry_after(wait)
 }
 
-/// Reads `Retry-After`: seconds, or an HTTP date (a past one asks for no wait), which is one by the clock of whoever answers, as the answer's
-/// `Date` tells it: this machine's may be wrong. What is neither is nothing.
+/// Reads `Retry-After`: seconds, or an HTTP date (a past one asks for no wait). A date is compared with the answer's own `Date`, since this machine's
+/// clock may be wrong. Anything else is ignored.
 fn retry_after(value: &str, date: Option<&str>) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than a number holds is a long time.
+        // More digits than fit into a number: a long time.
         return Some(value.parse().map_or(LONGEST, Duration::from_secs).min(LONGEST));
     }
     let (until, now) = (DateTime::parse_from_rfc2822(value).ok()?, DateTime::parse_from_rfc2822(date?.trim()).ok()?);
@@ -73,15 +73,15 @@ fn retry_after(value: &str, date: Option<&str>) -> Option<Duration> {
 #[error("the host could not be looked up: {0}")]
 pub(super) struct LookUp(pub(super) io::Error);
 
-/// What an error means that came before the answer.
+/// The meaning of an error that came before the answer.
 pub(super) fn failed(error: reqwest::Error) -> Outcome {
-    // The URL may hold a secret.
+    // The URL may contain a secret.
     let error = error.without_url();
     let detail = explain(&error);
     if find::<LookUp>(&error).is_some() {
         return Outcome::unreachable("http_dns", detail);
     }
-    // A server that refuses our certificate says so after the handshake, in TLS 1.3: as an error of the stream that no plain socket has.
+    // In TLS 1.3 a server refuses our certificate after the handshake, as an error of the stream of a kind that plain sockets don't have.
     let alert = find::<io::Error>(&error).is_some_and(|error| error.kind() == io::ErrorKind::Other && error.get_ref().is_some());
     if alert || find::<native_tls::Error>(&error).is_some() {
         return Outcome::unreachable("http_tls", detail);
@@ -93,7 +93,7 @@ pub(super) fn failed(error: reqwest::Error) -> Outcome {
         return Outcome::unreachable("http_timeout", detail);
     }
     if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_parse) {
-        return Outcome::refused("http_protocol", format!("what answers speaks no HTTP: {detail}"));
+        return Outcome::refused("http_protocol", format!("the answer is not HTTP: {detail}"));
     }
     if error.is_builder() {
         return Outcome::refused("http_request", detail);
@@ -107,7 +107,7 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    // An io::Error hides what it wraps: its own cause is that of the wrapped error.
+    // An io::Error hides what it wraps: its `source` is that of the wrapped error.
     std::iter::successors(Some(error), |error| {
         let error: &'a (dyn Error + 'static) = *error;
         match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
@@ -118,7 +118,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     .take(16)
 }
 
-/// The chain of causes in one line, without those that only repeat what is said already.
+/// The chain of causes on one line, skipping those that only repeat what was already said.
 fn explain(error: &reqwest::Error) -> String {
     let mut text = String::new();
     for cause in chain(error) {

@@ -1,44 +1,44 @@
-//! Where a request goes: a fixed URL, or one with the message's topic in it.
+//! Where a request goes: a fixed URL, or one that includes the message's topic.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
-/// All but the characters that RFC 3986 leaves unreserved.
+/// All characters except those that RFC 3986 leaves unreserved.
 const TOPIC: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const PLACEHOLDER: &str = "{topic}";
 
 /// The URL of a source.
 #[derive(Clone, Debug)]
 pub(super) enum Target {
-    /// The same for each message.
+    /// The same URL for each message.
     Fixed(Url),
-    /// Holds `{topic}`.
+    /// A URL that contains `{topic}`.
     Template {
-        /// As it is configured.
+        /// The configured text.
         text: String,
-        /// The number of path segments that each URL made from it has.
+        /// The number of path segments that every URL made from it must have.
         segments: usize,
     },
 }
 
 impl Target {
-    /// Checks a URL as it is configured.
+    /// Checks a configured URL.
     pub(super) fn try_new(text: &str) -> Result<Self, String> {
-        // A URL may be a secret: it is not repeated in what is said about it.
+        // A URL may be a secret: error texts don't repeat it.
         let url = Url::parse(&text.replace(PLACEHOLDER, "topic")).map_err(|error| format!("is not a URL ({error}); write https://host/path"))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err("must begin with http:// or https://".into());
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("must hold no user and password; write them under `basic`".into());
+            return Err("must not contain user and password; write them under `basic`".into());
         }
         if !text.contains(PLACEHOLDER) {
             return Ok(Self::Fixed(url));
         }
-        // Two different topics must lead to the same server: `{topic}` in the host would let a message choose where the credentials go.
+        // Two different topics must lead to the same server: with `{topic}` in the host a message could choose where the credentials go.
         let other = Url::parse(&text.replace(PLACEHOLDER, "other")).map_err(|error| format!("is not a URL ({error})"))?;
         if url.origin() != other.origin() {
-            return Err("`{topic}` may stand in the path and the query only".into());
+            return Err("`{topic}` may only be used in the path and the query".into());
         }
         if url.fragment() != other.fragment() {
             return Err("`{topic}` in a fragment is never sent; write it into the path or the query".into());
@@ -61,10 +61,10 @@ impl Target {
             Self::Fixed(url) => return Ok(url.clone()),
             Self::Template { text, segments } => (text, *segments),
         };
-        let topic = topic.filter(|topic| !topic.is_empty()).ok_or("the URL holds {topic}, but the message has none")?;
+        let topic = topic.filter(|topic| !topic.is_empty()).ok_or("the URL contains {topic}, but the message has none")?;
         let encoded = utf8_percent_encode(topic, TOPIC).to_string();
-        let url = Url::parse(&text.replace(PLACEHOLDER, &encoded)).map_err(|error| format!("the topic makes no URL: {error}"))?;
-        // `.` and `..` stay as they are when they are encoded, and climb up the path, percent-encoded or not.
+        let url = Url::parse(&text.replace(PLACEHOLDER, &encoded)).map_err(|error| format!("the topic does not make a valid URL: {error}"))?;
+        // Encoding leaves `.` and `..` unchanged, and they climb up the path, percent-encoded or not.
         if url.path_segments().map_or(0, Iterator::count) != segments || matches!(topic, "." | "..") {
             return Err("the topic would change the path of the URL".into());
         }

@@ -1,14 +1,14 @@
-//! How old the oldest message is that the client has not answered, without a list of them: they are counted by when they were handed over.
+//! How old the oldest unanswered message of the client is, without keeping a list: messages are counted by when they were handed over.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// A message's longest time is divided into so many slices.
+/// The maximum time of a message is divided into this many slices.
 const SLICES: u8 = 16;
-/// Twice as many counters, so that one is used again long after what it counted is over.
+/// Twice as many counters as slices, so that a counter is reused only long after its messages are done.
 const COUNTERS: u8 = 2 * SLICES;
 
-/// Counts the messages that are not answered yet by the slice of time in which they came.
+/// Counts unanswered messages by the slice of time in which they were handed over.
 #[derive(Debug)]
 pub(super) struct Ages {
     began: Instant,
@@ -23,23 +23,23 @@ struct Counter {
     messages: AtomicUsize,
 }
 
-/// In which slice a message came.
+/// The slice of a message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slice(usize);
 
 impl Ages {
-    /// For messages that may take `longest`; a slice lasts a millisecond at least.
+    /// For messages that may take `longest`; a slice is at least a millisecond.
     pub(super) fn new(longest: Duration) -> Self {
         let slice = (longest / u32::from(SLICES)).max(Duration::from_millis(1));
         Self { began: Instant::now(), slice, counters: std::array::from_fn(|_| Counter::default()) }
     }
 
-    /// How long a slice lasts.
+    /// The length of a slice.
     pub(super) const fn slice(&self) -> Duration {
         self.slice
     }
 
-    /// A message comes.
+    /// Counts a message that is handed over now.
     pub(super) fn begin(&self, now: Instant) -> Slice {
         let number = self.number(now);
         let slice = usize::try_from(number % u64::from(COUNTERS)).unwrap_or_default();
@@ -51,17 +51,17 @@ impl Ages {
         Slice(slice)
     }
 
-    /// A message that came in this slice is answered.
+    /// A message of this slice was answered.
     pub(super) fn end(&self, slice: Slice) {
         self.counters[slice.0].messages.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether there is any that is not answered.
+    /// Whether any message is unanswered.
     pub(super) fn any(&self) -> bool {
         self.counters.iter().any(|counter| counter.messages.load(Ordering::Relaxed) > 0)
     }
 
-    /// Whether there is one whose time is over within a slice.
+    /// Whether the time of any message runs out within a slice.
     pub(super) fn any_old(&self, now: Instant) -> bool {
         let Some(old) = self.number(now).checked_sub(u64::from(SLICES - 1)) else { return false };
         self.counters.iter().any(|counter| counter.messages.load(Ordering::Acquire) > 0 && counter.slice.load(Ordering::Relaxed) <= old)
@@ -86,7 +86,7 @@ mod tests {
         let slice = ages.begin(begun + SLICE / 2);
         assert!(!ages.any_old(begun + 14 * SLICE));
         assert!(ages.any_old(begun + 15 * SLICE));
-        // A younger one whose counter is the same does not hide it.
+        // A younger message with the same counter does not hide it.
         ages.end(ages.begin(begun + 32 * SLICE));
         assert!(ages.any_old(begun + 1000 * SLICE));
         ages.end(slice);

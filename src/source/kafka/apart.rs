@@ -1,8 +1,7 @@
-//! What a broker refused together with others, once more, each message alone.
+//! Sends again, each on its own, the messages of a batch that a broker refused.
 //!
-//! A broker takes a batch whole or not at all: one record that it does not want, or the size of all of them where a topic takes less than the
-//! client thinks, costs every message in it. Nothing of such a batch was appended, so nothing goes out twice, and what a message then comes to
-//! is its own.
+//! A broker takes a batch as a whole or not at all: one unwanted record, or the total size where a topic's limit is lower than the client thinks,
+//! costs every message in it. Nothing of such a batch was appended, so nothing is sent twice, and each message then gets an outcome of its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use super::complaints::Complaints;
 use super::producer::{Events, Producer, Refusal, Ticket};
 use crate::outcome::Outcome;
 
-/// A client that sends one message at a time, made when it is needed.
+/// A client that sends messages one at a time, made when it is needed.
 pub(super) struct Apart {
     source: Arc<str>,
     settings: ClientConfig,
@@ -24,13 +23,13 @@ pub(super) struct Apart {
 }
 
 impl Apart {
-    /// With the settings of the client whose batches were refused.
+    /// Has the settings of the client whose batches were refused.
     pub(super) fn new(source: Arc<str>, mut settings: ClientConfig, timeout: Duration, complaints: Arc<Complaints>) -> Self {
         settings.set("batch.num.messages", "1");
         Self { source, settings, timeout, complaints, producer: Mutex::default() }
     }
 
-    /// Sends a message again, within the time that its attempt has, and finishes it.
+    /// Sends a message again, within the time of its attempt, and finishes it.
     pub(super) fn again(&self, message: &BorrowedMessage<'_>, ticket: Box<Ticket>) {
         let producer = match self.producer() {
             Ok(producer) => producer,
@@ -56,7 +55,7 @@ impl Apart {
         Ok(fresh)
     }
 
-    /// Waits until everything was delivered or given up, for `within` at most. Blocks.
+    /// Waits until everything was delivered or given up, but at most for `within`. Blocks.
     pub(super) fn drain(&self, within: Duration) {
         let producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(producer) = producer {

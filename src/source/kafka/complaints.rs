@@ -1,15 +1,15 @@
-//! What the client library complained of: the last of it explains why a broker was silent, and few lines of it go to the log, since an outage
-//! that lasts hours must not fill it. A producer that takes another's place goes on with it.
+//! The client library's complaints. The last one explains why a broker was silent; only a few are logged, since an outage of hours must not fill the
+//! log. A producer that replaces another carries on with them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One line in this time.
+/// At most one line in this time.
 const EVERY: Duration = Duration::from_secs(60);
-/// What was said longer ago than this explains nothing.
+/// Complaints older than this explain nothing.
 const STALE: Duration = Duration::from_secs(120);
 
-/// The last complaint; lets one line through a minute and counts the others.
+/// The last complaint; lets one line per minute through and counts the others.
 #[derive(Debug, Default)]
 pub(super) struct Complaints(Mutex<Held>);
 
@@ -17,7 +17,7 @@ pub(super) struct Complaints(Mutex<Held>);
 struct Held {
     last: Option<(Instant, String)>,
     written: Option<Instant>,
-    suppressed: u64,
+    held_back: u64,
 }
 
 impl Complaints {
@@ -35,15 +35,15 @@ impl Complaints {
         self.held().last.as_ref().filter(|(when, _)| now.saturating_duration_since(*when) < STALE).map(|(_, reason)| reason.clone())
     }
 
-    /// Whether a line may be written now: how many were held back since the one before.
+    /// Whether a line may be written now; if so, how many were held back since the previous one.
     pub(super) fn admit(&self, now: Instant) -> Option<u64> {
         let mut held = self.held();
         if held.written.is_some_and(|written| now.saturating_duration_since(written) < EVERY) {
-            held.suppressed = held.suppressed.saturating_add(1);
+            held.held_back = held.held_back.saturating_add(1);
             return None;
         }
         held.written = Some(now);
-        Some(std::mem::take(&mut held.suppressed))
+        Some(std::mem::take(&mut held.held_back))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The error table of Kafka: what each code of the client or the broker means to a message.
+//! The error table of Kafka: what each code of the client or the broker means for a message.
 
 use std::borrow::Cow;
 
@@ -8,15 +8,15 @@ use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
 use crate::outcome::{Class, Outcome};
 use crate::source::codes;
 
-/// The codes that are not simply refused, and those that people will look for. The names are librdkafka's.
+/// The codes that are not simply refused, and those that people will look up. The names are librdkafka's.
 pub(super) const TABLE: &[(Code, &str, Class)] = &[
-    // Nothing about the message will ever make it fit.
+    // Nothing will ever make the message fit.
     (Code::MessageSizeTooLarge, "kafka_msg_size_too_large", Class::Permanent),
     (Code::InvalidMessageSize, "kafka_invalid_msg_size", Class::Permanent),
     (Code::MessageBatchTooLarge, "kafka_record_list_too_large", Class::Permanent),
     (Code::InvalidRecord, "kafka_invalid_record", Class::Permanent),
     (Code::InvalidTopic, "kafka_topic_exception", Class::Permanent),
-    // An operator can mend these while the message waits.
+    // An operator can fix these while the message waits.
     (Code::UnknownTopicOrPartition, "kafka_unknown_topic_or_part", Class::Refused),
     (Code::UnknownTopic, "kafka_unknown_topic", Class::Refused),
     (Code::UnknownPartition, "kafka_unknown_partition", Class::Refused),
@@ -28,7 +28,7 @@ pub(super) const TABLE: &[(Code, &str, Class)] = &[
     (Code::InvalidMessage, "kafka_invalid_msg", Class::Refused),
     (Code::UnsupportedCompressionType, "kafka_unsupported_compression_type", Class::Refused),
     (Code::InvalidDifferentRecord, "kafka_invalid_different_record", Class::Unreachable),
-    // The broker could not be asked, or its answer was lost.
+    // The broker could not be reached, or its answer was lost.
     (Code::MessageTimedOut, "kafka_msg_timed_out", Class::Unreachable),
     (Code::TimedOutQueue, "kafka_timed_out_queue", Class::Unreachable),
     (Code::OperationTimedOut, "kafka_timed_out", Class::Unreachable),
@@ -63,7 +63,7 @@ pub(super) const TABLE: &[(Code, &str, Class)] = &[
     (Code::KafkaStorageError, "kafka_storage_error", Class::Unreachable),
     (Code::ThrottlingQuotaExceeded, "kafka_throttling_quota_exceeded", Class::Unreachable),
     (Code::RebootstrapRequired, "kafka_rebootstrap_required", Class::Unreachable),
-    // The idempotent producer lost its place. The next producer begins anew; the message is not at fault.
+    // The idempotent producer lost its place. The next producer starts afresh; the message is not at fault.
     (Code::Fatal, "kafka_fatal", Class::Unreachable),
     (Code::Inconsistent, "kafka_inconsistent", Class::Unreachable),
     (Code::GaplessGuarantee, "kafka_gapless_guarantee", Class::Unreachable),
@@ -75,25 +75,25 @@ pub(super) const TABLE: &[(Code, &str, Class)] = &[
     (Code::Fenced, "kafka_fenced", Class::Unreachable),
 ];
 
-/// The codes with which a broker refuses a whole batch for one of its records, or for the size of all of them.
+/// The codes with which a broker refuses a whole batch because of one of its records or their total size.
 const OF_A_BATCH: [Code; 5] =
     [Code::MessageSizeTooLarge, Code::MessageBatchTooLarge, Code::InvalidRecord, Code::InvalidDifferentRecord, Code::InvalidTimestamp];
 
-/// Whether a broker may have refused a message for those that were sent along with it.
+/// Whether a broker may have refused a message because of those that were sent along with it.
 pub(super) fn is_of_a_batch(code: Code) -> bool {
     OF_A_BATCH.contains(&code)
 }
 
-/// The codes that say that no broker could be spoken to at all.
+/// The codes that mean that no broker could be reached at all.
 const AWAY: [Code; 5] = [Code::BrokerTransportFailure, Code::AllBrokersDown, Code::Resolve, Code::OperationTimedOut, Code::RequestTimedOut];
 
-/// Whether no broker could be spoken to at all, for who produces or consumes beside the source.
+/// Whether no broker could be reached at all, for code that produces or consumes beside the source.
 pub(crate) fn is_away(error: &KafkaError) -> bool {
     let code = if let KafkaError::AdminOp(code) = error { Some(*code) } else { error.rdkafka_error_code() };
     code.is_some_and(|code| AWAY.contains(&code))
 }
 
-/// What a code means: its name and its class. A code in no table is refused, under a name made from the client's own.
+/// The name and class of a code. A code that is in no table is refused, under a name derived from the client's own.
 pub(super) fn classify(code: Code) -> (Cow<'static, str>, Class) {
     TABLE
         .iter()
@@ -110,7 +110,7 @@ pub(super) fn codes() -> Vec<codes::Code> {
     named.chain(OWN.map(codes::Code::from)).collect()
 }
 
-/// The outcome of a send that failed with a code. `last` is what the client last complained of: it says why the broker was silent.
+/// The outcome of a send that failed with a code. `last` is the client's last complaint: it says why the broker was silent.
 pub(super) fn outcome(code: Code, topic: &str, last: Option<&str>) -> Outcome {
     let (name, class) = classify(code);
     match last {

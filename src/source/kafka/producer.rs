@@ -1,4 +1,4 @@
-//! The producer of the client library, its thread, and what it tells us.
+//! The client library's producer, its thread, and its events.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,38 +22,38 @@ use crate::message::{Key, Message};
 use crate::outcome::{Outcome, cut};
 use crate::source::{Receipt, is_own_header};
 
-/// The thread looks this often whether it should end, and whether messages have come; events wake it at once.
+/// How often the thread checks whether it should end, and whether messages have arrived; events wake it at once.
 const POLL: Duration = Duration::from_secs(1);
-/// A wait for room in the client's queue looks again after this even if no one woke it.
+/// A wait for room in the client's queue checks again after this even if nothing woke it.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// A receipt on its way through the client library, which wants it to be `Sync`. The lock is never waited for.
+/// A receipt on its way through the client library, which requires it to be `Sync`. The lock is never contended.
 pub(super) struct Ticket {
     receipt: Mutex<Receipt>,
-    /// The time of the record, in milliseconds. A broker refuses what seems to be of another time, and this machine's clock may be wrong.
+    /// The record's timestamp, in milliseconds. A broker refuses what seems to be from another time, and this machine's clock may be wrong.
     timestamp: Option<i64>,
-    /// When it was handed to a client for the first time.
+    /// When it was first handed to a client.
     began: Option<Instant>,
-    /// The same as the client's ages have it.
+    /// The slice of that time in the client's ages.
     slice: Option<Slice>,
 }
 
 impl Ticket {
-    /// Of an attempt that began at this time, on the database's clock.
+    /// For an attempt that began at this time, on the database's clock.
     pub(super) fn new(receipt: Receipt, began_at: Option<DateTime<Utc>>) -> Self {
         Self { receipt: Mutex::new(receipt), timestamp: began_at.map(|at| at.timestamp_millis()), began: None, slice: None }
     }
 
-    /// Says what came of the message that the ticket is for.
+    /// Reports the outcome of the ticket's message.
     pub(super) fn finish(self, outcome: Outcome) {
         self.receipt.into_inner().unwrap_or_else(PoisonError::into_inner).finish(outcome);
     }
 }
 
-/// What the client library tells us.
+/// Receives the client library's events.
 pub(super) struct Events {
     source: Arc<str>,
-    /// The client said that it can't be used any more.
+    /// The client reported that it can't be used any more.
     fatal: AtomicBool,
     /// A message was not answered in time.
     late: AtomicBool,
@@ -61,7 +61,7 @@ pub(super) struct Events {
     waiting: AtomicBool,
     room: Notify,
     complaints: Arc<Complaints>,
-    /// Where messages go of a batch that was refused; not from where each goes alone already.
+    /// Takes the messages of a refused batch; `None` for a client that already sends each on its own.
     apart: Option<Arc<Apart>>,
 }
 
@@ -72,7 +72,7 @@ impl Events {
         Self { source, fatal, late, ages: Ages::new(timeout), waiting, room: Notify::new(), complaints, apart }
     }
 
-    /// Says what came of a message, unless it has to be tried alone first.
+    /// Reports the outcome of a message, unless it has to be sent alone first.
     fn ended(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let (error, message) = match result {
             Ok(message) => {
@@ -83,7 +83,7 @@ impl Events {
         };
         match &self.apart {
             Some(apart) if errors::is_of_a_batch(error) => {
-                self.warn(Some(&errors::classify(error).0), "the broker refused a batch: each of its messages goes again, alone");
+                self.warn(Some(&errors::classify(error).0), "the broker refused a batch: each of its messages is sent again on its own");
                 apart.again(message, ticket);
             }
             _ => ticket.finish(self.failed(error, message.topic())),
@@ -96,8 +96,8 @@ impl Events {
     }
 
     fn warn(&self, code: Option<&str>, reason: &str) {
-        if let Some(suppressed) = self.complaints.admit(Instant::now()) {
-            tracing::warn!(source.name = %self.source, source.kind = "kafka", error.code = code, error.reason = reason, lines.suppressed = suppressed, "the Kafka client reports a problem");
+        if let Some(held_back) = self.complaints.admit(Instant::now()) {
+            tracing::warn!(source.name = %self.source, source.kind = "kafka", error.code = code, error.detail = reason, lines.held_back = held_back, "the Kafka client reports a problem");
         }
     }
 }
@@ -146,13 +146,13 @@ impl ProducerContext for Events {
 /// Why a producer can't be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Broken {
-    /// The client said so.
+    /// The client reported a fatal error.
     Fatal,
-    /// A message was not answered in time; what the producer still has is given up.
+    /// A message was not answered in time; everything that the producer still has is given up.
     Late,
 }
 
-/// Why the client did not take a message.
+/// Why the client did not accept a message.
 pub(super) enum Refusal {
     /// Its queue is full: try again when there is [room](Producer::room).
     Full(Box<Ticket>),
@@ -160,7 +160,7 @@ pub(super) enum Refusal {
     Failed(Box<Ticket>, Outcome),
 }
 
-/// A producer and the thread that serves its events.
+/// A producer, and the thread that serves its events.
 pub(super) struct Producer {
     inner: BaseProducer<Events>,
     stop: AtomicBool,
@@ -171,13 +171,16 @@ impl Producer {
     pub(super) fn start(settings: &ClientConfig, events: Events) -> Result<Arc<Self>, String> {
         let name = format!("kafka-{}", cut(&events.source, 9));
         let inner = BaseProducer::from_config_and_context(settings, events).map_err(|error| match error {
-            // The text would hold the value, which may be a secret.
-            KafkaError::ClientConfig(_, _, key, _) => format!("librdkafka does not take the value of {key}"),
+            // The text would contain the value, which may be a secret.
+            KafkaError::ClientConfig(_, _, key, _) => format!("librdkafka does not accept the value of {key}"),
             other => other.to_string(),
         })?;
         let producer = Arc::new(Self { inner, stop: AtomicBool::new(false) });
         let served = producer.clone();
-        std::thread::Builder::new().name(name).spawn(move || serve(&served)).map_err(|error| format!("no thread for the Kafka client: {error}"))?;
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(move || serve(&served))
+            .map_err(|error| format!("can't start a thread for the Kafka client: {error}"))?;
         Ok(producer)
     }
 
@@ -190,7 +193,7 @@ impl Producer {
         events.late.load(Ordering::Acquire).then_some(Broken::Late)
     }
 
-    /// Hands a message to the client, which takes a copy of it. Never waits.
+    /// Hands a message to the client, which copies it. Never waits.
     pub(super) fn push(&self, topic: &str, message: &Message, ticket: Box<Ticket>) -> Result<(), Refusal> {
         let mut id = Uuid::encode_buffer();
         let id: &str = message.id.hyphenated().encode_lower(&mut id);
@@ -219,7 +222,7 @@ impl Producer {
             partition: Some(message.partition()),
             payload: message.payload(),
             key: message.key(),
-            // The client does not tell that of a message which failed.
+            // The client does not report the timestamp of a failed message.
             timestamp: ticket.timestamp,
             headers: message.headers().map(BorrowedHeaders::detach),
             delivery_opaque: ticket,
@@ -242,7 +245,7 @@ impl Producer {
         })
     }
 
-    /// Waits until the queue may have room; `false` when the deadline has passed.
+    /// Waits until the queue may have room; `false` if the deadline passed.
     pub(super) async fn room(&self, deadline: Instant) -> bool {
         let events = self.inner.context();
         let freed = events.room.notified();
@@ -251,7 +254,7 @@ impl Producer {
         Instant::now() < deadline
     }
 
-    /// Waits until everything was delivered or given up, for `within` at most; what is left then is given up at once. Blocks.
+    /// Waits until everything was delivered or given up, but at most for `within`; whatever is left then is given up at once. Blocks.
     pub(super) fn drain(&self, within: Duration) {
         if self.inner.flush(within).is_err() {
             self.inner.purge(PurgeConfig::default().queue().inflight());
@@ -259,11 +262,11 @@ impl Producer {
         }
     }
 
-    /// To be called once a slice: sees to it that a producer with a message whose time is nearly over gets no more, and gives all of its messages
-    /// up a slice later, which is enough for those that are answered as usual, such as by another broker.
+    /// To be called once per slice. If the time of a message is nearly over, the producer gets no more messages, and a slice later it gives up all it
+    /// has; a slice is enough for messages that are answered normally, for example by another broker.
     ///
-    /// The client's own timeout is no use for this. It takes the late message out of the sequence, begins another and sends the younger ones
-    /// again under it, and so the broker can't tell that it has them: copies that no attempt accounts for.
+    /// The client's own timeout can't be used for this. It takes the late message out of the sequence, begins another sequence and sends the younger
+    /// messages again under that, so the broker can't tell that it has them already: copies that no attempt accounts for.
     fn give_up_what_is_late(&self, now: Instant) {
         let events = self.inner.context();
         if self.broken().is_some() && events.ages.any() {
@@ -273,22 +276,23 @@ impl Producer {
         }
     }
 
-    /// Lets the thread end, and the client with it, once no one else uses it, a slice later at the most while messages are under way. What is not
-    /// answered by then is given up.
+    /// Lets the thread end, and the client with it, once nobody else uses it, at most a slice later while messages are under way. Anything unanswered
+    /// by then is given up.
     pub(super) fn retire(&self) {
         self.stop.store(true, Ordering::Release);
     }
 }
 
-/// Serves the client's events. It is the last to let go of the producer, since that blocks and must not happen on a worker of the runtime.
+/// Serves the client's events. The thread is the last owner of the producer, because dropping that blocks, which must not happen on a worker of the
+/// runtime.
 fn serve(producer: &Arc<Producer>) {
     let ages = &producer.inner.context().ages;
-    // What comes during an idle poll is looked at after it, well before it is late.
+    // Messages that arrive during an idle poll are looked at after it, well before they are late.
     let idle = POLL.min(8 * ages.slice());
     let mut look = Instant::now();
     while !producer.stop.load(Ordering::Acquire) || Arc::strong_count(producer) > 1 {
         let wait = if ages.any() { look.saturating_duration_since(Instant::now()).min(POLL) } else { idle };
-        // A panic in what a receipt does must not end the thread: no delivery would be heard of again.
+        // A panic in a receipt's callback must not end the thread: no delivery would ever be reported again.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| producer.inner.poll(wait)));
         let now = Instant::now();
         if now >= look {

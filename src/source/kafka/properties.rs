@@ -1,4 +1,4 @@
-//! The properties of librdkafka that a configuration may set, and those that it may not.
+//! The librdkafka properties that a configuration may set, and those that it may not.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::source::Context;
 use crate::units::Secret;
 
-/// Properties that redrive's promises rest on, each with the reason that is told.
+/// Properties that redrive's guarantees depend on, each with the reason that is shown.
 pub(super) const GUARDED: &[(&str, &str)] = &[
     ("bootstrap.servers", "write `brokers` instead"),
     ("metadata.broker.list", "write `brokers` instead"),
@@ -40,7 +40,7 @@ pub(super) const GUARDED: &[(&str, &str)] = &[
     ("dr_msg_cb", "redrive needs the delivery reports itself"),
     ("allow.auto.create.topics", "is always off: a topic that is missing must be seen, not made with default settings"),
     ("reconnect.backoff.max.ms", "is derived from the lease: reports of failed messages come that much later"),
-    ("topic.metadata.propagation.max.ms", "is derived from the timeout, so that a missing topic is told from a silent broker"),
+    ("topic.metadata.propagation.max.ms", "is derived from the timeout, so that a missing topic can be told from a silent broker"),
     ("queue.buffering.max.messages", "follows `in_flight`"),
     ("plugin.library.paths", "would load code into redrive"),
     ("interceptors", "would load code into redrive"),
@@ -51,11 +51,11 @@ pub(super) const GUARDED: &[(&str, &str)] = &[
     ("internal.termination.signal", "redrive handles signals itself"),
 ];
 
-/// Second names of a property; both given at once would leave it to chance which one counts.
+/// Alternative names of a property; if both were given, it would be up to chance which one counts.
 const ALIASES: &[(&str, &str)] =
     &[("sasl.mechanism", "sasl.mechanisms"), ("linger.ms", "queue.buffering.max.ms"), ("compression.type", "compression.codec")];
 
-/// Properties that are paths, taken against the folder of the configuration file.
+/// Properties that are paths, resolved against the folder of the configuration file.
 const PATHS: &[&str] = &[
     "ssl.ca.location",
     "https.ca.location",
@@ -71,8 +71,8 @@ const PATHS: &[&str] = &[
 
 /// The value of a librdkafka property, as it is written. Never printed, since any of them may be a secret.
 ///
-/// The YAML may have numbers and booleans too; the loader hands them over as their text, because that is what is asked for here: of `00123` a number
-/// would be 123.
+/// The YAML may contain numbers and booleans too. The loader passes on their text, because this type asks for text: as a number, `00123` would become
+/// 123.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Property(Secret);
@@ -93,7 +93,7 @@ impl JsonSchema for Property {
     }
 }
 
-/// Adds the properties that are written to what is `given` to the client.
+/// Adds the configured properties to what is `given` to the client.
 pub(super) fn take(properties: &BTreeMap<String, Property>, cx: &Context, given: &mut BTreeMap<String, String>, faults: &mut Vec<Fault>) {
     for (name, value) in properties {
         let path = format!("properties.{name}");
@@ -114,13 +114,13 @@ pub(super) fn take(properties: &BTreeMap<String, Property>, cx: &Context, given:
     }
 }
 
-/// What the client library has against a property.
+/// The client library's objection to a property, if any.
 fn judge(key: &str, value: &str) -> Option<String> {
     let secret = ["password", "secret", "passphrase", "pem", "key", "token", "oauthbearer"].iter().any(|word| key.contains(word));
     match ClientConfig::new().set(key, value).create_native_config() {
         Ok(_) => None,
-        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => Some("is no property of librdkafka".to_owned()),
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => Some("is not a librdkafka property".to_owned()),
         Err(KafkaError::ClientConfig(_, why, ..)) if !secret => Some(why),
-        Err(_) => Some("is not a value that librdkafka takes".to_owned()),
+        Err(_) => Some("is not a value that librdkafka accepts".to_owned()),
     }
 }

@@ -1,4 +1,4 @@
-//! From the configuration to the settings of the client library.
+//! From the configuration to the client library's settings.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,18 +13,19 @@ use crate::source::Context;
 
 /// The longest message timeout that is derived; a longer one must be configured.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(20);
-/// How many messages may be under way unless `in_flight` says so.
+/// How many messages may be under way unless `in_flight` is set.
 const IN_FLIGHT: u32 = 10_000;
 
-/// What the producer is made with, ready to be used.
+/// The producer's settings, ready to use.
 pub(super) struct Settings {
     /// The client library's own.
     pub(super) client: ClientConfig,
-    /// After this long a message is given up.
+    /// A message is given up after this long.
     pub(super) timeout: Duration,
 }
 
-/// The three times that share the lease: a report of a failed message comes up to `timeout` + `backoff` after the send, and `margin` is left to record it.
+/// The three times that share the lease: a failed message is reported up to `timeout` + `backoff` after the send, and `margin` is left to record
+/// that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Times {
     timeout: Duration,
@@ -79,7 +80,7 @@ pub(super) fn settings(config: &Config, cx: &Context) -> Result<Settings, Vec<Fa
     }
 
     let mut client = ClientConfig::new();
-    // What it says below a warning is of use only to one who set `debug`.
+    // Anything below a warning is useful only to those who set `debug`.
     client.set_log_level(if given.contains_key("debug") { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
     for (key, value) in defaults(cx, times, &given) {
         client.set(key, value);
@@ -100,12 +101,12 @@ fn defaults(cx: &Context, times: Times, given: &BTreeMap<String, String>) -> Vec
     vec![
         ("client.id", format!("redrive-{}-{}", cx.project, cx.name)),
         ("socket.keepalive.enable", "true".to_owned()),
-        // A broker that stands still must not hold a connection longer than a message may take.
+        // A hung broker must not hold a connection longer than a message may take.
         ("socket.timeout.ms", ms(times.timeout, 10, 60_000)),
         ("socket.connection.setup.timeout.ms", ms(times.timeout, 1_000, 10_000)),
         ("reconnect.backoff.ms", ms(times.backoff / 10, 10, 100)),
         ("queue.buffering.max.ms", "2".to_owned()),
-        // Twice the largest message, so that one such can't wait for ever for room.
+        // Twice the largest message, so that such a message can't wait for room for ever.
         ("queue.buffering.max.kbytes", (largest / 512).clamp(65_536, 2_097_151).to_string()),
     ]
 }
@@ -119,7 +120,7 @@ fn fixed(config: &Config, cx: &Context, times: Times) -> Vec<(&'static str, Stri
         ("acks", "all".to_owned()),
         ("partitioner", "murmur2_random".to_owned()),
         ("allow.auto.create.topics", "false".to_owned()),
-        // The producer gives late messages up itself, before the client does; see `give_up_what_is_late`.
+        // The producer gives up late messages itself, before the client does; see `give_up_what_is_late`.
         ("message.timeout.ms", (times.timeout + times.backoff).as_millis().max(1).to_string()),
         ("reconnect.backoff.max.ms", times.backoff.as_millis().to_string()),
         ("topic.metadata.propagation.max.ms", propagation.as_millis().to_string()),
@@ -269,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_value_is_the_text_that_is_written() {
-        // By this the loader knows that it is to hand over the text.
+        // From this the loader knows that it has to pass on the text.
         let number = serde_json::from_str::<Property>("123").unwrap_err().to_string();
         assert!(number.starts_with("invalid type: "), "{number}");
         let settings = settings(
