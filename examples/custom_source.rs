@@ -1,11 +1,11 @@
-//! A source of one's own, registered by name in a program that embeds redrive. It runs and finishes by itself:
+//! A custom source, registered by name in a program that embeds redrive. It runs and finishes on its own:
 //!
 //! ```sh
 //! cargo run --example custom_source
 //! ```
 //!
-//! The destination here is a mailbox in memory that is full at first: the message is refused, waits, and is sent again.
-//! A program that wants the whole command line instead calls `redrive::cli::main(&registry)` and nothing else.
+//! The destination is a mailbox in memory that is full at first: the message is refused, waits, and is sent again. A program that wants the whole
+//! command line instead calls `redrive::cli::main(&registry)` and nothing else.
 
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
@@ -25,7 +25,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// What the YAML holds for `kind: mailbox`, besides what every source takes.
+/// The YAML of `kind: mailbox`, besides the options that every source has.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MailboxConfig {
@@ -35,12 +35,12 @@ struct MailboxConfig {
 
 struct Mailbox {
     refusals: AtomicU32,
-    /// Where the mailbox puts what it takes, for this program to look at.
+    /// Where the mailbox puts the messages it takes, for this program to look at.
     taken: mpsc::Sender<Message>,
 }
 
 impl Mailbox {
-    /// Checks what the YAML holds and makes the source of it. Every fault is shown with its line before anything runs.
+    /// Checks the YAML and builds the source. All faults are shown with their lines before anything runs.
     fn build(section: serde_json::Value, taken: mpsc::Sender<Message>) -> Result<Sender, Vec<Fault>> {
         let config: MailboxConfig = serde_json::from_value(section).map_err(|error| vec![Fault::new("", error)])?;
         if config.refusals > 3 {
@@ -53,18 +53,18 @@ impl Mailbox {
 #[async_trait]
 impl Source for Mailbox {
     async fn send(&self, message: &Message) -> Outcome {
-        // Say what happened; whether and when the message is sent again is not the source's affair.
+        // Only report what happened; whether and when the message is sent again is not up to the source.
         if self.refusals.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).is_ok() {
             return Outcome::refused("mailbox_full", "the mailbox is full");
         }
         match self.taken.send(message.clone()).await {
             Ok(()) => Outcome::succeeded(),
-            Err(_) => Outcome::unreachable("mailbox_gone", "nobody reads the mailbox any longer"),
+            Err(_) => Outcome::unreachable("mailbox_gone", "nobody reads the mailbox any more"),
         }
     }
 
     fn check(&self, topic: Option<&str>) -> Result<(), String> {
-        if topic.is_some() { Ok(()) } else { Err("a mailbox wants a topic: whom the message is for".to_owned()) }
+        if topic.is_some() { Ok(()) } else { Err("a mailbox needs a topic: the recipient of the message".to_owned()) }
     }
 }
 
@@ -84,8 +84,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let file = folder.path().join("redrive.yaml");
     std::fs::write(&file, CONFIGURATION.replace("sqlite://", &format!("sqlite://{}/", folder.path().display())))?;
 
-    // The mailbox needs something of this program; a kind whose YAML says all implements `redrive::source::Config` instead, and is
-    // registered with `registry.register::<MailboxConfig>("mailbox")`, which puts it into `redrive schema` too.
+    // The mailbox needs something from this program. A kind that needs nothing but its YAML implements `redrive::source::Config` instead, and is
+    // registered with `registry.register::<MailboxConfig>("mailbox")`, which also adds it to `redrive schema`.
     let (tell, mut taken) = mpsc::channel(16);
     let mut registry = Registry::default();
     registry.register_with("mailbox", move |section, _cx| Mailbox::build(section, tell.clone()));
@@ -94,14 +94,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let stop = CancellationToken::new();
     let running = tokio::spawn(app.run(stop.clone()));
 
-    // A program that embeds redrive can hand in messages without HTTP; once this answers, the message is kept.
+    // A program that embeds redrive can submit messages without HTTP; once this returns, the message is kept.
     tokio::time::timeout(Duration::from_secs(10), handle.store_is_ready()).await?;
     let submission =
         Submission { source: "mailbox".to_owned(), topic: Some("ada".to_owned()), payload: Some("hello".into()), ..Submission::default() };
-    println!("handed in: {:?}", handle.submit(submission).await?);
+    println!("submitted: {:?}", handle.submit(submission).await?);
 
     let message = tokio::time::timeout(Duration::from_secs(20), taken.recv()).await?.ok_or("the mailbox is gone")?;
-    println!("taken: {} for {:?}, on attempt {}", message.id, message.topic, message.attempt);
+    println!("received: {} for {:?}, on attempt {}", message.id, message.topic, message.attempt);
 
     stop.cancel();
     running.await??;

@@ -1,7 +1,7 @@
 //! The HTTP API, version 1: submit, look, act; health and metrics.
 //!
-//! `docs/api.md` describes it for people and `docs/openapi.yaml` for programs; tests hold both to the code. [`Server`] brings it to a
-//! TCP port and a Unix socket. Handlers see only requests that are complete, allowed and within bounds: see `api/gate.rs`.
+//! `docs/api.md` describes it for people and `docs/openapi.yaml` for programs; tests hold both to the code. [`Server`] serves it on a TCP port and a
+//! Unix socket. Handlers see only requests that are complete, authorised and within bounds: see `api/gate.rs`.
 
 mod answer;
 mod batch;
@@ -35,18 +35,18 @@ pub use server::{Bound, Server};
 /// Writes the metrics in the text format of Prometheus or OpenMetrics.
 pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// The most items of a batch.
+/// The maximum number of items in a batch.
 pub const MAX_BATCH: usize = 10_000;
-/// The most ids of a retry of many.
+/// The maximum number of ids in a bulk retry.
 pub const MAX_IDS: usize = 1000;
-/// The most messages of a page.
+/// The maximum number of messages on a page.
 pub const MAX_PAGE: u32 = 1000;
-/// The messages of a page that says nothing about it.
+/// The number of messages on a page if `limit` is not given.
 pub const PAGE: u32 = 50;
 
-/// Smaller payloads are copied out of the buffer in which they came: a waiting message should hold its own bytes, not 8 KiB of buffer.
+/// Smaller payloads are copied out of the buffer they arrived in: a waiting message should occupy its own bytes, not 8 KiB of buffer.
 const SMALL: usize = 4096;
-/// How many answers that show messages may be in memory at once, until the last byte is written; others wait for so long.
+/// How many answers that show messages may be in memory at once, until their last byte is written; and how long others wait for a free place.
 const READERS: usize = 4;
 const READER_WAIT: Duration = Duration::from_secs(10);
 
@@ -70,7 +70,7 @@ impl App {
     }
 }
 
-/// Whether a path is served without a token: it holds nothing secret, and probes and scrapers have none.
+/// Whether a path is served without a token: it exposes nothing secret, and probes and scrapers have none.
 fn is_open(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/metrics")
 }

@@ -1,8 +1,8 @@
 //! `redrive bench`: what this set-up can do, measured with the real thing.
 //!
-//! The sidecar under test is a process of its own (`node.rs`), with the user's store and source, in a place of its own making (`place.rs`,
-//! `destination.rs`) that is removed again whatever happens. This process drives it and looks on; what it uses itself is not counted.
-//! Each case measures in the same run what the smallest possible code reaches with the same database and broker: that is the limit.
+//! The sidecar under test is a process of its own (`node.rs`) with the user's store and source, in a place of its own making (`place.rs`,
+//! `destination.rs`) that is removed again whatever happens. This process drives it and watches; what it uses itself is not counted. Each case also
+//! measures, in the same run, what the smallest possible code achieves with the same database and broker: that is the limit.
 
 mod accept;
 mod arena;
@@ -45,7 +45,7 @@ use report::Report;
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The command line, or the configuration, asks for what can't be measured.
+    /// The command line or the configuration asks for something that can't be measured.
     #[error("{0}")]
     Usage(String),
     /// The configuration has faults.
@@ -57,13 +57,13 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The database could not be spoken to.
+    /// A request to the database failed.
     #[error("the database: {0}")]
     Database(#[from] sqlx::Error),
-    /// Kafka could not be spoken to.
+    /// A request to Kafka failed.
     #[error("Kafka: {0}")]
     Kafka(#[from] KafkaError),
-    /// The AMQP broker could not be spoken to.
+    /// A request to the AMQP broker failed.
     #[error("AMQP: {0}")]
     Amqp(#[from] lapin::Error),
     /// Files, sockets, processes.
@@ -76,12 +76,12 @@ pub enum Error {
     #[error("{0}")]
     Failed(String),
     /// Ctrl-C. What was made is removed.
-    #[error("interrupted; what the benchmark had made is removed")]
+    #[error("interrupted; everything the benchmark made has been removed")]
     Interrupted,
 }
 
 impl Error {
-    /// Whether the database or the broker could not be spoken to at all.
+    /// Whether the database or the broker could not be reached at all.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         match self {
@@ -93,12 +93,12 @@ impl Error {
     }
 }
 
-/// Measures a case. What it makes it removes again, also when it fails or `stop` is cancelled.
+/// Measures a case. Whatever it makes it removes again, even if it fails or `stop` is cancelled.
 ///
 /// # Errors
 /// Why it could not be measured.
 pub async fn run(case: Case, registry: &Registry, stop: CancellationToken) -> Result<Report, Error> {
-    // Not cut off by Ctrl-C: what is half made could not be removed.
+    // Not interrupted by Ctrl-C: something half made could not be removed.
     let arena = Arena::make(&case, registry).await?;
     let measured = tokio::select! {
         biased;
@@ -111,7 +111,7 @@ pub async fn run(case: Case, registry: &Registry, stop: CancellationToken) -> Re
     Ok(report.finish())
 }
 
-/// Waits for all tasks. The first that fails ends it, and the others with it.
+/// Waits for all tasks. The first failure ends it, and the other tasks with it.
 async fn all<T: 'static, E: 'static>(mut tasks: JoinSet<Result<T, E>>, mut take: impl FnMut(T)) -> Result<(), Error>
 where
     Error: From<E>,

@@ -1,4 +1,4 @@
-//! The command line. A program with sources of its own has all of it by calling [`main`] with its registry.
+//! The command line. A program with custom sources gets all of it by calling [`main`] with its registry.
 
 mod bench;
 mod cancel;
@@ -35,7 +35,7 @@ use crate::source::Registry;
 
 use failure::Failure;
 
-/// What every help text ends with.
+/// The end of every help text.
 const ABOUT_EXITS: &str = "\
 Exit codes:
   0   done
@@ -78,7 +78,7 @@ enum Command {
     Bench(bench::Command),
 }
 
-/// Which configuration.
+/// Selects the configuration.
 #[derive(Args, Clone, Debug)]
 struct ConfigFile {
     /// The configuration file
@@ -90,18 +90,18 @@ struct ConfigFile {
 struct Terminal<'a> {
     registry: &'a Registry,
     out: &'a mut dyn Write,
-    /// To be cancelled by who is told to stop at once.
+    /// Cancelled by a signal to stop at once.
     hard: CancellationToken,
 }
 
-/// Does what the command line says, with the kinds of sources that `registry` knows; answers the exit code.
+/// Runs the command line with the kinds of sources in `registry`; returns the exit code.
 ///
 /// ```no_run
 /// use redrive::source::Registry;
 ///
 /// fn main() -> std::process::ExitCode {
-///     let registry = Registry::default(); // and registry.register::<MySource>("mine")
-///     redrive::cli::main(&registry)
+/// let registry = Registry::default(); // and registry.register::<MySource>("mine")
+/// redrive::cli::main(&registry)
 /// }
 /// ```
 #[must_use]
@@ -109,10 +109,10 @@ pub fn main(registry: &Registry) -> ExitCode {
     ExitCode::from(guarded(|| parse_and_run(registry)))
 }
 
-/// The exit code of what is done, or that of a bug.
+/// The exit code of the work, or that of a bug if it panics.
 fn guarded(work: impl FnOnce() -> u8) -> u8 {
     std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        // The panic hook has said what and where.
+        // The panic hook has already reported what and where.
         complain("redrive: this is a bug in redrive; please report it with the lines above");
         failure::BUG
     })
@@ -143,8 +143,7 @@ fn parse_and_run(registry: &Registry) -> u8 {
             done.and_then(|()| out.flush().map_err(Failure::from))
         })
     }));
-    // What still runs goes with the runtime, and takes its processes with it. What a client library still does in threads of its own must not
-    // hold up the exit.
+    // Whatever still runs ends with the runtime, along with its processes. A client library's own threads must not hold up the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
     match done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
         Ok(()) => 0,
@@ -159,7 +158,7 @@ fn parse_and_run(registry: &Registry) -> u8 {
     }
 }
 
-/// Says something on stderr; there is nobody left to tell if that fails.
+/// Writes a message to stderr; if that fails, there is nobody left to tell.
 fn complain(message: &str) {
     let _ = writeln!(io::stderr(), "{message}");
 }

@@ -1,8 +1,8 @@
-//! `redrive demo`: a message survives a broker outage, in front of one's eyes and with nothing to install.
+//! `redrive demo`: messages survive a broker outage, before one's eyes and with nothing to install.
 //!
-//! SQLite in a temporary folder, the real API on a free port, and a broker that speaks Kafka's protocol inside this process (librdkafka's
-//! mock cluster). Messages are submitted over HTTP at a steady rate, the broker is taken away in the middle and comes back, and every message is
-//! read back from the broker and counted.
+//! SQLite in a temporary folder, the real API on a free port, and a broker that speaks Kafka's protocol inside this process (librdkafka's mock
+//! cluster). Messages are submitted over HTTP at a steady rate, the broker is taken away in the middle and comes back, and every message is read back
+//! from the broker and counted.
 
 mod broker;
 mod census;
@@ -28,10 +28,10 @@ use census::Census;
 use producer::Producer;
 use screen::{Screen, View};
 
-/// What a run of the demo takes.
+/// The options of the demo.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A real broker, `host:port`, instead of the one in this process. Nothing takes it away then: stop and start it yourself, if you like.
+    /// A real broker, `host:port`, instead of the one in this process. It is not taken away: stop and start it yourself, if you like.
     pub kafka: Option<String>,
     /// Messages a second.
     pub rate: u32,
@@ -47,7 +47,7 @@ impl Default for Options {
 
 /// How long the last messages may take to arrive.
 const DRAIN: Duration = Duration::from_secs(12);
-/// A copy would come right behind the original: the reader goes on for so long before copies are counted.
+/// A copy would follow right behind the original: the reader continues for this long before copies are counted.
 const AFTERMATH: Duration = Duration::from_millis(500);
 /// How often the screen is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
@@ -61,10 +61,10 @@ pub enum Error {
     /// The sidecar could not be started, or stopped by itself.
     #[error(transparent)]
     App(#[from] app::Error),
-    /// The store could not be looked at.
+    /// A look into the store failed.
     #[error(transparent)]
     Store(#[from] crate::store::Error),
-    /// Its configuration is wrong, which is a bug.
+    /// The demo's configuration is wrong, which is a bug.
     #[error("the demo's own configuration: {0}")]
     Config(String),
     /// The temporary folder could not be made.
@@ -72,26 +72,26 @@ pub enum Error {
     Folder {
         /// Its path.
         path: PathBuf,
-        /// What is wrong.
+        /// What went wrong.
         error: std::io::Error,
     },
     /// Ctrl-C. What was made is removed.
-    #[error("interrupted; what the demo had made is removed")]
+    #[error("interrupted; everything the demo made has been removed")]
     Interrupted,
 }
 
 impl Error {
-    /// Whether the broker could not be spoken to at all.
+    /// Whether the broker could not be reached at all.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Broker(error) if kafka::is_away(error))
     }
 }
 
-/// Runs the demo and shows it. Answers whether nothing was lost. What it made is removed again, also when `stop` is cancelled.
+/// Runs and shows the demo. Returns whether nothing was lost. Everything it made is removed again, also when `stop` is cancelled.
 ///
 /// # Errors
-/// If it could not be shown at all, or not to its end.
+/// If it could not be shown, or not to its end.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<bool, Error> {
     let folder = Folder::make()?;
     let broker = Broker::start(options.kafka.clone())?;
@@ -104,7 +104,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<bool, Erro
     shown
 }
 
-/// The sidecar, from its start to its end, and all that is seen of it between them.
+/// Runs the sidecar from start to end, with everything that is shown in between.
 async fn show(options: &Options, folder: &Folder, broker: &Broker, topic: &str, stop: &CancellationToken) -> Result<bool, Error> {
     let app = App::build(config(folder.path(), broker.address(), topic)?).await?;
     let address = app.address().map(|address| address.to_string()).unwrap_or_default();
@@ -123,7 +123,7 @@ async fn show(options: &Options, folder: &Folder, broker: &Broker, topic: &str, 
     Ok(shown)
 }
 
-/// Submits, takes the broker away and brings it back, looks on, and counts.
+/// Submits, takes the broker away and brings it back, watches, and counts.
 async fn watch(options: &Options, broker: &Broker, topic: &str, address: &str, handle: &Handle) -> Result<bool, Error> {
     handle.store_is_ready().await;
     let screen = Screen::new(options, address, broker.address());
@@ -195,7 +195,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What can't be removed is the system's to clean: it is in its temporary folder.
+        // It is in the system's temporary folder, so what can't be removed is left to the system.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! What a producer is told of a message that was taken, and how answers are written.
+//! The answer to a message that was accepted, and how answers are written.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,13 +17,13 @@ use uuid::Uuid;
 use crate::engine::Accepted;
 use crate::message::State;
 
-/// Where a message is found.
+/// The path of a message, without its id.
 const MESSAGES: &str = "/v1/messages/";
 const UUID: usize = uuid::fmt::Hyphenated::LENGTH;
-/// An answer with what Kafka says of a delivery fits.
+/// Large enough for an answer with Kafka's result of a delivery.
 const USUAL: usize = 256;
 
-/// JSON with a status.
+/// JSON, with a status.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
         Ok(text) => written(status, text),
@@ -34,13 +34,13 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     }
 }
 
-/// The answer, which keeps its permit until it was written.
+/// The answer, which holds its permit until it has been written.
 pub(super) fn holding(response: Response, permit: OwnedSemaphorePermit) -> Response {
     response.map(|body| Body::new(Held { body, _permit: permit }))
 }
 
-/// A body that never says of itself that it has ended: hyper lets go of one that does as soon as it has the last frame, which may be all of it,
-/// and writes it afterwards.
+/// A body that never reports its own end: hyper drops one that does as soon as it has the last frame, which may be the whole body, and only then
+/// writes it.
 struct Held {
     body: Body,
     _permit: OwnedSemaphorePermit,
@@ -59,7 +59,7 @@ impl hyper::body::Body for Held {
     }
 }
 
-/// The answer to one message that was taken.
+/// The answer to a single accepted message.
 pub(super) fn accepted(accepted: &Accepted) -> Response {
     let mut text = Vec::with_capacity(USUAL);
     write(&mut text, accepted);
@@ -76,7 +76,7 @@ pub(super) fn changed(status: StatusCode, id: Uuid, state: State) -> Response {
     located(written(status, text), id)
 }
 
-/// The JSON object that says what became of a message, put together by hand: it is written for each message that comes in.
+/// The JSON object for an accepted message, assembled by hand because it is written for every message that comes in.
 pub(super) fn write(text: &mut Vec<u8>, accepted: &Accepted) {
     let (Accepted::Kept { id, .. } | Accepted::Delivered { id, .. } | Accepted::Duplicate { id }) = accepted;
     text.extend_from_slice(br#"{"id":""#);
@@ -94,7 +94,7 @@ pub(super) fn write(text: &mut Vec<u8>, accepted: &Accepted) {
                 text.extend_from_slice(br#","result":"#);
                 match serde_json::from_str::<&RawValue>(result) {
                     Ok(json) => text.extend_from_slice(json.get().as_bytes()),
-                    // An answer that was cut may be none.
+                    // A result that was cut may no longer be valid JSON.
                     Err(_) => text.extend_from_slice(serde_json::Value::from(result.as_str()).to_string().as_bytes()),
                 }
             }
@@ -103,7 +103,7 @@ pub(super) fn write(text: &mut Vec<u8>, accepted: &Accepted) {
     text.push(b'}');
 }
 
-/// JSON text with a status.
+/// JSON text, with a status.
 pub(super) fn written(status: StatusCode, text: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;

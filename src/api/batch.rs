@@ -1,4 +1,4 @@
-//! `POST /v1/messages/batch`: many messages, a verdict each.
+//! `POST /v1/messages/batch`: many messages, with a verdict each.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ pub(super) async fn submit(State(app): State<App>, request: Request<Body>) -> Re
     no_query(head.uri.query())?;
     let kind = content_type(&head.headers, &[ARRAY, LINES[0], LINES[1]])?;
     if idempotency_key(&head.headers)?.is_some() {
-        return Err(Problem::field("idempotency_key", "a batch has no key of its own; give each item its `idempotency_key`"));
+        return Err(Problem::field("idempotency_key", "a batch has no key of its own; give each item an `idempotency_key`"));
     }
     let body = whole(body).await?;
     let items = if kind == ARRAY { array(&body)? } else { lines(&body)? };
@@ -36,7 +36,7 @@ pub(super) async fn submit(State(app): State<App>, request: Request<Body>) -> Re
     respond(verdicts)
 }
 
-/// What became of an item, or what is wrong with it.
+/// The result for an item, or what is wrong with it.
 type Verdict = Result<Accepted, Problem>;
 
 fn array(body: &Bytes) -> Result<Vec<Result<Submission, Problem>>, Problem> {
@@ -94,7 +94,7 @@ impl<'de> Deserialize<'de> for Items<'de> {
     }
 }
 
-/// The submissions, and for each item its fault, if it has one.
+/// Separates the submissions from the faults: for each item its fault, if it has one.
 fn apart(items: Vec<Result<Submission, Problem>>) -> (Vec<Submission>, Vec<Option<Problem>>) {
     let mut submissions = Vec::with_capacity(items.len());
     let faults = items
@@ -111,7 +111,7 @@ fn apart(items: Vec<Result<Submission, Problem>>) -> (Vec<Submission>, Vec<Optio
 }
 
 fn together(faults: Vec<Option<Problem>>, mut taken: impl Iterator<Item = Verdict>) -> Vec<Verdict> {
-    let missing = || Err(Problem::new(Code::Internal, "no verdict was given for this item: not known to be kept"));
+    let missing = || Err(Problem::new(Code::Internal, "there is no verdict for this item: not known to be kept"));
     faults
         .into_iter()
         .map(|fault| match fault {
@@ -121,11 +121,11 @@ fn together(faults: Vec<Option<Problem>>, mut taken: impl Iterator<Item = Verdic
         .collect()
 }
 
-/// 200 with a verdict each; but if nothing was taken and no item is to blame, the whole is answered as one message would be.
+/// 200 with one verdict per item. But if nothing was accepted and no item is to blame, the batch is answered as a single message would be.
 fn respond(verdicts: Vec<Verdict>) -> Result<Response, Problem> {
     let ours = |verdict: &Verdict| verdict.as_ref().is_err_and(Problem::is_ours);
     if !verdicts.is_empty() && verdicts.iter().all(ours) {
-        // "Not known to be kept" weighs more than "wait a little": only where all were told to wait is it 429.
+        // "Not known to be kept" outweighs "wait a little": the answer is 429 only if every item was told to wait.
         let weight = |problem: &Problem| match problem.code() {
             Code::Overloaded => 0,
             Code::Draining => 1,
@@ -135,7 +135,7 @@ fn respond(verdicts: Vec<Verdict>) -> Result<Response, Problem> {
         if let Some(problem) = verdicts.into_iter().filter_map(Result::err).max_by_key(weight) {
             return Err(problem);
         }
-        return Err(Problem::new(Code::Internal, "no verdict was given"));
+        return Err(Problem::new(Code::Internal, "there is no verdict"));
     }
     let accepted = verdicts.iter().filter(|verdict| verdict.is_ok()).count();
     let mut text = Vec::with_capacity(64 + verdicts.len() * 80);

@@ -1,9 +1,9 @@
-//! What a web page may not do to a node that asks for no token.
+//! What a web page may not do to a node that requires no token.
 //!
-//! A node without a token listens on loopback, where every program of the machine may submit, and so may a browser on behalf of any
-//! page that it shows. A page of another site gives itself away by its `Origin`; one whose name was made to point here (DNS rebinding),
-//! which may hide all else, by the `Host` that the browser believes to talk to. Programs send no `Origin`, and ask for this machine by
-//! its own name. No browser opens a Unix socket: who comes that way may call it as they like.
+//! A node without a token listens on loopback, where every program on the machine may submit, and so may a browser on behalf of any page it shows. A
+//! page of another site is recognised by its `Origin`; one whose name was made to point here (DNS rebinding), which can disguise everything else, by
+//! the `Host` that the browser believes it is talking to. Programs send no `Origin`, and address this machine by its own name. No browser opens a
+//! Unix socket, so any `Host` is accepted there.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use axum::http::header::{HOST, ORIGIN};
 
 use super::listener::Door;
 
-/// Whether the request comes from a web page that is not of this machine.
+/// Whether the request comes from a web page of another machine.
 pub(super) fn is_foreign(headers: &HeaderMap, door: Door) -> bool {
     if let Some(origin) = headers.get(ORIGIN) {
         // `null` is the origin of pages that hide theirs.
@@ -21,7 +21,7 @@ pub(super) fn is_foreign(headers: &HeaderMap, door: Door) -> bool {
     door == Door::Tcp && headers.get(HOST).is_some_and(|host| !host.to_str().is_ok_and(is_local))
 }
 
-/// Whether a host, with or without a port, is this machine by a name that no other site can have.
+/// Whether a host, with or without a port, names this machine in a way that no other site can.
 fn is_local(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),

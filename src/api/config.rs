@@ -9,33 +9,34 @@ use serde::{Deserialize, Serialize};
 use crate::fault::Fault;
 use crate::units::{Secret, Size, Span, millis};
 
-/// Where and how producers are heard.
+/// Where and how producers reach redrive.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The address and port for TCP; port 0 takes any free one. HTTP without TLS: where it is to be reached from other machines, a token is required,
-    /// and a proxy or a mesh has to bring TLS. `null`: no TCP, only the Unix socket.
+    /// The address and port for TCP; port 0 takes any free one. HTTP without TLS: if other machines can reach it, a token is required, and a proxy or
+    /// a mesh has to add TLS. `null`: no TCP, only the Unix socket.
     #[schemars(with = "Option<String>")]
     pub listen: Option<SocketAddr>,
-    /// The path of a Unix socket, heard besides TCP. A relative one starts at the working directory.
+    /// The path of a Unix socket to listen on in addition to TCP. A relative one starts at the working directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unix: Option<PathBuf>,
     /// The permissions of the Unix socket, in octal.
     pub unix_mode: String,
-    /// What callers must send as `Authorization: Bearer …`: 1 to 4096 visible ASCII characters. Health and metrics ask for none. It goes over the
-    /// network as it is, unless a proxy or a mesh brings TLS.
+    /// What callers must send as `Authorization: Bearer …`: 1 to 4096 visible ASCII characters. Health and metrics need no token. It crosses the
+    /// network unencrypted, unless a proxy or a mesh adds TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
     /// A file that holds the token instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
-    /// The largest body that is taken (413 beyond), 1KiB to 1GiB.
+    /// The largest body that is accepted (413 beyond), 1KiB to 1GiB.
     pub max_body: Size,
-    /// The most connections at once, 1 to 100000. Beyond, one that is idle is closed for the next; where all are at work, more wait to be accepted.
+    /// The maximum number of connections, 1 to 100000. Beyond it, an idle connection is closed for the next one; if all are busy, further ones wait
+    /// to be accepted.
     pub max_connections: u32,
-    /// How long a connection may take to send the head of a request, also while it is idle between two: 100ms to 1h.
+    /// How long a connection may take to send the head of a request, or stay idle between two requests: 100ms to 1h.
     pub header_timeout: Span,
-    /// How long a request's body may take to come: 100ms to 1h.
+    /// How long the body of a request may take to arrive: 100ms to 1h.
     pub body_timeout: Span,
 }
 
@@ -55,7 +56,7 @@ impl Default for Config {
     }
 }
 
-/// The longest token, in bytes.
+/// The maximum length of a token, in bytes.
 pub const MAX_TOKEN: usize = 4096;
 
 impl Config {
@@ -65,7 +66,7 @@ impl Config {
         u32::from_str_radix(&self.unix_mode, 8).ok().filter(|mode| *mode <= 0o777)
     }
 
-    /// What is out of range.
+    /// Every value that is out of range.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -74,20 +75,20 @@ impl Config {
                 faults.push(Fault::new(path, message));
             }
         };
-        check(self.listen.is_none() && self.unix.is_none(), "listen", "either `listen` or `unix` is needed");
+        check(self.listen.is_none() && self.unix.is_none(), "listen", "either `listen` or `unix` is required");
         check(self.unix_permissions().is_none(), "unix_mode", "must be octal permissions in quotes, such as \"0660\"");
         if let Some(token) = &self.token {
             let token = token.expose();
-            check(token.is_empty() || token.len() > MAX_TOKEN, "token", "must be 1 to 4096 bytes long; leave it out for none");
+            check(token.is_empty() || token.len() > MAX_TOKEN, "token", "must be 1 to 4096 bytes long; omit it for none");
             // A header can't carry anything else.
-            check(!token.bytes().all(|byte| byte.is_ascii_graphic()), "token", "must hold only visible ASCII characters, without spaces");
+            check(!token.bytes().all(|byte| byte.is_ascii_graphic()), "token", "must contain only visible ASCII characters, without spaces");
         }
         let body = self.max_body.bytes();
         check(!(1024..=1 << 30).contains(&body), "max_body", "must be between 1KiB and 1GiB");
         check(!(1..=100_000).contains(&self.max_connections), "max_connections", "must be between 1 and 100000");
         check(!(100..=3_600_000).contains(&millis(self.header_timeout.get())), "header_timeout", "must be between 100ms and 1h");
         check(!(100..=3_600_000).contains(&millis(self.body_timeout.get())), "body_timeout", "must be between 100ms and 1h");
-        // Beyond this machine anybody could submit; 127.0.0.0/8 and ::1 are this machine.
+        // From other machines anybody could submit; 127.0.0.0/8 and ::1 are this machine.
         if let Some(listen) = self.listen
             && !listen.ip().to_canonical().is_loopback()
             && self.token.is_none()
@@ -99,11 +100,11 @@ impl Config {
     }
 }
 
-/// Where health and metrics are served besides the API's own port: nothing secret, no token.
+/// Where health and metrics are served in addition to the API's own port: nothing secret, no token.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Health {
-    /// The address and port; `0.0.0.0:8088` lets an orchestrator ask. Absent: only on the API's port.
+    /// The address and port; `0.0.0.0:8088` makes it reachable for an orchestrator. Absent: only on the API's port.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub listen: Option<SocketAddr>,

@@ -1,7 +1,7 @@
 //! One connection: what it is doing, for how long, and when it is cut.
 //!
-//! hyper alone has no limit on a body that trickles in or an answer that nobody reads, and waits for a half-sent request however
-//! long a shutdown takes. One timer a connection watches instead, which costs a request nothing.
+//! On its own, hyper has no limit for a body that trickles in or an answer that nobody reads, and a shutdown waits for a half-sent request as long as
+//! that takes. Instead one timer per connection watches it, which costs a request nothing.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -23,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 use super::gate::Gate;
 use super::listener::Door;
 
-/// The most bytes of a request's line and headers. The heaviest headers of a message fit.
+/// The maximum size of a request's line and headers, in bytes. The largest headers of a message fit.
 const MAX_HEAD: usize = 128 << 10;
-/// After the listener has closed, a request that is still being sent gets so long.
+/// How long a request that is still being sent gets once the listener has closed.
 const HALF_SENT: Duration = Duration::from_millis(500);
 
 /// What a connection is doing.
@@ -33,11 +33,11 @@ const HALF_SENT: Duration = Duration::from_millis(500);
 pub(super) enum Phase {
     /// It waits for a request.
     Idle,
-    /// A request's head is coming.
+    /// The head of a request is arriving.
     Head,
-    /// A request is refused, and what is left of its body is thrown away.
+    /// The request is refused, and the rest of its body is being discarded.
     Refused,
-    /// The body of a request that may be made is coming.
+    /// The body of an accepted request is arriving.
     Body,
     /// A handler is at work.
     Handling,
@@ -49,14 +49,14 @@ impl Phase {
     const ALL: [Self; 6] = [Self::Idle, Self::Head, Self::Refused, Self::Body, Self::Handling, Self::Writing];
 }
 
-/// What a connection is doing and since when: the phase in the lowest three bits, above them the milliseconds since it began.
+/// What a connection is doing, and since when: the phase in the lowest three bits, and above them the milliseconds since the connection began.
 #[derive(Debug)]
 pub(super) struct Activity {
     began: Instant,
     state: AtomicU64,
-    /// Told when a body is not waited for any more.
+    /// Notified when the rest of a body is no longer waited for.
     enough: Notify,
-    /// Told when somebody else needs the place.
+    /// Notified when somebody else needs the place.
     leave: Notify,
 }
 
@@ -65,23 +65,24 @@ impl Activity {
         Self { began: Instant::now(), state: AtomicU64::new(Phase::Idle as u64), enough: Notify::new(), leave: Notify::new() }
     }
 
-    /// The connection does something else now, or has got on with it.
+    /// Records that the connection is in this phase now, or has made progress in it.
     pub(super) fn enter(&self, phase: Phase) {
         let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX >> 3);
         self.state.store((millis << 3) | phase as u64, Ordering::Relaxed);
     }
 
-    /// Waits until the body that is coming is not waited for any more.
+    /// Waits until the rest of a body is no longer waited for.
     pub(super) async fn enough(&self) {
         self.enough.notified().await;
     }
 
-    /// Asks the connection to end if it has no request under way.
+    /// Asks the connection to end if no request is under way.
     pub(super) fn leave(&self) {
         self.leave.notify_one();
     }
 
-    /// Since when it has had no request under way; that the head of one is coming is none yet, and one that is refused is none any more.
+    /// Since when no request has been under way; an idle keep-alive connection does not count as waiting for a request head. A head that is still
+    /// arriving does not count as a request yet, and a refused request no longer does.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let (phase, since) = self.now();
         matches!(phase, Phase::Idle | Phase::Head | Phase::Refused).then_some(since)
@@ -98,34 +99,34 @@ impl Activity {
     }
 }
 
-/// How long a connection may take.
+/// Time limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// To send a request's head, and to stay idle.
+    /// For sending a request's head, and for staying idle.
     pub(super) head: Duration,
-    /// To read some more of the answer.
+    /// For reading some more of the answer.
     pub(super) answer: Duration,
 }
 
 impl Patience {
-    /// When the connection is to be cut; `None` while it is the gate or the handler that takes its time.
+    /// When the connection is to be cut; `None` while it is the gate or a handler that takes the time.
     fn deadline(&self, activity: &Activity) -> Option<Instant> {
         let (phase, since) = activity.now();
         match phase {
             Phase::Idle | Phase::Head => Some(since + self.head),
             Phase::Writing => Some(since + self.answer),
-            // The gate has its own eye on the clock.
+            // The gate has a time limit of its own.
             Phase::Refused | Phase::Body | Phase::Handling => None,
         }
     }
 
-    /// The clock is looked at this often, at least: a phase that began since then can't be overdue before the next look.
+    /// The minimum interval between checks of the clock: a phase that began since the last check can't be overdue before the next one.
     fn shortest(&self) -> Duration {
         self.head.min(self.answer)
     }
 }
 
-/// Serves a connection until it ends, is overdue, or is told to. `stop` lets the request under way finish, `cut` does not.
+/// Serves a connection until it ends, is overdue, or is told to stop. `stop` lets the request under way finish, `cut` does not.
 pub(super) async fn serve<S>(
     stream: S,
     door: Door,
@@ -146,20 +147,20 @@ pub(super) async fn serve<S>(
         })
     };
     let mut server = http1::Builder::new();
-    // Who has shut down the writing side may still read its answer. And nothing is read while a handler is at work: hyper, looking
-    // for the end of the stream, would take a new buffer each time.
+    // A client that has shut down its writing side may still read its answer. And nothing is read while a handler is at work: hyper, looking for the
+    // end of the stream, would allocate a new buffer each time.
     server.header_read_timeout(None).max_buf_size(MAX_HEAD).half_close(true);
     let mut connection = pin!(server.serve_connection(watched, service));
     let mut watch = pin!(sleep_until(Instant::now() + patience.shortest()));
     let mut stopping = false;
     loop {
         tokio::select! {
-            // What has arrived is read before anything else: who is asked to leave may have a request by now.
+            // What has arrived is read before anything else: a connection that is asked to leave may have a request by now.
             biased;
             result = connection.as_mut() => {
                 if let Err(error) = result {
-                    // A client that goes away is no news.
-                    tracing::debug!(error.detail = error.to_string(), "a connection broke off");
+                    // A client that goes away is nothing to report.
+                    tracing::debug!(error.detail = error.to_string(), "a connection was lost");
                 }
                 return;
             }
@@ -198,7 +199,7 @@ pub(super) async fn serve<S>(
     }
 }
 
-/// A stream that says what it sees.
+/// A stream that reports progress.
 struct Watched<S> {
     stream: S,
     activity: Arc<Activity>,
@@ -234,7 +235,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        // hyper flushes once all that it has of the answer is written.
+        // hyper flushes once everything it has of the answer is written.
         if matches!(polled, Poll::Ready(Ok(()))) && self.activity.phase() == Phase::Writing {
             self.activity.enter(Phase::Idle);
         }
@@ -247,7 +248,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 }
 
 impl<S> Watched<S> {
-    /// An answer that gets on has its time afresh.
+    /// Restarts the time limit of an answer that makes progress.
     fn wrote(&self, polled: &Poll<io::Result<usize>>) {
         if matches!(polled, Poll::Ready(Ok(1..))) && self.activity.phase() == Phase::Writing {
             self.activity.enter(Phase::Writing);

@@ -1,5 +1,5 @@
-//! The connections of a port, which are so many at the most. Where all places are taken, whoever has been idle longest makes room for the next: else
-//! clients that say nothing, and need no token for that, would keep everybody else out.
+//! The connections of a port, limited in number. When all places are taken, the connection that has been idle longest makes room for the next:
+//! otherwise clients that send nothing, for which they need no token, could keep everybody else out.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,12 +10,12 @@ use tokio::time::{Instant, timeout};
 
 use super::connection::Activity;
 
-/// Who has been idle for less than this is about to say something: many that connect at once don't throw each other out.
+/// A connection that has been idle for less than this is about to send something: clients that connect at the same time don't evict each other.
 const FRESH: Duration = Duration::from_millis(200);
-/// Where nobody could make room, somebody is looked for again after this.
+/// If nobody could make room, the search is repeated after this.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Who is connected.
+/// The connections that exist.
 #[derive(Debug)]
 pub(super) struct Crowd {
     places: Arc<Semaphore>,
@@ -37,13 +37,13 @@ impl Crowd {
         self.there.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a place: one that is free, or that somebody idle leaves. `None` if there will be none.
+    /// Waits for a place: a free one, or one that an idle connection leaves. `None` if there won't be one.
     pub(super) async fn enter(self: &Arc<Self>) -> Option<Place> {
         let slot = loop {
             if self.places.available_permits() == 0 {
                 self.make_room();
             }
-            // Nobody may leave: all are at work, or the one that was asked has just been given a request.
+            // Nobody could leave: all are busy, or the one that was asked has just received a request.
             if let Ok(slot) = timeout(LOOK_EVERY, Arc::clone(&self.places).acquire_owned()).await {
                 break slot.ok()?;
             }
@@ -57,7 +57,7 @@ impl Crowd {
         Some(Place { crowd: Arc::clone(self), number, activity, _slot: slot })
     }
 
-    /// Asks the one that has been idle longest to leave, which it does unless it has been given a request meanwhile.
+    /// Asks the connection that has been idle longest to leave, which it does unless it has received a request in the meantime.
     fn make_room(&self) {
         let there = self.there();
         let idle = there.all.values().filter_map(|activity| Some((activity.idle_since()?, activity)));
@@ -69,7 +69,7 @@ impl Crowd {
     }
 }
 
-/// A place among the connections, given back when it is dropped.
+/// A place among the connections, returned when it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     crowd: Arc<Crowd>,

@@ -1,4 +1,4 @@
-//! What every request passes before a handler sees it: the token, the limits, and its whole body.
+//! What every request passes before a handler sees it: the check of its token, the limits, and the reading of its whole body.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,21 +20,21 @@ use super::problem::{Code, Problem};
 use super::routes::Routes;
 use crate::units::Secret;
 
-/// The longest path and query, in bytes. A key of the greatest length fits.
+/// The maximum length of path and query, in bytes. A key of the maximum length fits.
 const MAX_URI: usize = 32 << 10;
-/// So much of a refused body is read and thrown away, so that the caller, busy writing, comes to read the answer.
+/// How much of a refused body is read and discarded, so that a caller that is busy writing gets to read the answer.
 const MAX_DISCARD: usize = 64 << 20;
-/// And for so long.
+/// And how long this may take.
 const DISCARD_FOR: Duration = Duration::from_secs(5);
-/// Bodies are weighed in these units, rounded up.
+/// Bodies are counted in units of this many bytes, rounded up.
 const UNIT: usize = 1 << 10;
 
 /// The limits of a gate.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
-    /// What callers must show, if anything.
+    /// The token that callers must send, if any.
     pub(super) token: Option<Secret>,
-    /// The largest body; of 0, none is read.
+    /// The largest body; 0 if none is read.
     pub(super) max_body: usize,
     /// All bodies together.
     pub(super) max_bodies: usize,
@@ -58,15 +58,15 @@ impl Gate {
     /// Answers a request.
     pub(super) async fn answer(&self, request: Request<Incoming>, activity: &Activity, door: Door) -> Response {
         let (head, body) = request.into_parts();
-        // Probes and scrapers send none. Who announces one and sends nothing would hold a place for as long as it is waited for, and needs no token:
-        // hyper answers, throws away what has come of it, and closes the connection if that was not all.
+        // Probes and scrapers send no body. A request that announces one and sends nothing would hold a place while it is waited for, and needs no
+        // token for that: hyper answers, discards what has arrived, and closes the connection if that was not all.
         let reads = self.limits.max_body > 0 && !super::is_open(head.uri.path());
         let admitted = if reads {
             tokio::select! {
                 biased;
                 admitted = self.whole(&head, body, activity, door) => admitted,
                 () = activity.enough() => {
-                    Err(Problem::new(Code::Draining, "the node is stopping, and the rest of the body has not come; nothing was kept"))
+                    Err(Problem::new(Code::Draining, "the node is stopping, and the rest of the body has not arrived; nothing was kept"))
                 }
             }
         } else {
@@ -86,7 +86,7 @@ impl Gate {
         response
     }
 
-    /// The whole body of a request that may be made. Until that is known the connection is one that others may take the place of.
+    /// The whole body of an authorised request. Until that is known, others may take the connection's place.
     async fn whole(&self, head: &Parts, body: Incoming, activity: &Activity, door: Door) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
         let admitted =
             self.admit(head, door).and_then(|()| if body.size_hint().lower() > self.limits.max_body as u64 { Err(self.too_large()) } else { Ok(()) });
@@ -107,14 +107,14 @@ impl Gate {
             self.allow(&head.headers, door)?;
         }
         if head.uri.path_and_query().is_some_and(|uri| uri.as_str().len() > MAX_URI) {
-            return Err(Problem::new(Code::UriTooLong, format!("path and query may be {MAX_URI} bytes long")));
+            return Err(Problem::new(Code::UriTooLong, format!("path and query may be at most {MAX_URI} bytes long")));
         }
         Ok(())
     }
 
     fn allow(&self, headers: &HeaderMap, door: Door) -> Result<(), Problem> {
         let Some(token) = &self.limits.token else {
-            // A token is proof enough: no browser sends it by itself.
+            // A token is proof enough: no browser sends one by itself.
             if browser::is_foreign(headers, door) {
                 let detail = "a web page of another site asks, or one asks for this machine by a name that may be another's (`Host`); \
                               without `api.token` only programs and pages of this machine may, by `localhost` or a loopback address";
@@ -124,18 +124,18 @@ impl Gate {
         };
         match bearer(headers) {
             Some(given) if same(given, token.expose().as_bytes()) => Ok(()),
-            Some(_) => Err(Problem::new(Code::Unauthorized, "the token is not the one of `api.token`")),
+            Some(_) => Err(Problem::new(Code::Unauthorized, "the token does not match `api.token`")),
             None => Err(Problem::new(Code::Unauthorized, "send `Authorization: Bearer …`")),
         }
     }
 
-    /// Reads the whole body, which is weighed as it comes: who announces much and sends nothing takes nothing from others.
+    /// Reads the whole body and counts it as it arrives: a request that announces much and sends nothing takes nothing away from others.
     async fn read(&self, body: Incoming, activity: &Activity) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
         if body.is_end_stream() {
             return Ok((Bytes::new(), None));
         }
         let Ok(read) = timeout(self.limits.body_timeout, self.collect(body)).await else {
-            let detail = format!("the body did not come within {:?}", self.limits.body_timeout);
+            let detail = format!("the body did not arrive within {:?}", self.limits.body_timeout);
             return Err(Problem::new(Code::RequestTimeout, detail));
         };
         match read {
@@ -154,7 +154,7 @@ impl Gate {
         while let Some(frame) = body.frame().await {
             let data = match frame.map(Frame::into_data) {
                 Ok(Ok(data)) => data,
-                // Trailers say nothing here.
+                // Trailers have no meaning here.
                 Ok(Err(_)) => continue,
                 Err(error) => return Err((Problem::new(Code::IncompleteBody, format!("the request body ended early: {error}")), None)),
             };
@@ -168,17 +168,17 @@ impl Gate {
                 (Ok(permit), None) => held = Some(permit),
                 (Ok(permit), Some(held)) => held.merge(permit),
                 (Err(_), _) => {
-                    let detail = "the bodies of other requests fill the memory that there is for them; try again";
+                    let detail = "the bodies of other requests fill the memory reserved for them; try again";
                     return Err((Problem::new(Code::Overloaded, detail), Some(body)));
                 }
             }
-            // One frame is taken as it is; only what comes in pieces is put together.
+            // A single frame is used as it is; only a body that comes in several is copied together.
             if first.is_empty() && all.is_empty() {
                 first = data;
             } else {
                 if all.is_empty() {
                     let left = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX).min(self.limits.max_body);
-                    // What was announced is believed only up to as much again as came.
+                    // An announced length is trusted only up to twice of what has arrived.
                     all.reserve(weight + left.min(weight));
                     all.extend_from_slice(&std::mem::take(&mut first));
                 }
@@ -190,11 +190,11 @@ impl Gate {
     }
 
     fn too_large(&self) -> Problem {
-        Problem::new(Code::BodyTooLarge, format!("a body may have {} bytes", self.limits.max_body))
+        Problem::new(Code::BodyTooLarge, format!("a body may have at most {} bytes", self.limits.max_body))
     }
 }
 
-/// Reads what is left of a refused body. Who waits for leave to send it (`Expect`) is not asked for it.
+/// Reads the rest of a refused body. A caller that waits for permission to send it (`Expect`) does not get it.
 async fn discard(headers: &HeaderMap, mut body: Incoming, activity: &Activity) {
     activity.enter(Phase::Refused);
     if headers.contains_key(EXPECT) {
@@ -211,14 +211,14 @@ async fn discard(headers: &HeaderMap, mut body: Incoming, activity: &Activity) {
     let _ = timeout(DISCARD_FOR, reading).await;
 }
 
-/// The token that a request shows. The scheme's case does not matter (RFC 9110).
+/// The token of a request. The scheme is case-insensitive (RFC 9110).
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
-/// Whether two texts are the same, in a time that does not tell where they differ (their length it may tell).
+/// Whether two texts are equal, in a time that does not reveal where they differ (it may reveal their length).
 fn same(given: &[u8], wanted: &[u8]) -> bool {
     if given.len() != wanted.len() {
         return false;

@@ -8,12 +8,12 @@ use axum::response::Response;
 
 use super::{App, answer};
 
-/// Looks at the process alone: it answers, so it lives.
+/// Looks only at the process: it answers, so it is alive.
 pub(super) async fn healthz() -> Response {
     fresh(answer::written(StatusCode::OK, br#"{"status":"ok"}"#.to_vec()))
 }
 
-/// Whether the node can accept durably; how its sources are doing is in the body and never makes it unready.
+/// Whether the node can accept durably; the state of its sources is in the body, and never makes it unready.
 pub(super) async fn readyz(State(app): State<App>) -> Response {
     let status = app.handle().status();
     let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -32,7 +32,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     response
 }
 
-/// An answer that is true only now.
+/// An answer that must not be cached.
 fn fresh(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

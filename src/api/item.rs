@@ -1,6 +1,6 @@
 //! One message as a producer writes it in JSON.
 //!
-//! The payload is never parsed: a JSON string is its text, any other value the very bytes it was written with.
+//! The payload is never parsed: of a JSON string its text is sent, of any other value the exact bytes as written.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,7 +24,7 @@ use crate::source::options::Mode;
 use crate::store::Due;
 use crate::units::{LONGEST, Limit, Span};
 
-/// What a producer writes.
+/// The JSON object.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Item<'a> {
@@ -35,7 +35,7 @@ struct Item<'a> {
     key: Option<String>,
     #[serde(default)]
     key_base64: Option<String>,
-    // `null` is a JSON value like any other; only an absent field is absent.
+    // `null` is a JSON value like any other; only an omitted field is absent.
     #[serde(default, borrow, deserialize_with = "present")]
     payload: Option<&'a RawValue>,
     #[serde(default, borrow)]
@@ -66,7 +66,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// A struct written as a JSON object. A derived struct alone takes a list of its fields' values too, which nobody means.
+/// A struct that is written as a JSON object. A derived struct alone would also accept a list of its fields' values, which nobody means.
 pub(super) struct Object<T>(pub(super) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -87,17 +87,17 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// Reads a JSON object into `T`; what is wrong comes back with the path of the field.
+/// Reads a JSON object into `T`; an error has the path of the field.
 pub(super) fn read<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Problem> {
     match serde_json::from_slice::<Object<T>>(text) {
         Ok(Object(value)) => Ok(value),
-        // The path is found by reading once more, so that what is right pays nothing for it.
+        // The path is found by parsing a second time, so that valid input pays nothing for it.
         Err(error) => Err(explain::<T>(text, &error)),
     }
 }
 
 fn explain<'a, T: Deserialize<'a>>(text: &'a [u8], error: &serde_json::Error) -> Problem {
-    // A number or an escape for which there is no value is JSON all the same: it is the field that is out of bounds.
+    // A number or an escape without a value is still JSON: it is the field that is out of range.
     if !error.is_data() && serde_json::from_slice::<&RawValue>(text).is_err() {
         return Problem::new(Code::MalformedJson, format!("not JSON: {error}"));
     }
@@ -120,11 +120,11 @@ fn explain<'a, T: Deserialize<'a>>(text: &'a [u8], error: &serde_json::Error) ->
     if path == "." { Problem::new(Code::InvalidField, message) } else { Problem::field(path, message) }
 }
 
-/// The path of a field inside what lies at `path`.
+/// The path of a field within the object at `path`.
 fn inside(path: &str, name: String) -> String {
     match path {
         "." | "" => name,
-        // Where the reader had already stepped into the field.
+        // If the parser had already stepped into the field.
         path if path == name || path.ends_with(&format!(".{name}")) => path.to_owned(),
         path => format!("{path}.{name}"),
     }
@@ -135,7 +135,7 @@ fn without_place(message: &str) -> String {
     message.rfind(" at line ").map_or(message, |end| &message[..end]).to_owned()
 }
 
-/// An error that says what is expected in words: what Rust calls it helps no producer.
+/// An error that says what is expected in plain words: Rust's type names help no producer.
 fn in_words(message: &str) -> String {
     let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
     let expected = match expected {
@@ -149,25 +149,25 @@ fn in_words(message: &str) -> String {
     format!("{found}, expected {expected}")
 }
 
-/// The priority that was asked for, or the default. One that is out of bounds stays so, and is told with everything else that is.
+/// The priority that was asked for, or the default. One that is out of range stays so, and is reported along with all other faults.
 pub(super) fn priority(asked: Option<i64>) -> u8 {
     u8::try_from(asked.unwrap_or(0)).unwrap_or(u8::MAX)
 }
 
-/// How the payload of an item leaves the body.
+/// How the payload of an item is taken out of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Take {
-    /// Shares the body's memory where the payload is the greater part of it.
+    /// Shares the body's memory if most of that is the payload.
     Share,
-    /// Copied, so that one item doesn't hold on to the memory of all.
+    /// Is copied, so that one item doesn't keep the memory of all.
     Copy,
 }
 
-/// Reads one message. `body` is where `text`, the object, lies.
+/// Reads one message. `body` is the buffer that contains `text`, the object.
 pub(super) fn parse(body: &Bytes, text: &[u8], take: Take) -> Result<Submission, Problem> {
     let item: Item<'_> = read(text)?;
     if item.order_key.is_some() {
-        let detail = "order keys are not supported yet; leave it out, or submit a message when the one before it has succeeded";
+        let detail = "order keys are not supported yet; omit it, or submit each message once the previous one has succeeded";
         return Err(Problem::new(Code::NotSupported, detail).at("order_key"));
     }
     let payload = payload(body, take, &item)?;
@@ -194,7 +194,7 @@ pub(super) fn parse(body: &Bytes, text: &[u8], take: Take) -> Result<Submission,
 }
 
 fn payload(body: &Bytes, take: Take, item: &Item<'_>) -> Result<Option<Bytes>, Problem> {
-    let one = || Problem::field("payload", "exactly one of `payload`, `payload_base64` and `\"tombstone\": true` is needed");
+    let one = || Problem::field("payload", "exactly one of `payload`, `payload_base64` and `\"tombstone\": true` is required");
     match (item.payload, &item.payload_base64, item.tombstone.unwrap_or(false)) {
         (Some(raw), None, false) => raw_payload(body, take, raw.get()).map(Some),
         (None, Some(text), false) => base64("payload_base64", text).map(|bytes| Some(bytes.into())),
@@ -213,7 +213,7 @@ fn raw_payload(body: &Bytes, take: Take, raw: &str) -> Result<Bytes, Problem> {
     }
     serde_json::from_str::<String>(raw)
         .map(Bytes::from)
-        .map_err(|error| Problem::field("payload", format!("is no text: {}; bytes go into `payload_base64`", without_place(&error.to_string()))))
+        .map_err(|error| Problem::field("payload", format!("is not text: {}; use `payload_base64` for bytes", without_place(&error.to_string()))))
 }
 
 fn taken(body: &Bytes, take: Take, part: &[u8]) -> Bytes {
@@ -230,7 +230,7 @@ pub(super) fn due(delay: Option<Span>, due_at: Option<DateTime<Utc>>) -> Result<
         (None, None) => Ok(None),
         (Some(_), Some(_)) => Err(Problem::field("due_at", "either `delay` or `due_at`, not both")),
         (Some(delay), None) => Ok(Some(Due::After(delay.get()))),
-        // What is further off is a mistake, and past what some databases can hold. This node's clock is good enough to tell.
+        // Anything further away is a mistake, and more than some databases can store. This node's clock is good enough for that.
         (None, Some(at)) if at.signed_duration_since(Utc::now()).abs().to_std().is_ok_and(|off| off > LONGEST) => {
             Err(Problem::field("due_at", "is more than 100 years away"))
         }

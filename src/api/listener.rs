@@ -10,15 +10,15 @@ use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream};
 
-/// How many connections the kernel keeps waiting.
+/// How many connections the kernel queues.
 const BACKLOG: u32 = 1024;
 
-/// The way that a connection came.
+/// How a connection came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Door {
     /// Over a port.
     Tcp,
-    /// Through a file, which no browser opens.
+    /// Through a Unix socket, which no browser opens.
     Unix,
 }
 
@@ -26,10 +26,10 @@ pub(super) enum Door {
 pub(super) trait Listener: Send + 'static {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-    /// Which way they come.
+    /// How its connections come in.
     const DOOR: Door;
 
-    /// Waits for the next.
+    /// Waits for the next connection.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
@@ -47,7 +47,7 @@ impl Tcp {
 
     fn try_bind(address: SocketAddr) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A restart need not wait until the last run's connections are forgotten.
+        // A restart need not wait until the previous run's connections have timed out.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
@@ -62,18 +62,18 @@ impl Listener for Tcp {
 
     async fn accept(&self) -> io::Result<TcpStream> {
         let (stream, _) = self.listener.accept().await?;
-        // Answers are small and awaited: none should wait for company. A connection that is gone already shows elsewhere.
+        // Answers are small and awaited: none should wait for more data. If the connection is gone already, that shows elsewhere.
         let _ = stream.set_nodelay(true);
         Ok(stream)
     }
 }
 
-/// A Unix socket, whose file goes away with it.
+/// A Unix socket, whose file is removed with it.
 #[derive(Debug)]
 pub(super) struct Unix {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of the file: only our own is removed.
+    /// Device and inode of the file, so that only our own is removed.
     file: (u64, u64),
 }
 
@@ -86,7 +86,7 @@ impl Unix {
         remove_stale(path)?;
         let socket = UnixSocket::new_stream()?;
         socket.bind(path)?;
-        // Between bind and listen nobody can connect: the permissions hold from the first connection on.
+        // Nobody can connect between bind and listen, so the permissions apply from the first connection on.
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         let listener = socket.listen(BACKLOG)?;
         Ok(Self { listener, path: path.to_owned(), file: identity(path)? })
@@ -122,12 +122,12 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !file.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file of that name, and it is no socket"));
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file of that name which is not a socket"));
     }
-    // A Unix socket answers or refuses at once; one whose backlog is full would block, and is in use.
+    // A Unix socket accepts or refuses at once; one with a full backlog would block, and is in use.
     match UnixStream::connect(path).now_or_never() {
         Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers there")),
+        _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process is listening there")),
     }
 }

@@ -37,7 +37,7 @@ const FILTERS: [&str; 13] = [
     "include",
 ];
 
-/// The path's id. A text that is no id is the name of no message.
+/// The id in the path. A text that is not an id can't be that of a message.
 type Id = Result<Path<String>, PathRejection>;
 
 fn id(path: Id) -> Result<Uuid, Problem> {
@@ -47,7 +47,7 @@ fn id(path: Id) -> Result<Uuid, Problem> {
     parse_id(&text).ok_or_else(|| Problem::new(Code::NotFound, format!("`{}` {NO_ID}", text.escape_debug())))
 }
 
-/// A list that may grow further fields.
+/// A list, as an object so that fields can be added.
 #[derive(Serialize)]
 struct Items<T> {
     items: Vec<T>,
@@ -121,7 +121,7 @@ pub(super) async fn cancel(State(app): State<App>, path: Id, RawQuery(query): Ra
     one(StatusCode::OK, id, changed.first().copied(), |state| wrong_state(state, "cancelled"))
 }
 
-/// What became of a wish about one message; `refusal` says what its state does not allow.
+/// The answer to a change of one message; `refusal` explains why its state does not allow it.
 fn one(status: StatusCode, id: Uuid, changed: Option<Changed>, refusal: impl FnOnce(MessageState) -> String) -> Result<Response, Problem> {
     match changed {
         Some(Changed::Done(state)) => Ok(answer::changed(status, id, state)),
@@ -158,7 +158,7 @@ fn ids(body: &[u8]) -> Result<Vec<Uuid>, Problem> {
 pub(super) async fn replace_payload(State(app): State<App>, path: Id, request: Request<Body>) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     no_query(head.uri.query())?;
-    plain(&head.headers, "send the payload as it is to be sent")?;
+    plain(&head.headers, "send the payload exactly as it should be delivered")?;
     let id = id(path)?;
     let body = whole(body).await?;
     let record = app.handle().store().get(app.handle().project(), id, false).await?.ok_or_else(|| Problem::no_message(id))?;
@@ -173,13 +173,13 @@ pub(super) async fn replace_payload(State(app): State<App>, path: Id, request: R
     one(StatusCode::OK, id, Some(changed), not_failed)
 }
 
-/// What the policy of a source says, for messages that don't override it.
+/// The value in a source's policy, for messages that don't override it.
 fn max_retries(app: &App, source: &str) -> Option<u32> {
     let source = app.handle().source(source)?;
     Some(Policy::of(&source.options.retry).max_retries())
 }
 
-/// Waits until another answer that shows messages may be put together.
+/// Waits until another answer that shows messages may be assembled.
 async fn reader(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
     let permit = timeout(READER_WAIT, Arc::clone(&app.0.readers).acquire_owned()).await;
     permit.ok().and_then(Result::ok).ok_or_else(|| Problem::new(Code::Overloaded, "too many large reads in progress; try again"))

@@ -1,4 +1,4 @@
-//! What a caller is told when something is not done: RFC 9457 problem details with stable codes.
+//! The answer when something is not done: RFC 9457 problem details with stable codes.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,10 +14,10 @@ use uuid::Uuid;
 use crate::engine::{self, Refusal};
 use crate::store;
 
-/// A stable code. `docs/api.md` lists them, and a test holds the list to this one.
+/// A stable code. `docs/api.md` lists them, and a test compares the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// The body is not JSON, or not text where text is needed.
+    /// The body is not JSON, or not text where text is required.
     MalformedJson,
     /// The body ended early.
     IncompleteBody,
@@ -31,7 +31,7 @@ pub enum Code {
     UnknownSource,
     /// The path exists, but not with this method.
     MethodNotAllowed,
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     RequestTimeout,
     /// The idempotency key was used with other content.
     IdempotencyConflict,
@@ -41,11 +41,11 @@ pub enum Code {
     BodyTooLarge,
     /// The payload is larger than the source's `max_payload`.
     PayloadTooLarge,
-    /// More items than one request may hold.
+    /// More items than one request may contain.
     TooManyItems,
     /// The path and query are too long.
     UriTooLong,
-    /// The body's content type or encoding is not one that is read here.
+    /// The body's content type or encoding is not supported.
     UnsupportedMediaType,
     /// A field has a wrong type or value, or is missing.
     InvalidField,
@@ -55,11 +55,11 @@ pub enum Code {
     NotSupported,
     /// Too many messages are waiting.
     Overloaded,
-    /// Something is wrong that the caller can't help.
+    /// Something is wrong that is not the caller's fault.
     Internal,
     /// The store is unavailable.
     Unavailable,
-    /// The node is about to stop.
+    /// The node is stopping.
     Draining,
 }
 
@@ -96,7 +96,7 @@ impl Code {
         self.facts().0
     }
 
-    /// The status with which it comes.
+    /// The HTTP status it is sent with.
     #[must_use]
     pub const fn status(self) -> StatusCode {
         self.facts().1
@@ -130,7 +130,7 @@ impl Code {
     }
 }
 
-/// Something that is not done, and why.
+/// Why something was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     code: Code,
@@ -153,7 +153,7 @@ impl Problem {
         Self::new(Code::InvalidField, detail).at(field)
     }
 
-    /// The same with the field in which it lies.
+    /// Adds the name of the field that is wrong.
     #[must_use]
     pub fn at(mut self, field: impl Into<Cow<'static, str>>) -> Self {
         self.field = Some(field.into());
@@ -165,7 +165,7 @@ impl Problem {
         Self::new(Code::NotFound, format!("there is no message `{id}` in this project"))
     }
 
-    /// The problem of a source that the path names: it is the path that leads nowhere.
+    /// Turns the problem of an unknown source into 404: the path names it, so it is the path that leads nowhere.
     #[must_use]
     pub fn of_path(mut self) -> Self {
         if self.code == Code::UnknownSource {
@@ -180,20 +180,20 @@ impl Problem {
         self.code
     }
 
-    /// Whether the caller did nothing wrong: the same again, later, may well be taken.
+    /// Whether the caller did nothing wrong, so that the same request may succeed later.
     #[must_use]
     pub const fn is_ours(&self) -> bool {
         matches!(self.code, Code::Overloaded | Code::Unavailable | Code::Draining | Code::Internal)
     }
 
-    /// What an item of a batch is told.
+    /// The form of the problem for an item of a batch.
     #[must_use]
     pub fn item(&self) -> ItemError<'_> {
         ItemError { code: self.code.as_str(), detail: &self.detail, field: self.field.as_deref(), id: self.id }
     }
 }
 
-/// What an item of a batch is told.
+/// The form of a problem for an item of a batch.
 #[derive(Debug, Serialize)]
 pub struct ItemError<'a> {
     code: &'static str,
@@ -217,13 +217,13 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (code, _, title) = self.code.facts();
         let details = Details { r#type: format!("urn:redrive:error:{code}"), title, status: self.status.as_u16(), item: self.item() };
-        // A struct of strings and numbers always serialises; an empty body would still carry the status.
+        // A struct of strings and numbers always serialises; even with an empty body there would still be the status.
         let mut response = Response::new(Body::from(serde_json::to_vec(&details).unwrap_or_default()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(wait) = self.retry_after {
-            // Whole seconds, and never 0, which would ask for a storm.
+            // Whole seconds, and never 0, which would invite a storm of retries.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
@@ -231,7 +231,7 @@ impl IntoResponse for Problem {
             Code::Unauthorized => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"redrive\""));
             }
-            // The next request had better find another node; after these the body was not read to its end.
+            // The next request should go to another node; or else the body was not read to its end.
             Code::Draining | Code::RequestTimeout | Code::IncompleteBody => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -250,7 +250,7 @@ impl From<Refusal> for Problem {
             Refusal::TooLarge { .. } => Self::new(Code::PayloadTooLarge, text).at("payload"),
             Refusal::Conflict { id } => Self { id: Some(id), ..Self::new(Code::IdempotencyConflict, text).at("idempotency_key") },
             Refusal::Overloaded { after } => Self { retry_after: Some(after), ..Self::new(Code::Overloaded, text) },
-            // What exactly is wrong with the database is for the log, which the engine keeps, not for callers.
+            // What exactly is wrong with the database is for the log, which the engine writes, not for callers.
             Refusal::Unavailable { .. } => Self::new(
                 Code::Unavailable,
                 "not known to be kept: the store does not answer; submit again, with the same idempotency key if a second copy would hurt",
@@ -258,7 +258,7 @@ impl From<Refusal> for Problem {
             Refusal::NotKept { .. } => {
                 Self::new(Code::Internal, "the database refuses to keep the message; nothing was kept, and the log of this node says why")
             }
-            Refusal::Draining => Self::new(Code::Draining, "the node is stopping and takes nothing more; nothing was kept"),
+            Refusal::Draining => Self::new(Code::Draining, "the node is stopping and accepts nothing more; nothing was kept"),
         }
     }
 }
@@ -266,7 +266,7 @@ impl From<Refusal> for Problem {
 impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Self {
         if matches!(error, store::Error::Busy(_)) {
-            return Self::new(Code::Overloaded, "too many look at messages already; try again");
+            return Self::new(Code::Overloaded, "too many people are looking at messages already; try again");
         }
         if matches!(error, store::Error::Refused(_)) {
             tracing::error!(error.detail = error.to_string(), "the resend log could not be read or changed");

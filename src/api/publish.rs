@@ -18,9 +18,9 @@ use crate::message::{Headers, Key};
 use crate::source::options::Mode;
 use crate::units::Span;
 
-/// What is read of the query.
+/// The query keys that are read.
 const QUERY: [&str; 5] = ["key", "delay", "due_at", "priority", "mode"];
-/// What a header's name begins with that goes with the message.
+/// The prefix of request headers that become headers of the message.
 const PREFIX: &str = "redrive-header-";
 
 pub(super) async fn publish(State(app): State<App>, path: Result<Path<String>, PathRejection>, request: Request<Body>) -> Result<Response, Problem> {
@@ -43,7 +43,7 @@ fn not_text(_: PathRejection) -> Problem {
     Problem::new(Code::InvalidField, "the source and topic of the path are not UTF-8")
 }
 
-/// Takes the payload for a source and, if one is named, a topic.
+/// Accepts a payload for a source and, if the path has one, a topic.
 pub(super) async fn take(app: &App, source: String, topic: Option<String>, head: &Parts, payload: Bytes) -> Result<Response, Problem> {
     let submission = submission(head, source, topic, payload)?;
     let accepted = app.handle().submit(submission).await.map_err(|refusal| Problem::from(refusal).of_path())?;
@@ -52,7 +52,7 @@ pub(super) async fn take(app: &App, source: String, topic: Option<String>, head:
 
 fn submission(head: &Parts, source: String, topic: Option<String>, body: Bytes) -> Result<Submission, Problem> {
     let query = Query::parse(head.uri.query(), &QUERY)?;
-    plain(&head.headers, "say it to the consumer with `Redrive-Header-Content-Encoding`")?;
+    plain(&head.headers, "tell the consumer with `Redrive-Header-Content-Encoding`")?;
     // Most requests have no query and one header: nothing is looked up for them.
     let (key, due, priority, mode) = if query.is_empty() {
         (None, None, 0, None)
@@ -66,7 +66,7 @@ fn submission(head: &Parts, source: String, topic: Option<String>, body: Bytes) 
     };
     let idempotency_key = idempotency_key(&head.headers)?;
     let headers = headers(&head.headers)?;
-    // A small payload is copied, for it would hold on to the whole buffer of its connection while it waits.
+    // A small payload is copied, because it would keep the connection's whole buffer in memory while it waits.
     let payload = if body.len() <= super::SMALL { Bytes::copy_from_slice(&body) } else { body };
     Ok(Submission { source, topic, key, payload: Some(payload), headers, priority, due, idempotency_key, mode, ..Submission::default() })
 }
@@ -75,10 +75,10 @@ fn mode(text: &str) -> Result<Mode, Problem> {
     [Mode::WriteAhead, Mode::OnFailure]
         .into_iter()
         .find(|mode| mode.as_str() == text)
-        .ok_or_else(|| Problem::field("mode", format!("`{}` is no mode; there are write_ahead and on_failure", text.escape_debug())))
+        .ok_or_else(|| Problem::field("mode", format!("`{}` is not a mode; the modes are write_ahead and on_failure", text.escape_debug())))
 }
 
-/// The headers that go with the message. Their names come in lower case, as HTTP libraries write them.
+/// The headers that become the message's. Their names are in lower case, as HTTP libraries deliver them.
 fn headers(headers: &HeaderMap) -> Result<Headers, Problem> {
     let mut pairs = Vec::new();
     for (name, value) in headers {

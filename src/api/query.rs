@@ -1,4 +1,4 @@
-//! Query strings: each key once, each known, each value well-formed; anything else is 422 and names the key.
+//! Query strings: each key at most once, each known, each value well-formed; anything else is 422 and names the key.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,14 +17,14 @@ pub(super) struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Reads a query string of which only the keys in `known` are allowed.
+    /// Reads a query string in which only the keys in `known` are allowed.
     pub(super) fn parse(text: Option<&'a str>, known: &[&'static str]) -> Result<Self, Problem> {
         let mut pairs: Vec<(Cow<'a, str>, Cow<'a, str>)> = Vec::new();
         for part in text.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             let name = decode(name).ok_or_else(|| Problem::new(Code::UnknownField, "a query key is not UTF-8"))?;
             if !known.contains(&name.as_ref()) {
-                let detail = format!("there is no query key `{}`; there are {}", name.escape_debug(), known.join(", "));
+                let detail = format!("there is no query key `{}`; the keys are {}", name.escape_debug(), known.join(", "));
                 return Err(Problem::new(Code::UnknownField, detail).at(name.into_owned()));
             }
             if pairs.iter().any(|(have, _)| *have == name) {
@@ -34,7 +34,7 @@ impl<'a> Query<'a> {
                 return Err(Problem::field(name.into_owned(), "is not UTF-8"));
             };
             if value.contains('\0') {
-                return Err(Problem::field(name.into_owned(), "holds NUL"));
+                return Err(Problem::field(name.into_owned(), "contains NUL"));
             }
             pairs.push((name, value));
         }
@@ -51,17 +51,17 @@ impl<'a> Query<'a> {
         self.pairs.iter().find(|(have, _)| have == name).map(|(_, value)| value.as_ref())
     }
 
-    /// The text of a key, for keeping.
+    /// The text of a key, owned.
     pub(super) fn owned(&self, name: &str) -> Option<String> {
         self.text(name).map(str::to_owned)
     }
 
-    /// The value of a key, read.
+    /// The parsed value of a key.
     pub(super) fn value<T: FromStr<Err: fmt::Display>>(&self, name: &'static str) -> Result<Option<T>, Problem> {
         self.text(name).map(str::parse::<T>).transpose().map_err(|error: T::Err| Problem::field(name, error.to_string()))
     }
 
-    /// The whole number of a key. One that is out of all bounds is the outermost that there is: whoever asked says what it may be.
+    /// The whole number of a key. A number too large or too small for the type becomes the type's limit, for the caller to reject.
     pub(super) fn number(&self, name: &'static str) -> Result<Option<i64>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
         match text.parse::<i64>() {
@@ -76,7 +76,7 @@ impl<'a> Query<'a> {
 
     /// The time of a key.
     pub(super) fn time(&self, name: &'static str) -> Result<Option<DateTime<Utc>>, Problem> {
-        // `+` in a query is a space; in a time it can only have been the sign of the offset.
+        // `+` in a query means a space; in a time it can only have been the sign of the offset.
         self.text(name).map(|text| parse_time(&text.replace(' ', "+")).map_err(|detail| Problem::field(name, detail))).transpose()
     }
 }
@@ -89,17 +89,17 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(&spaced).decode_utf8().ok().map(|text| Cow::Owned(text.into_owned()))
 }
 
-/// What is said of a text that is no id.
-pub(super) const NO_ID: &str = "is no message id; ids look like 01890a5d-ac96-774b-bcce-b302099a8057";
+/// The error text for something that is not an id.
+pub(super) const NO_ID: &str = "is not a message id; ids look like 01890a5d-ac96-774b-bcce-b302099a8057";
 
-/// Reads an id, which has one spelling: hyphenated.
+/// Reads an id, which has only one spelling: hyphenated.
 pub(super) fn parse_id(text: &str) -> Option<Uuid> {
     if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
 }
 
-/// Reads a time as RFC 3339 has it. A leap second is the first instant of the next minute, since databases know none.
+/// Reads a time in RFC 3339 format. A leap second becomes the first instant of the next minute, since databases have none.
 pub(super) fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
-    let wrong = || format!("`{}` is no RFC 3339 time, such as 2026-01-31T12:00:00Z", text.escape_debug());
+    let wrong = || format!("`{}` is not an RFC 3339 time, such as 2026-01-31T12:00:00Z", text.escape_debug());
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| wrong())?.to_utc();
     if time.timestamp_subsec_nanos() < 1_000_000_000 {
         return Ok(time);

@@ -15,7 +15,7 @@ use super::{App, batch, health, messages, publish, submit};
 /// The handlers of a port.
 pub(super) struct Routes {
     router: Router,
-    /// Set where messages are taken.
+    /// Set if messages are accepted here.
     publish: Option<App>,
 }
 
@@ -36,19 +36,19 @@ impl Routes {
         Self { router: with_health(router, app.clone()), publish: Some(app) }
     }
 
-    /// Health and metrics alone, for a port that others may reach.
+    /// Health and metrics alone, for a port that is open to others.
     pub(super) fn health(app: App) -> Self {
         Self::of(with_health(Router::new(), app))
     }
 
-    /// What a router has and nothing else.
+    /// Only what a router has.
     pub(super) fn of(router: Router) -> Self {
         Self { router, publish: None }
     }
 
-    /// Answers a request whose body has come.
+    /// Answers a request whose body has arrived.
     pub(super) async fn answer(&self, head: Parts, body: Bytes) -> Response {
-        // Most requests publish, and the router's work (boxed futures, a map of extensions) is a tenth of what one of them costs.
+        // Most requests publish, and the router's work (boxed futures, a map of extensions) would be a tenth of what such a request costs.
         if let Some(app) = &self.publish
             && let Some((source, topic)) = plain_target(&head)
         {
@@ -64,14 +64,14 @@ fn with_health(router: Router<App>, app: App) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
-        .fallback(async || Problem::new(Code::NotFound, "there is nothing at this path; docs/api.md lists what there is"))
+        .fallback(async || Problem::new(Code::NotFound, "there is nothing at this path; docs/api.md lists the paths"))
         .method_not_allowed_fallback(async |method: Method| {
-            Problem::new(Code::MethodNotAllowed, format!("not with {method}; the header Allow says with which"))
+            Problem::new(Code::MethodNotAllowed, format!("{method} is not allowed; the header Allow lists the methods"))
         })
         .with_state(app)
 }
 
-/// The source and the topic to publish to, where the path spells them as they are; any other path is the router's to judge.
+/// The source and topic to publish to, if the path spells them without any encoding; every other path is left to the router.
 fn plain_target(head: &Parts) -> Option<(&str, Option<&str>)> {
     let path = head.uri.path().strip_prefix("/v1/publish/").filter(|path| head.method == Method::POST && !path.contains('%'))?;
     let (source, topic) = path.split_once('/').map_or((path, None), |(source, topic)| (source, Some(topic)));

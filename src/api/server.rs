@@ -18,20 +18,20 @@ use super::routes::Routes;
 use super::{App, Metrics};
 use crate::engine::Handle;
 
-/// So many bodies of the largest size may be in memory at once, or as many smaller ones as weigh the same.
+/// This many bodies of the maximum size, or smaller ones of the same total size, may be in memory at once.
 const LARGEST_BODIES: usize = 4;
-/// The health port serves so many connections at once.
+/// The number of connections that the health port serves at once.
 const HEALTH_CONNECTIONS: usize = 64;
-/// And has less patience.
+/// And its time limit, which is shorter.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Makes servers.
+/// Creates servers.
 #[derive(Debug)]
 pub struct Server;
 
 impl Server {
-    /// Takes the addresses that the configuration names, and fails if one of them can't be had. Connections wait until they are
-    /// [served](Bound::serve). To be called within a Tokio runtime.
+    /// Binds the addresses in the configuration, and fails if one of them is not available. Connections wait until they are [served](Bound::serve).
+    /// Must be called within a Tokio runtime.
     pub fn bind(config: &Config, health: &Health) -> io::Result<Bound> {
         let tcp = config.listen.map(Tcp::bind).transpose()?;
         let mode = config.unix_permissions().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "unix_mode is not octal"))?;
@@ -41,7 +41,7 @@ impl Server {
     }
 }
 
-/// A server that has its addresses.
+/// A server that has bound its addresses.
 #[derive(Debug)]
 pub struct Bound {
     tcp: Option<Tcp>,
@@ -51,27 +51,27 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// The address of the API, with the port that port 0 came to.
+    /// The address of the API, with the actual port if port 0 was configured.
     pub fn address(&self) -> Option<SocketAddr> {
         self.tcp.as_ref().map(|tcp| tcp.address)
     }
 
-    /// The address of health and metrics alone.
+    /// The address that serves only health and metrics.
     pub fn health_address(&self) -> Option<SocketAddr> {
         self.health.as_ref().map(|tcp| tcp.address)
     }
 
-    /// Health and metrics alone, where they have an address of their own, to be served for longer than the rest.
+    /// Splits off health and metrics, if they have an address of their own, so that they can be served for longer than the rest.
     #[must_use]
     pub fn split_health(&mut self) -> Self {
         Self { tcp: None, unix: None, health: self.health.take(), config: self.config.clone() }
     }
 
-    /// Serves until `stop`; then accepts no more, gives requests under way `grace` to finish, and cuts what is left. Dropping the
-    /// future cuts everything at once.
+    /// Serves until `stop`; then accepts no more connections, gives requests under way `grace` to finish, and cuts what is left. Dropping the future
+    /// cuts everything at once.
     ///
     /// # Errors
-    /// Never as yet: failures to accept pass, and are logged and tried again.
+    /// Currently none: failures to accept are logged and retried.
     pub async fn serve(self, handle: Handle, metrics: Metrics, stop: CancellationToken, grace: Duration) -> io::Result<()> {
         let app = App::new(handle, metrics);
         let api = Gate::new(Routes::api(app.clone()), api_limits(&self.config));
@@ -96,7 +96,7 @@ impl Bound {
         tokio::join!(api.accept(self.tcp), api.accept(self.unix), health.accept(self.health));
         tracker.close();
         if timeout(grace, tracker.wait()).await.is_err() {
-            tracing::warn!(connections = tracker.len(), "connections were cut: their requests took longer than the shutdown may");
+            tracing::warn!(connections = tracker.len(), "connections were cut because their requests took longer than the shutdown allows");
             cut.cancel();
             tracker.wait().await;
         }
@@ -111,7 +111,7 @@ fn api_limits(config: &Config) -> Limits {
 /// The health port reads no bodies.
 const HEALTH_LIMITS: Limits = Limits { token: None, max_body: 0, max_bodies: 0, body_timeout: HEALTH_PATIENCE };
 
-/// What a listener's connections get.
+/// What the connections of a listener share.
 struct Port {
     gate: Arc<Gate>,
     crowd: Arc<Crowd>,
@@ -122,7 +122,7 @@ struct Port {
 }
 
 impl Port {
-    /// Accepts until it is told to stop. While all places are taken by connections that are at work, others wait, all but one in the kernel.
+    /// Accepts until it is told to stop. While all places are taken by busy connections, further ones wait: all but one of them in the kernel.
     async fn accept<L: Listener>(&self, listener: Option<L>) {
         let Some(listener) = listener else { return };
         let mut pause = Pause::default();
@@ -152,21 +152,21 @@ impl Port {
     }
 }
 
-/// The waits between failures to accept.
+/// The pauses after failures to accept.
 #[derive(Default)]
 struct Pause {
     failures: u32,
 }
 
 impl Pause {
-    /// A connection that was gone before it was accepted is nobody's fault; anything else (no more file descriptors) takes time to
-    /// get better, and trying at once would only burn a core.
+    /// A connection that was gone before it was accepted is nobody's fault. Anything else (no more file descriptors) takes time to improve, and
+    /// retrying at once would only burn a core.
     async fn after(&mut self, error: &io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
         if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) {
             return;
         }
-        // One line at the first failure and then one a minute.
+        // One line at the first failure, then one a minute.
         if self.failures.is_multiple_of(60) {
             tracing::error!(error.detail = error.to_string(), "connections can't be accepted; retrying");
         }

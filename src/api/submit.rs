@@ -12,7 +12,7 @@ use super::item::{self, Take};
 use super::problem::{Code, Problem};
 use super::{App, answer};
 
-/// The header that may stand for the field `idempotency_key`.
+/// The header that can replace the field `idempotency_key`.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 pub(super) async fn submit(State(app): State<App>, request: Request<Body>) -> Result<Response, Problem> {
@@ -32,7 +32,7 @@ pub(super) async fn submit(State(app): State<App>, request: Request<Body>) -> Re
     Ok(answer::accepted(&app.handle().submit(submission).await?))
 }
 
-/// The body, which the gate has already read: nothing waits here and nothing is copied.
+/// The body, which the gate has already read: this neither waits nor copies.
 pub(super) async fn whole(body: Body) -> Result<Bytes, Problem> {
     match body.collect().await {
         Ok(body) => Ok(body.to_bytes()),
@@ -40,36 +40,36 @@ pub(super) async fn whole(body: Body) -> Result<Bytes, Problem> {
     }
 }
 
-/// Refuses a query where none is read.
+/// Refuses a query on paths that read none.
 pub(super) fn no_query(query: Option<&str>) -> Result<(), Problem> {
     match query.unwrap_or_default().split(['=', '&']).find(|key| !key.is_empty()) {
         None => Ok(()),
-        Some(key) => Err(Problem::new(Code::UnknownField, "no query is read at this path").at(key.to_owned())),
+        Some(key) => Err(Problem::new(Code::UnknownField, "this path takes no query").at(key.to_owned())),
     }
 }
 
-/// Which of `wanted` the body is; anything else is refused.
+/// Which of the `wanted` types the body has; anything else is refused.
 pub(super) fn content_type(headers: &HeaderMap, wanted: &[&'static str]) -> Result<&'static str, Problem> {
     plain(headers, "send the body as it is")?;
     let given = headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let essence = given.as_deref().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     wanted.iter().copied().find(|known| known.eq_ignore_ascii_case(essence)).ok_or_else(|| {
-        let given = if given.is_some() { format!("`{}` is not read here", essence.escape_debug()) } else { "there is none".to_owned() };
+        let given = if given.is_some() { format!("`{}` is not supported here", essence.escape_debug()) } else { "there is none".to_owned() };
         Problem::new(Code::UnsupportedMediaType, format!("Content-Type: {given}; send {}", wanted.join(" or "))).at("Content-Type")
     })
 }
 
-/// Refuses a body that is encoded: it would be passed on without a word of its encoding.
+/// Refuses an encoded body: it would be passed on without any hint of its encoding.
 pub(super) fn plain(headers: &HeaderMap, advice: &str) -> Result<(), Problem> {
     match headers.get(CONTENT_ENCODING) {
         Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            Err(Problem::new(Code::UnsupportedMediaType, format!("no Content-Encoding is read here; {advice}")).at("Content-Encoding"))
+            Err(Problem::new(Code::UnsupportedMediaType, format!("Content-Encoding is not supported here; {advice}")).at("Content-Encoding"))
         }
         _ => Ok(()),
     }
 }
 
-/// The idempotency key that a header gives.
+/// The idempotency key in the request's header.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! `redrive bench accept`: how fast messages are taken, with nothing being sent.
+//! `redrive bench accept`: how fast messages are accepted while nothing is sent.
 
 use super::Error;
 use super::arena::{Arena, rate};
@@ -11,7 +11,7 @@ use super::plain::Plain;
 use super::report::Report;
 use super::sidecar::Listener;
 
-/// Messages unless told.
+/// The default number of messages.
 const MESSAGES: u64 = 500_000;
 
 pub(super) async fn run(options: &Accept, arena: &Arena) -> Result<Report, Error> {
@@ -24,10 +24,10 @@ pub(super) async fn run(options: &Accept, arena: &Arena) -> Result<Report, Error
         arena.place.fill(options.purge, Filling::Old, &arena.payloads, &phase).await?;
         arena.place.checkpoint().await?;
         drop(phase);
-        // Neither for their age nor for their number.
+        // Kept whatever their age and number.
         let keeping = Overrides { keep: Some("never".to_owned()), max_rows: Some(u64::MAX), ..arena.overrides() };
         let sidecar = arena.sidecar(&keeping).await?;
-        // What was put there is still on its way to the disk for a while, which would count against whichever load comes first.
+        // The filled rows are still being written to disk for a while, which would count against whichever load comes first.
         let phase = arena.screen.phase("accept until it runs smoothly", messages);
         let warm = load(options, arena, messages, sidecar.address()).run(&phase).await?;
         drop(phase);
@@ -37,7 +37,7 @@ pub(super) async fn run(options: &Accept, arena: &Arena) -> Result<Report, Error
         report.without_purge(&loaded.latencies);
         without_purge = warm.accepted() + loaded.accepted();
     }
-    // A node purges as it starts.
+    // A node purges when it starts.
     let mut sidecars = [arena.sidecar(&arena.overrides()).await?];
     let before = arena.meters(&sidecars).await;
     let loaded = {
@@ -57,7 +57,7 @@ pub(super) async fn run(options: &Accept, arena: &Arena) -> Result<Report, Error
         arena.delivered(&mut sidecars[0], loaded.accepted()).await?;
         arena.count(&mut report, loaded.submitted, &loaded.refused).await?;
     } else {
-        // Nothing that was answered for may be missing in the table.
+        // No accepted message may be missing from the table.
         let kept = arena.place.count("state = 'pending'").await?;
         let accepted = without_purge + loaded.accepted();
         if kept < accepted {
@@ -73,7 +73,7 @@ pub(super) async fn run(options: &Accept, arena: &Arena) -> Result<Report, Error
     Ok(report)
 }
 
-/// One half of what the load is measured against.
+/// The two halves of the limit that the load is compared with.
 struct Limits {
     limit: Option<Pace>,
     one_row: Option<(Pace, u64)>,
@@ -91,9 +91,9 @@ impl Limits {
     }
 }
 
-/// Producing alone through an HTTP server, where that can be done.
+/// Producing alone through an HTTP server, where that can be measured.
 async fn through_plain_server(options: &Accept, arena: &Arena, messages: u64) -> Result<Option<Pace>, Error> {
-    // It knows nothing of batches.
+    // That server does not support batches.
     let Some(topic) = arena.destination.beside().filter(|_| options.body != Body::Ndjson) else { return Ok(None) };
     let plain = Plain { source: arena.source().to_owned(), topic: topic.to_owned() };
     let listener = Listener::start("plain", &options.common.config, &plain).await?;
@@ -105,7 +105,7 @@ async fn through_plain_server(options: &Accept, arena: &Arena, messages: u64) ->
 
 fn load(options: &Accept, arena: &Arena, messages: u64, address: std::net::SocketAddr) -> Load {
     let extra = match options.mode {
-        // So far that no send competes.
+        // So far ahead that no send interferes.
         When::WriteAhead => vec![("delay", "30d")],
         When::OnFailure => vec![("mode", options.mode.mode().as_str())],
     };

@@ -1,4 +1,4 @@
-//! All that a run is made in: the configuration, tables and a destination of its own, and what can be seen of the servers.
+//! Everything a run needs: the configuration, tables and a destination of its own, and the meters of the servers.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,12 +23,12 @@ use crate::message::State;
 use crate::source::Registry;
 use crate::store::config;
 
-/// How often the sidecars are asked how far they are.
+/// How often the sidecars are asked for their progress.
 const LOOK: Duration = Duration::from_millis(50);
-/// What moves nothing for so long is given up.
+/// After this long without any progress the run is given up.
 const STUCK: Duration = Duration::from_secs(60);
 
-/// All that a run is made in.
+/// Everything a run needs.
 pub(super) struct Arena {
     pub(super) common: Common,
     pub(super) config: Config,

@@ -1,4 +1,4 @@
-//! The database, spoken to directly: to fill tables fast, to read its meters, and to find out what the smallest possible code reaches.
+//! Direct access to the database: to fill tables fast, to read its meters, and to measure what the smallest possible code achieves.
 
 mod mysql;
 mod postgres;
@@ -15,25 +15,25 @@ use super::Error;
 use super::process::{self, Server};
 use crate::store::{self, Config};
 
-/// Messages that one claim of the smallest possible code takes.
+/// The number of messages that one claim of the smallest possible code takes.
 pub(super) const CLAIM: usize = 1000;
 
 /// One connection.
 #[async_trait]
 pub(super) trait Connection: Send {
-    /// Runs SQL that is put together here.
+    /// Runs SQL text.
     async fn run(&mut self, sql: &str) -> Result<(), sqlx::Error>;
 
     /// The numbers of a query's only column; NULL is 0.
     async fn numbers(&mut self, sql: &str) -> Result<Vec<i64>, sqlx::Error>;
 
-    /// The words of a query's only column.
+    /// The texts of a query's only column.
     async fn words(&mut self, sql: &str) -> Result<Vec<String>, sqlx::Error>;
 
     /// Commits messages that are due in a month.
     async fn insert(&mut self, table: &Table, payloads: &[Vec<u8>], due: Due) -> Result<(), sqlx::Error>;
 
-    /// Claims what is due and completes it, one batch; answers how many messages that was.
+    /// Claims one batch of what is due and completes it; returns the number of messages.
     async fn claim_and_complete(&mut self, table: &Table, delete: bool) -> Result<usize, sqlx::Error>;
 }
 
@@ -45,10 +45,10 @@ pub(super) enum Due {
     InAMonth,
 }
 
-/// The table under test. Nothing in it needs escaping: names of tables, sources and topics are letters, digits and a few signs.
+/// The table under test. Nothing in it needs escaping: names of tables, sources and topics consist of letters, digits and a few signs.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
-    /// As statements write it.
+    /// Its name as statements write it.
     pub(super) log: String,
     pub(super) project: String,
     pub(super) source: String,
@@ -67,7 +67,7 @@ pub(super) enum Kind {
 #[derive(Clone)]
 pub(super) struct Database {
     target: Target,
-    /// The URL, of which only host and port are looked at.
+    /// The URL, of which only host and port are used.
     url: String,
 }
 
@@ -79,10 +79,10 @@ enum Target {
 }
 
 impl Database {
-    /// The database of a configuration, which was checked.
+    /// The database of a configuration that has been checked.
     pub(super) fn of(config: &Config) -> Result<Self, Error> {
-        // What a driver says of a URL may repeat parts of it.
-        let wrong = |_| Error::Usage("store.url is no URL of a database".to_owned());
+        // The driver's own message may repeat parts of the URL.
+        let wrong = |_| Error::Usage("store.url is not a database URL".to_owned());
         let url = config.url.expose().to_owned();
         let target = match url.split(':').next() {
             Some("sqlite") => Target::Sqlite(sqlite_file(&url)),
@@ -140,7 +140,7 @@ impl Database {
     pub(super) async fn server(&self) -> Option<Server> {
         let port = process::local_port(&self.url, self.port()?)?;
         if self.kind() == Kind::Postgres {
-            // Through a pooler too, the backend tells its own process.
+            // The backend reports its own process, even through a pooler.
             let mut connection = self.connect().await.ok()?;
             let pid = *connection.numbers("SELECT pg_backend_pid()::bigint").await.ok()?.first()?;
             return Server::parent_of(u32::try_from(pid).ok()?, "postgres");
@@ -148,7 +148,7 @@ impl Database {
         Server::listening(port, &["mysqld", "mariadbd"])
     }
 
-    /// A number on the server's meter of what it wrote to its log, in bytes.
+    /// The server's meter of what it wrote to its log, in bytes.
     pub(super) fn wal_meter(&self) -> Option<&'static str> {
         match self.kind() {
             Kind::Sqlite => None,
@@ -159,7 +159,7 @@ impl Database {
         }
     }
 
-    /// A number on the server's meter of statements. This reading is counted too.
+    /// The server's meter of statements. Reading it counts too.
     pub(super) fn statement_meter(&self) -> Option<&'static str> {
         match self.kind() {
             Kind::Sqlite => None,
@@ -172,9 +172,9 @@ impl Database {
     pub(super) async fn read(&self, meter: Option<&str>) -> Option<i64> {
         let meter = meter?;
         let mut connection = self.connect().await.ok()?;
-        // MySQL and MariaDB keep the same table in different places.
+        // MySQL and MariaDB keep this table in different places.
         for place in ["performance_schema.global_status", "information_schema.global_status"] {
-            // Where it is switched off, one of them is there and empty.
+            // Where it is switched off, one of them exists and is empty.
             if let Ok([number, ..]) = connection.numbers(&meter.replace("{status}", place)).await.as_deref() {
                 return Some(*number);
             }
@@ -183,7 +183,7 @@ impl Database {
     }
 }
 
-/// The file that a URL of SQLite names, which was checked.
+/// The file that a SQLite URL names; the URL has been checked.
 pub(super) fn sqlite_file(url: &str) -> PathBuf {
     store::sqlite_file(url.trim_start_matches("sqlite:")).unwrap_or_default()
 }

@@ -9,19 +9,19 @@ use super::process::Server;
 use super::screen::Phase;
 use super::setup::Subject;
 
-/// Messages that are produced to learn how fast producing alone is: at least and at most.
+/// The minimum and maximum number of messages for measuring how fast producing alone is.
 const ALONE: std::ops::RangeInclusive<u64> = 1000..=500_000;
 
-/// Where the messages of the benchmark go.
+/// Where the benchmark's messages go.
 pub(super) enum Destination {
     Kafka(kafka::Kafka),
     Amqp(amqp::Amqp),
-    /// Any other kind: nothing is made, and nobody counts.
+    /// Any other kind: nothing is made and nothing is counted.
     Other,
 }
 
 impl Destination {
-    /// Makes the topic or queue; with `existing` it is there already and stays.
+    /// Makes the topic or queue; with `existing`, uses one that is already there and leaves it in place.
     pub(super) async fn make(subject: &Subject, name: &str, partitions: u16, existing: bool) -> Result<Self, Error> {
         Ok(match subject.kind.as_str() {
             "kafka" => Self::Kafka(kafka::Kafka::make(subject, name, i32::from(partitions), existing).await?),
@@ -48,7 +48,7 @@ impl Destination {
         }
     }
 
-    /// A Kafka topic that nobody counts on, for measurements beside.
+    /// A Kafka topic that is not counted, for the other measurements.
     pub(super) fn beside(&self) -> Option<&str> {
         match self {
             Self::Kafka(kafka) => Some(kafka.beside()),
@@ -56,7 +56,7 @@ impl Destination {
         }
     }
 
-    /// Counts what arrived, all of it: it returns when nothing more is there. `None` where nobody can count.
+    /// Counts what arrived; returns when nothing more is there. `None` if it can't be counted.
     pub(super) async fn count(&self, payloads: &Payloads, sent: u64) -> Result<Option<Tally>, Error> {
         let tally = Tally::new(payloads.clone(), sent);
         match self {
@@ -66,7 +66,7 @@ impl Destination {
         }
     }
 
-    /// How many messages a second the client library delivers with nothing around it. `None` where nothing is known of the destination.
+    /// How many messages a second the client library delivers with nothing around it. `None` if that can't be measured for this kind.
     pub(super) async fn alone(&self, payloads: &Payloads, messages: u64, phase: &Phase) -> Result<Option<f64>, Error> {
         let messages = messages.clamp(*ALONE.start(), *ALONE.end());
         match self {

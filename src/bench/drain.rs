@@ -13,7 +13,7 @@ use super::place::Filling;
 use super::report::Report;
 use super::sidecar::Sidecar;
 
-/// Messages unless told.
+/// The default number of messages.
 const MESSAGES: u64 = 1_000_000;
 
 pub(super) async fn run(options: &Drain, arena: &Arena) -> Result<Report, Error> {
@@ -43,12 +43,12 @@ pub(super) async fn run(options: &Drain, arena: &Arena) -> Result<Report, Error>
         overrides.node = format!("{}-{index}", overrides.node);
         sidecars.push(arena.sidecar(&overrides).await?);
     }
-    // From when the first could have begun.
+    // From the moment the first sidecar could have begun.
     let begun = begun + sidecars.first().map_or(Duration::ZERO, |sidecar| sidecar.ready_after);
     arena.drained(&mut sidecars, messages).await?;
     let took = begun.elapsed();
     let after = arena.meters(&sidecars).await;
-    // All CPU since their start is theirs.
+    // The CPU time since their start is all theirs.
     before.with_no_cpu().used(after, messages, took, &mut report);
     drop(snapshot);
     (report.rate, report.rows) = (rate(messages, took), Some(messages));
@@ -58,7 +58,7 @@ pub(super) async fn run(options: &Drain, arena: &Arena) -> Result<Report, Error>
     }
     let left = if arena.place.is_own() { arena.place.count("state <> 'succeeded'").await? } else { 0 };
     if left > 0 {
-        return Err(Error::Failed(format!("{left} messages are not delivered although {messages} were reported delivered")));
+        return Err(Error::Failed(format!("{left} messages are not delivered although {messages} were reported as delivered")));
     }
     arena.count(&mut report, messages, &[]).await?;
     report.sql_rate = limit::both(sql_before, limit::claim_and_complete(arena, messages).await?);
@@ -66,7 +66,7 @@ pub(super) async fn run(options: &Drain, arena: &Arena) -> Result<Report, Error>
     Ok(report)
 }
 
-/// A transaction that sees the table as it is now for as long as it is open.
+/// A transaction that sees the table as it is now, for as long as it stays open.
 async fn hold_snapshot(arena: &Arena) -> Result<Box<dyn Connection>, Error> {
     let mut connection = arena.place.database.connect().await?;
     connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;

@@ -1,4 +1,4 @@
-//! `redrive bench growth`: what a claim costs in a large table, against a small one.
+//! `redrive bench growth`: what a claim costs in a large table, compared with a small one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use super::place::Filling;
 use super::report::Report;
 use crate::store::{Claim, Claimed, Lease, Mark, Store};
 
-/// Messages that wait unless told, and in the small table.
+/// The default number of waiting messages, and their number in the small table.
 const MESSAGES: u64 = 1_000_000;
 const SMALL: u64 = 10_000;
-/// Claims that are measured, after some that warm up, and rows of one.
+/// The number of claims that are measured, of those before them that only warm up, and of rows in each.
 const CLAIMS: u32 = 100;
 const WARM: u32 = 10;
 const ROWS: u32 = 50;
-/// Fewer messages than all these claims take are not enough.
+/// Fewer messages than all these claims take would not be enough.
 pub(super) const LEAST: u64 = (WARM + CLAIMS) as u64 * ROWS as u64;
 
 pub(super) async fn run(options: &Growth, arena: &Arena) -> Result<Report, Error> {
@@ -53,7 +53,7 @@ struct Measured {
     latencies: Histogram,
 }
 
-/// Claims batch after batch with the product's own store, each behind the one before it, as the engine does.
+/// Claims batch after batch with the product's own store, each behind the previous one, as the engine does.
 async fn claims(arena: &Arena) -> Result<Measured, Error> {
     let _phase = arena.screen.phase("claiming", u64::from(CLAIMS));
     let store = arena.place.store(&arena.config.project)?;

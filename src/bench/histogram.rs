@@ -1,10 +1,10 @@
-//! Latencies in buckets that grow with them: every value is known to within 1.6 %, in little memory and at little cost.
+//! Latencies in buckets that grow with them: every value is known to within 1.6 %, with little memory and at little cost.
 
 use std::time::Duration;
 
-/// Buckets in each power of two, as a power of two.
+/// The number of buckets in each power of two, as a power of two.
 const FINE: u32 = 6;
-/// Powers of two of microseconds that are told apart; what is longer (19 hours) counts as that.
+/// The number of powers of two that are distinguished, in microseconds; anything longer (19 hours) counts as the largest.
 const POWERS: u32 = 36;
 const BUCKETS: usize = ((POWERS - FINE + 1) << FINE) as usize;
 
@@ -40,7 +40,7 @@ impl Histogram {
         self.count += other.count;
     }
 
-    /// The latency that a share of all did not exceed, in milliseconds; `None` if there were none.
+    /// The latency in milliseconds that this share of all values did not exceed; `None` if there were none.
     pub(super) fn quantile_ms(&self, share: f64) -> Option<f64> {
         #[expect(
             clippy::cast_precision_loss,
@@ -64,13 +64,13 @@ impl Histogram {
 /// The bucket of a number of microseconds.
 fn index(micros: u64) -> usize {
     let micros = micros.min((1 << POWERS) - 1);
-    // Below the first power that is cut up, each number has a bucket of its own.
+    // Below the first power that is divided, each number has a bucket of its own.
     let power = (u64::BITS - micros.leading_zeros()).saturating_sub(FINE + 1);
     let within = micros >> power;
     usize::try_from((u64::from(power) << FINE) + within).unwrap_or(BUCKETS - 1)
 }
 
-/// The largest number of microseconds that is in a bucket.
+/// The largest number of microseconds in a bucket.
 fn highest(index: usize) -> u64 {
     let index = index as u64;
     let power = (index >> FINE).saturating_sub(1);

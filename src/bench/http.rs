@@ -1,4 +1,4 @@
-//! A client connection for loads: HTTP/1.1 over TCP, kept alive, one request under way, next to no work a request.
+//! A client connection for loads: HTTP/1.1 over TCP, kept alive, one request under way, next to no work per request.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// The largest answer that is taken, head and body.
+/// The maximum size of an answer, head and body.
 const MOST: usize = 4 << 20;
 
 /// A connection.
@@ -43,7 +43,7 @@ impl Connection {
                 }
             } else if filled == self.buffer.len() {
                 if filled >= MOST {
-                    return Err(invalid("has no end of its head"));
+                    return Err(invalid("has no end of head"));
                 }
                 self.buffer.resize(filled * 2, 0);
             }
@@ -56,7 +56,7 @@ impl Connection {
         Ok(Answer { status, body: self.buffer.get(from..to).unwrap_or_default() })
     }
 
-    /// Asks for a path.
+    /// Requests a path.
     pub(super) async fn get(&mut self, path: &str) -> io::Result<Answer<'_>> {
         self.ask(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await
     }
@@ -66,7 +66,7 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the answer {what}"))
 }
 
-/// The status, where the body begins and how long it is; `None` while the head is not whole.
+/// The status, where the body begins, and its length; `None` while the head is incomplete.
 fn head(bytes: &[u8]) -> io::Result<Option<(u16, usize, usize)>> {
     const LENGTH: &[u8] = b"content-length:";
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
@@ -79,7 +79,7 @@ fn head(bytes: &[u8]) -> io::Result<Option<(u16, usize, usize)>> {
             return value.map(|length| Some((status, end + 4, length))).ok_or_else(|| invalid("has no valid length"));
         }
         if line.get(..18).is_some_and(|name| name.eq_ignore_ascii_case(b"transfer-encoding:")) {
-            return Err(invalid("comes in chunks, which no answer to a load does"));
+            return Err(invalid("is chunked, which no answer to a load should be"));
         }
     }
     Ok(Some((status, end + 4, 0)))

@@ -1,4 +1,4 @@
-//! `redrive bench idle`: what a sidecar costs that has nothing to do.
+//! `redrive bench idle`: what an idle sidecar costs.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use super::place::Filling;
 use super::process;
 use super::report::Report;
 
-/// What a start brings along is over after this.
+/// The work of starting is over after this.
 const SETTLE: Duration = Duration::from_secs(3);
-/// The database's meters may be behind by this much.
+/// The database's meters may lag by this much.
 const METERS: Duration = Duration::from_millis(1500);
 
 pub(super) async fn run(options: &Idle, arena: &Arena) -> Result<Report, Error> {
@@ -46,7 +46,7 @@ pub(super) async fn run(options: &Idle, arena: &Arena) -> Result<Report, Error> 
     }
     let statements = statements.zip(database.read(database.statement_meter()).await);
     before.used(after, 0, took, &mut report);
-    // Besides the sidecar, this process asked: the meters themselves. They are few and left in.
+    // Besides the sidecar, this process used the database: for the meters themselves. Those statements are few, and left in.
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let per_second = |count: i64| count as f64 / (span + METERS).as_secs_f64();
     report.statements_per_s = statements.map(|(before, after)| per_second(after - before));

@@ -1,7 +1,7 @@
-//! `redrive bench lag`: how long a message takes from when it is due until its destination has acknowledged it, at a steady rate.
+//! `redrive bench lag`: how long it takes, at a steady rate, from the moment a message is due until its destination has acknowledged it.
 //!
-//! A row tells when it was due, when its attempt began and how many whole milliseconds that took: one more is an upper bound. Both times are
-//! the database's clock, the second as the sidecar keeps it.
+//! The row says when the message was due, when its attempt began and how many whole milliseconds that took; adding one gives an upper bound. Both
+//! times are the database's clock, the second as the sidecar keeps it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,9 +18,9 @@ use super::options::{Lag, Via};
 use super::report::Report;
 use super::{Error, all};
 
-/// Connections that rows are inserted on, one row a commit.
+/// The number of connections for inserting rows, one row per commit.
 const INSERTERS: u32 = 16;
-/// A fifth of the time in which messages come in, and at the most so long, is not in the percentiles.
+/// The first fifth of the time in which messages come in, but at most this long, is left out of the percentiles.
 const LONGEST_WARM_UP_MS: u64 = 2000;
 
 pub(super) async fn run(options: &Lag, arena: &Arena) -> Result<Report, Error> {
@@ -58,7 +58,7 @@ async fn submit(options: &Lag, arena: &Arena, address: std::net::SocketAddr) -> 
     load.run(&phase).await
 }
 
-/// As an application does: one row a commit.
+/// As an application does: one row per commit.
 async fn insert(options: &Lag, arena: &Arena) -> Result<Loaded, Error> {
     let most = options.common.messages.unwrap_or(u64::MAX).min(u64::from(options.rate) * options.seconds);
     let phase = arena.screen.phase("lag", most);
@@ -84,7 +84,7 @@ async fn insert(options: &Lag, arena: &Arena) -> Result<Loaded, Error> {
     Ok(Loaded { submitted: most, took: begun.elapsed(), ..Loaded::default() })
 }
 
-/// What the database's clock says, as its statements write it.
+/// The time on the database's clock, as its statements write it.
 async fn clock(arena: &Arena) -> Result<String, Error> {
     let now = match arena.place.database.kind() {
         Kind::Sqlite => "SELECT CAST(CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) AS TEXT)",
@@ -95,16 +95,16 @@ async fn clock(arena: &Arena) -> Result<String, Error> {
     said.into_iter().next().ok_or_else(|| Error::Failed("the database has no clock".to_owned()))
 }
 
-/// What is left out at the beginning, in milliseconds of the time that the messages come in.
+/// How much is left out at the beginning, in milliseconds.
 fn warm_up(options: &Lag) -> u64 {
     let all = options.common.messages.map_or(u64::MAX, |messages| messages.saturating_mul(1000) / u64::from(options.rate.max(1)));
     ((options.seconds * 1000).min(all) / 5).min(LONGEST_WARM_UP_MS)
 }
 
-/// From due to acknowledged, of all messages of this run that were delivered once things had warmed up.
+/// The time from due to acknowledged, of all messages of this run that were delivered after the warm-up.
 async fn latencies(options: &Lag, arena: &Arena, begun: &str) -> Result<Histogram, Error> {
     let Table { log, source, topic, .. } = &arena.place.table;
-    // The first messages meet a destination that has just been connected, and caches that are cold.
+    // The first messages meet a destination that has only just been connected, and cold caches.
     let warm = warm_up(options);
     let (micros, begun, steady) = match arena.place.database.kind() {
         Kind::Sqlite => ("(min(finished_at, attempt_started_at + attempt_ms + 1) - due_at) * 1000", begun.to_owned(), format!("{begun} + {warm}")),
@@ -119,7 +119,7 @@ async fn latencies(options: &Lag, arena: &Arena, begun: &str) -> Result<Histogra
             format!("TIMESTAMP'{begun}' + INTERVAL {warm}000 MICROSECOND"),
         ),
     };
-    // In a table that others use too there may be older ones.
+    // In a table that others use too, there may be older ones.
     let ours = format!("source = '{source}' AND topic = '{topic}' AND created_at >= {begun} AND due_at >= {steady}");
     let mut connection = arena.place.database.connect().await?;
     let all = connection.numbers(&format!("SELECT {micros} FROM {log} WHERE state = 'succeeded' AND {ours}")).await?;

@@ -1,5 +1,5 @@
-//! The limits: what the smallest possible code reaches with the same database. None is measured in a table that others use: the rows of
-//! others would be completed without being sent.
+//! The limits: what the smallest possible code achieves with the same database. They are never measured in a table that others use: their rows would
+//! be completed without being sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -14,32 +14,32 @@ use super::place::Filling;
 use super::screen::Phase;
 use super::{Error, all};
 
-/// Rows of a batched INSERT, and the connections that it comes on.
+/// The number of rows in a batched INSERT, and of connections for it.
 const BATCH: usize = 100;
 const WRITERS: usize = 2;
-/// Connections that claim and complete at once.
+/// The number of connections that claim and complete at once.
 const CLAIMERS: usize = 4;
-/// Each half of a limit is measured on a part of the messages: at least and at most.
+/// The minimum and maximum number of messages for each half of a limit.
 const ROWS: std::ops::RangeInclusive<u64> = 500..=100_000;
 /// How long each half of one-row commits is measured.
 const ONE_ROW: Duration = Duration::from_millis(2500);
 
-/// What was done in how long. A limit has two halves, one before the load and one after it: a machine that others use too is not as fast at
-/// one time as at another.
+/// How much was done in what time. A limit has two halves, one before the load and one after it, since a machine that others use too is not always
+/// equally fast.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     pub(super) done: u64,
     pub(super) took: Duration,
 }
 
-/// The rate of both halves together, a second.
+/// The rate of both halves together, per second.
 pub(super) fn both(before: Option<Pace>, after: Option<Pace>) -> Option<f64> {
     let (before, after) = before.zip(after)?;
     rate(before.done + after.done, before.took + after.took)
 }
 
-/// How many messages half a limit is measured on: both together on as many as the load has, so that neither table fits better into memory,
-/// as far as that does not take all day.
+/// The number of messages for half a limit: both halves together have as many as the load, so that the tables fit into memory equally well, unless
+/// that would take all day.
 fn part(messages: u64) -> u64 {
     (messages / 2).clamp(*ROWS.start(), *ROWS.end())
 }
@@ -52,7 +52,7 @@ pub(super) async fn batched_insert(arena: &Arena, messages: u64) -> Result<Optio
     arena.place.empty().await?;
     let batches = part(messages).div_ceil(BATCH as u64);
     let phase = arena.screen.phase("limit: batched INSERT alone", batches * BATCH as u64);
-    // SQLite has one writer.
+    // SQLite has a single writer.
     let writers = if arena.place.database.kind() == Kind::Sqlite { 1 } else { WRITERS };
     let connections = connections(arena, writers).await?;
     let left = AtomicI64::new(i64::try_from(batches).unwrap_or(i64::MAX));
@@ -61,7 +61,7 @@ pub(super) async fn batched_insert(arena: &Arena, messages: u64) -> Result<Optio
     Ok(Some(pace))
 }
 
-/// One row a commit, on as many connections as the database allows of those that are asked for; answers how many it were.
+/// One row per commit, on as many of the wanted connections as the database allows; returns their number too.
 pub(super) async fn one_row(arena: &Arena, wanted: u32) -> Result<Option<(Pace, u64)>, Error> {
     if !arena.place.is_own() {
         return Ok(None);
@@ -85,7 +85,7 @@ async fn connections(arena: &Arena, count: usize) -> Result<Vec<Box<dyn Connecti
     Ok(connections)
 }
 
-/// As many connections as are wanted, or as the server has; a few are left to others.
+/// As many connections as are wanted, or as the server allows; a few are left to others.
 async fn as_many(arena: &Arena, wanted: usize) -> Result<Vec<Box<dyn Connection>>, Error> {
     const OTHERS: usize = 4;
     let mut connections = connections(arena, 1).await?;
@@ -99,7 +99,7 @@ async fn as_many(arena: &Arena, wanted: usize) -> Result<Vec<Box<dyn Connection>
     Ok(connections)
 }
 
-/// Inserts batches on all connections until none are `left` or the time is up; `phase` is one that counts rows.
+/// Inserts batches on all connections until none are `left` or the time is up; `phase`, if given, counts rows.
 async fn insert(
     arena: &Arena,
     connections: Vec<Box<dyn Connection>>,
@@ -128,7 +128,7 @@ async fn insert(
     Ok(Pace { done: done.load(Ordering::Relaxed), took: begun.elapsed() })
 }
 
-/// Claim and complete with SQL alone. Leaves the table empty.
+/// Claims and completes with SQL alone. Leaves the table empty.
 pub(super) async fn claim_and_complete(arena: &Arena, messages: u64) -> Result<Option<Pace>, Error> {
     if !arena.place.is_own() {
         return Ok(None);
@@ -147,7 +147,7 @@ pub(super) async fn claim_and_complete(arena: &Arena, messages: u64) -> Result<O
     for mut connection in connections {
         let (done, table) = (done.clone(), arena.place.table.clone());
         tasks.spawn(async move {
-            // One that finds nothing may only have found what others hold.
+            // A claim that finds nothing may only have found what others hold.
             let mut empty = 0;
             while empty < 3 {
                 let count = connection.claim_and_complete(&table, delete).await?;

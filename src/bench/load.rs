@@ -1,4 +1,4 @@
-//! A load on the HTTP API: as many connections as asked, one request under way on each, as fast as they are answered or at a steady rate.
+//! A load on the HTTP API: a number of connections with one request under way on each, as fast as they are answered or at a steady rate.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,9 +15,9 @@ use super::payload::{AT, Payloads, write_number};
 use super::screen::Phase;
 use super::{Error, all};
 
-/// A connection that was told to wait asks again after this.
+/// A connection that was told to wait tries again after this.
 const REFUSED: Duration = Duration::from_millis(20);
-/// More refusals than this and the load is given up: what it would measure is refusing.
+/// With more refusals than this the load is given up: it would only measure refusals.
 const MOST_REFUSED: usize = 100_000;
 
 /// What is submitted, and how.
@@ -30,15 +30,15 @@ pub(super) struct Load {
     pub(super) connections: u32,
     /// `delay` and `mode`, as `key=value`.
     pub(super) extra: Vec<(&'static str, &'static str)>,
-    /// Ends after so many messages.
+    /// Ends after this many messages.
     pub(super) messages: Option<u64>,
-    /// Ends after this.
+    /// Ends after this time.
     pub(super) span: Option<Duration>,
     /// Messages a second.
     pub(super) rate: Option<u32>,
 }
 
-/// What came of it.
+/// The result of a load.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     /// Messages that were submitted, numbered from 0.
@@ -46,7 +46,7 @@ pub(super) struct Loaded {
     /// The numbers of those that were refused.
     pub(super) refused: Vec<u64>,
     pub(super) took: Duration,
-    /// From when a request should have been sent until it was answered.
+    /// The time from when a request should have been sent until it was answered.
     pub(super) latencies: Histogram,
 }
 
@@ -76,7 +76,7 @@ impl Shared {
 }
 
 impl Load {
-    /// Runs it to its end; `phase` shows how far it is.
+    /// Runs it to its end; `phase` shows the progress.
     pub(super) async fn run(self, phase: &Phase) -> Result<Loaded, Error> {
         let template = self.template();
         let begun = Instant::now();
@@ -102,7 +102,7 @@ impl Load {
         Ok(loaded)
     }
 
-    /// A request whose numbers are yet to be written.
+    /// A request without its numbers, which are filled in later.
     fn template(&self) -> Template {
         let Self { source, topic, .. } = self;
         let payload = String::from_utf8(self.payloads.of(0)).unwrap_or_default();
@@ -124,7 +124,7 @@ impl Load {
         let content_type = content_type.map_or_else(String::new, |kind| format!("Content-Type: {kind}\r\n"));
         let path = path.trim_end_matches('?');
         let text = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{content_type}Content-Length: {}\r\n\r\n{body}", body.len());
-        // The payload stands in the request as it is.
+        // The payload appears in the request unchanged.
         let before = payload.get(..AT).unwrap_or_default();
         let numbers = text.match_indices(before).map(|(at, found)| at + found.len()).collect();
         Template { bytes: text.into_bytes(), numbers }
@@ -134,11 +134,11 @@ impl Load {
 #[derive(Clone)]
 struct Template {
     bytes: Vec<u8>,
-    /// Where the numbers stand.
+    /// Where the numbers go.
     numbers: Vec<usize>,
 }
 
-/// One connection's part.
+/// The work of one connection.
 async fn work(address: SocketAddr, mut template: Template, shared: Arc<Shared>) -> Result<Histogram, Error> {
     let mut latencies = Histogram::default();
     let mut connection = Connection::open(address).await?;
@@ -164,7 +164,7 @@ async fn work(address: SocketAddr, mut template: Template, shared: Arc<Shared>) 
             429 | 503 => true,
             status => return Err(Error::Failed(format!("the API answered {status}: {}", String::from_utf8_lossy(answer.body)))),
         };
-        // A refusal is quick, and says nothing of how long it takes until a message is taken.
+        // A refusal is fast, and says nothing about how long it takes to accept a message.
         if answer.status < 300 {
             latencies.record(took);
         }

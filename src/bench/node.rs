@@ -1,6 +1,6 @@
-//! The sidecar under test, seen from inside: a process of its own that serves the user's configuration with a few things replaced.
+//! The sidecar under test, from inside: a process of its own that serves the user's configuration with a few things replaced.
 //!
-//! What is replaced comes on stdin, since it may hold a password. The process ends when stdin does, however its parent ended.
+//! The replacements come on stdin, since they may contain a password. The process ends when stdin does, however its parent ended.
 
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ pub(super) struct Overrides {
     pub(super) table_prefix: String,
     pub(super) migrate: Migrate,
     pub(super) notify: bool,
-    /// The source under test; the others are left out.
+    /// The source under test; the others are removed.
     pub(super) source: String,
     /// How many connections will be opened.
     pub(super) connections: u32,
@@ -38,7 +38,7 @@ pub(super) struct Overrides {
     pub(super) node: String,
 }
 
-/// What is told on stdout, once.
+/// What the process reports on stdout, once.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Started {
     pub(super) address: SocketAddr,
@@ -51,7 +51,7 @@ pub(super) struct Started {
 pub async fn serve(file: &Path, registry: &Registry) -> Result<(), Error> {
     let overrides: Overrides = told()?;
     let mut config = Config::load(file, &only(registry, &overrides.source), Scope::Whole)?;
-    // What has no say in a benchmark must not scroll the screen away.
+    // Log lines that don't matter in a benchmark must not scroll the screen away.
     let log = telemetry::Config { level: "warn".to_owned(), ..config.log.clone() };
     telemetry::init(&log, &|name| std::env::var(name).ok()).map_err(|fault| Error::Failed(fault.to_string()))?;
     replace(&mut config, overrides)?;
@@ -61,14 +61,14 @@ pub async fn serve(file: &Path, registry: &Registry) -> Result<(), Error> {
     Ok(app.run(until_parent_ends()).await?)
 }
 
-/// What the parent says on stdin.
+/// Reads what the parent writes on stdin.
 pub(super) fn told<T: DeserializeOwned>() -> Result<T, Error> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
-    serde_json::from_str(&line).map_err(|_| Error::Usage("this is a part of `redrive bench` and not for use by itself".to_owned()))
+    serde_json::from_str(&line).map_err(|_| Error::Usage("this is a part of `redrive bench`, and not for use by itself".to_owned()))
 }
 
-/// Tells the parent on stdout where this process listens.
+/// Reports to the parent, on stdout, where this process listens.
 pub(super) fn tell(address: SocketAddr) -> Result<(), Error> {
     let mut started = serde_json::to_vec(&Started { address }).map_err(|error| Error::Failed(error.to_string()))?;
     started.push(b'\n');
@@ -81,23 +81,23 @@ pub(super) fn tell(address: SocketAddr) -> Result<(), Error> {
 pub(super) fn until_parent_ends() -> CancellationToken {
     let stop = CancellationToken::new();
     let ended = stop.clone();
-    // A thread of its own: a read that is under way can't be taken back, and must not hold up the end of the runtime.
+    // In a thread of its own: a pending read can't be cancelled, and must not hold up the end of the runtime.
     std::thread::spawn(move || {
-        // The parent writes nothing more: whatever comes is the end.
+        // The parent writes nothing more, so anything that arrives means the end.
         let _ = std::io::stdin().lock().read(&mut [0]);
         ended.cancel();
     });
     stop
 }
 
-/// The kinds as they are for one source, and as nothing for the others.
+/// The registry's kinds, which build only the given source and a stand-in for the others.
 fn only(registry: &Registry, source: &str) -> Registry {
     let (real, source) = (registry.clone(), source.to_owned());
     intercepted(registry, move |kind, mut section, cx| {
         if *cx.name != *source {
             return Ok(Sender::each(Nowhere));
         }
-        // The queue is reached by its name, so that no queue of the user's gets what it binds to everything.
+        // The queue is reached by its name, so that messages don't end up in the user's queues through a catch-all binding.
         if kind == "amqp"
             && let Value::Object(section) = &mut section
         {
@@ -114,9 +114,9 @@ fn replace(config: &mut Config, overrides: Overrides) -> Result<(), Error> {
     (store.migrate, store.notify) = (overrides.migrate, overrides.notify);
     let api = &mut config.api;
     (api.listen, api.unix, api.token) = (Some(([127, 0, 0, 1], 0).into()), None, None);
-    // The connection that asks for the metrics says nothing while the load is on, nor do those of a load with a low rate.
+    // The connection that reads the metrics is silent while the load is on, and so are those of a load with a low rate.
     api.header_timeout = Span::secs(3600);
-    // One more asks for the metrics.
+    // One more reads the metrics.
     api.max_connections = api.max_connections.max(overrides.connections.saturating_add(8));
     config.health.listen = None;
     config.node = overrides.node.into();

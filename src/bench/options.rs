@@ -1,4 +1,4 @@
-//! What `redrive bench` takes on the command line.
+//! The command line of `redrive bench`.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use super::{Error, growth};
 use crate::source::options::Mode;
 use crate::units::{Limit, Span};
 
-/// What every case takes.
+/// The options of every case.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
     /// The configuration whose store and source are measured
@@ -17,31 +17,31 @@ pub struct Common {
     /// The source under test, where the configuration has several
     #[arg(long, value_name = "NAME")]
     pub source: Option<String>,
-    /// How many messages: submitted (accept 500000, through and lag as many as the time allows), waiting (drain and growth 1000000, idle 0)
+    /// How many messages: submitted (accept 500000, through and lag as many as fit into the time), waiting (drain and growth 1000000, idle 0)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub messages: Option<u64>,
-    /// Connections that messages are submitted on, with one request under way on each (accept, through, lag)
+    /// Connections to submit messages on, with one request under way on each (accept, through, lag)
     #[arg(long, value_name = "C", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
-    /// Bytes of a message's payload
+    /// Size of a message's payload, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 512, value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub size: u32,
-    /// How long delivered messages are kept, instead of what the configuration says: `0s` deletes them as they are delivered (not with --into)
+    /// How long delivered messages are kept, overriding the configuration: `0s` deletes them on delivery (not with --into)
     #[arg(long, value_name = "SPAN")]
     pub keep: Option<Limit>,
-    /// Partitions of the Kafka topic that is made
+    /// Number of partitions of the Kafka topic that is made
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub partitions: u16,
     /// Use this schema (PostgreSQL), table prefix (MySQL, MariaDB) or file (SQLite), and this topic or queue; the benchmark removes nothing
     ///
-    /// Nothing may wait there, and nobody else may work on it meanwhile. Messages of the benchmark stay where they are put, as long as the
-    /// configuration keeps history. The database's limits are not measured, and in a queue (AMQP) nobody counts.
+    /// No messages may be waiting there, and nobody else may use it meanwhile. The benchmark's messages stay there for as long as the configuration
+    /// keeps history. The database's limits are not measured, and messages in an AMQP queue are not counted.
     #[arg(long, value_name = "NAME", requires = "yes")]
     pub into: Option<String>,
-    /// Yes, write into what --into names
+    /// Confirm writing into what --into names
     #[arg(long, requires = "into")]
     pub yes: bool,
-    /// One JSON object on stdout instead of a table, and no progress
+    /// Print one JSON object on stdout instead of a table, and no progress
     #[arg(long)]
     pub json: bool,
 }
@@ -67,7 +67,7 @@ impl Body {
     }
 }
 
-/// When a message is answered for.
+/// When a message is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum When {
     /// Once it is committed
@@ -95,13 +95,13 @@ pub struct Accept {
     /// The form of a request
     #[arg(long, value_enum, default_value_t = Body::Raw)]
     pub body: Body,
-    /// When a message is answered for
+    /// When a message is answered
     #[arg(long, value_enum, default_value_t = When::WriteAhead)]
     pub mode: When,
-    /// Messages a second, instead of as many as are taken
+    /// Messages a second, instead of as many as are accepted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub rate: Option<u32>,
-    /// Purge so many finished messages, put there beforehand, meanwhile; the same load without a purge comes first (write_ahead, not with --into)
+    /// Meanwhile purge this many finished messages, put there beforehand; the same load without a purge comes first (write_ahead, not with --into)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub purge: u64,
 }
@@ -111,7 +111,7 @@ pub struct Accept {
 pub struct Drain {
     #[command(flatten)]
     pub(super) common: Common,
-    /// Sidecars over one database (not with SQLite)
+    /// Number of sidecars on one database (not with SQLite)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
     pub nodes: u32,
     /// Hold a snapshot open meanwhile, as a long report or backup does (PostgreSQL)
@@ -127,20 +127,20 @@ pub struct Through {
     /// The form of a request
     #[arg(long, value_enum, default_value_t = Body::Raw)]
     pub body: Body,
-    /// How long
+    /// How long to run
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
-    /// Messages a second, instead of as many as are taken
+    /// Messages a second, instead of as many as are accepted
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub rate: Option<u32>,
 }
 
-/// The way in of `redrive bench lag`.
+/// How messages come in for `redrive bench lag`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Via {
     /// The HTTP API, write-ahead
     Api,
-    /// INSERT, one row a commit
+    /// INSERT, one row per commit
     Sql,
 }
 
@@ -152,7 +152,7 @@ pub struct Lag {
     /// The form of a request
     #[arg(long, value_enum, default_value_t = Body::Raw)]
     pub body: Body,
-    /// How long
+    /// How long to run
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
     /// Messages a second
@@ -161,7 +161,7 @@ pub struct Lag {
     /// How messages come in
     #[arg(long, value_enum, default_value_t = Via::Api)]
     pub via: Via,
-    /// `poller.interval`, instead of what the configuration says
+    /// `poller.interval`, overriding the configuration
     #[arg(long, value_name = "SPAN")]
     pub poll: Option<Span>,
 }
@@ -181,7 +181,7 @@ pub struct Growth {
 pub struct Idle {
     #[command(flatten)]
     pub(super) common: Common,
-    /// How long
+    /// How long to run
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
 }
@@ -189,22 +189,22 @@ pub struct Idle {
 /// What is measured.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Case {
-    /// How fast messages are taken, with nothing being sent; limit: batched INSERT alone
+    /// How fast messages are accepted while nothing is sent; limit: batched INSERT alone
     Accept(Accept),
-    /// How fast a backlog goes out; limit: the slower of claim and complete with SQL alone, and producing alone
+    /// How fast a backlog is sent; limit: the slower of claim and complete with SQL alone, and producing alone
     Drain(Drain),
-    /// Messages come in and go out at once, for some time
+    /// Messages come in and go out at the same time, for a while
     Through(Through),
     /// How long a message takes from due to delivered, at a steady rate
     Lag(Lag),
     /// What a claim costs in a large table; limit: the same in a table of 10000 rows
     Growth(Growth),
-    /// What a sidecar costs that has nothing to do
+    /// What an idle sidecar costs
     Idle(Idle),
 }
 
 impl Case {
-    /// What every case takes.
+    /// The options of every case.
     #[must_use]
     pub const fn common(&self) -> &Common {
         match self {
@@ -226,11 +226,11 @@ impl Case {
         }
     }
 
-    /// Refuses what would do harm in a place that is not the benchmark's, and what has no meaning; nothing is made yet.
+    /// Refuses what would do harm in a place that is not the benchmark's own, and what makes no sense, before anything is made.
     pub(super) fn check(&self) -> Result<(), Error> {
         let why = match self {
             case if case.common().into.is_some() => case.harm(),
-            Self::Accept(it) if it.purge > 0 && it.mode == When::OnFailure => Some("--purge goes with --mode write_ahead alone".to_owned()),
+            Self::Accept(it) if it.purge > 0 && it.mode == When::OnFailure => Some("--purge requires --mode write_ahead".to_owned()),
             Self::Growth(it) if it.common.messages.is_some_and(|messages| messages < growth::LEAST) => {
                 Some(format!("--messages: the claims that are timed take {}; with fewer, some of them would find nothing", growth::LEAST))
             }
@@ -239,16 +239,16 @@ impl Case {
         why.map_or(Ok(()), |why| Err(Error::Usage(why)))
     }
 
-    /// What the case would do to tables that are not its own.
+    /// The harm that the case would do to tables that are not its own.
     fn harm(&self) -> Option<String> {
         let why = match self {
-            case if case.common().keep.is_some() => "--keep would delete the history of others; how long that is kept is the configuration's to say",
+            case if case.common().keep.is_some() => "--keep would delete the history of others; how long that is kept is up to the configuration",
             Self::Accept(it) if it.purge > 0 => "--purge would delete the history of others",
             Self::Accept(it) if it.mode == When::WriteAhead => {
-                "accept leaves messages that are due in a month, and they would be sent then; leave --into out, or add --mode on_failure"
+                "accept leaves messages that are due in a month, and they would be sent then; omit --into, or add --mode on_failure"
             }
             Self::Idle(it) if it.common.messages.is_some() => "--messages leaves messages that are due in a month, and they would be sent then",
-            Self::Growth(_) => "this case claims and sends nothing, and does that only in a table of its own",
+            Self::Growth(_) => "this case claims without sending, and does so only in a table of its own",
             _ => return None,
         };
         Some(format!("--into: {why}"))

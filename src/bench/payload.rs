@@ -1,19 +1,19 @@
-//! The payloads of a benchmark: JSON of a given size that carries the run's tag and a number, so that a consumer can tell copies and losses.
+//! The payloads of a benchmark: JSON of a given size that contains the run's tag and a number, so that a consumer can detect copies and losses.
 
 use std::fmt::Write as _;
 
-/// Digits of a message's number.
+/// The number of digits of a message's number.
 pub(super) const DIGITS: usize = 12;
 /// The length of a run's tag.
 pub(super) const TAG: usize = 8;
-/// What stands before the number.
+/// The text before the number.
 const HEAD: &str = r#"{"bench":""#;
 const BETWEEN: &str = r#"","seq":""#;
 const PAD: &str = r#"","pad":""#;
 const END: &str = r#""}"#;
-/// Where the number begins.
+/// The position of the number.
 pub(super) const AT: usize = HEAD.len() + TAG + BETWEEN.len();
-/// The smallest payload.
+/// The size of the smallest payload.
 pub(super) const SMALLEST: usize = AT + DIGITS + PAD.len() + END.len();
 
 /// The payloads of one run.
@@ -24,12 +24,12 @@ pub(super) struct Payloads {
 }
 
 impl Payloads {
-    /// `tag` is cut or filled to [`TAG`] characters.
+    /// `tag` is cut or padded to [`TAG`] characters.
     pub(super) fn new(tag: &str, size: usize) -> Self {
         Self { tag: format!("{tag:0<TAG$.TAG$}"), size: size.max(SMALLEST) }
     }
 
-    /// What stands before and after the number.
+    /// The text before and after the number.
     pub(super) fn around(&self) -> (String, String) {
         let pad = "x".repeat(self.size - SMALLEST);
         (format!("{HEAD}{}{BETWEEN}", self.tag), format!("{PAD}{pad}{END}"))
@@ -38,13 +38,13 @@ impl Payloads {
     /// The payload of a number.
     pub(super) fn of(&self, number: u64) -> Vec<u8> {
         let (mut text, after) = self.around();
-        // Writing to a string doesn't fail.
+        // Writing to a string can't fail.
         let _ = write!(text, "{number:0DIGITS$}");
         text.push_str(&after);
         text.into_bytes()
     }
 
-    /// The number of a payload of this run.
+    /// The number in a payload of this run.
     pub(super) fn number(&self, payload: &[u8]) -> Option<u64> {
         if payload.get(HEAD.len()..HEAD.len() + TAG)? != self.tag.as_bytes() {
             return None;
@@ -53,7 +53,7 @@ impl Payloads {
     }
 }
 
-/// Writes a number where a template has one.
+/// Writes a number into its place in a template.
 pub(super) fn write_number(template: &mut [u8], at: usize, mut number: u64) {
     if let Some(digits) = template.get_mut(at..at + DIGITS) {
         for digit in digits.iter_mut().rev() {
@@ -70,12 +70,12 @@ pub(super) struct Tally {
     times: Vec<u8>,
 }
 
-/// What a consumer has to say in the end.
+/// A consumer's final result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
-    /// Messages that came more often than once, counted as often as they came again.
+    /// How often messages came again.
     pub(super) copies: u64,
-    /// Messages that were accepted and never came.
+    /// Accepted messages that never came.
     pub(super) lost: u64,
 }
 
@@ -85,7 +85,7 @@ impl Tally {
         Self { payloads, times: vec![0; usize::try_from(sent).unwrap_or(0)] }
     }
 
-    /// Takes note of a payload; of another run's none is taken.
+    /// Counts a payload; those of other runs are ignored.
     pub(super) fn see(&mut self, payload: &[u8]) {
         let index = self.payloads.number(payload).and_then(|number| usize::try_from(number).ok());
         if let Some(times) = index.and_then(|index| self.times.get_mut(index)) {
@@ -93,7 +93,7 @@ impl Tally {
         }
     }
 
-    /// The verdict; messages that were refused need not have come.
+    /// The verdict; refused messages need not have arrived.
     pub(super) fn verdict(&self, refused: &[u64]) -> Verdict {
         let copies = self.times.iter().map(|times| u64::from(times.saturating_sub(1))).sum();
         let missing = |number: &u64| usize::try_from(*number).ok().and_then(|index| self.times.get(index)).is_some_and(|times| *times == 0);

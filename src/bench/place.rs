@@ -1,4 +1,5 @@
-//! Where a benchmark keeps its tables: a schema (PostgreSQL), a table prefix (MySQL, MariaDB) or a file (SQLite) of its own, filled and removed.
+//! Where a benchmark keeps its tables: a schema (PostgreSQL), a table prefix (MySQL, MariaDB) or a file (SQLite) of its own, which it fills and
+//! removes.
 
 use std::path::PathBuf;
 
@@ -10,9 +11,9 @@ use crate::fault;
 use crate::store::{self, Config};
 use crate::units::Secret;
 
-/// Rows that one statement puts into the table.
+/// The number of rows that one statement inserts.
 const CHUNK: u64 = 10_000;
-/// What SQLite keeps beside its file, and the lock of the sidecar.
+/// Suffixes of the files that SQLite keeps beside its own, and of the sidecar's lock.
 const BESIDE: [&str; 4] = ["-wal", "-shm", "-journal", ".lock"];
 
 /// The tables of one run.
@@ -23,7 +24,7 @@ pub(super) struct Place {
     made: Made,
 }
 
-/// What was made, and is removed again.
+/// What was made and has to be removed.
 #[derive(Debug)]
 enum Made {
     Nothing,
@@ -32,7 +33,7 @@ enum Made {
     File(PathBuf),
 }
 
-/// What the rows of a filling are.
+/// The kind of rows to fill the table with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Filling {
     /// Due now.
@@ -50,7 +51,7 @@ impl Place {
     pub(super) async fn make(config: &Config, project: &str, source: &str, name: &str, topic: &str, into: Option<&str>) -> Result<Self, Error> {
         let mut config = config.clone();
         let database = Database::of(&config)?;
-        // Tables that are not its own are as their owner made them.
+        // Tables that are not its own stay as their owner made them.
         if into.is_none() {
             config.migrate = store::config::Migrate::Auto;
         }
@@ -72,7 +73,7 @@ impl Place {
                     (database, Made::Schema(schema))
                 } else {
                     config.table_prefix.clone_from(&prefix);
-                    // A trigger brings a function along, which has no place of its own here.
+                    // A trigger comes with a function, which has no place of its own here.
                     config.notify = false;
                     (database, Made::Prefix(prefix))
                 }
@@ -92,7 +93,7 @@ impl Place {
         };
         let place = Self { config, database, table, made: if into.is_some() { Made::Nothing } else { made } };
         if let Err(error) = place.prepare(project).await {
-            // Half of it may be there.
+            // Part of it may exist already.
             let _ = place.remove().await;
             return Err(error);
         }
@@ -102,8 +103,8 @@ impl Place {
         Ok(place)
     }
 
-    /// Refuses a table in which messages wait: they would be sent and counted with the benchmark's own, and those of other sources would fail,
-    /// since the node under test knows none but its own.
+    /// Refuses a table with waiting messages: they would be sent and counted along with the benchmark's own, and those of other sources would fail,
+    /// since the node under test knows only its own.
     async fn nothing_waits(&self) -> Result<(), Error> {
         let Table { log, project, .. } = &self.table;
         let unfinished = format!(
@@ -141,7 +142,7 @@ impl Place {
                     (_, None) => ("current_schema()".to_owned(), "\"".to_owned(), '"'),
                 };
                 let mut connection = self.database.connect().await?;
-                // An underscore in LIKE is any character: the start is compared instead.
+                // An underscore in LIKE matches any character: the prefix is compared instead.
                 let tables = format!(
                     "SELECT table_name FROM information_schema.tables WHERE table_schema = {here} AND substr(table_name, 1, {}) = '{prefix}'",
                     prefix.len()
@@ -164,7 +165,7 @@ impl Place {
         Ok(())
     }
 
-    /// Puts so many rows into the table, numbered from 0.
+    /// Puts `count` rows into the table, numbered from 0.
     pub(super) async fn fill(&self, count: u64, filling: Filling, payloads: &Payloads, phase: &Phase) -> Result<(), Error> {
         let mut connection = self.database.connect().await?;
         let mut first = 0;
@@ -177,7 +178,7 @@ impl Place {
         self.settle(&mut *connection).await
     }
 
-    /// Lets the database do now what it would else do in the middle of what is measured.
+    /// Makes the database do now what it would otherwise do in the middle of the measurement.
     async fn settle(&self, connection: &mut dyn Connection) -> Result<(), Error> {
         let log = &self.table.log;
         connection
@@ -190,7 +191,7 @@ impl Place {
         Ok(())
     }
 
-    /// Has PostgreSQL write to the disk what it would else write during what is measured, if the user may ask for that.
+    /// Makes PostgreSQL write to disk what it would otherwise write during the measurement, if the user may ask for that.
     pub(super) async fn checkpoint(&self) -> Result<(), Error> {
         if self.database.kind() == Kind::Postgres {
             let _ = self.database.connect().await?.run("CHECKPOINT").await;
@@ -198,7 +199,7 @@ impl Place {
         Ok(())
     }
 
-    /// Whether all that is in the table is the benchmark's.
+    /// Whether everything in the table is the benchmark's.
     pub(super) const fn is_own(&self) -> bool {
         !matches!(self.made, Made::Nothing)
     }
@@ -215,7 +216,7 @@ impl Place {
         self.settle(&mut *connection).await
     }
 
-    /// The statement that puts the rows of these numbers into the table. The payloads are put together in the database.
+    /// The statement that inserts the rows with these numbers. The payloads are assembled in the database.
     fn filling(&self, first: u64, end: u64, filling: Filling, payloads: &Payloads) -> String {
         let Table { log, source, topic, .. } = &self.table;
         let (before, after) = payloads.around();
@@ -249,7 +250,7 @@ impl Place {
         )
     }
 
-    /// How many rows the table has in a state.
+    /// How many rows fulfil a condition.
     pub(super) async fn count(&self, condition: &str) -> Result<u64, Error> {
         let sql = format!("SELECT count(*) FROM {} WHERE {condition}", self.table.log);
         let counted = self.database.connect().await?.numbers(&sql).await?;

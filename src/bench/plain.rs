@@ -1,4 +1,4 @@
-//! Producing alone through an HTTP server: what `accept --mode on_failure` is measured against. No store, no log, no second try.
+//! Producing alone through an HTTP server, with which `accept --mode on_failure` is compared. No store, no log, no retries.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::fault;
 use crate::source::Registry;
 use crate::source::kafka::Config;
 
-/// What the process is told.
+/// What the process reads on stdin.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Plain {
     pub(super) source: String,

@@ -1,4 +1,4 @@
-//! What the system says of processes: their CPU, their memory, their sockets. Everything is `None` where it can't be seen.
+//! What the system knows about processes: their CPU, memory and sockets. Everything is `None` where it can't be seen.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
-/// The kernel tells CPU time in ticks of this length on every architecture that matters.
+/// The kernel reports CPU time in ticks of this length on every architecture that matters.
 const TICK: Duration = Duration::from_millis(10);
 /// States of a socket in /proc/net/tcp.
 const LISTEN: &str = "0A";
@@ -17,12 +17,12 @@ pub(super) fn cpu(pid: u32) -> Option<Duration> {
     Some(Stat::of(pid)?.own)
 }
 
-/// The most memory that a process has held, in bytes.
+/// The peak memory of a process, in bytes.
 pub(super) fn rss_peak(pid: u32) -> Option<u64> {
     status(pid, "VmHWM:")
 }
 
-/// The memory that a process holds, in bytes.
+/// The present memory of a process, in bytes.
 pub(super) fn rss(pid: u32) -> Option<u64> {
     status(pid, "VmRSS:")
 }
@@ -33,12 +33,12 @@ fn status(pid: u32, field: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// What /proc/PID/stat says.
+/// Fields of /proc/PID/stat.
 struct Stat {
     name: String,
     parent: u32,
     own: Duration,
-    /// Of children that have ended.
+    /// CPU time of children that have ended.
     children: Duration,
 }
 
@@ -48,7 +48,7 @@ impl Stat {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        // The name is in parentheses and may hold anything, more of them too.
+        // The name is in parentheses and may contain anything, including further parentheses.
         let (head, rest) = text.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let ticks = |index: usize| fields.get(index)?.parse::<u32>().ok();
@@ -66,15 +66,15 @@ impl Stat {
 pub(super) struct Server(u32);
 
 impl Server {
-    /// The server of which a process is the child, if both bear this name.
+    /// The server whose child a process is, if both have this name.
     pub(super) fn parent_of(pid: u32, name: &str) -> Option<Self> {
         let child = Stat::of(pid).filter(|stat| stat.name == name)?;
         Stat::of(child.parent).filter(|stat| stat.name == name)?;
         Some(Self(child.parent))
     }
 
-    /// The process that listens on a port, if it has one of these names (the system keeps 15 characters): before a server in a container stands
-    /// a proxy, whose CPU says nothing.
+    /// The process that listens on a port, if it has one of these names (the system keeps 15 characters): in front of a server in a container there
+    /// is a proxy, whose CPU says nothing.
     pub(super) fn listening(port: u16, names: &[&str]) -> Option<Self> {
         let inodes: Vec<String> =
             sockets().into_iter().filter(|socket| socket.state == LISTEN && socket.local == port).map(|socket| socket.inode).collect();
@@ -93,7 +93,7 @@ impl Server {
     }
 }
 
-/// Connections of a process to one of these ports.
+/// The number of connections of a process to one of these ports.
 pub(super) fn connections(pid: u32, port: u16) -> u64 {
     let inodes = inodes_of(pid);
     sockets().iter().filter(|socket| socket.state == ESTABLISHED && socket.remote == port && inodes.contains(&socket.inode)).count() as u64

@@ -1,4 +1,4 @@
-//! What a benchmark has to say: one JSON object for programs, a table for people.
+//! The result of a benchmark: one JSON object for programs, a table for people.
 
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -6,77 +6,77 @@ use serde::Serialize;
 
 use super::histogram::Histogram;
 
-/// The result of one case. What has no meaning for it is `None`, and `null` in JSON.
+/// The result of one case. Fields that don't apply to it are `None`, `null` in JSON.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     /// The case.
     pub case: &'static str,
     /// Messages a second.
     pub rate: Option<f64>,
-    /// What the smallest possible code reached in the same run, in messages a second.
+    /// What the smallest possible code achieved in the same run, in messages a second.
     pub limit: Option<f64>,
-    /// `rate` by `limit`.
+    /// `rate` divided by `limit`.
     pub ratio: Option<f64>,
-    /// Half were as fast.
+    /// The median latency.
     pub p50_ms: Option<f64>,
-    /// 95 % were as fast.
+    /// The 95th percentile.
     pub p95_ms: Option<f64>,
-    /// 99 % were as fast.
+    /// The 99th percentile.
     pub p99_ms: Option<f64>,
-    /// 99.9 % were as fast.
+    /// The 99.9th percentile.
     pub p999_ms: Option<f64>,
-    /// CPU seconds of redrive for a million messages.
+    /// CPU seconds of redrive per million messages.
     pub cpu_s_per_million: Option<f64>,
-    /// CPU seconds of the database server, where it runs on this machine.
+    /// CPU seconds of the database server, if it runs on this machine.
     pub db_cpu_s_per_million: Option<f64>,
-    /// CPU seconds of the broker, where it runs on this machine.
+    /// CPU seconds of the broker, if it runs on this machine.
     pub broker_cpu_s_per_million: Option<f64>,
-    /// CPU of redrive while it was measured, in percent of one core.
+    /// CPU of redrive during the measurement, in percent of one core.
     pub cpu_percent: Option<f64>,
-    /// The most memory that redrive held.
+    /// The peak memory of redrive.
     pub rss_peak_bytes: Option<u64>,
     /// Messages that were measured.
     pub rows: Option<u64>,
-    /// What the database wrote to its log meanwhile.
+    /// What the database wrote to its log meanwhile, in bytes.
     pub wal_bytes: Option<u64>,
-    /// Messages that the consumer got again.
+    /// How often the consumer got a message again.
     pub copies: Option<u64>,
-    /// Messages that were accepted and that the consumer did not get.
+    /// Accepted messages that the consumer did not get.
     pub lost: Option<u64>,
-    /// One row a commit, on as many connections as the messages came on.
+    /// The rate of one row per commit, on as many connections as the messages came on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub one_row_rate: Option<f64>,
-    /// On how many connections that was: not every database takes that many.
+    /// The number of those connections: not every database allows as many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub one_row_connections: Option<u64>,
-    /// Claiming and completing with SQL alone.
+    /// The rate of claiming and completing with SQL alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sql_rate: Option<f64>,
-    /// Producing alone.
+    /// The rate of producing alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub produce_rate: Option<f64>,
     /// Requests that were answered 429 or 503.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<u64>,
-    /// Messages that were accepted and not yet delivered when the time was up.
+    /// Accepted messages that were not delivered when the time was up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backlog: Option<u64>,
     /// Statements a second at the database.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub statements_per_s: Option<f64>,
-    /// Units of work a second that redrive had the database do, by its own count; each is a statement or a transaction.
+    /// Units of work a second that redrive gave the database, by its own count; each is a statement or a transaction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operations_per_s: Option<f64>,
     /// Connections to the database.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<u64>,
-    /// From the start of the process to the first `/readyz` that says yes, on an existing store.
+    /// The time from the start of the process to the first positive answer of `/readyz`, with an existing store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_ms: Option<f64>,
     /// Finished messages that were purged meanwhile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub purged: Option<u64>,
-    /// The latency of the same load beforehand, when nothing was purged.
+    /// The latency of the same load beforehand, without a purge.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_without_purge_ms: Option<f64>,
 }
@@ -91,12 +91,12 @@ impl Report {
         (self.p99_ms, self.p999_ms) = (quantile(histogram, 0.99), quantile(histogram, 0.999));
     }
 
-    /// The same of a load beside which nothing is purged.
+    /// Sets the latencies of the load without a purge.
     pub(super) fn without_purge(&mut self, histogram: &Histogram) {
         self.p99_without_purge_ms = quantile(histogram, 0.99);
     }
 
-    /// Sets the ratio, and leaves in each figure the digits that mean something.
+    /// Sets the ratio, and reduces each figure to its significant digits.
     pub(super) fn finish(mut self) -> Self {
         self.ratio = self.rate.zip(self.limit).filter(|(_, limit)| *limit > 0.0).map(|(rate, limit)| round(rate / limit, 3));
         for rate in [&mut self.rate, &mut self.limit, &mut self.one_row_rate, &mut self.sql_rate, &mut self.produce_rate] {
@@ -111,12 +111,11 @@ impl Report {
         self
     }
 
-    /// What must not have happened and did: no node was killed, so that every message should have arrived, and once.
+    /// What should not have happened: no node was killed, so every message should have arrived exactly once.
     #[must_use]
     pub fn complaint(&self) -> Option<String> {
         let (lost, copies) = (self.lost.unwrap_or(0), self.copies.unwrap_or(0));
-        (lost + copies > 0)
-            .then(|| format!("of the messages that were accepted {lost} did not arrive, and {copies} copies did; there should be none of either"))
+        (lost + copies > 0).then(|| format!("of the accepted messages {lost} did not arrive, and {copies} copies did; there should be neither"))
     }
 
     /// The report as a table.
@@ -176,7 +175,7 @@ fn round(value: f64, digits: i32) -> f64 {
     (value * scale).round() / scale
 }
 
-/// A number with its thousands apart.
+/// A number with separated thousands.
 fn thousands(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut out = String::new();

@@ -1,11 +1,11 @@
-//! What one sees while a benchmark runs: a line a phase, with a bar on a terminal. All of it goes to stderr.
+//! What is shown while a benchmark runs: a line per phase, with a bar on a terminal. Everything goes to stderr.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::MissedTickBehavior;
 
-/// How often it is shown how far work is that does not say so itself.
+/// How often the progress of work is shown that does not report it itself.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
 
 /// The phases of a run.
@@ -19,7 +19,7 @@ impl Screen {
         Self { quiet }
     }
 
-    /// Something of known length begins.
+    /// Begins a phase of known length.
     #[allow(clippy::print_stderr, reason = "a command that is there to be looked at")]
     pub(super) fn phase(&self, what: &str, length: u64) -> Phase {
         if self.quiet {
@@ -38,7 +38,7 @@ impl Screen {
     }
 }
 
-/// One phase; its bar goes when it is dropped.
+/// One phase; its bar disappears when it is dropped.
 #[derive(Debug)]
 pub(super) struct Phase(ProgressBar);
 
@@ -51,7 +51,7 @@ impl Phase {
         self.0.inc(more);
     }
 
-    /// Shows how far some work is until it is done.
+    /// Shows the progress of some work until it is done.
     pub(super) async fn follow<T>(&self, work: impl Future<Output = T>, position: impl Fn() -> u64) -> T {
         let mut ticks = tokio::time::interval(SHOW_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

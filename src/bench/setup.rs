@@ -1,4 +1,4 @@
-//! The user's configuration as a benchmark needs it: whole, and with the section of the source under test.
+//! The user's configuration as a benchmark needs it: all of it, and the section of the source under test.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,7 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// What is written for it, as its kind reads that.
+    /// Its section, parsed as its kind's configuration.
     pub(super) fn config<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_value(self.section.clone()).map_err(|error| Error::Failed(error.to_string()))
     }
@@ -36,12 +36,12 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    /// Reads the file; `source` names the source under test where there are several.
+    /// Reads the file; `source` selects the source under test if there are several.
     pub(super) fn load(file: &Path, registry: &Registry, source: Option<&str>) -> Result<Self, Error> {
         let found: Arc<Mutex<Vec<Subject>>> = Arc::default();
         let (seen, real) = (found.clone(), registry.clone());
         let spying = intercepted(registry, move |kind, section, cx| {
-            // The real thing is built too, so that its faults are found before anything is made; it is let go of at once.
+            // The real source is built too, so that its faults are found before anything is made, and then dropped at once.
             real.build(kind, section.clone(), cx)?;
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             seen.retain(|other: &Subject| other.context.name != cx.name);
@@ -55,15 +55,15 @@ impl Setup {
             Some(name) => subjects
                 .into_iter()
                 .find(|subject| &*subject.context.name == name)
-                .ok_or_else(|| Error::Usage(format!("--source: there is no `{name}`; there are {names}")))?,
-            None if subjects.len() > 1 => return Err(Error::Usage(format!("which source? Say it with --source; there are {names}"))),
+                .ok_or_else(|| Error::Usage(format!("--source: there is no `{name}`; the sources are {names}")))?,
+            None if subjects.len() > 1 => return Err(Error::Usage(format!("which source? Choose with --source; the sources are {names}"))),
             None => subjects.pop().ok_or_else(|| Error::Usage("the configuration has no source; one of `kind: log` will do".to_owned()))?,
         };
         Ok(Self { config, subject })
     }
 }
 
-/// The same kinds as a registry knows, each built by `build`, which is told the kind.
+/// The kinds of a registry, each built by `build`, which is given the kind's name.
 pub(super) fn intercepted(
     registry: &Registry,
     build: impl Fn(&str, Value, &Context) -> Result<Sender, Vec<Fault>> + Send + Sync + 'static,
@@ -77,7 +77,7 @@ pub(super) fn intercepted(
     other
 }
 
-/// Stands for a source that is not under test.
+/// Stands in for a source that is not under test.
 pub(super) struct Nowhere;
 
 #[async_trait]

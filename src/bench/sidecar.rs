@@ -1,4 +1,4 @@
-//! What is under test, seen from outside: a child process, so that what it uses is its own.
+//! The sidecar under test, from outside: a child process, so that its resource usage can be measured separately.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,12 +15,12 @@ use super::http::Connection;
 use super::node::{Overrides, Started};
 use super::process;
 
-/// How long a child may take to be ready.
+/// How long a child may take to become ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long it may take to end.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
-/// A child of this process that listens. It ends when this is dropped.
+/// A child process that listens. It ends when this is dropped.
 pub(super) struct Listener {
     pub(super) address: SocketAddr,
     pid: u32,
@@ -29,14 +29,14 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Starts this very program as `redrive bench <part>`, tells it something on stdin and hears where it listens.
+    /// Starts this very program as `redrive bench <part>`, passes it `told` on stdin and reads where it listens.
     pub(super) async fn start(part: &str, file: &Path, told: &impl Serialize) -> Result<Self, Error> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["bench", part, "--config"])
             .arg(file)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Ctrl-C is the parent's to deal with.
+            // Ctrl-C is for the parent to handle.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
@@ -50,7 +50,7 @@ impl Listener {
         let (mut answer, mut stdout) = (String::new(), BufReader::new(stdout));
         let read = tokio::time::timeout(READY_WITHIN, stdout.read_line(&mut answer)).await;
         let (Ok(Ok(_)), Ok(Started { address })) = (read, serde_json::from_str(&answer)) else {
-            return Err(Error::Failed("the process under test did not start; what it said is above".to_owned()));
+            return Err(Error::Failed("the process under test did not start; its messages are above".to_owned()));
         };
         Ok(Self { address, pid, child, stdin: Some(stdin) })
     }
@@ -81,7 +81,7 @@ impl Drop for Listener {
 /// A running sidecar.
 pub(super) struct Sidecar {
     listener: Listener,
-    /// From its start until it was ready.
+    /// The time from its start until it was ready.
     pub(super) ready_after: Duration,
     scrape: Connection,
 }
@@ -111,7 +111,7 @@ impl Sidecar {
         self.listener.pid
     }
 
-    /// The sum of a metric over all label sets that hold `label`.
+    /// The sum of a metric over all label sets that contain `label`.
     pub(super) async fn metric(&mut self, name: &str, label: &str) -> Result<u64, Error> {
         let answer = self.scrape.get("/metrics").await?;
         let text = String::from_utf8_lossy(answer.body);
@@ -121,7 +121,7 @@ impl Sidecar {
         Ok(sum as u64)
     }
 
-    /// How many units of work it had the database do, since the process began.
+    /// How many units of work it has given the database since the process began.
     pub(super) async fn operations(&mut self) -> Result<u64, Error> {
         self.metric("redrive_store_seconds_count", "op=").await
     }

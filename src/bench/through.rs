@@ -1,4 +1,4 @@
-//! `redrive bench through`: messages come in and go out at once, for some time.
+//! `redrive bench through`: messages come in and go out at the same time, for a while.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(super) async fn run(options: &Through, arena: &Arena) -> Result<Report, Erro
         let phase = arena.screen.phase("through", expected);
         load.run(&phase).await?
     };
-    // What is delivered by now was carried all the way in this time.
+    // Whatever is delivered by now went all the way within this time.
     let [sidecar] = &mut sidecars;
     let delivered = sidecar.delivered().await?;
     let took = begun.elapsed();

@@ -9,9 +9,9 @@ use crate::shutdown;
 
 /// Measure what this set-up can do: your store, your broker, this machine
 ///
-/// Runs the real sidecar as a process of its own against the store and the source of a configuration, drives it, and measures in the same run what the
-/// smallest possible code reaches with the same database and broker (the limit). Tables, topics and queues are its own, are called
-/// `redrive-bench-…` and are removed again, also on Ctrl-C. It does put a full load on the database and the broker while it runs.
+/// Runs the real sidecar in a separate process with the store and the source of a configuration, puts load on it, and measures in the same run what
+/// the smallest possible code achieves with the same database and broker (the limit). It uses its own tables, topics and queues, which are called
+/// `redrive-bench-…` and are removed again, also on Ctrl-C. While it runs, it puts full load on the database and the broker.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   redrive bench accept -c redrive.yaml
@@ -33,7 +33,7 @@ enum Which {
     /// The sidecar under test
     #[command(hide = true)]
     Node(Part),
-    /// The plain server that some cases are measured against
+    /// The plain server that some cases are compared with
     #[command(hide = true)]
     Plain(Part),
 }

@@ -6,7 +6,7 @@ use crate::message::State;
 use crate::store::config::Migrate;
 use crate::view;
 
-/// Give up messages that wait
+/// Cancel waiting messages
 ///
 /// Pending, retrying and blocked messages become cancelled and are not sent. `redrive retry` brings them back.
 #[derive(Debug, clap::Args)]

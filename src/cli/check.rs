@@ -9,8 +9,8 @@ use crate::fault::Fault;
 
 /// Check the configuration without running anything
 ///
-/// Reads the file, puts environment variables in, reads the files of secrets and certificates and builds each source as `serve` would.
-/// It connects to nothing. Every fault is reported at once, with its line.
+/// Reads the file, substitutes environment variables, reads the files of secrets and certificates, and builds each source as `serve` would. It
+/// connects to nothing. Every fault is reported at once, with its line.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   redrive check
@@ -46,7 +46,7 @@ impl Command {
             Err(faults) if self.json => return refuse(terminal, file, faults.list()),
             Err(faults) => return Err(faults.into()),
         };
-        // A variable that keeps `serve` from starting is told here too.
+        // A variable that would keep `serve` from starting is reported here too.
         match start_log(&config.log) {
             Ok(()) if self.json => output::json(terminal.out, &Verdict { ok: true, file, faults: &[] }),
             Err(Fault { path, message }) if self.json => refuse(terminal, file, &[Located { line: None, path, message }]),

@@ -1,4 +1,4 @@
-//! The messages that a command changes: those that are named, or those that filters find.
+//! The messages that a command changes: the named ones, or those that filters find.
 
 use std::io::Write;
 
@@ -11,10 +11,10 @@ use super::{Failure, list, output};
 use crate::message::State;
 use crate::store::{self, Changed, Id, List};
 
-/// At most so many messages are changed by one statement.
+/// The maximum number of messages that one statement changes.
 const CHUNK: usize = 500;
 
-/// Which messages, and how it is told what became of them.
+/// Which messages to change, and how the result is printed.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Chosen {
     /// The messages' ids; or filters instead
@@ -22,10 +22,10 @@ pub(super) struct Chosen {
     ids: Vec<Uuid>,
     #[command(flatten)]
     filter: Filter,
-    /// With filters: at most so many, the newest first
+    /// With filters: at most this many, the newest first
     #[arg(long, default_value_t = 1000, requires = "filter", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
-    /// With filters: those that follow this message (the `next` of the run before)
+    /// With filters: only those that follow this message (the `next` of the run before)
     #[arg(long, value_name = "ID", requires = "filter")]
     after: Option<Id>,
     /// Print one JSON object: {"items": [{"id", "state"} or {"id", "error": {"code", "detail"}}], "next"}
@@ -34,7 +34,7 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
-    /// Changes them (where filters find them, those in a state) and tells what became of each; `verb` names the change.
+    /// Changes them (those that filters find, in the given state) and prints the result for each; `verb` names the change.
     pub(super) async fn change<F>(
         self,
         opened: &Opened,
@@ -52,7 +52,7 @@ impl Chosen {
         let (changed, unfinished) = in_chunks(&ids, change).await?;
         opened.store.close().await;
         if unfinished.is_some() && !is_named {
-            // The next run begins behind the last message that this one came to.
+            // The next run begins behind the last message that this one got to.
             next = ids.get(..changed.len()).and_then(|changed| changed.last()).copied().map(Id::Known);
         }
         if ids.is_empty() && !self.json {
@@ -63,7 +63,7 @@ impl Chosen {
     }
 }
 
-/// The ids of what is wanted, and what follows them: nothing else of them is kept, since they may be a hundred thousand.
+/// The ids that were asked for, and the position after them. Nothing else is kept of the messages, since there may be a hundred thousand.
 async fn found(opened: &Opened, wanted: List, limit: u32) -> Result<(Vec<Uuid>, Option<Id>), Failure> {
     let mut ids = Vec::new();
     let next = list::walk(opened.store.as_ref(), wanted, limit, |page| {
@@ -74,8 +74,8 @@ async fn found(opened: &Opened, wanted: List, limit: u32) -> Result<(Vec<Uuid>, 
     Ok((ids, next))
 }
 
-/// Changes messages, some at a time; answers what became of them, in their order, and the error that ended it before the last. What was changed by
-/// then stays changed, and is to be told.
+/// Changes messages in chunks; returns the results in their order, and the error that ended it early, if any. Whatever was changed by then stays
+/// changed, and has to be reported.
 ///
 /// # Errors
 /// The store's, if it came before anything was changed.

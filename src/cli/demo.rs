@@ -4,11 +4,11 @@ use super::{Failure, Terminal};
 use crate::demo::{self, Error};
 use crate::shutdown;
 
-/// See a message survive a broker outage, with nothing to install
+/// See messages survive a broker outage, with nothing to install
 ///
-/// Starts the real thing on a temporary SQLite file and a Kafka broker inside this process, submits messages at a steady rate,
-/// takes the broker away in the middle, brings it back, and counts what arrived. Exits 0 only if nothing is lost. What it makes, a topic in
-/// your broker too, it removes again, also on Ctrl-C.
+/// Starts the real thing on a temporary SQLite file and a Kafka broker inside this process, submits messages at a steady rate, takes the broker away
+/// in the middle, brings it back, and counts what arrived. Exits 0 only if nothing was lost. Everything it makes, including a topic in your own
+/// broker, is removed again, also on Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   redrive demo

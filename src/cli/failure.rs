@@ -1,4 +1,4 @@
-//! Why a command did not do it, and the exit code of that.
+//! Why a command failed, and its exit code.
 
 use std::io;
 
@@ -17,19 +17,19 @@ pub(super) const UNREACHABLE: u8 = 69;
 /// A bug.
 pub(super) const BUG: u8 = 70;
 
-/// Why a command did not do it.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// The configuration has faults.
     #[error(transparent)]
     Faults(#[from] Faults),
-    /// The configuration has faults, which were printed.
+    /// The configuration has faults, which were already printed.
     #[error("the configuration is wrong")]
     FaultsShown,
-    /// The configuration is wrong in a way that only connecting shows.
+    /// The configuration is wrong in a way that shows only on connecting.
     #[error("{0}")]
     Config(String),
-    /// The command line asks for what can't be.
+    /// The command line asks for something impossible.
     #[error("{0}")]
     Usage(String),
     /// Something needed can't be reached.
@@ -38,13 +38,13 @@ pub(super) enum Failure {
     /// Anything else.
     #[error("{0}")]
     Failed(String),
-    /// Some of what was asked for was not done; which is printed already.
-    #[error("not all was done")]
+    /// Some of the work was not done; this was already printed.
+    #[error("not everything was done")]
     Partly,
-    /// A second signal came; which is logged already.
+    /// A second signal arrived; this was already logged.
     #[error("stopped at once")]
     StoppedHard,
-    /// What there is to say could not be written.
+    /// The output could not be written.
     #[error("writing the output failed: {0}")]
     Output(#[from] io::Error),
 }
@@ -63,7 +63,7 @@ impl Failure {
         }
     }
 
-    /// What to say about it on stderr, if it is not said yet.
+    /// The message for stderr, unless it was already printed.
     pub(super) fn message(&self) -> Option<String> {
         match self {
             Self::FaultsShown | Self::Partly | Self::StoppedHard => None,

@@ -1,4 +1,4 @@
-//! Which messages are meant, and times as people give them.
+//! Filters for messages, and times as people write them.
 
 use chrono::{DateTime, Utc};
 use clap::Args;
@@ -9,7 +9,7 @@ use crate::store::List;
 use crate::units::Span;
 use crate::view::rfc3339;
 
-/// Narrows which messages are meant.
+/// Selects messages.
 #[derive(Args, Clone, Debug)]
 #[group(id = "filter")]
 pub(super) struct Filter {
@@ -28,22 +28,22 @@ pub(super) struct Filter {
     /// Only messages whose last error has this code, such as http_503
     #[arg(long, value_name = "CODE")]
     error_code: Option<String>,
-    /// Only messages created since: RFC 3339, or so long ago (2h)
+    /// Only messages created since: RFC 3339, or an age (2h)
     #[arg(long, value_name = "TIME", value_parser = past)]
     since: Option<DateTime<Utc>>,
-    /// Only messages created before: RFC 3339, or so long ago (2h)
+    /// Only messages created before: RFC 3339, or an age (2h)
     #[arg(long, value_name = "TIME", value_parser = past)]
     until: Option<DateTime<Utc>>,
-    /// Only messages that were delivered, failed or cancelled since: RFC 3339, or so long ago (2h)
+    /// Only messages that were delivered, failed or cancelled since: RFC 3339, or an age (2h)
     #[arg(long, value_name = "TIME", value_parser = past)]
     finished_since: Option<DateTime<Utc>>,
-    /// Only messages that were delivered, failed or cancelled before: RFC 3339, or so long ago (2h)
+    /// Only messages that were delivered, failed or cancelled before: RFC 3339, or an age (2h)
     #[arg(long, value_name = "TIME", value_parser = past)]
     finished_until: Option<DateTime<Utc>>,
 }
 
 impl Filter {
-    /// The same for the store, of the messages in a state.
+    /// The filter in the store's form, for messages in a state.
     pub(super) fn list(self, project: &str, state: Option<State>) -> List {
         List {
             project: project.to_owned(),
@@ -62,7 +62,7 @@ impl Filter {
     }
 }
 
-/// What narrows a list, as the command line spells it; empty where nothing does.
+/// The filters of a list in the command line's notation; empty if there are none.
 pub(super) fn spelt(list: &List) -> String {
     let texts = [
         ("state", list.state.map(|state| state.to_string())),
@@ -79,16 +79,16 @@ pub(super) fn spelt(list: &List) -> String {
     given.collect::<Vec<_>>().join(" ")
 }
 
-/// A time: RFC 3339.
+/// A time in RFC 3339 format.
 pub(super) fn time(text: &str) -> Result<DateTime<Utc>, String> {
     DateTime::parse_from_rfc3339(text).map(|time| time.with_timezone(&Utc)).map_err(|_| "write a time such as 2026-01-31T12:00:00Z".to_owned())
 }
 
-/// A time: RFC 3339, or so long ago.
+/// A time in RFC 3339 format, or an age.
 fn past(text: &str) -> Result<DateTime<Utc>, String> {
     match text.parse::<Span>() {
         Ok(span) => Ok(Utc::now() - span.get()),
-        Err(_) => time(text).map_err(|error| format!("{error}, or how long ago, such as 2h")),
+        Err(_) => time(text).map_err(|error| format!("{error}, or an age such as 2h")),
     }
 }
 

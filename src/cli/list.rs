@@ -12,9 +12,9 @@ use crate::store::config::Migrate;
 use crate::store::{Id, List, MAX_PAGE_BYTES, Page, Record, Store};
 use crate::view::{MessageView, PageView};
 
-/// At most so many messages are asked for at once.
+/// The maximum number of messages that are read at once.
 const CHUNK: u32 = 500;
-/// The longest list.
+/// The maximum length of a list.
 const MOST: u32 = 100_000;
 
 /// List messages, the newest first
@@ -32,13 +32,13 @@ pub(super) struct Command {
     state: Option<State>,
     #[command(flatten)]
     filter: Filter,
-    /// At most so many messages
+    /// At most this many messages
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
     limit: u32,
-    /// Those that follow this message (the `next` of the list before)
+    /// Only those that follow this message (the `next` of the list before)
     #[arg(long, value_name = "ID")]
     after: Option<Id>,
-    /// With payloads; only with --json. The list ends early once they weigh 16 MiB: go on with --after
+    /// With payloads; only with --json. The list ends early once they reach 16 MiB: continue with --after
     #[arg(long, requires = "json")]
     payload: bool,
     /// Print one JSON object: {"items": [message…], "next"}, as the API does
@@ -46,7 +46,7 @@ pub(super) struct Command {
     json: bool,
 }
 
-/// Gives at most `limit` messages to `take`, page by page, for as long as it wants more; answers where the next page starts.
+/// Passes at most `limit` messages to `take`, page by page, for as long as it wants more; returns where the next page starts.
 pub(super) async fn walk(store: &dyn Store, mut list: List, limit: u32, mut take: impl FnMut(Vec<Record>) -> bool) -> Result<Option<Id>, Failure> {
     let mut missing = limit;
     loop {

@@ -8,7 +8,7 @@ use crate::store::sql::{self, Unprinted};
 
 /// Create or upgrade the tables of the resend log
 ///
-/// `serve` does the same at start unless `store.migrate: verify` is set. It may be run again at any time.
+/// `serve` does the same at start unless `store.migrate: verify` is set. It can be run again at any time.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   redrive migrate
@@ -20,7 +20,7 @@ pub(super) struct Command {
     /// Print the statements instead of running them; connects to nothing
     #[arg(long)]
     print_sql: bool,
-    /// Print only what comes after this migration, the last that was applied
+    /// Print only what comes after this migration, the last one that was applied
     #[arg(long, value_name = "VERSION", requires = "print_sql")]
     from: Option<String>,
 }
@@ -32,9 +32,11 @@ impl Command {
             let from = self.from.as_deref();
             let sql = sql::print_sql(&config.store, &config.project, from).map_err(|unprinted| match unprinted {
                 Unprinted::Faults(faults) => Failure::Config(fault::line_within("store", faults)),
-                Unprinted::Unknown(versions) => {
-                    Failure::Usage(format!("--from: there is no migration `{}`; there are {}", from.unwrap_or_default(), versions.join(", ")))
-                }
+                Unprinted::Unknown(versions) => Failure::Usage(format!(
+                    "--from: there is no migration `{}`; the migrations are {}",
+                    from.unwrap_or_default(),
+                    versions.join(", ")
+                )),
             })?;
             return Ok(write!(terminal.out, "{sql}")?);
         }
@@ -46,7 +48,7 @@ impl Command {
         }
         let project = opened.config.project.as_ref();
         if let Some(default) = opened.prepared.default_project.as_deref().filter(|default| *default != project) {
-            writeln!(terminal.out, "rows inserted without a project belong to `{default}`, not to `{project}`: that is the column's default")?;
+            writeln!(terminal.out, "rows inserted without a project belong to `{default}`, not to `{project}`because of the column's default")?;
         }
         opened.store.close().await;
         Ok(())

@@ -1,4 +1,4 @@
-//! What most commands begin with: the configuration, the log, the store.
+//! What most commands start with: the configuration, the log, the store.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::store::config::Migrate;
 use crate::store::{self, List, Prepared, Store};
 use crate::telemetry;
 
-/// A store that answers, and the configuration that led there.
+/// An open store, and the configuration it came from.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) config: Config,
@@ -22,23 +22,23 @@ pub(super) struct Opened {
 }
 
 impl ConfigFile {
-    /// Reads the configuration whole and starts the log as it says.
+    /// Reads the whole configuration and starts the log.
     pub(super) fn load(&self, registry: &Registry) -> Result<Config, Failure> {
         let config = Config::load(&self.config, registry, Scope::Whole)?;
         start_log(&config.log)?;
         Ok(config)
     }
 
-    /// Opens the store. `migrate` goes before what the configuration says of the tables: a command that looks at messages, or submits one, makes none,
-    /// and no file of SQLite. Where it is run in another folder it would make one that nobody serves.
+    /// Opens the store. `migrate` overrides the configuration: a command that looks at messages, or submits one, creates neither tables nor a SQLite
+    /// file. Run in the wrong folder, it would create one that nobody serves.
     pub(super) async fn open(&self, registry: &Registry, migrate: Migrate) -> Result<Opened, Failure> {
         self.open_with(registry, migrate, Scope::Store).await
     }
 
-    /// The same with what is to be built besides.
+    /// The same, building the sources in `scope` as well.
     pub(super) async fn open_with(&self, registry: &Registry, migrate: Migrate, scope: Scope<'_>) -> Result<Opened, Failure> {
         let mut config = Config::load(&self.config, registry, scope)?;
-        // A command's output is its result; below a warning nothing is worth a line beside it.
+        // A command's output is its result; nothing below a warning is worth a line beside it.
         start_log(&telemetry::Config { level: "warn".to_owned(), ..config.log.clone() })?;
         config.store.migrate = migrate;
         let store = store::open(&config.store, &config.project).map_err(|faults| Failure::Config(fault::line_within("store", faults)))?;
@@ -48,12 +48,12 @@ impl ConfigFile {
 }
 
 impl Opened {
-    /// After how many retries a message of a source fails, if it does not say so itself.
+    /// The number of retries after which a message of a source fails, unless the message sets its own.
     pub(super) fn max_retries(&self, source: &str) -> Option<u32> {
         self.config.options.get(source).map(|options| Policy::of(&options.retry).max_retries())
     }
 
-    /// What to say where no message is found. Whoever misspelt a filter must not read it as an all-clear.
+    /// The text if no message was found. Nobody who misspelt a filter should mistake it for an all-clear.
     pub(super) fn nothing(&self, list: &List) -> String {
         let (project, filters) = (&self.config.project, filter::spelt(list));
         if filters.is_empty() {
@@ -64,13 +64,13 @@ impl Opened {
         format!("no messages of project {project} match {filters}{hint}")
     }
 
-    /// The project has no such message.
+    /// The error if the project has no such message.
     pub(super) fn no_message(&self, id: Uuid) -> Failure {
         Failure::Failed(format!("there is no message {id} in project {}; it may have been purged", self.config.project))
     }
 }
 
-/// Starts the log as the configuration and the environment say.
+/// Starts the log according to the configuration and the environment.
 pub(super) fn start_log(config: &telemetry::Config) -> Result<(), Fault> {
     telemetry::init(config, &|name| std::env::var(name).ok())
 }

@@ -12,7 +12,7 @@ use super::Failure;
 use crate::store::{Changed, Id};
 use crate::view::ChangeView;
 
-/// Writes one JSON value: over several lines on a terminal, else on one.
+/// Writes one JSON value: over several lines on a terminal, otherwise on one.
 pub(super) fn json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Failure> {
     if io::stdout().is_terminal() {
         serde_json::to_writer_pretty(&mut *out, value)?;
@@ -22,7 +22,7 @@ pub(super) fn json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Fa
     Ok(writeln!(out)?)
 }
 
-/// An empty table with a header. It has no lines, so that it can be cut up by other programs too, and is as wide as it needs when piped.
+/// An empty table with a header. It has no lines, so that other programs can split it, and takes as much width as it needs when piped.
 pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header.to_vec());
@@ -35,7 +35,7 @@ pub(super) fn show(out: &mut dyn Write, table: &Table) -> Result<(), Failure> {
     Ok(writeln!(out, "{}", table.trim_fmt())?)
 }
 
-/// Text on one line, without anything that a terminal would obey, and cut.
+/// Text on a single line, without anything that a terminal would interpret, cut to `longest`.
 pub(super) fn plain(text: &str, longest: usize) -> String {
     let escaped: String = text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
     if escaped.chars().count() <= longest {
@@ -60,8 +60,7 @@ pub(super) fn relative(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
     if seconds < 0 { format!("{count}{unit} ago") } else { format!("in {count}{unit}") }
 }
 
-/// Prints what became of each message, of the first ones if there are fewer changes, and behind which one there are more; fails if something was
-/// not done.
+/// Prints the result for each message, or for the first ones if there are fewer results, and where to continue; fails if something was not done.
 pub(super) fn changes(out: &mut dyn Write, ids: &[Uuid], changes: &[Changed], next: Option<&Id>, verb: &str, as_json: bool) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Items {

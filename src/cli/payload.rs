@@ -14,7 +14,7 @@ use crate::view::not_failed;
 
 /// Replace the payload of a failed message
 ///
-/// The new payload is what --file holds, or else what comes on stdin, byte by byte. The message stays failed: `redrive retry` sends it.
+/// The new payload is the content of --file, or else of stdin, byte for byte. The message stays failed: `redrive retry` sends it.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:
   redrive show ID --payload > payload.json      what was to be sent; mend it
@@ -27,7 +27,7 @@ pub(super) struct Command {
     file: ConfigFile,
     /// The message's id
     id: Uuid,
-    /// A file that holds the payload
+    /// The file with the payload
     #[arg(long = "file", value_name = "FILE")]
     payload_file: Option<PathBuf>,
     /// Print one JSON object: {"id", "state"}
@@ -40,7 +40,7 @@ impl Command {
         let opened = self.file.open(terminal.registry, Migrate::Verify).await?;
         let project = &opened.config.project;
         let record = opened.store.get(project, self.id, false).await?.ok_or_else(|| opened.no_message(self.id))?;
-        // Nobody is asked for a payload that is not taken.
+        // Nobody should have to supply a payload that is then refused.
         if record.state != State::Failed {
             return Err(Failure::Failed(not_failed(record.state)));
         }

@@ -37,7 +37,7 @@ impl Command {
             return output::json(terminal.out, &json!({ "rows": rows, "keys": keys, "attempts": attempts }));
         }
         let rows: Vec<String> = rows.iter().map(|(state, count)| format!("{count} {state}")).collect();
-        let attempts = if attempts > 0 { format!(", and {attempts} attempts of messages that were gone") } else { String::new() };
+        let attempts = if attempts > 0 { format!(", and {attempts} attempts of messages that no longer exist") } else { String::new() };
         Ok(writeln!(terminal.out, "deleted: {} messages and {keys} idempotency keys{attempts}", rows.join(", "))?)
     }
 }

@@ -8,7 +8,7 @@ use crate::view;
 
 /// Put messages back to work
 ///
-/// Failed and cancelled messages become pending, due now, with all their retries before them. Pending and retrying ones become due now.
+/// Failed and cancelled messages become pending, due now, with all their retries ahead of them. Pending and retrying ones become due now.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   redrive retry 01890a5d-ac96-774b-bcce-b302099a8057

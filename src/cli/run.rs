@@ -5,7 +5,7 @@ use crate::{app, shutdown};
 
 /// Send what is due now, then exit: for cron
 ///
-/// It claims and sends as `serve` does, opens no port, and exits when nothing is due any more. It works beside running nodes.
+/// It claims and sends as `serve` does, opens no port, and exits when nothing is due any more. It can run beside running nodes.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   redrive run
@@ -25,7 +25,7 @@ impl Command {
             return Err(Failure::Failed("stopped before all that is due was sent; the rest stays for the next run".to_owned()));
         }
         if ran.waiting {
-            tracing::warn!("messages are due whose destination can't be reached; they stay for the next run");
+            tracing::warn!("messages are due but their destination can't be reached; they stay for the next run");
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::{Failure, Terminal};
 
 /// Print the JSON Schema of the configuration file
 ///
-/// Editors that know YAML schemas complete and check the file with it.
+/// Editors that support YAML schemas use it to complete and check the file.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:
   redrive schema > redrive.schema.json

@@ -24,8 +24,8 @@ use crate::units::{Limit, Size, Span};
 
 /// Submit a message
 ///
-/// It is committed to the resend log as pending; a running node, or `redrive run`, sends it. The payload is --payload, --file,
-/// or else what comes on stdin, byte by byte. Prints the message's id.
+/// It is committed to the resend log as pending; a running node, or `redrive run`, sends it. The payload is --payload, the content of --file, or else
+/// of stdin, byte for byte. Prints the message's id.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   redrive send orders-events --topic orders --key o-17 --payload '{\"id\": 17}'
@@ -36,7 +36,7 @@ pub(super) struct Command {
     file: ConfigFile,
     /// The source that sends it, by its name in the configuration
     source: String,
-    /// The topic, routing key or path, where the message names its own
+    /// The topic, routing key or path, if the message has its own
     #[arg(long)]
     topic: Option<String>,
     /// The record key
@@ -48,19 +48,19 @@ pub(super) struct Command {
     /// The payload
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["payload_file", "tombstone"])]
     payload: Option<String>,
-    /// A file that holds the payload
+    /// The file with the payload
     #[arg(long = "file", value_name = "FILE", id = "payload_file", conflicts_with = "tombstone")]
     payload_file: Option<PathBuf>,
     /// No payload at all: a Kafka tombstone, an empty body elsewhere
     #[arg(long)]
     tombstone: bool,
-    /// A header; may be given again
+    /// A header; can be repeated
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = pair)]
     headers: Vec<(String, String)>,
     /// 0 to 9, larger first
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
     priority: u8,
-    /// Not before so long from now
+    /// Not before this long from now
     #[arg(long, value_name = "TIME", conflicts_with = "due_at")]
     delay: Option<Span>,
     /// Not before this time (RFC 3339)
@@ -69,10 +69,10 @@ pub(super) struct Command {
     /// Fails at this age, or never
     #[arg(long, value_name = "TIME")]
     expires_after: Option<Limit>,
-    /// Fails after so many retries
+    /// Fails after this many retries
     #[arg(long, value_name = "N")]
     max_retries: Option<u32>,
-    /// The same key with the same content is taken once
+    /// The same key with the same content is accepted only once
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     /// Print one JSON object: {"id", "state"}
@@ -86,12 +86,12 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
-        // What the source has to say against a topic it says itself.
+        // Faults of the topic are reported by the source itself.
         let opened = self.file.open_with(terminal.registry, Migrate::Verify, Scope::Source(&self.source)).await?;
         let config = &opened.config;
         let Some(options) = config.options.get(&self.source) else {
             let known: Vec<&str> = config.options.keys().map(String::as_str).collect();
-            return Err(Failure::Usage(format!("there is no source `{}` in this project; there are {}", self.source, known.join(", "))));
+            return Err(Failure::Usage(format!("there is no source `{}` in this project; the sources are {}", self.source, known.join(", "))));
         };
         let as_json = self.json;
         let submission = self.submission(options)?;
@@ -109,7 +109,7 @@ impl Command {
             Some(Verdict::Conflict(first)) => {
                 return Err(Failure::Failed(format!("the idempotency key was used for message {first} with other content")));
             }
-            None => return Err(Failure::Failed("the store gave no verdict".to_owned())),
+            None => return Err(Failure::Failed("the store returned no verdict".to_owned())),
         };
         if as_json {
             let answer = if duplicate { json!({ "id": id, "duplicate": true }) } else { json!({ "id": id, "state": "pending" }) };
@@ -148,7 +148,7 @@ impl Command {
     }
 }
 
-/// The payload that a file holds, or else what comes on stdin.
+/// The payload in a file, or else from stdin.
 pub(super) fn read(file: Option<&Path>, most: Size) -> Result<Bytes, Failure> {
     let name = file.map_or_else(|| "stdin".to_owned(), |path| path.display().to_string());
     let bytes = match file {
@@ -158,29 +158,29 @@ pub(super) fn read(file: Option<&Path>, most: Size) -> Result<Bytes, Failure> {
     fitting(bytes.map_err(|error| Failure::Failed(format!("{name}: {error}")))?, most)
 }
 
-/// At most one byte more than may be taken, which is enough to know that it is too much.
+/// Reads at most one byte more than is allowed, which is enough to know that it is too much.
 fn take(from: impl Read, most: Size) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take((most.bytes() as u64).saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// The payload, unless it is larger than its source takes.
+/// The payload, unless it is larger than its source accepts.
 fn fitting(payload: Vec<u8>, most: Size) -> Result<Bytes, Failure> {
     if payload.len() > most.bytes() {
-        return Err(Failure::Usage(format!("the payload is larger than the source takes (max_payload: {most})")));
+        return Err(Failure::Usage(format!("the payload is larger than the source accepts (max_payload: {most})")));
     }
     Ok(payload.into())
 }
 
-/// The message for the store, pending: nobody here is going to send it.
+/// The message in the store's form, pending: nobody in this process is going to send it.
 fn insert(submission: Submission, config: &Config, options: &Options) -> Insert {
     let policy = Policy::of(&options.retry);
     let source = submission.source.as_str().into();
     Insert {
         project: config.project.clone(),
         messages: Arc::new(vec![submission.into_message(source, &policy)]),
-        // Not used, since the message is not leased; a token is never 0 all the same.
+        // Not used, since the message is not leased; but a token is never 0.
         lease: Lease { token: i64::MAX, node: config.node.clone(), ttl: Duration::from_secs(2) },
         keep_keys: config.engine.idempotency.keep.get(),
     }

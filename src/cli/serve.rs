@@ -4,10 +4,10 @@ use super::{ConfigFile, Failure, Terminal, files};
 use crate::app::App;
 use crate::shutdown;
 
-/// Run the sidecar: take messages, send what is due
+/// Run the sidecar: accept messages, send what is due
 ///
-/// It starts and accepts with any or all destinations down; with the store down it answers 503 and keeps trying.
-/// On SIGTERM or Ctrl-C it finishes or hands back what is under way and stops; a second signal stops hard.
+/// It starts and accepts with any or all destinations down; with the store down it answers 503 and keeps trying. On SIGTERM or Ctrl-C it finishes or
+/// hands back what is under way and stops; a second signal stops it at once.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   redrive serve

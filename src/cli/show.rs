@@ -49,9 +49,7 @@ impl Command {
         };
         if self.payload && !self.json {
             if let (None, Some(bytes)) = (&record.payload, record.payload_bytes) {
-                return Err(Failure::Failed(format!(
-                    "the payload has {bytes} bytes, and no more than {MAX_SHOWN_PAYLOAD} are shown; read it by SQL"
-                )));
+                return Err(Failure::Failed(format!("the payload has {bytes} bytes; at most {MAX_SHOWN_PAYLOAD} are shown, so read it by SQL")));
             }
             return Ok(terminal.out.write_all(record.payload.as_deref().unwrap_or_default())?);
         }

@@ -17,7 +17,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// The mock cluster has one broker with this number.
+/// The number of the mock cluster's only broker.
 const BROKER: i32 = 1;
 const PARTITIONS: i32 = 4;
 /// How long a broker may take to make or delete a topic.
@@ -30,7 +30,7 @@ pub(super) struct Broker {
 }
 
 impl Broker {
-    /// The one at `address`, or a new one in this process.
+    /// Uses the one at `address`, or starts a new one in this process.
     pub(super) fn start(address: Option<String>) -> Result<Self, KafkaError> {
         if let Some(address) = address {
             return Ok(Self { address, ours: None });
@@ -48,7 +48,7 @@ impl Broker {
         self.ours.is_some()
     }
 
-    /// Makes a topic.
+    /// Creates a topic.
     pub(super) async fn create(&self, topic: &str) -> Result<(), KafkaError> {
         if let Some(cluster) = &self.ours {
             return cluster.create_topic(topic, PARTITIONS, 1);
@@ -81,14 +81,14 @@ fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(ADMIN)).operation_timeout(Some(ADMIN))
 }
 
-/// A request that was answered says of each topic whether it was done.
+/// An answered request has a result for each topic.
 fn done(results: Vec<TopicResult>) -> Result<(), KafkaError> {
     results.into_iter().try_for_each(|result| result.map(drop).map_err(|(_, code)| KafkaError::AdminOp(code)))
 }
 
 fn client(address: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    // An outage is what is shown: that the reader notices it too needs no line.
+    // The outage is the point of the demo: that the reader notices it too needs no log line.
     config.set("bootstrap.servers", address).set("log_level", "0").set("reconnect.backoff.max.ms", "200");
     config
 }
@@ -99,7 +99,7 @@ pub(super) struct Consumer {
     stop: Arc<AtomicBool>,
 }
 
-/// When a message was read first, and how often it was read.
+/// When a message was first read, and how often.
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
     pub(super) first: Instant,
@@ -118,7 +118,7 @@ impl Consumer {
         let (sink, stopped) = (seen.clone(), stop.clone());
         tokio::task::spawn_blocking(move || {
             while !stopped.load(Ordering::Relaxed) {
-                // An error is the outage that is being shown.
+                // Errors are the outage that is being shown.
                 if let Some(Ok(message)) = consumer.poll(Duration::from_millis(50))
                     && let Some(id) = id_of(&message)
                 {
@@ -130,7 +130,7 @@ impl Consumer {
         Ok(Self { seen, stop })
     }
 
-    /// How many different messages were read.
+    /// How many distinct messages were read.
     pub(super) fn distinct(&self) -> usize {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -140,7 +140,7 @@ impl Consumer {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).values().map(|seen| seen.times - 1).sum()
     }
 
-    /// When a message was read first.
+    /// When a message was first read.
     pub(super) fn first(&self, id: &Uuid) -> Option<Instant> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(id).map(|seen| seen.first)
     }

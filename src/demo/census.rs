@@ -1,4 +1,4 @@
-//! What the demo's table holds, counted through the same store that the sidecar uses.
+//! The contents of the demo's table, counted through the same store that the sidecar uses.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use crate::engine::Handle;
 use crate::message::State;
 use crate::store::{Error, List};
 
-/// What became of a message that did not arrive.
+/// What happened to a message that did not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     /// It was refused: it is in the table, with the reason.
@@ -30,12 +30,12 @@ pub(super) struct Census {
 }
 
 impl Census {
-    /// How many messages wait.
+    /// How many messages are waiting.
     pub(super) async fn waiting(handle: &Handle) -> Result<u64, Error> {
         Ok(handle.store().counts(handle.project()).await?.iter().flat_map(|count| count.states.values()).sum())
     }
 
-    /// What became of a message that did not arrive.
+    /// What happened to a message that did not arrive.
     pub(super) fn fate(&self, id: &Uuid) -> Fate {
         if self.failed.contains(id) {
             Fate::Failed

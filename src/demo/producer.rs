@@ -36,7 +36,7 @@ impl Producer {
             let producer = self.clone();
             posts.spawn(async move {
                 let submitted = Instant::now();
-                // What is not accepted was not promised anything, and is not counted.
+                // A message that was not accepted comes with no promise, and is not counted.
                 if let Ok(answer) = post.send().await
                     && answer.status().is_success()
                     && let Ok(body) = answer.bytes().await

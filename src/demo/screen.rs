@@ -1,4 +1,4 @@
-//! What one sees of the demo: a line that moves while it runs, a table at the end.
+//! What is shown of the demo: a moving line while it runs, a table at the end.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::broker::Consumer;
 use super::census::{Census, Fate};
 use super::producer::Producer;
 
-/// How things stand while it runs.
+/// The state of the demo while it runs.
 pub(super) struct View {
     pub(super) elapsed: Duration,
     pub(super) broker_up: bool,
@@ -56,14 +56,14 @@ impl Screen {
             self.bar.set_message(format!("waiting {:<5} {phase}", view.waiting));
             return;
         }
-        // Not a terminal: a line a second.
+        // Not a terminal: one line per second.
         if self.last_second.replace(view.elapsed.as_secs()) != view.elapsed.as_secs() {
             let (seconds, accepted, delivered, waiting) = (view.elapsed.as_secs(), view.accepted, view.delivered, view.waiting);
             eprintln!("{seconds:>3}s  {broker}  accepted {accepted:<6} waiting {waiting:<6} delivered {delivered:<6} {phase}");
         }
     }
 
-    /// Prints the table. Answers how many messages were lost.
+    /// Prints the table. Returns how many messages were lost.
     pub(super) fn finish(&self, producer: &Producer, consumer: &Consumer, census: &Census, took: Duration) -> usize {
         self.bar.finish_and_clear();
         let (mut lost, mut waiting, mut longest) = (0_usize, 0_usize, Duration::ZERO);
@@ -87,7 +87,7 @@ impl Screen {
         println!("{table}");
         let verdict = match (lost, waiting) {
             (0, 0) => "Nothing was lost.",
-            (0, _) => "Nothing was lost; what still waits would be sent once the broker takes it.",
+            (0, _) => "Nothing was lost; waiting messages would be sent once the broker accepts them.",
             _ => "MESSAGES WERE LOST.",
         };
         println!("{verdict} The demo took {:.1} s.", took.as_secs_f32());
@@ -95,7 +95,7 @@ impl Screen {
     }
 }
 
-/// Says that a topic could not be deleted.
+/// Reports that a topic could not be deleted.
 #[allow(clippy::print_stderr, reason = "a command that is there to be looked at")]
 pub(super) fn left_behind(topic: &str, error: &KafkaError) {
     eprintln!("redrive demo: topic {topic} could not be deleted ({error}); delete it yourself.");

@@ -126,7 +126,7 @@ impl Config {
         let url = match cx.secret("url", self.url.clone(), self.url_file.as_deref()) {
             Ok(Some(url)) => url,
             Ok(None) => {
-                faults.push(Fault::new("url", "is required, such as amqp://user:password@localhost:5672/vhost"));
+                faults.push(Fault::new("url", "is needed, such as amqp://user:password@localhost:5672/vhost"));
                 return None;
             }
             Err(fault) => {

@@ -17,15 +17,15 @@ use super::super::answer;
 use super::*;
 use crate::units::{Secret, Size, Span};
 
-/// A server whose router tells what it got, and can be made to wait.
+/// A server whose router reports what it received, and can be made to wait.
 struct Running {
     address: SocketAddr,
     health: SocketAddr,
     stop: CancellationToken,
-    /// Lets a request to `/wait` go.
+    /// Lets a request to `/wait` proceed.
     release: Arc<Notify>,
     waiting: Arc<AtomicUsize>,
-    /// What an answer of `/held` holds until it is written.
+    /// Permits that an answer of `/held` holds until it is written.
     readers: Arc<Semaphore>,
     task: JoinHandle<()>,
 }
@@ -73,7 +73,7 @@ impl Running {
         ask(self.connect().await, request).await
     }
 
-    /// Until a request is in its handler.
+    /// Waits until this many requests are in their handler.
     async fn until_waiting(&self, count: usize) {
         while self.waiting.load(Ordering::SeqCst) < count {
             tokio::task::yield_now().await;
@@ -81,7 +81,7 @@ impl Running {
     }
 }
 
-/// Sends a request and reads one answer: its head and as much of the body as it announces.
+/// Sends a request and reads one answer: its head, and as much of the body as it announces.
 async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     answer(&mut stream).await
@@ -103,7 +103,7 @@ async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> String {
     }
 }
 
-/// Reads to the end; a reset is one too.
+/// Reads to the end, which may also be a reset.
 async fn ended(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest).await;
@@ -156,7 +156,7 @@ async fn a_web_page_of_another_site_is_refused_where_there_is_no_token() {
     let from = |origin: &str| format!("POST /size HTTP/1.1\r\nhost: localhost\r\norigin: {origin}\r\ncontent-length: 1\r\n\r\nx");
     assert_eq!(status(&running.ask(&from("https://evil.example")).await), "403");
     assert_eq!(status(&running.ask(&from("http://localhost:3000")).await), "200");
-    // A page whose name was made to point here sends whatever it likes but another `Host`.
+    // A page whose name was made to point here can send anything it likes, except another `Host`.
     let rebound = "POST /size HTTP/1.1\r\nhost: evil.example:8087\r\nuser-agent: curl/8.0\r\ncontent-length: 1\r\n\r\nx";
     assert_eq!(status(&running.ask(rebound).await), "403");
     assert_eq!(status(&running.ask(&GET.replace("localhost", "evil.example")).await), "200", "health is open");
@@ -180,7 +180,7 @@ async fn who_has_shut_down_the_writing_side_still_gets_the_answer() {
     stream.write_all(b"GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     running.until_waiting(1).await;
     stream.shutdown().await.unwrap();
-    // The next request is answered behind the end of that stream, however long its news takes.
+    // The next request is processed after the end of that stream was, however long that takes to arrive.
     assert_eq!(status(&running.ask("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await), "200");
     running.release.notify_one();
     let all = within(5, ended(stream)).await;
@@ -240,7 +240,7 @@ async fn a_unix_socket_serves_the_same_with_its_own_permissions_and_goes_away() 
     let running = start(config.clone(), Duration::from_secs(1));
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
     assert_eq!(status(&within(5, ask(UnixStream::connect(&path).await.unwrap(), GET)).await), "200");
-    // While it is served nobody else takes it.
+    // While it is served, nobody else can take it.
     assert_eq!(Server::bind(&config, &Health::default()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     assert!(path.exists());
     running.stop.cancel();

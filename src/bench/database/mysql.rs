@@ -12,12 +12,12 @@ pub(super) struct Mysql(MySqlConnection);
 
 pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<Mysql, sqlx::Error> {
     let mut connection = nodelay::connect(options.get_port(), MySqlConnection::connect_with(options)).await?;
-    // At the default level, claims stop the inserts of others.
+    // At the default level, claims block the inserts of others.
     sqlx::raw_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").execute(&mut connection).await?;
     Ok(Mysql(connection))
 }
 
-/// The id of a row; the server may hand out a column of ASCII as bytes.
+/// The id of a row; the server may return an ASCII column as bytes.
 fn id(row: &MySqlRow) -> Result<String, sqlx::Error> {
     let bytes: Vec<u8> = row.try_get_unchecked(0)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())

@@ -1,4 +1,4 @@
-//! An AMQP queue, reached through the default exchange by its name.
+//! An AMQP queue, reached by its name through the default exchange.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,16 +20,16 @@ use super::super::{Error, all};
 use crate::fault;
 use crate::source::amqp::Config;
 
-/// The processes that a broker may be: RabbitMQ, or LavinMQ.
+/// The names of a broker's process: RabbitMQ, or LavinMQ.
 const SERVERS: [&str; 2] = ["beam.smp", "lavinmq"];
-/// A queue that brings nothing for so long is asked whether it is empty.
+/// A queue that has delivered nothing for this long is asked whether it is empty.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Messages that may be unconfirmed at once.
+/// The maximum number of unconfirmed messages.
 const UNCONFIRMED: usize = 1000;
-/// How long connecting and each request may take, and how long a queue that holds messages may bring none.
+/// The time limit for connecting and for each request, and for a queue with messages that delivers none.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A queue, and one more for producing alone.
+/// A queue, and another one for producing alone.
 pub(in crate::bench) struct Amqp {
     uri: AMQPUri,
     tls: OwnedTLSConfig,
@@ -84,14 +84,14 @@ impl Amqp {
         if process::is_local(&self.uri.authority.host) { Server::listening(self.uri.authority.port, &SERVERS) } else { None }
     }
 
-    /// Reads the queue until it is empty. One that was there before is not read: whoever takes a message, if only to hand it back, takes it away
-    /// from its consumers meanwhile, and the broker counts the delivery against its limit.
+    /// Reads the queue until it is empty. A queue that existed before is not read: taking a message, if only to hand it back, keeps it from its
+    /// consumers meanwhile, and counts against the broker's delivery limit.
     pub(super) async fn count(&self, mut tally: Tally) -> Result<Option<Tally>, Error> {
         if !self.made {
             return Ok(None);
         }
         let (_connection, channel) = self.open().await?;
-        // The queue is removed anyway: no message needs an acknowledgement of its own.
+        // The queue is removed anyway, so messages need no acknowledgement.
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let mut consumer = channel.basic_consume(self.queue.clone(), ShortString::default(), options, FieldTable::default()).await?;
         let (mut silent_since, mut was_empty) = (Instant::now(), false);
@@ -102,13 +102,13 @@ impl Amqp {
                     (silent_since, was_empty) = (Instant::now(), false);
                 }
                 Ok(None) => return Err(Error::Failed(format!("the broker ended the consumer of queue {} before all was counted", self.queue))),
-                // What had just left the queue when that was asked has come since.
+                // Whatever had just left the queue when it was asked has arrived by now.
                 Err(_) if was_empty => return Ok(Some(tally)),
                 Err(_) => {
                     let waiting = self.waiting(&channel).await?;
                     if waiting > 0 && silent_since.elapsed() > PATIENCE {
                         let (queue, seconds) = (&self.queue, PATIENCE.as_secs());
-                        return Err(Error::Failed(format!("queue {queue} holds {waiting} messages and has brought none for {seconds} s")));
+                        return Err(Error::Failed(format!("queue {queue} has {waiting} messages but delivered none for {seconds} s")));
                     }
                     was_empty = waiting == 0;
                 }
@@ -116,14 +116,14 @@ impl Amqp {
         }
     }
 
-    /// How many messages the queue holds.
+    /// How many messages are in the queue.
     async fn waiting(&self, channel: &Channel) -> Result<u32, Error> {
         let ask = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let asked = tokio::time::timeout(PATIENCE, channel.queue_declare(self.queue.clone(), ask, FieldTable::default()));
         Ok(asked.await.map_err(|_| Error::Unreachable("the AMQP broker does not answer".to_owned()))??.message_count())
     }
 
-    /// Publishes as fast as confirms come back, with many under way.
+    /// Publishes as fast as confirms come back, with many messages under way.
     pub(super) async fn alone(&self, payloads: &Payloads, messages: u64, phase: &Phase) -> Result<f64, Error> {
         let (_connection, channel) = self.open().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;

@@ -23,26 +23,26 @@ use super::super::setup::Subject;
 use crate::fault;
 use crate::source::kafka::{Config, is_away};
 
-/// How long the broker may take over a request, and how long a topic that is not read to its end may bring nothing.
+/// The time limit of a request to the broker, and of a topic that delivers nothing although it was not read to its end.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long it may take over the first one, by which is learnt whether it is there at all.
+/// The time limit of the first request, which shows whether the broker is there at all.
 const REACH: Duration = Duration::from_secs(10);
-/// The processes that a broker may be: Kafka in a virtual machine or compiled, and what speaks its protocol.
+/// The names of a broker's process: Kafka in a virtual machine or compiled, and others that speak its protocol.
 const SERVERS: [&str; 3] = ["java", "kafka.Kafka", "redpanda"];
-/// Nothing is ever committed for it.
+/// Nothing is ever committed for this group.
 const GROUP: &str = "redrive-bench";
-/// How long it may take to make or delete a topic.
+/// The time limit for making or deleting a topic.
 const ADMIN: Duration = Duration::from_secs(5);
 
-/// A topic, and one more for producing alone.
+/// A topic, and another one for producing alone.
 pub(in crate::bench) struct Kafka {
     client: ClientConfig,
     topic: String,
     beside: String,
     made: bool,
-    /// Where the partitions of a topic that was there before ended before the run.
+    /// Where the partitions of a pre-existing topic ended before the run.
     starts: HashMap<i32, i64>,
-    /// The broker did not answer the request for topics, and made them when they were asked for.
+    /// The broker did not answer the request for topics, and made them when they were first used.
     asked_in_vain: AtomicBool,
 }
 
@@ -69,12 +69,12 @@ impl Kafka {
     }
 
     async fn create(&self, topics: &[&str], partitions: i32) -> Result<(), Error> {
-        // -1 is what the brokers have for a default.
+        // -1 means the brokers' default.
         let new: Vec<_> = topics.iter().map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(-1))).collect();
         let admin: AdminClient<DefaultClientContext> = self.client.create()?;
         let results = match admin.create_topics(&new, &options()).await {
             Ok(results) => results,
-            // A broker that makes topics by itself may have no request for it, and no controller to take one.
+            // A broker that makes topics by itself may not support the request, and may have no controller to handle it.
             Err(KafkaError::AdminOp(RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::OperationTimedOut)) => {
                 self.asked_in_vain.store(true, Ordering::Relaxed);
                 Vec::new()
@@ -84,7 +84,7 @@ impl Kafka {
         for result in results {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::UnsupportedFeature)) => {}
-                Err((topic, code)) => return Err(Error::Failed(format!("topic {topic} can't be made: {code}; --into NAME uses one that is there"))),
+                Err((topic, code)) => return Err(Error::Failed(format!("topic {topic} can't be made: {code}; --into NAME uses an existing one"))),
             }
         }
         // The brokers learn of it one after another.
@@ -125,22 +125,22 @@ impl Kafka {
         if process::is_local(host) { Server::listening(port.parse().ok()?, &SERVERS) } else { None }
     }
 
-    /// Reads the topic from where it began, or ended before the run, to what is now its end.
+    /// Reads the topic from its beginning, or from where it ended before the run, to its present end.
     pub(super) async fn count(&self, mut tally: Tally) -> Result<Tally, Error> {
         let mut client = self.client.clone();
         client.set("group.id", GROUP).set("enable.auto.commit", "false").set("enable.partition.eof", "true");
-        // Transactions are other people's: one that is open must not hide what comes behind it.
+        // Transactions belong to others: an open one must not hide what comes after it.
         client.set("isolation.level", "read_uncommitted");
         let (topic, starts) = (self.topic.clone(), self.starts.clone());
         blocking(move || {
             let consumer: BaseConsumer = client.create()?;
-            // Where the partitions end that are not read yet.
+            // The ends of the partitions that are still to be read.
             let (mut list, mut left) = (TopicPartitionList::new(), HashMap::new());
             let found = partitions(&consumer, &topic, PATIENCE)?;
             if found.is_empty() {
-                return Err(Error::Failed(format!("topic {topic} is not there any more")));
+                return Err(Error::Failed(format!("topic {topic} no longer exists")));
             }
-            // One without a leader can't be asked, which is an error: nobody knows what is in it.
+            // A partition without a leader can't be asked, which is an error: nobody knows what it contains.
             for (partition, _) in found {
                 let (low, high) = consumer.fetch_watermarks(&topic, partition, PATIENCE)?;
                 let first = starts.get(&partition).map_or(low, |start| low.max(*start));
@@ -160,17 +160,19 @@ impl Kafka {
                         }
                         silent_since = Instant::now();
                     }
-                    // The last offsets may be marks of transactions, which are no messages.
+                    // The last offsets may be transaction markers, which are not messages.
                     Some(Err(KafkaError::PartitionEOF(partition))) => {
                         left.remove(&partition);
                     }
-                    // The client goes on trying.
+                    // The client keeps trying.
                     Some(Err(error)) if !is_away(&error) => return Err(error.into()),
                     Some(Err(_)) | None => {}
                 }
                 if silent_since.elapsed() > PATIENCE {
                     let (partitions, seconds) = (left.len(), PATIENCE.as_secs());
-                    return Err(Error::Failed(format!("{partitions} partitions of topic {topic} hold more, and brought nothing for {seconds} s")));
+                    return Err(Error::Failed(format!(
+                        "{partitions} partitions of topic {topic} have more messages but delivered nothing for {seconds} s"
+                    )));
                 }
             }
             Ok(tally)
@@ -178,7 +180,7 @@ impl Kafka {
         .await
     }
 
-    /// Hands messages to the client library as fast as it takes them, and waits for all reports.
+    /// Hands messages to the client library as fast as it accepts them, and waits for all reports.
     pub(super) async fn alone(&self, payloads: &Payloads, messages: u64, phase: &Phase) -> Result<f64, Error> {
         let (client, topic, payloads) = (self.client.clone(), self.beside.clone(), payloads.clone());
         let reports = Arc::new(AtomicU64::new(0));
@@ -237,14 +239,14 @@ fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(ADMIN)).operation_timeout(Some(ADMIN))
 }
 
-/// The partitions of a topic, each with whether it has a leader. There are none if the topic is not there.
+/// The partitions of a topic, each with whether it has a leader; none if the topic does not exist.
 fn partitions(consumer: &BaseConsumer, topic: &str, within: Duration) -> Result<Vec<(i32, bool)>, KafkaError> {
     let metadata = consumer.fetch_metadata(Some(topic), within)?;
     let found = metadata.topics().iter().filter(|found| found.name() == topic && found.error().is_none());
     Ok(found.flat_map(|found| found.partitions().iter().map(|partition| (partition.id(), partition.leader() >= 0))).collect())
 }
 
-/// Where the partitions of a topic end now. There are none if the topic is not there.
+/// Where the partitions of a topic end now; none if the topic does not exist.
 fn ends(client: &ClientConfig, topic: &str) -> Result<HashMap<i32, i64>, Error> {
     let consumer: BaseConsumer = client.clone().set("group.id", GROUP).set("isolation.level", "read_uncommitted").create()?;
     let mut ends = HashMap::new();

@@ -1,4 +1,4 @@
-//! How much there may be of connections, heads and bodies, and how long each may take.
+//! How many connections and how large heads and bodies may be, and how long each may take.
 
 use super::*;
 
@@ -10,7 +10,7 @@ async fn a_head_that_does_not_come_is_not_waited_for() {
         stream.write_all(sent.as_bytes()).await.unwrap();
         within(5, ended(stream)).await;
     }
-    // Nor is the next request of a connection.
+    // The next request of a connection has the same limit.
     let mut stream = running.connect().await;
     stream.write_all(GET.as_bytes()).await.unwrap();
     assert_eq!(status(&within(5, answer(&mut stream)).await), "200");
@@ -33,7 +33,7 @@ async fn an_answer_that_nobody_reads_is_dropped() {
     let running = start(Config { max_connections: 1, ..quick() }, Duration::from_secs(1));
     let mut lazy = running.connect().await;
     lazy.write_all(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
-    // There is one slot: another is served only once the lazy one has lost it.
+    // There is only one slot: another client is served only once the lazy one has lost it.
     assert_eq!(status(&within(10, running.ask(GET)).await), "200");
     assert!(within(10, ended(lazy)).await.len() < 32 << 20);
 }
@@ -117,7 +117,7 @@ async fn a_body_that_is_announced_and_does_not_come_keeps_nobody_out_who_has_no_
     let config = Config { token: Some(Secret::new("s3cret")), max_connections: 2, ..quick() };
     let running = start(Config { header_timeout: Span::secs(60), body_timeout: Span::secs(60), ..config }, Duration::from_secs(1));
     let announced = |path: &str| format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\n");
-    // No body is waited for where none is needed.
+    // A body is not waited for where none is needed.
     assert_eq!(status(&within(5, running.ask(&announced("/healthz"))).await), "405");
     let mut refused = Vec::new();
     for _ in 0..2 {
@@ -126,7 +126,7 @@ async fn a_body_that_is_announced_and_does_not_come_keeps_nobody_out_who_has_no_
         refused.push(stream);
     }
     assert_eq!(status(&within(5, running.ask(GET)).await), "200");
-    // One of them went, before it was told why it was refused.
+    // One of them lost its place before it was told why it was refused.
     let (told, ..) = within(5, futures::future::select_all(refused.into_iter().map(|stream| Box::pin(ended(stream))))).await;
     assert_eq!(String::from_utf8_lossy(&told), "");
     let mut others = Vec::new();
@@ -154,11 +154,11 @@ async fn a_body_past_the_limit_is_413_whether_announced_or_not() {
         stream.write_all(request.as_bytes()).await.unwrap();
         let text = within(5, answer(&mut stream)).await;
         assert!(status(&text) == "413" && text.contains("body_too_large"), "{text}");
-        // The rest was read and thrown away: the connection goes on.
+        // The rest was read and discarded: the connection goes on.
         stream.write_all(GET.as_bytes()).await.unwrap();
         assert_eq!(status(&within(5, answer(&mut stream)).await), "200");
     }
-    // Who asks first is told before it sends anything.
+    // A caller that asks first is told before it sends anything.
     let asks = format!("POST /size HTTP/1.1\r\nhost: localhost\r\ncontent-length: {over}\r\nexpect: 100-continue\r\n\r\n");
     assert_eq!(status(&within(5, running.ask(&asks)).await), "413");
 }
@@ -167,7 +167,7 @@ async fn a_body_past_the_limit_is_413_whether_announced_or_not() {
 async fn bodies_on_their_way_are_bounded_together_and_counted_as_they_arrive() {
     let running = start(Config { body_timeout: Span::secs(30), ..quick() }, Duration::from_secs(1));
     let head = "POST /size HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1048576\r\n\r\n";
-    // Announcements weigh nothing.
+    // An announcement alone takes no memory.
     let mut slow = Vec::new();
     for _ in 0..20 {
         let mut stream = running.connect().await;
@@ -176,7 +176,7 @@ async fn bodies_on_their_way_are_bounded_together_and_counted_as_they_arrive() {
     }
     let body = "x".repeat((1 << 20) - 1);
     assert_eq!(status(&within(5, running.ask(&format!("{head}{body}x"))).await), "200");
-    // Four MiB are what there is room for; all of this but the last byte is more.
+    // There is room for four MiB; all of these but for their last byte are more.
     let mut refused = 0;
     for stream in &mut slow {
         stream.write_all(body.as_bytes()).await.unwrap();
