@@ -1,4 +1,4 @@
-//! The AMQP source against a broker that says what a test tells it to: no server is needed.
+//! The AMQP source against a broker that answers as the test tells it to: no server is needed.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::sends::{build, context_with_timeout, message, send_all};
 
-/// What the broker says of a message, by its number in the batch, from 1.
+/// The broker's answer for a message, by the message's number in the batch, from 1.
 #[derive(Clone, Copy)]
 enum Word {
     Ack(u64),
@@ -20,7 +20,7 @@ enum Word {
 }
 use Word::{Ack, AckUpTo, Nack, Return};
 
-/// What a batch comes to, in its order, when the broker says these words once it has all of it, and then no more.
+/// The outcomes of a batch, in order, if the broker gives these answers once it has all of it, and then no more.
 async fn outcomes(count: usize, words: Vec<Word>) -> Vec<Outcome> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("amqp://{}", listener.local_addr().unwrap());
@@ -28,12 +28,12 @@ async fn outcomes(count: usize, words: Vec<Word>) -> Vec<Outcome> {
     let sender = build("amqp", json!({ "url": url, "channels": 1 }), &context_with_timeout("2s"));
     let messages: Vec<Message> = (0..count).map(|n| message("queue", n.to_string())).collect();
     let ids: Vec<_> = messages.iter().map(|message| message.id).collect();
-    // There is one thread: the lane finds all of them when its turn comes, and takes them for one batch.
+    // There is one thread: the lane finds all of them on its turn, and takes them as one batch.
     let mut outcomes = send_all(&sender, messages, Duration::from_secs(20)).await;
     ids.iter().map(|id| outcomes.remove(id).unwrap()).collect()
 }
 
-/// One connection: the greetings, as many publishes as are expected, then the words.
+/// One connection: the handshake, the expected number of publishes, then the answers.
 async fn broker(mut stream: TcpStream, count: usize, words: Vec<Word>) {
     stream.read_exact(&mut [0; 8]).await.unwrap();
     // connection.start: version 0-9, no properties, the mechanisms, the locales
@@ -67,7 +67,7 @@ async fn broker(mut stream: TcpStream, count: usize, words: Vec<Word>) {
             }
         }
     }
-    // It stays, and hears what is said to it, until the other side has had enough.
+    // It stays and keeps reading until the other side has had enough.
     let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
 }
 
@@ -109,7 +109,7 @@ async fn a_confirm_that_is_withheld_holds_up_none_of_those_behind_it() {
     let mut expected = vec!["arrived"; 10];
     expected[0] = "unknown";
     assert_eq!(verdicts(&outcomes(10, (2..=10).map(Ack).collect()).await), expected);
-    // Nor do words out of order, and those of what was not taken.
+    // Nor do answers out of order, or those for messages that were not taken.
     expected[1..3].fill("amqp_nack");
     assert_eq!(verdicts(&outcomes(10, [Nack(3), Nack(2)].into_iter().chain((4..=10).rev().map(Ack)).collect()).await), expected);
 }
@@ -119,7 +119,7 @@ async fn what_was_returned_past_a_withheld_confirm_is_told_by_whoever_brought_it
     // The second's confirm brings the third's return, so that its own might still be waiting; the third's brings none.
     let words = vec![Return(3), Ack(2), Ack(3), Ack(4)];
     assert_eq!(verdicts(&outcomes(4, words).await), ["unknown", "unknown", "amqp_unroutable", "arrived"]);
-    // Two were returned; the only confirm brings the other's return, and its own message's is never told.
+    // Two were returned; the only confirm carries the other's return, and that of its own message never arrives.
     assert_eq!(verdicts(&outcomes(3, vec![Return(2), Return(3), Ack(3)]).await), ["unknown"; 3]);
 }
 

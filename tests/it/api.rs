@@ -1,4 +1,4 @@
-//! The HTTP API of the whole application, on SQLite. Every answer is held to `docs/openapi.yaml`.
+//! The HTTP API of the whole application, on SQLite. Every answer is checked against `docs/openapi.yaml`.
 
 mod act;
 mod document;
@@ -16,13 +16,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::app::{Running, start};
 
-/// A caller of an application.
+/// A client of an application.
 pub(crate) struct Client {
     pub(crate) app: Running,
     http: reqwest::Client,
 }
 
-/// An answer, read whole.
+/// An answer, completely read.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -35,12 +35,12 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The id of a message that was taken.
+    /// The id of an accepted message.
     pub(crate) fn id(&self) -> String {
         self.json()["id"].as_str().unwrap_or_else(|| panic!("{self:?}")).to_owned()
     }
 
-    /// The code and the field of a problem, which must look like one.
+    /// The code and field of a problem, whose form is checked.
     pub(crate) fn problem(&self) -> (u16, String, String) {
         let body = self.json();
         assert_eq!(self.headers[CONTENT_TYPE], "application/problem+json", "{self:?}");
@@ -51,7 +51,7 @@ impl Answer {
     }
 }
 
-/// An application that takes messages, with this added to its configuration.
+/// An application that accepts messages, with this added to its configuration.
 pub(crate) async fn client(yaml: &str) -> Client {
     let client = Client { app: start(yaml).await, http: reqwest::Client::new() };
     client.until_ready().await;
@@ -75,7 +75,7 @@ impl Client {
         self.http.request(method, self.app.url(path))
     }
 
-    /// Sends a request and holds its answer to the document.
+    /// Sends a request and checks its answer against the document.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Answer {
         let request = request.build().expect("a request");
         let (method, path) = (request.method().clone(), request.url().path().to_owned());
@@ -101,7 +101,7 @@ impl Client {
         self.send(self.request(Method::POST, path).header(CONTENT_TYPE, "application/json").body(body)).await
     }
 
-    /// Submits a message to `main` with these fields besides; its id.
+    /// Submits a message to `main` with these additional fields; returns its id.
     pub(crate) async fn submitted(&self, fields: &str) -> String {
         let answer = self.post_json("/v1/messages", format!(r#"{{"source":"main","payload":"x"{fields}}}"#)).await;
         assert_eq!(answer.status, 202, "{answer:?}");

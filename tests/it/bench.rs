@@ -38,7 +38,7 @@ impl Setup {
         command
     }
 
-    /// Runs a case and answers the object that it prints.
+    /// Runs a case and returns the object that it prints.
     fn measure(&self, arguments: &[&str]) -> Value {
         let output = self.command(arguments).arg("--json").output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
@@ -104,7 +104,7 @@ fn a_purge_beside_accept_is_counted_and_the_load_before_it_is_without_one() {
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text + "history: { max_rows: 100 }\n").unwrap();
     let report = setup.measure(&["accept", "--messages", "300", "--connections", "4", "--rate", "300", "--purge", "500"]);
-    // Had the load before it purged all that are more than 100, no more would be left.
+    // If the load before it had purged everything above 100, nothing would be left.
     assert!(report["purged"].as_u64().is_some_and(|purged| purged > 100), "{report}");
 }
 
@@ -150,7 +150,7 @@ fn lag_is_measured_for_both_ways_in() {
 #[test]
 fn a_short_lag_has_percentiles_too() {
     let (_cluster, setup) = cluster();
-    // A quarter of a second of the 30 that it might have lasted.
+    // A quarter of a second, of the 30 that it might have taken.
     let report = setup.measure(&["lag", "--messages", "50", "--rate", "200", "--connections", "4"]);
     positive(&report, &["p50_ms", "p99_ms"]);
 }
@@ -261,7 +261,7 @@ fn a_broker_that_is_away_is_told_from_a_failure() {
     }
 }
 
-/// `store.migrate: verify` says that somebody else makes the tables: there are none in a file that is not there.
+/// `store.migrate: verify` means that somebody else makes the tables: there are none in a file that does not exist.
 #[test]
 fn into_makes_no_tables_where_the_configuration_only_verifies_them() {
     let setup = Setup::new("{ kind: log }");

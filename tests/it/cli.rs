@@ -1,4 +1,4 @@
-//! The command line as a script sees it: output, exit codes, and nothing started when something is wrong.
+//! The command line as a script sees it: output, exit codes, and nothing started if something is wrong.
 
 mod chunks;
 mod files;
@@ -61,7 +61,7 @@ async fn raw(folder: &Path) -> Raw {
     Raw::connect(&format!("sqlite://{}", folder.join("t.db").display()).parse().unwrap()).await
 }
 
-/// What a command prints, which must do its work.
+/// The output of a command, which must succeed.
 fn done(folder: &Path, arguments: &[&str]) -> String {
     let output = run(folder, arguments);
     assert_eq!(code(&output), 0, "{arguments:?}: {}", err(&output));
@@ -83,7 +83,7 @@ fn a_wrong_command_line_exits_2_and_help_exits_0() {
     }
     for change in ["retry", "cancel"] {
         let id = "01890a5d-ac96-774b-bcce-b302099a8057";
-        // Ids or filters, and a bound or a beginning alone is no filter.
+        // Ids and filters exclude each other, and a limit or a start alone is not a filter.
         for arguments in [&[id, "--source", "l"][..], &[id, "--state", "pending"], &[id, "--limit", "5"], &["--limit", "5"], &["--after", id]] {
             let output = run(folder.path(), &[&[change], arguments].concat());
             assert_eq!((code(&output), out(&output).as_str()), (2, ""), "{change} {arguments:?}");
@@ -122,7 +122,7 @@ fn a_wrong_configuration_exits_64_with_every_fault_whatever_the_command() {
 
 #[test]
 fn beyond_loopback_without_a_token_nothing_is_bound() {
-    // The port is taken here: had redrive tried to bind it, the fault would be another.
+    // The port is taken: if redrive had tried to bind it, the fault would be a different one.
     let taken = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let folder = folder(&format!(
@@ -352,7 +352,7 @@ async fn a_second_signal_ends_the_commands_too() {
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
     let leader = pid(&line(&folder.join("leader")).await);
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-    // Two that come before the first is dealt with are one.
+    // Two signals that arrive before the first is handled count as one.
     assert!(log.any(|line| line.unwrap().contains("stopping")));
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
@@ -386,7 +386,7 @@ fn each_line_of_the_log_is_json_where_stderr_is_no_terminal() {
     let folder =
         folder("project: orders\nstore: { url: 'sqlite://t.db' }\nsources: { c: { kind: command, argv: [sh, it.sh], retry: { max_retries: 0 } } }\n");
     let folder = folder.path();
-    // What it says stands in a line of the log, line ends, quotes and all.
+    // Its output is on one line of the log, including line ends and quotes.
     std::fs::write(folder.join("it.sh"), "printf 'it said \"no\"\\n\\\\ and\\tno' >&2\nexit 1\n").unwrap();
     done(folder, &["migrate"]);
     let id = done(folder, &["send", "c", "--payload", "x"]).trim().to_owned();

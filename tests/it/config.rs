@@ -1,4 +1,4 @@
-//! The configuration: every fault at once, no secret shown, the files that are handed out held to the code.
+//! The configuration: every fault at once, no secret shown, and the files of the repository checked against the code.
 
 mod documents;
 mod faults;
@@ -94,7 +94,7 @@ fn a_variable_that_holds_something_is_never_nothing() {
     }
     assert!(of("project: orders\napi: { token: ~ }\n", &[]).is_none());
     assert!(of("project: orders\napi: { token: ${T:-} }\n", &[]).is_none());
-    // The kinds of sources read their keys another way.
+    // The kinds of sources read their keys in a different way.
     let text = "project: orders\nsources: { crm: { kind: http, url: ${U} } }\n";
     let faults = parse_with(text, Path::new("x.yaml"), &[("U", "~")]).unwrap_err().to_string();
     assert!(faults.contains("sources.crm.url") && !faults.contains("is missing"), "{faults}");
@@ -108,7 +108,7 @@ fn a_property_of_kafka_is_the_text_that_is_written() {
         parse_with(&text, Path::new("x.yaml"), variables)
     };
     for (value, taken) in [("true", true), ("1", true), ("'false'", true), ("01", false), ("1.0", false)] {
-        // 01 would be 1 as a number, and that would do.
+        // As a number, 01 would be 1, which would be accepted.
         assert_eq!(read(value, &[]).is_ok(), taken, "{value}");
         assert_eq!(read("${V}", &[("V", value.trim_matches('\''))]).is_ok(), taken, "{value} in a variable");
     }

@@ -1,4 +1,4 @@
-//! `redrive demo`, ended early, and with a broker that is not there. Shown to its end it takes as long as it takes.
+//! `redrive demo`, interrupted, and with a broker that is not there. A complete run would take too long.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ fn is_empty(folder: &Path) -> bool {
     std::fs::read_dir(folder).unwrap().next().is_none()
 }
 
-/// Starts it, sends it a signal once `begun`, and waits for its end.
+/// Starts it, sends it a signal once `begun` holds, and waits for its end.
 pub(crate) fn interrupted(mut command: Command, signal: &str, begun: impl Fn() -> bool) {
     let mut child = command.spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);

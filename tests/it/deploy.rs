@@ -13,12 +13,12 @@ use serde_json::Value;
 use crate::cli::{code, err, folder, run};
 use crate::support::yaml::documents;
 
-/// What a file of the repository holds.
+/// The content of a file of the repository.
 fn text(file: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
 
-/// A configuration without its sources; each variable holds what would do for any. It has a runtime, because opening a store may need one.
+/// A configuration without its sources; each variable holds something that is valid for any. It has a runtime, because opening a store may need one.
 fn config(text: &str, file: &Path) -> Config {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let _entered = runtime.enter();
@@ -26,10 +26,10 @@ fn config(text: &str, file: &Path) -> Config {
     Config::parse(text, file, &anything, &Registry::default(), Scope::Store).unwrap()
 }
 
-/// What the producer of the compose file says of its first order, when it is started at this time.
+/// The first order of the compose file's producer, if it is started at this time.
 fn first_order(started: &str) -> String {
     let programs = tempfile::tempdir().unwrap();
-    // All that it calls; it ends where it would wait for the next second.
+    // Everything it calls; it ends where it would wait for the next second.
     for (name, does) in [("curl", "exit 0"), ("hostname", "echo container"), ("date", "echo \"$NOW\""), ("sleep", "exit 1")] {
         let program = programs.path().join(name);
         std::fs::write(&program, format!("#!/bin/sh\n{does}\n")).unwrap();
@@ -57,7 +57,7 @@ fn an_engine_waits_longer_than_the_node_takes_to_stop() {
     assert!(waits.get() >= config.engine.shutdown.grace.get() + Duration::from_secs(5), "{waits}");
 }
 
-/// The document of a kind.
+/// The document of this kind.
 fn of<'a>(documents: &'a [Value], kind: &str) -> &'a Value {
     documents.iter().find(|document| document["kind"] == kind).unwrap()
 }
@@ -70,7 +70,7 @@ fn the_sidecar_of_kubernetes_is_one_that_starts_is_asked_and_has_time_to_stop() 
     let sidecar = &pod["initContainers"][0];
     assert_eq!(sidecar["restartPolicy"], "Always", "started before the producer, stopped after it");
 
-    // Where the image looks, and who it is.
+    // The image's paths and user.
     let image = text("Dockerfile");
     let path = sidecar["volumeMounts"][0]["mountPath"].as_str().unwrap();
     assert!(image.contains(&format!("ENV REDRIVE_CONFIG={path}/redrive.yaml\n")), "{path}");
@@ -78,7 +78,7 @@ fn the_sidecar_of_kubernetes_is_one_that_starts_is_asked_and_has_time_to_stop() 
     assert!(image.contains(&format!("USER {user}:{group}\n")), "{user}:{group}");
     assert_eq!(&pod["securityContext"]["fsGroup"], group);
 
-    // What is mounted there, as it is mounted.
+    // The file as it is mounted.
     let configuration = of(&manifest, "ConfigMap")["data"]["redrive.yaml"].as_str().unwrap();
     let folder = folder(configuration);
     let (preface, _) = written.split_once("apiVersion:").unwrap();
@@ -96,11 +96,11 @@ fn the_sidecar_of_kubernetes_is_one_that_starts_is_asked_and_has_time_to_stop() 
     let check = run(folder.path(), &["check"]);
     assert_eq!(code(&check), 0, "{}", err(&check));
     let config = config(configuration, &folder.path().join("redrive.yaml"));
-    // No authority of the system's knows a server whose name is known in the cluster alone.
+    // None of the system's authorities can certify a server name that exists only in the cluster.
     let ca = config.store.tls.as_ref().and_then(|tls| tls.ca.as_deref());
     assert!(ca.is_some_and(Path::is_file), "{ca:?}");
 
-    // Who asks, and where the producer finds it.
+    // The port for probes, and the address for the producer.
     let port = &sidecar["ports"][0];
     assert_eq!(port["containerPort"], config.health.listen.unwrap().port());
     for probe in ["startupProbe", "livenessProbe"] {
@@ -111,7 +111,7 @@ fn the_sidecar_of_kubernetes_is_one_that_starts_is_asked_and_has_time_to_stop() 
     let producer = &pod["containers"][0]["env"][0];
     assert_eq!(producer["value"], format!("http://{}", config.api.listen.unwrap()));
 
-    // The producer has of the time what Kubernetes gives to who asks for nothing, and redrive its own.
+    // The producer gets the grace period that Kubernetes gives by default, and redrive its own.
     let whole = Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap());
     assert!(whole >= Duration::from_secs(30) + config.engine.shutdown.grace.get(), "{whole:?}");
 }

@@ -71,12 +71,12 @@ async fn what_the_broker_answers_is_classified() {
         (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD, Class::Permanent, "kafka_invalid_record"),
         (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS, Class::Refused, "kafka_invalid_required_acks"),
     ] {
-        // Of a batch, and of the message alone.
+        // For the batch, and for the message on its own.
         cluster.request_errors(RDKafkaApiKey::Produce, &[error, error]);
         let outcome = send_one(&sender, message(TOPIC, "x")).await;
         assert_eq!((outcome.class, outcome.code.as_ref()), (class, code), "{outcome:?}");
         cluster.clear_request_errors(RDKafkaApiKey::Produce);
-        // A permanent error of an idempotent producer may end it: the next send must work all the same.
+        // A permanent error may end an idempotent producer: the next send must work all the same.
         let deadline = Instant::now() + Duration::from_secs(10);
         while send_one(&sender, message(TOPIC, "x")).await.class != Class::Succeeded {
             assert!(Instant::now() < deadline, "no recovery after {code}");
@@ -89,7 +89,7 @@ async fn a_producer_that_failed_for_good_is_replaced_and_its_messages_may_come_a
     let cluster = cluster();
     let sender = source(&cluster, "3s");
     assert_eq!(send_one(&sender, message(TOPIC, "x")).await.class, Class::Succeeded);
-    // A broker that lost track of an idempotent producer ends it: every later send of that producer would fail.
+    // A broker that loses track of an idempotent producer ends it: every later send of that producer would fail.
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER; 4]);
     let outcome = send_one(&sender, message(TOPIC, "y")).await;
     assert_eq!((outcome.class, outcome.code.as_ref()), (Class::Unreachable, "kafka_out_of_order_sequence_number"), "{outcome:?}");

@@ -1,4 +1,4 @@
-//! What log lines hold, for whoever reads them as text.
+//! The contents of log lines, as people read them in text form.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::api::client;
 use crate::support::eventually;
 
-/// Where lines go.
+/// Where the lines go.
 #[derive(Clone, Debug, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -32,7 +32,7 @@ impl io::Write for Lines {
 async fn what_a_destination_says_makes_no_line_of_its_own() {
     let lines = Lines::default();
     let writer = lines.clone();
-    // All of the application runs in this thread.
+    // The whole application runs in this thread.
     let _logged = tracing::subscriber::set_default(tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish());
     let client = client("sources: { main: { kind: scripted, breaker: { after: 1 } } }").await;
     client.submitted(r#","topic":"forge""#).await;

@@ -1,5 +1,5 @@
-//! Integration tests: one binary, a module a subject. What needs a server lives under `servers`, so that
-//! `cargo test --test it -- --skip servers::` needs none. A test whose server is absent fails; it is never skipped.
+//! Integration tests: one binary, a module per subject. Tests that need a server are below `servers`, so that `cargo test --test it -- --skip
+//! servers::` needs none. A test whose server is absent fails; it is never skipped.
 
 #![allow(
     clippy::unwrap_used,

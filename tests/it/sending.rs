@@ -1,4 +1,4 @@
-//! What the engine does with messages on their way, seen from outside: the whole application, on SQLite.
+//! What the engine does with messages on their way, from outside: the whole application, on SQLite.
 
 mod large;
 mod leases;
@@ -44,7 +44,7 @@ async fn until(session: &mut SqliteConnection, sql: &'static str) {
     tokio::time::timeout(Duration::from_secs(30), answered).await.expect(sql);
 }
 
-/// An application that takes the store for away after so long, and its folder.
+/// An application with this `store.timeout`, and its folder.
 async fn impatient(timeout: &str, yaml: &str) -> (Client, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("store: {{ url: \"sqlite://{}\", timeout: {timeout} }}", folder.path().join("redrive.db").display());
@@ -91,7 +91,7 @@ async fn what_expired_before_the_destination_ever_answered_fails_at_once() {
     let insert = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
         INSERT INTO resend_log (source, expires_at) SELECT 'main', CAST(unixepoch('subsec') * 1000 AS INTEGER) - 1000 FROM n";
     run(&mut session, insert).await;
-    // 64 a second, were places that are free again looked for by the clock.
+    // It would be 64 a second if free places were only looked for by the clock.
     let all = r#"redrive_finished_total{project="test",source="main",state="failed",class="expired"} 1000"#;
     shows(&client, Duration::from_secs(8), all).await;
     session.close().await.unwrap();
@@ -138,7 +138,7 @@ async fn a_destination_that_is_slow_gets_no_more_than_it_takes_in_time() {
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500) INSERT INTO resend_log (source) SELECT 'main' FROM n";
     run(&mut session, insert).await;
     shows(&client, Duration::from_secs(30), r#"redrive_finished_total{project="test",source="main",state="succeeded",class="succeeded"} 2500"#).await;
-    // Some may have gone out before it was known how slow it is, or this machine may have stood still.
+    // Some may have gone out before it was known how slow the destination is, or this machine may have been stalled.
     let attempts = number(&mut session, "SELECT max(attempts) FROM resend_log").await;
     assert!(attempts <= 3, "{attempts}");
     session.close().await.unwrap();
@@ -149,7 +149,7 @@ async fn a_destination_that_is_slow_gets_no_more_than_it_takes_in_time() {
 async fn what_waits_gets_its_share_of_a_slow_destination() {
     let client = client("sources: { main: { kind: slow, timeout: 1s, breaker: { probe: 100ms }, retry: { unreachable_delay: 100ms } } }").await;
     let stop = CancellationToken::new();
-    // More than it takes: every place that comes free would be theirs.
+    // More messages than it takes, for every place that comes free.
     let crowd = async {
         let one = async || {
             while !stop.is_cancelled() {
@@ -210,7 +210,7 @@ async fn a_pipeline_that_panics_sends_what_comes_after() {
     client.app.end().await;
 }
 
-/// A part of the engine that panics would be missed by nobody but the messages.
+/// If a part of the engine panicked, only the messages would miss it.
 #[tokio::test]
 async fn a_loop_that_panics_ends_the_node_as_a_bug() {
     let client = client("sources: { main: { kind: fragile } }").await;
@@ -223,7 +223,7 @@ async fn a_loop_that_panics_ends_the_node_as_a_bug() {
 async fn rows_without_a_project_or_a_due_time_go_out_however_many_they_are() {
     let client = client("sources: { main: { kind: scripted } }").await;
     let mut session = writer(client.app.folder()).await;
-    // Old enough to be taken for what lacks something. Such rows are looked for every 8 s, 500 at once.
+    // Old enough to be looked at as strays, which happens every 8 s, 500 at once.
     let insert = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)
         INSERT INTO resend_log (source, project, due_at, created_at)
         SELECT 'main', CASE WHEN i % 2 THEN 'test' END, CASE WHEN i % 2 THEN NULL ELSE now END, now - 60000
@@ -276,13 +276,13 @@ async fn what_is_more_urgent_goes_first_once_a_place_is_free() {
         }
         client.app.hold.add_permits(1);
         client.until(&id, "succeeded").await;
-        // The last that came in, which is the most urgent.
+        // The last one that came in, which is the most urgent.
         next = waiting.pop();
     }
     client.app.end().await;
 }
 
-/// An application that sends to a server which answers with the status that the topic names.
+/// An application that sends to a server which answers with the status in the topic.
 async fn answered_by_topic(headers: &'static str, options: &str) -> Client {
     let server = Server::start(move |request| answer(&format!("{} Because", request.header("redrive-topic")), headers, ""));
     client(&format!("sources: {{ main: {{ kind: http, url: \"{}\", {options} }} }}", server.url("/"))).await
@@ -297,7 +297,7 @@ async fn a_code_is_of_the_class_that_the_configuration_gives_it() {
         (400, "retrying", json!("refused"), 1),
         (500, "failed", json!("permanent"), 0),
         (404, "retrying", json!("unreachable"), 0),
-        // In its own table still.
+        // Already permanent in its own table.
         (410, "failed", json!("permanent"), 0),
     ] {
         let id = client.submitted(&format!(r#","topic":"{status}""#)).await;

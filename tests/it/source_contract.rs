@@ -1,8 +1,8 @@
-//! The contract suite of sources: what every sender promises, whatever its kind, asked of every destination. A destination is one line; those
-//! that need a server stand in `servers/source.rs`.
+//! The contract suite of sources: what every sender promises, whatever its kind, checked for every destination. A destination is one line; those that
+//! need a server are in `servers/source.rs`.
 //!
-//! A line names what its destination can be asked, and the compiler holds it to that: `secret` needs [`Secretive`], `shown` [`Shown`],
-//! `refusing` [`Refusing`], `leaving` [`Leaving`]. `pipelined` is for a kind that is a `Pipeline`.
+//! A line names the groups of tests that its destination supports, and the compiler holds it to that: `secret` needs [`Secretive`], `shown`
+//! [`Shown`], `refusing` [`Refusing`], `leaving` [`Leaving`]. `pipelined` is for a kind that is a `Pipeline`.
 
 pub(crate) mod arriving;
 pub(crate) mod destinations;
@@ -25,11 +25,11 @@ use uuid::Uuid;
 use crate::support::Proxy;
 use crate::support::sends::{context_with_timeout, message, send_all};
 
-/// A test that takes longer hangs.
+/// A test that takes longer than this hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// How long what works may take, on a machine with much else to do.
+/// How long working sends may take, on a machine that is busy with much else.
 pub(crate) const SOON: Duration = Duration::from_secs(40);
-/// So long after a source's timeout the engine gives up a send by itself.
+/// This long after a source's timeout the engine abandons a send by itself.
 pub(crate) const GRACE: Duration = Duration::from_secs(3);
 
 /// Where messages go, and the source that takes them there.
@@ -39,15 +39,15 @@ pub(crate) trait Destination: Sized {
 
     async fn set_up() -> Self;
 
-    /// What the YAML holds of the source, beside the kind and the options of every kind.
+    /// The source's section in the YAML, without the kind and the common options.
     fn section(&self) -> Value;
 
-    /// One with which as many topics as can be are wrong.
+    /// A section with which as many topics as possible are wrong.
     fn strict_section(&self) -> Value {
         self.section()
     }
 
-    /// A topic that is there.
+    /// A topic that exists.
     fn topic(&self) -> &str;
 
     /// The folder of the configuration's file.
@@ -64,51 +64,51 @@ pub(crate) trait Destination: Sized {
     }
 }
 
-/// One that is given secrets.
+/// A destination that is given secrets.
 pub(crate) trait Secretive: Destination {
-    /// What the kind makes of its section.
+    /// The parsed configuration of its kind.
     type Config: DeserializeOwned + Debug;
 
-    /// A section with `hunter2` for every secret; what is sent with it need not arrive.
+    /// A section with `hunter2` for every secret; messages sent with it need not arrive.
     fn secret_section(&self) -> Value {
         self.section()
     }
 }
 
-/// One that shows what arrived.
+/// A destination that shows what arrived.
 pub(crate) trait Shown: Destination {
     /// The payload that a tombstone arrives with.
     const TOMBSTONE: Option<&'static [u8]> = Some(b"");
-    /// Whether redrive's own facts stand among the headers, so that no message may bring what looks like them.
+    /// Whether redrive's own facts are among the headers, so that no message may bring imitations of them.
     const FACTS_ARE_HEADERS: bool = true;
 
-    /// All that has arrived, copies too.
+    /// Everything that has arrived, including copies.
     async fn arrived(&self) -> Vec<Arrival>;
 }
 
-/// One that does not take every message.
+/// A destination that does not accept every message.
 pub(crate) trait Refusing: Shown {
-    /// Messages that it refuses, each with what that comes to.
+    /// Messages that it refuses, each with the resulting class and code.
     fn refused(&self) -> Vec<(Message, Class, &'static str)>;
 }
 
-/// One that can be taken away and brought back.
+/// A destination that can be taken away and brought back.
 pub(crate) trait Leaving: Destination {
     fn be(&self, state: State);
 }
 
-/// How a destination is doing.
+/// The state of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     There,
-    /// Nobody is there, and that shows at once where it can.
+    /// Nobody is there, which shows at once where possible.
     Away,
-    /// What is sent is taken, and never answered.
+    /// Messages are taken, and never answered.
     Still,
 }
 
 impl State {
-    /// That of what stands behind a proxy.
+    /// Puts whatever is behind a proxy into this state.
     pub(crate) fn of(self, proxy: &Proxy) {
         match self {
             Self::There => proxy.open(),
@@ -139,19 +139,19 @@ pub(crate) fn sender<D: Destination>(destination: &D, timeout: &str) -> Sender {
     built(destination, destination.section(), timeout)
 }
 
-/// So many messages, whose payloads can be told in whatever text they turn up.
+/// This many messages, whose payloads can be recognised in any text.
 pub(crate) fn messages<D: Destination>(destination: &D, count: usize) -> Vec<Message> {
     (0..count).map(|number| message(destination.topic(), format!("hunter3 {number}"))).collect()
 }
 
-/// Sends messages in one batch: each gets one outcome within the time, and what is true of every outcome is true of it.
+/// Sends messages in one batch: each gets exactly one outcome in time, and the general rules for outcomes hold.
 pub(crate) async fn send<D: Destination>(destination: &D, sender: &Sender, batch: Vec<Message>, within: Duration) -> HashMap<Uuid, Outcome> {
     let outcomes = send_all(sender, batch, within).await;
     judge(destination, &outcomes);
     outcomes
 }
 
-/// A code says what went wrong, if anything did, and is one that the kind lists; and nothing repeats a secret or a payload.
+/// A code says what went wrong, if anything did, and is one that the kind lists; and no text repeats a secret or a payload.
 pub(crate) fn judge<D: Destination>(destination: &D, outcomes: &HashMap<Uuid, Outcome>) {
     let codes = destination.registry().codes(D::KIND);
     for outcome in outcomes.values() {
@@ -175,7 +175,7 @@ pub(crate) async fn in_time(test: impl Future<Output = ()>) {
     tokio::time::timeout(DEADLINE, test).await.expect("the test hangs");
 }
 
-/// The suite for one destination, as far as it can be asked.
+/// The suite for one destination, as far as it supports it.
 macro_rules! contract {
     ($destination:ty => $($group:ident)+) => {
         $($crate::source_contract::group! { $group $destination })+
@@ -183,7 +183,7 @@ macro_rules! contract {
 }
 pub(crate) use contract;
 
-/// What is asked, by what the destination must be able to do for it.
+/// The tests of a group, by what they need from the destination.
 macro_rules! group {
     (always $destination:ty) => {
         $crate::source_contract::suite! { $destination;
@@ -244,7 +244,7 @@ mod command {
     super::contract! { super::local::Command => always secret shown refusing leaving }
 }
 
-/// It takes everything, is always there, and shows no payload on purpose.
+/// It accepts everything, is always there, and deliberately shows no payload.
 mod log {
     super::contract! { super::local::Log => always unseen }
 }

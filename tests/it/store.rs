@@ -1,5 +1,5 @@
-//! The conformance suite of the store: what `trait Store` promises, asked of every back end. A back end is one line;
-//! those that need a server stand in `servers/store.rs`.
+//! The conformance suite of the store: what `trait Store` promises, checked for every back end. A back end is one line; those that need a server are
+//! in `servers/store.rs`.
 
 pub(crate) mod act;
 pub(crate) mod application;
@@ -22,7 +22,7 @@ pub(crate) mod storm;
 pub(crate) mod strays;
 pub(crate) mod transitions;
 
-/// The suite for one back end: a module a subject, a test a promise.
+/// The suite for one back end: a module per subject, a test per promise.
 macro_rules! conformance {
     ($backend:ident) => {
         $crate::store::suite! { $backend;
@@ -94,7 +94,7 @@ macro_rules! conformance {
 }
 pub(crate) use conformance;
 
-/// What only a server can be asked: several sessions at once.
+/// Tests that only make sense for a server: several sessions at once.
 macro_rules! conformance_of_a_server {
     ($backend:ident) => {
         $crate::store::suite! { $backend;

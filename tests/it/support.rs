@@ -21,14 +21,14 @@ pub(crate) fn service(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `scripts/services up` and `eval \"$(scripts/services env)\"`"))
 }
 
-/// A name that no other test, and no other run, has used: lower-case letters, digits and underscores, with the time in it, so
-/// that what a killed run left behind can be told by its age.
+/// A name that no other test, and no other run, has used: lower-case letters, digits and underscores. It contains the time, so that the age of what a
+/// killed run left behind is known.
 pub(crate) fn unique_name() -> String {
     let seconds = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     format!("rdt_{seconds:x}_{:010x}", rand::random::<u64>() >> 24)
 }
 
-/// Asks again and again until the answer is there, and fails the test once `deadline` has passed.
+/// Asks again and again until there is an answer, and fails the test once `deadline` has passed.
 #[track_caller]
 pub(crate) fn eventually<T, F, A>(deadline: Duration, ask: A) -> impl Future<Output = T>
 where
@@ -48,7 +48,7 @@ where
     }
 }
 
-/// Whether two times are no further apart than `within`.
+/// Asserts that two times are no further apart than `within`.
 #[track_caller]
 pub(crate) fn assert_near(got: chrono::DateTime<chrono::Utc>, want: chrono::DateTime<chrono::Utc>, within: Duration, what: impl Debug) {
     let apart = (got - want).abs().to_std().unwrap();

@@ -1,4 +1,4 @@
-//! What kills brokers: nothing else may use them meanwhile, so these run one after another.
+//! Tests that kill brokers: nothing else may use them meanwhile, so these run one after another.
 
 mod killed;
 mod outbox;

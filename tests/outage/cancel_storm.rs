@@ -13,7 +13,7 @@ use crate::support::{Database, Kind, Node, Producer, Sink, Yaml};
 
 const REQUESTS: usize = 10_200;
 const AT_ONCE: usize = 64;
-/// At least so many messages of a producer that waits for its answers, beside the storm.
+/// At least this many messages of a producer that waits for its answers, beside the storm.
 const PATIENT: usize = 500;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,18 +61,18 @@ async fn storm(kind: Kind) {
     let missing = answered.iter().chain(&patient).filter(|id| !records.contains_key(*id)).count();
     assert_eq!(missing, 0, "{kind:?}: messages that were accepted are not in the table");
     sink.received(&patient, format!("all are sent, on {kind:?}"), Duration::from_secs(60)).await;
-    // It is as well as before, and nothing stays under way; what waits for an hour doesn't count.
+    // Everything is as before, and nothing stays under way; the message that waits for an hour doesn't count.
     assert!(node.publish("crm", "after").await.status.is_success());
     database.session().await.run("DELETE FROM resend_log WHERE state = 'pending'").await;
     database.finished(Duration::from_secs(60)).await;
 }
 
-/// Submits a message and cuts the connection 0 to 5 ms later; the id if a 2xx came first.
+/// Submits a message and cuts the connection 0 to 5 ms later; returns the id if a 2xx came first.
 async fn hang_up(port: u16, number: usize) -> Option<String> {
-    // One in fifty waits for its answer, so that answers are seen from within the storm too.
+    // One in fifty waits for its answer, so that some answers come from within the storm too.
     let patience = if number.is_multiple_of(50) { Duration::from_secs(10) } else { Duration::from_micros(rand::rng().random_range(0..5000)) };
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-    // Some are gone with a reset, some in an orderly way; some carry an idempotency key, which takes the store more than one statement.
+    // Some leave with a reset, some in an orderly way; some have an idempotency key, which takes the store more than one statement.
     if number.is_multiple_of(2) {
         stream.set_zero_linger().ok()?;
     }

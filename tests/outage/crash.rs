@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::support::database::new_ids;
 use crate::support::{Database, Kind, Node, Sink, Yaml, eventually};
 
-/// Few enough that the rest is drained before the lease of those under way runs out: they come last, being due last.
+/// Few enough that the rest is drained before the leases of those under way run out: those come last, being due last.
 const BACKLOG: usize = 800;
 const LEASE: Duration = Duration::from_secs(4);
 

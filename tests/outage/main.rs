@@ -1,7 +1,7 @@
-//! What must be shown of the whole thing: the real binary against real databases and brokers that are killed under it.
+//! What must be shown for the whole system: the real binary against real databases and brokers that are killed while it runs.
 //!
-//! Some of it kills brokers, which nothing else may use meanwhile: `cargo test --test outage -- --test-threads=1 brokers::`. The rest bears
-//! company: `cargo test --test outage -- --test-threads=2 --skip brokers::`.
+//! Some tests kill brokers, which nothing else may use meanwhile: `cargo test --test outage -- --test-threads=1 brokers::`. The others can run side
+//! by side: `cargo test --test outage -- --test-threads=2 --skip brokers::`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
 
 mod brokers;

@@ -29,7 +29,7 @@ async fn four_nodes_send_nothing_twice() {
 async fn share(kind: Kind, count: usize) {
     let sink = Sink::start().await;
     let database = Database::fresh(kind).await;
-    // A lease long enough that none is lost because the machine is busy: that would be a reason for a copy.
+    // A lease long enough that none is lost because the machine is busy, which would be a reason for a copy.
     let yaml = Yaml::on(&database).source("crm", &sink.source(", timeout: 30s")).poller("lease: 30s, interval: 100ms, batch: 100");
     let mut nodes = vec![Node::start(&yaml).await];
     nodes.extend(join_all((1..count).map(|_| Node::start(&yaml))).await);
@@ -77,7 +77,7 @@ async fn pause(kind: Kind) {
     let database = Database::fresh(kind).await;
     let yaml = Yaml::on(&database).source("crm", &sink.source(", timeout: 60s, in_flight: 64")).poller("lease: 3s, interval: 200ms");
     let paused = Node::start(&yaml).await;
-    // Only a destination that has answered once is sent many at once.
+    // Only a destination that has answered once is sent many at a time.
     let first = paused.publish("crm", "first").await.id().to_owned();
     database.finished(Duration::from_secs(20)).await;
     sink.hold();

@@ -1,4 +1,4 @@
-//! Rows in which applications wrote nonsense: each ends as `failed` with its reason, and its neighbours go on.
+//! Rows with nonsense from applications: each ends as `failed` with its reason, and its neighbours go on.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,14 @@ use uuid::Uuid;
 use crate::support::database::{insert_statement, new_ids};
 use crate::support::{Database, Kind, Node, Sink, Yaml, eventually};
 
-/// What must become of a row.
+/// What must happen to a row.
 #[derive(Clone, Copy, Debug)]
 enum Ends {
     /// It fails with this code.
     Failed(&'static str),
-    /// It is sent for all that.
+    /// It is sent nevertheless.
     Sent,
-    /// It can be sent for all that, or fails with a reason; what it can't do is stay.
+    /// It is sent or fails with a reason; it must not stay.
     Over,
 }
 
@@ -24,7 +24,7 @@ async fn a_row_of_nonsense_fails_with_its_reason_and_its_neighbours_go_on() {
     join_all(Kind::ALL.map(judge)).await;
 }
 
-/// Columns, values and what becomes of them; `crm` is the source unless they say otherwise.
+/// Columns, values and what happens to them; the source is `crm` unless they include another.
 fn rows(kind: Kind) -> Vec<(&'static str, String, Ends)> {
     let row = |columns, values: &str, ends| (columns, values.to_owned(), ends);
     let mut rows = vec![
@@ -83,7 +83,7 @@ async fn judge(kind: Kind) {
     let (good, inserted) = (new_ids(200), rows(kind).len());
     for (index, (columns, values, ends)) in rows(kind).into_iter().enumerate() {
         let id = Uuid::now_v7();
-        // Where a column takes no such value there is nothing to fear.
+        // Where a column does not accept such a value there is nothing to test.
         if let Err(error) = session.try_run(&format!("INSERT INTO resend_log (id, {columns}) VALUES ('{id}', {values})")).await {
             assert!(!matches!(ends, Ends::Failed(_)), "{kind:?}: {columns}: {error}");
             continue;
@@ -96,7 +96,7 @@ async fn judge(kind: Kind) {
     }
     session.run(&insert_statement("crm", &good[inserted..])).await;
     let neighbours: Vec<_> = neighbours.iter().chain(&good[inserted..]).map(ToString::to_string).collect();
-    // Neighbours are sent while the nonsense is looked at, not after.
+    // Neighbours are sent while the nonsense is being looked at, not after.
     sink.received(&neighbours, format!("neighbours are sent, on {kind:?}"), Duration::from_secs(20)).await;
     eventually(format!("all is over, on {kind:?}"), Duration::from_secs(40), async || {
         let records = database.session().await.rows("SELECT id, state FROM resend_log").await;
@@ -128,7 +128,7 @@ async fn rows_that_can_not_be_sent_take_places_and_no_memory() {
     let database = Database::fresh(Kind::Postgres).await;
     let node = Node::start(&Yaml::on(&database).source("crm", &sink.source(&format!(", in_flight: {PLACES}")))).await;
     let mut session = database.session().await;
-    // To put on record what came of one takes longer than to claim it.
+    // Recording an outcome takes longer than claiming a message.
     session
         .run(
             "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$;

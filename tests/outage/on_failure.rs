@@ -28,7 +28,7 @@ async fn with_the_broker_up_no_row_is_left_and_with_it_down_the_message_is_kept(
         }
         assert_eq!(database.records().await.len(), rows, "{kind:?}: nothing was written");
 
-        // The first may be under way when the answer is due; once the breaker is open they are committed at once.
+        // The first one may be under way when its answer is due; once the breaker is open they are committed at once.
         for number in 0..10 {
             let kept = node.publish("dead", format!("{number}")).await;
             assert_eq!(kept.status, StatusCode::ACCEPTED, "{kind:?}: {kept:?}");
@@ -55,7 +55,7 @@ async fn a_send_that_takes_too_long_is_committed_as_sending_and_decides_it() {
         let kept = node.publish("crm", "slow").await;
         assert_eq!((kept.status, &kept.body["state"]), (StatusCode::ACCEPTED, &"sending".into()), "{kind:?}: {kept:?}");
         let path = format!("/v1/messages/{}", kept.id());
-        // Renewed while the send runs, so that nobody sends it a second time: longer than a lease.
+        // Longer than a lease, which is renewed while the send runs, so that nobody sends the message a second time.
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(node.get(&path).await.body["state"], "sending", "{kind:?}");
         sink.let_go();

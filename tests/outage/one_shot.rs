@@ -27,11 +27,11 @@ async fn a_node_that_only_accepts_leaves_the_sending_to_a_run() {
         let inserted = new_ids(700);
         database.insert("crm", &inserted).await;
         sent.extend(inserted.iter().map(ToString::to_string));
-        // Ten polls' time.
+        // Time for ten polls.
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(sink.distinct(), 0, "{kind:?}: it sends nothing");
         if kind == Kind::Sqlite {
-            // One at a time that sends from a file; a run is one.
+            // Only one process at a time may send from a file, and a run is one.
             node.signal(rustix::process::Signal::TERM);
             assert_eq!(node.exit(Duration::from_secs(30)).await.code(), Some(0));
         }
@@ -77,7 +77,7 @@ async fn a_run_outlives_a_connection_to_the_database_that_breaks() {
     let outage = async {
         sink.received(&names, "a run begins".to_owned(), Duration::from_secs(20)).await;
         proxy.vanish().await;
-        // Ten looks' time.
+        // Time for ten looks.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let proxy = Proxy::at(port, database.server()).await;
         sink.let_go();
@@ -133,7 +133,7 @@ async fn a_run_ends_although_an_outcome_is_refused() {
     assert!(ids.iter().all(|id| sink.copies().get(&id.to_string()) == Some(&1)), "{:?}", sink.copies());
 }
 
-/// Runs to a good end; answers what it logged.
+/// Runs successfully; returns its log.
 async fn run(node: &Node) -> String {
     let output = output(node).await;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,4 +1,4 @@
-//! The process from outside: exit codes, ports, the lock of an SQLite file.
+//! The process from outside: exit codes, ports, the lock of a SQLite file.
 
 use std::net::TcpListener;
 use std::process::Stdio;
@@ -11,7 +11,7 @@ use crate::support::{Database, Kind, Node, Sink, Yaml, free_port};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_configuration_exits_64_before_any_port_is_bound() {
-    // The port is taken: had it been tried, the complaint would be another.
+    // The port is taken: if it had been tried, the complaint would be a different one.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("redrive.yaml");
@@ -30,7 +30,7 @@ async fn a_bad_configuration_exits_64_before_any_port_is_bound() {
     assert!(!complaint.contains(&listen.to_string()), "{complaint}");
     assert!(!folder.path().join("x.db").exists(), "nothing is touched");
 
-    // The same port with a good configuration: then it is tried, and that is another fault.
+    // The same port with a good configuration: now it is tried, with a different fault.
     std::fs::write(
         &file,
         format!("project: orders\nstore: {{ url: \"sqlite://{}\" }}\napi: {{ listen: \"{listen}\" }}\n", folder.path().join("x.db").display()),

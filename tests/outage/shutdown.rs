@@ -1,4 +1,4 @@
-//! SIGTERM while a producer keeps posting, and a second one for who can't wait.
+//! SIGTERM while a producer keeps posting, and a second one for whoever can't wait.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ async fn a_second_sigterm_stops_hard() {
     let status = node.exit(Duration::from_secs(3)).await;
     assert_ne!(status.code(), Some(0), "it was not an orderly end");
 
-    // What was under way is not lost by it.
+    // What was under way is not lost.
     sink.let_go();
     node.respawn().await;
     database.finished(Duration::from_secs(20)).await;

@@ -36,7 +36,7 @@ pub(crate) fn unique(what: &str) -> String {
     format!("rdo_{what}_{seconds:x}_{:08x}", rand::random::<u32>())
 }
 
-/// A port below those that outgoing connections take, so that it is still free when a killed node comes back to it.
+/// A port below the range for outgoing connections, so that it is still free when a killed node comes back to it.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -48,7 +48,7 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// Asks again and again until the answer is there, and fails the test once `within` has passed.
+/// Asks again and again until there is an answer, and fails the test once `within` has passed.
 #[track_caller]
 pub(crate) fn eventually<T, F, A>(what: impl std::fmt::Display, within: Duration, ask: A) -> impl Future<Output = T>
 where
@@ -68,5 +68,5 @@ where
     }
 }
 
-/// A number of messages by state, for people.
+/// The number of messages by state, for printing.
 pub(crate) type States = BTreeMap<String, u64>;

@@ -1,4 +1,4 @@
-//! What waits is a load on nobody: 100,000 messages for a dead broker, one for a lock of somebody else.
+//! Waiting messages are a load on nobody: 100,000 messages for a dead broker, one for somebody else's lock.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ async fn for_a_lock_of_somebody_else() {
     let node = Node::start(&Yaml::on(&database).source("crm", &sink.source("")).poller("lease: 4s, interval: 1s")).await;
     let ids: Vec<_> = new_ids(2).iter().map(ToString::to_string).collect();
     let mut session = database.session().await;
-    // One that goes out before, so that the queue was emptied; the other comes due while it is locked.
+    // One goes out first, so that the queue was emptied; the other comes due while it is locked.
     for (id, wait) in ids.iter().zip([0, 2]) {
         session.run(&format!("INSERT INTO resend_log (id, source, due_at) VALUES ('{id}', 'crm', now() + interval '{wait} s')")).await;
     }
@@ -69,7 +69,7 @@ async fn outcomes_of_others_while_somebody_locks_messages_under_way() {
             sink.received(&[locked[index].clone(), beside[index].clone()], format!("{kind:?}: they are under way"), Duration::from_secs(10)).await;
         }
         session.run("BEGIN").await;
-        // One by one: for both at once MariaDB would read, and lock, the whole of so small a table.
+        // One by one: for both at once MariaDB would read, and lock, the whole of such a small table.
         for id in &locked {
             session.rows(&format!("SELECT id FROM resend_log WHERE id = '{id}' FOR UPDATE")).await;
         }
@@ -163,11 +163,11 @@ async fn outcomes_beside_one_that_moved_and_is_locked_are_told_of() {
         })
         .await;
     };
-    // To one that has answered all go out at once.
+    // A destination that has answered is sent all of them at once.
     node.publish("crm", "x").await;
     finished(1.0).await;
     sink.hold();
-    // Claimed: of these it is known where they stand.
+    // Claimed: the addresses of their rows are known.
     let ids = new_ids(MESSAGES);
     database.insert("crm", &ids).await;
     let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
@@ -177,7 +177,7 @@ async fn outcomes_beside_one_that_moved_and_is_locked_are_told_of() {
     session.run("BEGIN").await;
     session.rows(&format!("SELECT id FROM resend_log WHERE id = '{}' FOR UPDATE", ids[MESSAGES / 2])).await;
     sink.let_go();
-    // All but the one that is locked: they are on record before it is found that it can't be.
+    // All but the locked one: they are recorded before it is found that it can't be.
     finished(20.0).await;
     session.run("COMMIT").await;
     finished(21.0).await;
@@ -199,7 +199,7 @@ async fn for_an_answer_that_was_lost() {
         })
         .await;
     };
-    // The connections know their statements then.
+    // By then the connections have prepared their statements.
     for number in 1..=20 {
         node.publish("crm", "x").await;
         all_finished(f64::from(number)).await;
@@ -244,7 +244,7 @@ async fn wait_for_a_dead_broker(kind: Kind, dead: &str) {
         if open > 0.0 { Ok(()) } else { Err(String::new()) }
     })
     .await;
-    // What was under way when it opened comes to its end first; a probe of Kafka takes longer than it is to the next.
+    // What was under way when it opened is finished first; a probe of Kafka takes longer than the time to the next.
     eventually("the burst before it opened is over", Duration::from_secs(30), async || {
         let under_way = node.metrics().await.sum("redrive_in_flight", &[("source", "dead")]);
         if under_way <= 10.0 { Ok(()) } else { Err(format!("{under_way} are under way")) }
@@ -274,7 +274,7 @@ async fn wait_for_a_dead_broker(kind: Kind, dead: &str) {
     assert_eq!(node.get("/readyz").await.status, StatusCode::OK);
 }
 
-/// How long it takes from the first submission of so many messages until all were sent.
+/// How long it takes from the first of this many submissions until all are sent.
 async fn time_of(node: &Node, sink: &Sink, count: usize) -> Duration {
     let (already, began) = (sink.distinct(), Instant::now());
     let producer = Producer::of(node, "brisk", 16);

@@ -1,4 +1,4 @@
-//! `docs/openapi.yaml` and the code say the same.
+//! `docs/openapi.yaml` and the code agree.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -12,11 +12,11 @@ use crate::support::yaml::documents;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| documents(include_str!("../../../docs/openapi.yaml")).remove(0));
 
-/// Statuses that any path may answer; the document says so once, at its top.
+/// Statuses that any path may answer; the document mentions them once, at its top.
 const ANYWHERE: [u16; 8] = [401, 403, 404, 405, 408, 413, 414, 429];
 const METHODS: [&str; 3] = ["get", "post", "put"];
 
-/// Fails if the document knows nothing of such an answer.
+/// Fails if the document does not mention such an answer.
 pub(crate) fn assert_documented(method: &Method, path: &str, status: StatusCode) {
     if ANYWHERE.contains(&status.as_u16()) {
         return;
@@ -52,7 +52,7 @@ async fn each_operation_of_the_document_is_served_and_each_route_is_in_the_docum
         let written: BTreeSet<_> = METHODS.into_iter().filter(|method| item.get(method).is_some()).map(str::to_owned).collect();
         assert_eq!(allowed.into_iter().filter(|method| method != "head").collect::<BTreeSet<_>>(), written, "{template}");
     }
-    // What the router has is what its source says; the loop above saw that each is answered with the methods of the document.
+    // The router's paths are read from its source; the loop above checked that each is answered with the methods of the document.
     let routes = include_str!("../../../src/api/routes.rs").lines().filter_map(|line| line.trim().strip_prefix(".route(\"")?.split('"').next());
     let routes: BTreeSet<_> = routes.map(str::to_owned).collect();
     assert_eq!(routes, documented.into_iter().map(|(template, _)| template).collect());

@@ -122,7 +122,7 @@ async fn health_and_metrics_are_served_on_both_ports_and_the_api_on_one() {
     let (status, text) = health("/metrics").await;
     assert!(status == 200 && text.contains("redrive_build_info"), "{text}");
     assert_eq!(health("/v1/messages").await.0, 404);
-    // Those three ask for no token on the API's port either; all else does.
+    // Those three need no token on the API's port either; everything else does.
     assert_eq!(client.get("/metrics").await.status, 200);
     assert_eq!(client.get("/healthz").await.status, 200);
     assert_eq!(client.get("/v1/messages").await.problem().1, "unauthorized");
@@ -159,7 +159,7 @@ async fn what_somebody_should_look_at_is_told_in_a_few_words() {
 
 #[tokio::test]
 async fn the_metrics_tell_what_came_in_what_became_of_it_and_what_waits() {
-    // What waits is counted as a node starts, and then no more for a while: the row is there before.
+    // Waiting messages are counted when a node starts, and then not again for a while: the row is there before.
     let folder = client("").await.app.end().await;
     let mut raw = Raw::connect(&format!("sqlite://{}", folder.path().join("redrive.db").display()).parse().unwrap()).await;
     raw.run("INSERT INTO resend_log (source, due_at) VALUES ('main', '2099-01-31T12:00:00Z'); DELETE FROM redrive_sample").await;

@@ -82,7 +82,7 @@ async fn a_query_that_is_not_read_is_422() {
 
 #[tokio::test]
 async fn while_the_store_is_away_it_lives_and_says_so() {
-    // A port on which nothing answers.
+    // A port on which nobody answers.
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let app = start(&format!("store: {{ url: \"postgres://nobody:hunter2@{closed}/none\" }}")).await;
     let client = Client { app, http: reqwest::Client::new() };
@@ -106,7 +106,7 @@ async fn while_the_store_is_away_it_lives_and_says_so() {
         assert_eq!(answer.problem(), (503, "unavailable".into(), String::new()), "{answer:?}");
         assert!(!answer.text.contains("hunter2") && !answer.text.contains(&closed.port().to_string()), "{answer:?}");
     }
-    // What is wrong with an item is its own fault even now.
+    // A faulty item is its own fault even now.
     let mixed = client.post_json("/v1/messages/batch", r#"[{"source":"main","payload":"x"},{"source":"main"}]"#).await;
     assert_eq!((mixed.status, mixed.json()["items"][0]["error"]["code"].as_str()), (200, Some("unavailable")));
     client.app.end().await;

@@ -22,7 +22,7 @@ async fn a_message_is_kept_located_sent_and_shown() {
         ("source", json!("main")),
         ("topic", json!("orders")),
         ("key", json!("o-17")),
-        // The very bytes, to the last space.
+        // The exact bytes, to the last space.
         ("payload_base64", json!("eyJuIjogMS4wLCAibiI6MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwfQ==")),
         ("headers", json!({"tenant": "a"})),
         ("priority", json!(3)),
@@ -48,7 +48,7 @@ async fn an_idempotency_key_takes_the_same_content_once() {
     let other = client.post_json("/v1/messages", body("b")).await;
     assert_eq!(other.problem(), (409, "idempotency_conflict".into(), "idempotency_key".into()));
     assert_eq!(other.json()["id"], first.id());
-    // The header says the same as the field.
+    // The header is equivalent to the field.
     let by_header = client.request(Method::POST, "/v1/messages").header("Idempotency-Key", "k-1").header(CONTENT_TYPE, "application/json");
     let by_header = client.send(by_header.body(r#"{"source":"main","payload":"a"}"#)).await;
     assert_eq!((by_header.status, by_header.id()), (200, first.id()));

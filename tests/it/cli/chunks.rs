@@ -10,7 +10,7 @@ async fn what_was_changed_before_the_store_failed_is_told() {
     let folder = folder.path();
     done(folder, &["migrate"]);
     let mut raw = raw(folder).await;
-    // One more than are changed by one statement.
+    // One more than a statement changes.
     raw.run(
         "INSERT INTO resend_log (source, topic, msg_key, payload)
          WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 501) SELECT 'l', 't', 'k', 'p' FROM numbers",
@@ -35,11 +35,11 @@ async fn what_was_changed_before_the_store_failed_is_told() {
     let output = run(folder, &arguments);
     let items: Value = serde_json::from_str(&out(&output)).unwrap();
     assert_eq!((code(&output) == 0, items["items"].as_array().map(Vec::len)), (false, Some(500)));
-    // Where nothing was done there is nothing to tell.
+    // Where nothing was done there is nothing to report.
     let output = run(folder, &["retry", "--json", last]);
     assert_eq!((code(&output) == 0, out(&output).as_str()), (false, ""));
 
-    // What filters find is changed from the newest on: now the one that fails comes last.
+    // Messages that filters find are changed from the newest on: now the failing one comes last.
     let (last, before) = (&ids[0], &ids[1]);
     raw.run("DROP TRIGGER no; UPDATE resend_log SET state = 'pending', finished_at = NULL").await;
     raw.run(&format!("CREATE TRIGGER no BEFORE UPDATE ON resend_log WHEN NEW.id = '{last}' BEGIN SELECT RAISE(ABORT, 'not this one'); END")).await;
@@ -49,7 +49,7 @@ async fn what_was_changed_before_the_store_failed_is_told() {
     assert_eq!((said.lines().count(), said.lines().last().unwrap()), (501, format!("more follow: go on with --after {before}").as_str()));
 }
 
-/// The ids of the messages that a command has changed, and where to go on.
+/// The ids of the messages that a command has changed, and where to continue.
 fn changed(answer: &Value) -> (Vec<&str>, Option<&str>) {
     let items = answer["items"].as_array().unwrap();
     assert!(items.iter().all(|item| item.get("error").is_none()), "{answer}");
@@ -70,7 +70,7 @@ async fn a_further_retry_comes_to_what_the_ones_before_left() {
 
     let first = json(folder, &["retry", "--topic", "t", "--limit", "2", "--json"]);
     assert_eq!(changed(&first), (vec![ids[0].as_str(), &ids[1]], Some(ids[1].as_str())));
-    // They fail again, and are in nobody's way.
+    // They fail again, and are not in the way.
     raw.run("UPDATE resend_log SET state = 'failed', finished_at = 0").await;
     let second = done(folder, &["retry", "--topic", "t", "--limit", "1", "--after", &ids[1]]);
     assert_eq!(second, format!("{0}  put back, now pending\nmore follow: go on with --after {0}\n", ids[2]));
@@ -78,7 +78,7 @@ async fn a_further_retry_comes_to_what_the_ones_before_left() {
     assert_eq!(changed(&third), (vec![ids[3].as_str()], None));
     assert_eq!(raw.number("SELECT count(*) FROM resend_log WHERE state = 'failed'").await, 3, "of another topic, and the first two");
 
-    // Given up by the same filters, and by their ids: there is nothing to go on with.
+    // Cancelled by the same filters, and by their ids: nothing is left to continue with.
     let cancelled = json(folder, &["cancel", "--topic", "t", "--json"]);
     assert_eq!(changed(&cancelled), (vec![ids[2].as_str(), &ids[3]], None));
     assert_eq!(changed(&json(folder, &["retry", &ids[2], "--json"])), (vec![ids[2].as_str()], None));

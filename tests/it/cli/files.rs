@@ -10,18 +10,18 @@ use tempfile::TempDir;
 use super::folder;
 use crate::support::endpoint::SOON;
 
-/// A running node; it goes with the test.
+/// A running node, which ends with the test.
 struct Node {
     child: Child,
-    /// What it logged before it listened, and that it does.
+    /// Its log up to and including the line that it is listening.
     said: Vec<Value>,
-    /// Read no further, and kept open.
+    /// Not read any further, but kept open.
     _log: Lines<BufReader<ChildStderr>>,
     _folder: TempDir,
 }
 
 impl Node {
-    /// Starts one under a limit that the shell's `ulimit` sets.
+    /// Starts one under a limit set by the shell's `ulimit`.
     fn start(limit: &str) -> Self {
         let folder = folder("project: orders\nstore: { url: 'sqlite://t.db' }\napi: { listen: '127.0.0.1:0' }\nsources: { l: { kind: log } }\n");
         let mut command = Command::new("sh");

@@ -19,7 +19,7 @@ fn health_exits_by_the_answer() {
             write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
         }
     });
-    // A proxy in the environment is none of its business.
+    // A proxy in the environment must be ignored.
     let ask = |url: &str| code(&command(folder.path(), &["health", "--url", url]).env("http_proxy", "http://127.0.0.1:1").output().unwrap());
     assert_eq!([ask(&url), ask(&url)], [0, 1]);
     server.join().unwrap();
@@ -29,7 +29,7 @@ fn health_exits_by_the_answer() {
 
 #[test]
 fn health_asks_where_the_configuration_has_the_node_listen() {
-    /// Answers one request; what it asked for.
+    /// Answers one request; returns what it asked for.
     fn answer(mut stream: impl Read + Write) -> String {
         let mut request = [0; 1024];
         let read = stream.read(&mut request).unwrap();

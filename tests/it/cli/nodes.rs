@@ -1,4 +1,4 @@
-//! What commands say in `redrive_node` of those who are there.
+//! The rows of `redrive_node` that commands write.
 
 use std::path::Path;
 use std::process::Stdio;

@@ -1,4 +1,4 @@
-//! A failed message is given another payload.
+//! The payload of a failed message is replaced.
 
 use std::io::Write as _;
 use std::process::Stdio;

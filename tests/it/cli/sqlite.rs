@@ -22,7 +22,7 @@ async fn the_files_of_sqlite_are_for_their_owner_and_group_alone() {
     let folder = folder(PLAIN);
     let folder = folder.path();
     done(folder, &["migrate"]);
-    // What is beside it goes with the last connection.
+    // The files beside it go with the last connection.
     let mut raw = raw(folder).await;
     raw.run("DELETE FROM resend_log").await;
     for name in ["t.db", "t.db-wal", "t.db-shm"] {

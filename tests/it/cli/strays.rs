@@ -1,4 +1,4 @@
-//! What a run does about rows that nobody can send.
+//! What a run does with rows that nobody can send.
 
 use super::{PLAIN, done, folder, raw};
 

@@ -61,7 +61,7 @@ async fn what_it_says_is_kept_and_bounded() {
     assert_eq!(shell("echo x", json!({}), Path::new(".")).send(&message("")).await, Outcome::succeeded());
 }
 
-/// The leader waits for a grandchild that ignores SIGTERM; both write down who they are.
+/// The leader waits for a grandchild that ignores SIGTERM; both write down their process ids.
 const STUBBORN: &str = "sh -c 'trap \"\" TERM; echo $$ > grandchild; while :; do sleep 1; done' & echo $$ > leader; wait";
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn when_nobody_waits_any_longer_the_whole_group_is_ended() {
     let grandchild = pid(&line(&folder.path().join("grandchild")).await);
     sending.abort();
     assert!(sending.await.unwrap_err().is_cancelled());
-    // To close it is to wait for that.
+    // Closing waits for that.
     source.close(SOON).await;
     gone(leader).await;
     gone(grandchild).await;
@@ -163,7 +163,7 @@ async fn a_program_can_not_end_redrive_by_its_group() {
 
 #[tokio::test]
 async fn many_run_at_once() {
-    // Each waits until all have begun: were they run one after another, the first would never end.
+    // Each waits until all have begun: if they ran one after another, the first would never end.
     let folder = tempfile::tempdir().unwrap();
     let source = shell("touch \"$REDRIVE_ID\"; while [ $(ls | wc -l) -lt 20 ]; do sleep 0.05; done", json!({}), folder.path());
     let sends = (0..20).map(|n| {

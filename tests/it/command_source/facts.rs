@@ -1,4 +1,4 @@
-//! What a program is given: its payload, its environment, its place.
+//! What a program is given: payload, environment, working directory.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -29,7 +29,7 @@ async fn a_program_need_not_read_its_payload() {
     }
 }
 
-/// The environment that a program sees, by its own account.
+/// The environment that a program sees, as it reports it.
 fn environment(folder: &Path) -> BTreeMap<String, String> {
     let text = std::fs::read(folder.join("env")).unwrap();
     let pairs = text.split(|byte| *byte == 0).filter(|pair| !pair.is_empty());
@@ -65,7 +65,7 @@ async fn the_facts_stand_in_the_environment_and_little_else() {
     for (name, value) in facts {
         assert_eq!(seen.get(name), Some(&value), "{name}");
     }
-    // Cargo sets this one for the test itself: it stands for any secret in redrive's own environment.
+    // Cargo sets this variable for the test itself: it stands for any secret in redrive's own environment.
     assert!(std::env::var("CARGO_MANIFEST_DIR").is_ok() && !seen.contains_key("CARGO_MANIFEST_DIR"));
 }
 

@@ -1,4 +1,4 @@
-//! `config/redrive.yaml`, `config/quickstart.yaml` and `docs/configuration.md` say what the code does.
+//! `config/redrive.yaml`, `config/quickstart.yaml` and `docs/configuration.md` agree with the code.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,7 +19,8 @@ fn shown() -> String {
     std::fs::read_to_string(root().join("config/redrive.yaml")).unwrap()
 }
 
-/// `config/redrive.yaml` with the keys that are off turned on: `#key:` begins at the key, or two spaces and more after the sign; prose after one.
+/// `config/redrive.yaml` with the commented-out keys enabled: in `#key:` the key follows the sign directly or after two or more spaces; after a
+/// single space there is prose.
 pub(super) fn uncommented() -> String {
     let line = |line: &str| {
         let is_key = line.trim_start().strip_prefix('#').is_some_and(|rest| {
@@ -55,7 +56,7 @@ fn the_file_of_all_keys_holds_the_defaults() {
     same("options", json!(options), json!(Options::default()));
 }
 
-/// The properties of a schema with those below them, as dotted paths.
+/// The properties of a schema, including nested ones, as dotted paths.
 fn paths(schema: &Value, definitions: &Value, prefix: &str, into: &mut BTreeMap<String, Value>) {
     let object = flat(schema, definitions);
     for (name, property) in object["properties"].as_object().into_iter().flatten() {
@@ -65,7 +66,7 @@ fn paths(schema: &Value, definitions: &Value, prefix: &str, into: &mut BTreeMap<
     }
 }
 
-/// What a schema refers to, `null` aside.
+/// The schema that a reference points to, without `null`.
 fn flat<'a>(schema: &'a Value, definitions: &'a Value) -> &'a Value {
     let resolved = resolve(schema, definitions);
     let other = resolved["anyOf"].as_array().and_then(|any| any.iter().find(|schema| schema["type"] != "null"));
@@ -102,7 +103,7 @@ fn the_file_of_all_keys_shows_every_key_there_is() {
         let section = section.unwrap_or_else(|| panic!("config/redrive.yaml has no source of kind {kind}"));
         let mut own = BTreeMap::new();
         paths(&schema_of_kind, &schema["$defs"], "", &mut own);
-        // What every source takes is shown once, with the first.
+        // The options of every source are shown once, with the first.
         let first_only = |path: &str| Options::KEYS.contains(&path.split('.').next().unwrap_or_default()) && kind != "log";
         for path in own.keys().filter(|path| !first_only(path) && *path != "kind") {
             let block: Vec<&str> = lines[section..]
@@ -154,7 +155,7 @@ fn the_schema_takes_what_is_shown_and_refuses_unknown_keys() {
     }
 }
 
-/// The reference is written from the schema: `REDRIVE_WRITE_DOCS=1 cargo test --test it config::documents` writes it anew.
+/// The reference is generated from the schema: `REDRIVE_WRITE_DOCS=1 cargo test --test it config::documents` rewrites it.
 #[test]
 fn the_reference_says_what_the_schema_says() {
     let file = root().join("docs/configuration.md");

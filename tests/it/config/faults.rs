@@ -1,4 +1,4 @@
-//! Every fault at once, each with its line; no input makes a panic.
+//! Every fault at once, each with its line; no input causes a panic.
 
 use super::{parse, places};
 
@@ -37,7 +37,7 @@ log: { level: verbose }
 health: { listen: 127.0.0.1:8087 }
 history: hello
 ";
-    // An alias of nothing is a fault of syntax, after which nothing more is known.
+    // An alias of nothing is a syntax error, after which nothing more is known.
     let text = text.replace("  c: *x\n", "  c: &x { kind: log }\n");
     let text = format!("{text}idempotency: {{ keep: 1ms }}\n");
     let expected = [
@@ -180,7 +180,7 @@ fn no_damage_makes_a_panic() {
             }
         }
         let text = String::from_utf8_lossy(&damaged);
-        // What can't be built here is built often enough elsewhere; what matters is the reading.
+        // What can't be built here is built often enough elsewhere; only the reading matters.
         let registry = redrive::source::Registry::default();
         let parsed = redrive::config::Config::parse(&text, "x.yaml".as_ref(), &|_| None, &registry, redrive::config::Scope::Store);
         if let Err(faults) = parsed {

@@ -1,4 +1,4 @@
-//! `outcomes:` takes the error codes that a source may come to, and says of others that they have no effect.
+//! `outcomes:` accepts the error codes that a source may report, and rejects others as without effect.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -49,7 +49,7 @@ fn every_code_that_is_written_in_the_code_is_taken() {
             panic!("{faults}");
         }
     }
-    // Those that are made of a number, or of the client's name for what is in no table.
+    // Those that are made from a number, or from the client's name for a code in no table.
     for (kind, code) in [
         ("http", "http_301"),
         ("http", "http_409"),
@@ -122,6 +122,6 @@ fn a_kind_that_does_not_say_which_it_has_takes_any_but_none_at_all() {
     registry.register_with("mine", |_, _| Err(Vec::new()));
     assert!(read("mine", "whatever: succeeded", &registry).is_ok());
     assert!(read("mine", "'': refused", &registry).is_err());
-    // The engine would take a success for what it names.
+    // The engine would mistake a success for what it names.
     assert!(parse("project: orders\nsources: { l: { kind: log, outcomes: { '': refused } } }\n").is_err());
 }

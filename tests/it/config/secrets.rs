@@ -1,10 +1,10 @@
-//! What a variable or a secret's file holds is shown nowhere: not in faults, not in `Debug`.
+//! The contents of a variable or a secret's file are shown nowhere: not in faults, not in `Debug`.
 
 use super::parse_with;
 
 const SECRET: &str = "hunter2-5d-\"quoted\"";
 
-/// A variable in every place there is: where it fits, and where it makes a fault.
+/// A variable in every possible place: where it fits, and where it is a fault.
 #[test]
 fn what_a_variable_holds_is_in_no_fault() {
     let folder = tempfile::tempdir().unwrap();
@@ -37,7 +37,7 @@ fn what_a_variable_holds_is_in_no_fault() {
         }
     }
     for kind in schema["properties"]["sources"]["additionalProperties"]["oneOf"].as_array().unwrap() {
-        // What every source takes is read the same way for each; a log is built in no time.
+        // The options of every source are read the same way for each kind; a log is built quickly.
         let common = |key: &str| redrive::source::Options::KEYS.contains(&key) && kind["title"] != "log";
         for key in kind["properties"].as_object().unwrap().keys().filter(|key| !common(key)) {
             texts.push(format!("project: x\nsources: {{ a: {{ kind: {}, {key}: '${{S}}' }} }}", kind["title"].as_str().unwrap()));
@@ -54,7 +54,7 @@ fn what_a_variable_holds_is_in_no_fault() {
                 format!("{faults} {faults:?}")
             }
         };
-        // Not even a part of it, such as a unit of time that is not known.
+        // Not even a part of it, such as an unknown unit of time.
         assert!(!said.contains("hunter"), "{text}\n{said}");
         assert!(!said.contains("\"d\"") && !said.contains("quoted\\\\\""), "{text}\n{said}");
     }
@@ -71,7 +71,7 @@ fn a_fault_shows_the_variable_as_it_is_written() {
 
 #[test]
 fn text_in_the_wrong_place_is_not_quoted() {
-    // A URL one level too high, with its password.
+    // A URL one level too high, including its password.
     let faults = parse_with("project: x\nstore: postgres://redrive:hunter2@db/orders\n", "x.yaml".as_ref(), &[]);
     let said = faults.unwrap_err().to_string();
     assert!(said.contains("store: expected a mapping") && !said.contains("hunter2"), "{said}");

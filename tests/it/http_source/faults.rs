@@ -1,4 +1,4 @@
-//! What is wrong in a configuration is said at once and in full.
+//! Faults of a configuration are reported at once and in full.
 
 use serde_json::json;
 

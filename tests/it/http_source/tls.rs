@@ -52,22 +52,22 @@ fn save(folder: &Path, name: &str, (certificate, key): &Pair) {
     std::fs::write(folder.join(format!("{name}.key")), key.private_key_to_pem_pkcs8().unwrap()).unwrap();
 }
 
-/// Reads whatever the client still says: closed before it was read, the connection would be reset, and the alert be lost with it.
+/// Reads whatever the client still sends: if the connection were closed before that, it would be reset, and the alert lost with it.
 fn hear_out(mut refused: &TcpStream) {
     let _ = refused.set_read_timeout(Some(Duration::from_secs(5)));
     let _ = refused.shutdown(Shutdown::Write);
     let _ = std::io::copy(&mut refused, &mut std::io::sink());
 }
 
-/// What most servers speak, as ALPN writes it: HTTP/2, which comes first, and HTTP/1.1.
+/// The protocols of most servers in ALPN's form: HTTP/2, which comes first, and HTTP/1.1.
 const BOTH: &[u8] = b"\x02h2\x08http/1.1";
 
-/// A TLS server that wants a client certificate of `clients`, if that is given.
+/// A TLS server that requires a client certificate of `clients`, if that is given.
 fn server(own: &Pair, clients: Option<&X509>) -> (String, Receiver<Request>) {
     server_of(BOTH, own, clients)
 }
 
-/// The same with the protocols that it offers.
+/// The same, with the protocols that it offers.
 fn server_of(protocols: &'static [u8], own: &Pair, clients: Option<&X509>) -> (String, Receiver<Request>) {
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
     acceptor.set_certificate(&own.0).unwrap();
@@ -93,7 +93,7 @@ fn server_of(protocols: &'static [u8], own: &Pair, clients: Option<&X509>) -> (S
                 }
             };
             let status = if stream.ssl().selected_alpn_protocol() == Some(&b"http/1.1"[..]) { "200 OK" } else { "421 Misdirected Request" };
-            // One request a connection; the stream can't be split, so the request is read first.
+            // One request per connection; the stream can't be split, so the request is read first.
             let mut answer_bytes = Vec::new();
             let reply = |_: &Request| match answer(status, "Connection: close\r\n", "") {
                 crate::support::endpoint::Reply::Bytes(bytes) => crate::support::endpoint::Reply::Last(bytes),

@@ -56,7 +56,7 @@ async fn a_redirect_is_not_followed() {
     assert_eq!(elsewhere.connections(), 0);
 }
 
-/// So many seconds past a time long ago.
+/// A time long ago, plus this many seconds.
 fn http_date(seconds: i64) -> String {
     chrono::DateTime::from_timestamp(784_111_740 + seconds, 0).unwrap().format("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
@@ -188,7 +188,7 @@ async fn a_refusal_before_the_body_is_read_is_heard() {
         let _ = stream.read(&mut [0; 4096]);
         let _ = stream.write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         let _ = stream.shutdown(Shutdown::Write);
-        // What is left is read and thrown away, as servers do, so that the answer is not lost to a reset.
+        // The rest is read and discarded, as servers do, so that the answer is not lost to a reset.
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
     let outcome = to(&format!("http://{address}/"), json!({})).send(&message(vec![0; 8 << 20])).await;

@@ -1,4 +1,4 @@
-//! What stands on the wire, and where it goes.
+//! What is on the wire, and where it goes.
 
 use std::path::Path;
 use std::sync::Barrier;
@@ -113,7 +113,7 @@ async fn credentials_come_from_the_configuration_or_from_files() {
     assert_eq!(send(json!({ "headers": { "X-Api-Key": "hunter2" } })).await.header("x-api-key"), "hunter2");
 }
 
-/// Verified by other code than that which signs: OpenSSL's HMAC over what stood on the wire.
+/// Verified by different code than signs it: OpenSSL's HMAC over the bytes on the wire.
 #[tokio::test]
 async fn a_receiver_can_verify_the_signature_as_standard_webhooks_says() {
     let server = ok();
@@ -180,7 +180,7 @@ async fn a_proxy_is_used_where_one_is_configured() {
 #[tokio::test]
 async fn a_hundred_sends_run_at_once() {
     const COUNT: usize = 100;
-    // Each answer waits for the hundredth request: were they sent one after another, none would be answered.
+    // Each answer waits for the hundredth request: if they were sent one after another, none would be answered.
     let barrier = Barrier::new(COUNT);
     let server = Server::start(move |_| {
         barrier.wait();

@@ -1,4 +1,4 @@
-//! What is too much for the database at once, as a transaction that a cluster finds too large, or a statement that takes too long: less is not.
+//! Transactions and statements that are too large or take too long for the database, as in a cluster: smaller ones succeed.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::{number, run, submit, until, writer};
 use crate::api::{Client, client};
 
-/// A table that takes no more rows: SQLite says that it is full, as of a disk.
+/// A table that accepts no more rows: SQLite reports that it is full, as it does for a disk.
 const ROOM: [&str; 3] =
     ["CREATE TABLE written (at REAL)", "CREATE TABLE room (n INTEGER PRIMARY KEY AUTOINCREMENT)", "INSERT INTO room VALUES (9223372036854775807)"];
 
@@ -36,7 +36,7 @@ async fn no_lease_was_lost(client: &Client) -> bool {
 
 #[tokio::test]
 async fn outcomes_are_written_in_parts() {
-    // The clock of a statement stands still.
+    // The clock stands still within a statement.
     const EIGHT: &str = "CREATE TRIGGER eight AFTER UPDATE ON resend_log WHEN NEW.state = 'succeeded' BEGIN
         INSERT INTO written VALUES (julianday('now'));
         INSERT INTO room SELECT NULL WHERE (SELECT count(*) FROM written WHERE at = julianday('now')) > 8; END";
@@ -58,7 +58,7 @@ async fn outcomes_that_are_too_much_by_themselves_hold_up_no_others() {
         INSERT INTO room VALUES (NULL); END";
     let (client, mut other) = proven(WIDE).await;
     no_room(&mut other, BAD).await;
-    // Were each waited for as in an outage, the others would come too late.
+    // If each were waited for as in an outage, the others would come too late.
     let bad = submit(&client, 12, r#","topic":"hold","key":"bad""#).await;
     let good = submit(&client, 20, r#","topic":"hold""#).await;
     client.app.hold.add_permits(bad.len() + good.len());

@@ -1,4 +1,4 @@
-//! What a node holds: renewed for as long as it takes, handed back when the node stops, and taken over when it is gone.
+//! What a node holds: renewed for as long as needed, handed back when the node stops, and taken over when it is gone.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn a_claim_under_way_when_the_node_stops_is_handed_back() {
     client.until(&first, "succeeded").await;
     submit(&client, 20, r#","delay":"1s""#).await;
     let mut other = writer(client.app.folder()).await;
-    // Of each claim that is made, how many messages it took: the sheets themselves go again.
+    // How many messages each claim took: the sheets themselves are deleted again.
     run(&mut other, "CREATE TABLE claims (took INTEGER)").await;
     let note = "CREATE TRIGGER note AFTER INSERT ON redrive_sheet BEGIN INSERT INTO claims VALUES (json_array_length(NEW.ids)); END";
     run(&mut other, note).await;
@@ -46,7 +46,7 @@ async fn what_was_delivered_while_the_store_was_away_is_not_sent_again() {
     let mut other = writer(folder.path()).await;
     run(&mut other, "BEGIN IMMEDIATE").await;
     client.app.hold.add_permits(ids.len());
-    // Longer than the lease. The outcomes are tried again less and less often meanwhile, so that others come first when it is back.
+    // Longer than the lease. Meanwhile the outcomes are tried less and less often, so that others come first when the store is back.
     sleep(Duration::from_secs(8)).await;
     run(&mut other, "COMMIT").await;
     for id in ids {
@@ -64,7 +64,7 @@ async fn leases_are_renewed_well_before_they_run_out_for_as_long_as_the_send_tak
         client.until(id, "sending").await;
     }
     let mut session = writer(client.app.folder()).await;
-    // In milliseconds. What has run out is renewed too, before anybody takes it over: that comes too late where there are other nodes.
+    // In milliseconds. Expired leases are renewed too, unless somebody takes them over first, as other nodes would.
     let left = "SELECT CASE WHEN count(*) = 2 THEN min(lease_until) - CAST(unixepoch('subsec') * 1000 AS INTEGER) ELSE 9223372036854775807 END
         FROM (SELECT lease_until FROM resend_log WHERE state = 'sending' UNION ALL SELECT lease_until FROM redrive_sheet)";
     let (began, mut least) = (Instant::now(), i64::MAX);
@@ -86,7 +86,7 @@ async fn what_waits_to_be_tried_first_is_not_sent_once_another_node_has_it() {
     let source = "{ kind: narrow, mode: on_failure, on_failure: { timeout: 100ms } }";
     let client = client(&format!("poller: {{ lease: 2s }}\nsources: {{ main: {source} }}")).await;
     let first = client.submitted(r#","topic":"hold","mode":"write_ahead""#).await;
-    // The pipeline is at it.
+    // The pipeline is working on it.
     sleep(Duration::from_millis(200)).await;
     let behind = client.submitted("").await;
     assert_eq!(client.message(&behind).await["state"], "sending");
@@ -113,7 +113,7 @@ async fn an_outcome_is_kept_while_the_database_can_not_be_opened() {
     let mut other = writer(folder.path()).await;
     run(&mut other, "BEGIN IMMEDIATE").await;
     client.app.hold.add_permits(1);
-    // The connection that waits for the other writer is given up, and none can be made in its place.
+    // The connection that waits for the other writer is given up, and no new one can be made.
     let (file, aside) = (folder.path().join("redrive.db"), folder.path().join("aside.db"));
     std::fs::rename(&file, &aside).unwrap();
     std::fs::create_dir(&file).unwrap();
@@ -126,10 +126,10 @@ async fn an_outcome_is_kept_while_the_database_can_not_be_opened() {
     client.app.end().await;
 }
 
-/// A message whose first attempt a node began that is gone, with a lease that ends soon.
+/// A message whose first attempt was begun by a node that is gone, with a lease that ends soon.
 const LOST: &str = "019a0000-0000-7000-8000-000000000001";
 
-/// The attempts of [`LOST`] once it was sent by a node that polls no more than once a minute, and its message.
+/// The attempts of [`LOST`] and its message, once a node has sent it that polls only once a minute.
 async fn attempts_after_one_was_lost() -> (Value, Value) {
     // By polls alone it would take a minute.
     let client = client("poller: { interval: 1m }\nsources: { main: { kind: scripted, retry: { first_delay: 10ms } } }").await;
@@ -138,7 +138,7 @@ async fn attempts_after_one_was_lost() -> (Value, Value) {
         SELECT '019a0000-0000-7000-8000-000000000001', 'main', 'sending', 1, 7, 'gone', now + 3000, now
         FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)";
     run(&mut other, gone).await;
-    // Something that is due soon has the scout look once.
+    // A message that is due soon makes the scout look once.
     let id = client.submitted(r#","delay":"100ms""#).await;
     client.until(&id, "succeeded").await;
     let message = client.until(LOST, "succeeded").await;

@@ -1,4 +1,4 @@
-//! What producers are told while messages can't be kept.
+//! What producers are answered while messages can't be kept.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn a_node_whose_beat_is_refused_takes_messages_again_once_the_store_is_bac
     let (client, folder) = impatient("1s", "poller: { enabled: false }").await;
     let mut other = writer(folder.path()).await;
     run(&mut other, "CREATE TRIGGER still BEFORE UPDATE ON redrive_node BEGIN SELECT RAISE(ABORT, 'no'); END").await;
-    // Longer than it has.
+    // Longer than the time limit.
     let slow = "CREATE TRIGGER slow BEFORE INSERT ON resend_log WHEN NEW.topic = 'slow' BEGIN
         SELECT count(*) FROM (WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000000) SELECT i FROM n); END";
     run(&mut other, slow).await;
@@ -62,7 +62,7 @@ async fn whoever_would_have_too_much_wait_to_be_committed_is_told_to_come_again(
     let mut other = writer(client.app.folder()).await;
     run(&mut other, "BEGIN IMMEDIATE").await;
     let publish = async || client.send(client.request(Method::POST, "/v1/publish/main").body(vec![b'x'; 600 << 10])).await;
-    // One waits for the other writer; with the second it would be too much, whichever of them comes first.
+    // One waits for the other writer; with the second it would be too much, whichever comes first.
     let (refused, kept) = futures::future::select(Box::pin(publish()), Box::pin(publish())).await.factor_first();
     assert_eq!(refused.problem(), (429, "overloaded".into(), String::new()));
     assert!(refused.text.contains("wait to be committed"), "{refused:?}");
@@ -79,7 +79,7 @@ async fn what_could_not_be_kept_is_not_tried_first() {
     run(&mut other, "BEGIN IMMEDIATE").await;
     let publish = async |path: &'static str, bytes| client.send(client.request(Method::POST, path).body(vec![b'x'; bytes])).await;
     let meanwhile = async {
-        // Until the other waits for the writer there is room, and they are delivered.
+        // Until the other one waits for the writer there is room, and they are delivered.
         let refused = async || {
             let tried = publish("/v1/publish/main?mode=on_failure", 1).await;
             (tried.status != 200).then_some(tried)
@@ -103,7 +103,7 @@ async fn a_producer_is_told_within_the_stores_timeout_that_somebody_holds_the_ta
     let began = Instant::now();
     let refused = client.post_json("/v1/messages", r#"{"source":"main","payload":"x"}"#).await;
     assert_eq!(refused.status, 503, "{refused:?}");
-    // A second wait for the lock would have taken as long again.
+    // A second wait for the lock would have taken that long again.
     assert!(began.elapsed() < Duration::from_millis(5500), "{:?}", began.elapsed());
     run(&mut other, "COMMIT").await;
     client.app.end().await;

@@ -1,4 +1,4 @@
-//! Outcomes and leases that the database refuses, as a CHECK or a trigger of the table's owner does.
+//! Outcomes and leases that the database refuses, as a CHECK or a trigger of the table's owner might.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use super::{run, submit, until, writer};
 use crate::api::{Client, client};
 use crate::support::eventually;
 
-/// The database takes no success.
+/// The database accepts no success.
 const NEVER: &str = "CREATE TRIGGER never BEFORE UPDATE ON resend_log WHEN NEW.state = 'succeeded' BEGIN SELECT RAISE(ABORT, 'never'); END";
 
-/// How often something was sent with success, whatever became of the outcome.
+/// How often something was sent successfully, whatever became of the outcome.
 async fn sent(client: &Client) -> u64 {
     let metrics = client.get("/metrics").await.text;
     let line = metrics.lines().find(|line| line.starts_with("redrive_attempts_total") && line.contains("succeeded")).map(str::to_owned);
@@ -24,7 +24,7 @@ async fn outcomes_are_written_once_the_database_takes_them() {
     let client = client("sources: { main: { kind: scripted, in_flight: 100 } }").await;
     let mut other = writer(client.app.folder()).await;
     run(&mut other, NEVER).await;
-    // Held by claims, and by their own rows; more than are tried one by one each time.
+    // Held by claims, and by their own rows; more than are tried one by one in each round.
     let mut ids = submit(&client, 40, r#","delay":"100ms""#).await;
     ids.extend(submit(&client, 2, "").await);
     eventually(Duration::from_secs(10), async || (sent(&client).await == MESSAGES).then_some(())).await;
@@ -54,7 +54,7 @@ async fn an_outcome_that_stays_refused_is_given_up_and_its_message_sent_again() 
     eventually(Duration::from_secs(10), async || (sent(&client).await == 1).then_some(())).await;
     let began = Instant::now();
     eventually(Duration::from_secs(30), async || (sent(&client).await == 2).then_some(())).await;
-    // Three leases, and what is left of one.
+    // Three leases, less what had passed of the first.
     assert!(began.elapsed() >= Duration::from_secs(6), "{:?}", began.elapsed());
     run(&mut other, "DROP TRIGGER never").await;
     assert_eq!(client.until(&id, "succeeded").await["attempts"], 2);
@@ -84,13 +84,13 @@ async fn many_outcomes_that_are_refused_hold_up_no_stop() {
     run(&mut other, NEVER).await;
     submit(&client, MESSAGES, "").await;
     eventually(Duration::from_secs(20), async || (sent(&client).await == MESSAGES as u64).then_some(())).await;
-    // Each was refused by itself before: two workers try 32 of them each second.
+    // Each was refused on its own before: two workers try 32 of them each second.
     let began = Instant::now();
     client.app.end().await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
-/// How many units of work of this name the store was given.
+/// How many units of work with this name the store was given.
 async fn asked(client: &Client, op: &str) -> u64 {
     let metrics = client.get("/metrics").await.text;
     let name = format!(r#"redrive_store_seconds_count{{project="test",op="{op}"}} "#);

@@ -27,7 +27,7 @@ pub(super) const RABBIT: (&str, &str, &str) = ("rabbitmq", "REDRIVE_TEST_AMQP_UR
 pub(super) const RABBIT4: (&str, &str, &str) = ("rabbitmq4", "REDRIVE_TEST_AMQP4_URL", "REDRIVE_TEST_AMQPS4_URL");
 const BOTH: [(&str, &str, &str); 2] = [RABBIT, RABBIT4];
 
-/// The test that makes a broker hold back its publishers must have it for itself.
+/// The test that makes a broker hold back its publishers needs it for itself.
 pub(super) static WHOLE_BROKER: RwLock<()> = RwLock::const_new(());
 
 /// A direct exchange with one queue, both of their own.
@@ -125,7 +125,7 @@ async fn the_default_exchange_reaches_a_queue_by_its_name() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_pipelined_with_one_in_thirty_unroutable_are_each_judged_right() {
     let _shared = WHOLE_BROKER.read().await;
-    // A transient queue confirms at once, and so many messages with one word: that is when lapin mixes up what was returned.
+    // A transient queue confirms at once, and many messages in one frame: that is when lapin mixes up returns.
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };
     let transient = QueueDeclareOptions { exclusive: true, ..Default::default() };
     for ((broker, variable, _), queue) in [(RABBIT, durable), (RABBIT, transient), (RABBIT4, durable), (RABBIT4, transient)] {
@@ -158,7 +158,7 @@ async fn a_missing_exchange_is_refused_to_all_and_heals_when_it_is_made() {
         let route = Route::direct(variable).await;
         let sender = source(variable, json!({"exchange": route.name}));
         assert_eq!(send_one(&sender, message("ok", "x")).await.class, Class::Succeeded);
-        // Taken away while the channel is open, so that it is a publish that hears of it.
+        // Deleted while the channel is open, so that a publish is the first to notice.
         route.channel.exchange_delete(short(&route.name), ExchangeDeleteOptions::default()).await.unwrap();
         for count in [1, 300] {
             let outcomes = send_all(&sender, (0..count).map(|_| message("ok", "x")).collect(), Duration::from_secs(20)).await;
@@ -187,7 +187,7 @@ async fn one_for_which_the_broker_closes_the_channel_takes_no_other_with_it() {
     for (broker, variable, _) in BOTH {
         let route = Route::new(variable, ExchangeKind::Topic).await;
         ctl(broker, &["set_topic_permissions", "-p", "redrive", "redrive", &route.name, "^ok$", ".*"]);
-        // A connection keeps what it knows of permissions for a while; the source's is new.
+        // A connection caches permissions for a while; the source's is new.
         let sender = source(variable, json!({"exchange": route.name}));
         let messages: Vec<_> = (0..300).map(|n| message(if n % 100 == 50 { "forbidden" } else { "ok" }, n.to_string())).collect();
         let guilty: HashSet<_> = messages.iter().filter(|m| m.topic.as_deref() == Some("forbidden")).map(|m| m.id).collect();
@@ -228,7 +228,7 @@ async fn a_broker_that_stood_still_leaves_no_thread_behind_and_is_sent_nothing_t
         let stalled: Vec<_> = (0..500).map(|n| message("ok", n.to_string())).collect();
         let ids: Vec<_> = stalled.iter().map(|m| m.id.to_string()).collect();
         send_all(&sender, stalled, Duration::from_secs(20)).await;
-        // These are connects that stand still. The threads of other tests come and go meanwhile.
+        // These are connection attempts that hang. The threads of other tests come and go meanwhile.
         let before = client_threads();
         for _ in 0..3 {
             send_one(&sender, message("ok", "x")).await;
@@ -239,7 +239,7 @@ async fn a_broker_that_stood_still_leaves_no_thread_behind_and_is_sent_nothing_t
             send_one(&sender, message("ok", "again")).await.class == Class::Succeeded
         })
         .await;
-        // At most what the proxy held already.
+        // At most what the proxy already had.
         let arrived = route.drain().await;
         let late = ids.iter().filter(|id| arrived.contains_key(*id)).count();
         assert!(late < 500, "{late}");

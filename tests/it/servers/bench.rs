@@ -14,14 +14,14 @@ use sqlx::{Connection as _, MySqlConnection, PgConnection};
 
 use crate::support::{Raw, service, unique_name};
 
-/// Each looks for what was left behind, which must not be what another one is using.
+/// Each looks for leftovers, which must not be what another one is using.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn kafka() -> String {
     format!("{{ kind: kafka, brokers: [\"{}\"], topic: orders }}", service("REDRIVE_TEST_KAFKA"))
 }
 
-/// Runs a case on a store and a source; answers what it printed. Nothing that it made may be left.
+/// Runs a case with a store and a source; returns what it printed. Nothing that it made may be left.
 fn measure(store: &str, source: &str, arguments: &[&str]) -> Value {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -58,7 +58,7 @@ fn arrived_once(report: &Value, messages: u64) {
     }
 }
 
-/// The topics of benchmarks that are there.
+/// The existing topics of benchmarks.
 fn topics() -> Vec<String> {
     let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", service("REDRIVE_TEST_KAFKA")).create().unwrap();
     let metadata = consumer.fetch_metadata(None, Duration::from_secs(20)).unwrap();
@@ -72,7 +72,7 @@ fn postgres_to_kafka_drains_on_two_nodes() {
     assert!(report["wal_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{report}");
 }
 
-/// The schemas, and tables with a prefix, of benchmarks that are there.
+/// The existing schemas of benchmarks, or tables with their prefix.
 async fn places(store: &str) -> Vec<String> {
     if store.contains("POSTGRES") {
         let mut connection = PgConnection::connect(&service(store)).await.unwrap();
@@ -110,7 +110,7 @@ fn rows_inserted_by_sql_have_a_lag() {
 async fn a_user_who_may_make_no_schema_leaves_no_tables_in_the_configured_one() {
     let (mut url, name): (url::Url, _) = (service("REDRIVE_TEST_POSTGRES_URL").parse().unwrap(), unique_name());
     let mut admin = Raw::connect(&url).await;
-    // Not of the schema's name: that would make it the current one.
+    // Not named like the schema, which would then be the current one.
     let user = format!("{name}_user");
     admin.run(&format!("CREATE ROLE {user} LOGIN PASSWORD 'secret'; CREATE SCHEMA {name}; GRANT USAGE, CREATE ON SCHEMA {name} TO {user}")).await;
     url.set_username(&user).unwrap();

@@ -1,4 +1,4 @@
-//! What a command says of a server that won't have it.
+//! What a command reports about a server that rejects it.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! `redrive demo` with a broker that stays when it has ended.
+//! `redrive demo` with a broker that outlives it.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use crate::demo::{demo, interrupted};
 use crate::support::service;
 
-/// The topics of demos that are there.
+/// The existing topics of demos.
 fn topics() -> Vec<String> {
     let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", service("REDRIVE_TEST_KAFKA")).create().unwrap();
     let metadata = consumer.fetch_metadata(None, Duration::from_secs(20)).unwrap();
@@ -22,7 +22,7 @@ fn an_interrupted_demo_takes_its_topic_along() {
     let mut command = demo(folder.path());
     command.args(["--kafka", &service("REDRIVE_TEST_KAFKA")]);
     interrupted(command, "-INT", ours);
-    // Brokers delete it by and by.
+    // Brokers delete it in their own time.
     let deadline = Instant::now() + Duration::from_secs(20);
     while ours() {
         assert!(Instant::now() < deadline, "its topic is still there");

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::support::sends::{build, context, context_with_timeout, message, send_all, send_one};
 use crate::support::service;
 
-/// A topic of its own that goes away with the test.
+/// A topic of its own, deleted with the test.
 pub(super) struct Topic {
     pub(super) name: String,
     partitions: i32,
@@ -45,7 +45,7 @@ impl Topic {
         Self::with(1, &[]).await
     }
 
-    /// Reads so many messages, or fewer when no more come.
+    /// Reads this many messages, or fewer if no more come.
     fn read(&self, count: usize) -> Vec<OwnedMessage> {
         let consumer: BaseConsumer =
             ClientConfig::new().set("bootstrap.servers", service("REDRIVE_TEST_KAFKA")).set("group.id", "reader").create().unwrap();

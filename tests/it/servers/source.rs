@@ -1,4 +1,4 @@
-//! The contract suite of sources on real servers: one line a destination.
+//! The contract suite of sources on real servers: one line per destination.
 
 use lapin::options::BasicGetOptions;
 use lapin::types::AMQPValue;
@@ -16,7 +16,7 @@ use crate::source_contract::{Arrival, Destination, Leaving, Refusing, Secretive,
 use crate::support::sends::message;
 use crate::support::{Proxy, service};
 
-/// A client goes where the broker says that it is, past any proxy: `tests/outage` takes this one away.
+/// A client goes to the address that the broker advertises, past any proxy: `tests/outage` takes this one away.
 mod kafka_4 {
     crate::source_contract::contract! { super::Kafka => always secret pipelined shown refusing }
 }
@@ -29,7 +29,7 @@ mod rabbitmq_4 {
     crate::source_contract::contract! { super::Rabbit<4> => always secret pipelined shown refusing leaving }
 }
 
-/// A topic that takes only some records.
+/// A topic that accepts only some records.
 struct Kafka(Topic);
 
 impl Destination for Kafka {
@@ -41,7 +41,7 @@ impl Destination for Kafka {
     }
 
     fn section(&self) -> Value {
-        // What is sent together arrives together, so that one record is refused with the others of its batch.
+        // Messages that are sent together arrive together, so that one record is refused along with the rest of its batch.
         json!({ "brokers": [service("REDRIVE_TEST_KAFKA")], "topic": self.0.name, "properties": { "linger.ms": "50" } })
     }
 
@@ -87,7 +87,7 @@ impl Refusing for Kafka {
     }
 }
 
-/// An exchange and a queue behind a proxy that takes them away.
+/// An exchange and a queue behind a proxy that can take them away.
 struct Rabbit<const VERSION: u8> {
     route: Route,
     proxy: Proxy,
@@ -166,7 +166,7 @@ impl<const VERSION: u8> Refusing for Rabbit<VERSION> {
     fn refused(&self) -> Vec<(Message, Class, &'static str)> {
         let mut refused = vec![(message("nowhere", "hunter3"), Class::Refused, "amqp_unroutable")];
         if VERSION == 4 {
-            // The older one takes 128 MiB.
+            // The older one accepts 128 MiB.
             refused.push((message("ok", vec![b'x'; 17 << 20]), Class::Permanent, "amqp_message_too_large"));
         }
         refused

@@ -1,4 +1,4 @@
-//! The conformance suite of the store on real servers: one line a back end.
+//! The conformance suite of the store on real servers: one line per back end.
 
 mod certificates;
 
@@ -30,7 +30,7 @@ mod postgres18 {
     }
 }
 
-/// In transaction mode, where no statement is prepared for long.
+/// In transaction mode, where statements don't stay prepared.
 mod pgbouncer {
     crate::store::conformance!(Pgbouncer);
     mod server {

@@ -72,13 +72,13 @@ impl Leaving for MockKafka {
     fn be(&self, state: State) {
         let done = if state == State::Away { self.0.broker_down(-1) } else { self.0.broker_up(-1) };
         done.unwrap();
-        // Answers come later than anyone waits.
+        // Answers come later than anybody waits.
         let answers = if state == State::Still { Duration::from_secs(60) } else { Duration::ZERO };
         self.0.broker_round_trip_time(-1, answers).unwrap();
     }
 }
 
-/// All that is in a topic's only partition.
+/// Everything in a topic's only partition.
 pub(crate) fn records(servers: &str, topic: &str) -> Vec<Arrival> {
     let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", servers).set("group.id", "reader").create().unwrap();
     let (first, next) = consumer.fetch_watermarks(topic, 0, SOON).unwrap();
@@ -112,7 +112,7 @@ fn record(message: &BorrowedMessage<'_>) -> Arrival {
     }
 }
 
-/// An HTTP server behind a proxy that takes it away.
+/// An HTTP server behind a proxy that can take it away.
 pub(crate) struct Endpoint {
     server: Server,
     proxy: Proxy,
@@ -155,7 +155,7 @@ impl Secretive for Endpoint {
 
 impl Shown for Endpoint {
     async fn arrived(&self) -> Vec<Arrival> {
-        // What it took, that is.
+        // Only what it accepted.
         self.server.requests().into_iter().filter(|request| status(request) == "200 OK").map(request).collect()
     }
 }

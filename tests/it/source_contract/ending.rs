@@ -1,4 +1,4 @@
-//! What ends: destinations, sources, and sends that nobody waits for any longer. None of it hangs, and no outcome is lost.
+//! Endings: of destinations, of sources, and of sends that nobody waits for any longer. Nothing hangs, and no outcome is lost.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use redrive::source::Sender;
 use super::{Destination, GRACE, Leaving, SOON, State, assert_all, judge, messages, send, sender};
 use crate::support::sends::{deliveries, until};
 
-/// Whether a message of its own succeeds.
+/// Whether a new message succeeds.
 async fn succeeds<D: Destination>(destination: &D, sender: &Sender) -> bool {
     send(destination, sender, messages(destination, 1), SOON).await.values().all(|outcome| outcome.class == Class::Succeeded)
 }
@@ -27,7 +27,7 @@ async fn goes_and_comes<D: Leaving>(destination: &D, state: State) {
     assert!(succeeds(destination, &sender).await);
     destination.be(state);
     let within = Duration::from_secs(2) + GRACE;
-    // So few that as many processes are started in no time on a busy machine too.
+    // Few enough that as many processes start quickly even on a busy machine.
     assert_all(&send(destination, &sender, messages(destination, 10), within).await, Class::Unreachable);
     destination.be(State::There);
     until("it is used again", Duration::from_secs(15), async || succeeds(destination, &sender).await).await;
@@ -40,7 +40,7 @@ pub(crate) async fn a_close_waits_for_what_is_under_way<D: Destination>(destinat
     // The sends are polled first: each is under way when the source is closed.
     let (outcomes, ()) = tokio::join!(biased; sends, sender.close(Duration::from_secs(10)));
     assert_all(&outcomes, Class::Succeeded);
-    // What comes later hears so, where a source can't do without what it let go of.
+    // Later sends are refused, if the source needs what it has closed.
     let late = send(destination, &sender, messages(destination, 3), SOON).await;
     if matches!(sender, Sender::Pipelined(_)) {
         assert!(late.values().all(|outcome| outcome.class == Class::Unreachable && outcome.code.ends_with("_closed")), "{late:?}");
@@ -59,7 +59,7 @@ pub(crate) async fn what_is_pending_at_the_close_gets_an_outcome<D: Leaving>(des
     };
     let (outcomes, ()) = tokio::join!(biased; sends, close);
     assert_all(&outcomes, Class::Unreachable);
-    // A future that goes on without its source has until its timeout; what a closed pipeline holds, nobody would finish.
+    // A future that continues without its source has until its timeout; whatever a closed pipeline holds would never be finished.
     assert!(matches!(sender, Sender::Each(_)) || begun.elapsed() < TIMEOUT, "{:?}", begun.elapsed());
     destination.be(State::There);
 }

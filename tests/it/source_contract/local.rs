@@ -1,4 +1,4 @@
-//! Destinations without a connection: programs, the log, and what a program of its own registers.
+//! Destinations without a connection: programs, the log, and a source registered by a program.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,10 +20,10 @@ use crate::support::sends::message;
 
 const TOPIC: &str = "orders";
 
-/// A script, and the folder in which it puts what it is given.
+/// A script, and the folder where it puts what it is given.
 pub(crate) struct Command(TempDir);
 
-/// What ends in success leaves a file of its own, named by the message and by the process: a copy is another file.
+/// Each success leaves a file of its own, named after the message and the process: a copy is another file.
 const SCRIPT: &str = r#"
 [ ! -e still ] || exec sleep 600
 [ ! -e away ] || exit 75
@@ -102,7 +102,7 @@ impl Leaving for Command {
     }
 }
 
-/// The log of whoever runs the tests.
+/// The log of the test run.
 pub(crate) struct Log;
 
 impl Destination for Log {
@@ -128,7 +128,7 @@ pub(crate) struct Shelf {
     state: watch::Sender<State>,
 }
 
-/// The source that is sent to a [`Shelf`].
+/// The source that sends to a [`Shelf`].
 struct Keeper {
     shelf: Shelf,
     timeout: Duration,

@@ -1,4 +1,4 @@
-//! What a source says, and what it keeps to itself.
+//! What a source reports, and what it keeps to itself.
 
 use redrive::message::Message;
 use redrive::outcome::{Class, cut};
@@ -8,7 +8,7 @@ use crate::support::sends::message;
 
 pub(crate) async fn check_refuses_a_topic_exactly_when_a_send_would<D: Destination>(destination: &D) {
     let sender = built(destination, destination.strict_section(), "5s");
-    // Others don't get past the intake, which takes 1 to 1024 bytes without control characters.
+    // Other topics don't get past the intake, which accepts 1 to 1024 bytes without control characters.
     let long = [250, 256, 1024].map(|count| "x".repeat(count));
     let topics = [destination.topic(), ".", "..", "a b", "a/b", "ä"].into_iter().chain(long.iter().map(String::as_str));
     let sent: Vec<_> = topics.map(Some).chain([None]).map(|topic| Message { topic: topic.map(str::to_owned), ..message("", "hunter3") }).collect();
@@ -30,7 +30,7 @@ pub(crate) async fn nothing_secret_is_shown<D: Secretive>(destination: &D) {
     let sender = built(destination, section, "5s");
     let shown = format!("{config:?} {sender:?}");
     assert!(!shown.contains("hunter"), "{shown}");
-    // Whatever they come to: it is the text that is looked at.
+    // Whatever the outcomes are: only their text matters here.
     send(destination, &sender, messages(destination, 3), SOON).await;
     sender.close(SOON).await;
 }

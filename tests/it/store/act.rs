@@ -1,4 +1,4 @@
-//! What a person may do: retry, cancel, replace a payload.
+//! What people may do: retry, cancel, replace a payload.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn cancel(cx: &Fixture, ids: &[Uuid]) -> Vec<Changed> {
     cx.store().await.cancel(&cx.project, ids.to_vec()).await.unwrap()
 }
 
-/// A message in each state, as it gets there in earnest (blocked aside, which nothing leads to yet).
+/// A message in each state, brought there the way it really happens (except blocked, which nothing leads to yet).
 pub(crate) async fn one_in(cx: &Fixture, state: State) -> Uuid {
     if matches!(state, State::Pending | State::Cancelled | State::Blocked) {
         let later = NewMessage { due: Due::After(LONG), ..message("billing") };
@@ -47,7 +47,7 @@ pub(crate) async fn a_retry_begins_a_new_epoch(cx: Fixture) {
     let new = NewMessage { expires_after: Some(Duration::from_millis(1)), ..message("billing") };
     let id = new.id;
     cx.insert(vec![new]).await;
-    // The age limit goes along with each outcome, as the engine writes it.
+    // The age limit is passed along with each outcome, as the engine does.
     let (row, held) = cx.take(id, "billing", LONG).await;
     let expires_at = row.standing.expires_at;
     cx.complete(vec![Completion { expires_at, ..refused(held, Duration::ZERO) }]).await;
@@ -85,7 +85,7 @@ pub(crate) async fn a_retry_of_what_waits_makes_it_due(cx: Fixture) {
         assert_near(shown.due_at.unwrap(), cx.now().await, NEAR, state);
     }
     assert_eq!(cx.claim_ids("billing").await.len(), 2);
-    // One that has been due for long keeps its place.
+    // One that has been due for a long time keeps its place.
     let now = cx.now().await;
     let old = NewMessage { due: Due::At(now - LONG), ..message("refund") };
     let id = old.id;
@@ -134,7 +134,7 @@ pub(crate) async fn the_answers_are_in_order(cx: Fixture) {
     }
     let unknown = Uuid::now_v7();
     ids.insert(3, unknown);
-    // Twice the same: the second finds what the first made of it.
+    // The same id twice: the second finds the state that the first left.
     ids.push(ids[2]);
     let expected = [
         Changed::Wrong(State::Succeeded),

@@ -84,7 +84,7 @@ pub(crate) async fn only_what_is_committed_is_seen(cx: Fixture) {
     raw.run("BEGIN").await;
     raw.run(FOUR).await;
     if !cx.backend.is_sqlite() {
-        // SQLite has one writer: a claim would wait for the application, as it should.
+        // SQLite has a single writer: a claim would wait for the application, as it should.
         assert_eq!(cx.claim_ids("billing").await, NONE);
     }
     assert!(cx.all().await.is_empty());

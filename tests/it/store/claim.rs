@@ -1,4 +1,4 @@
-//! What a claim takes, in which order, and what it leaves.
+//! What a claim takes, in what order, and what it leaves.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::fixture::{Fixture, LONG, NONE, ids, message, ready, refused, sorted};
 use crate::support::{assert_near, eventually};
 
-/// Commits messages of the source that were due so many seconds ago.
+/// Commits messages of the source that became due this many seconds ago.
 async fn due_ago(cx: &Fixture, ago: &[u64]) -> (Vec<Uuid>, DateTime<Utc>) {
     let now = cx.now().await;
     let due = |seconds: u64| Due::At(now - Duration::from_secs(seconds));
@@ -66,7 +66,7 @@ pub(crate) async fn at_most_the_limit(cx: Fixture) {
 
 pub(crate) async fn at_most_so_many_bytes_but_always_one(cx: Fixture) {
     let now = cx.now().await;
-    // Payload, and a header that is sent with it.
+    // The size of the payload, and of a header that is sent with it.
     let sizes = [(400, 0), (400, 0), (400, 0), (5000, 0), (10, 2000), (10, 0)];
     let mut put = Vec::new();
     for (index, (size, header)) in sizes.into_iter().enumerate() {
@@ -77,7 +77,7 @@ pub(crate) async fn at_most_so_many_bytes_but_always_one(cx: Fixture) {
         cx.insert(vec![new]).await;
     }
     for (expected, cut) in [(&put[..2], true), (&put[2..3], true), (&put[3..4], true), (&put[4..5], true), (&put[5..], false)] {
-        // Two of the lightest, with what a message weighs by itself.
+        // Room for two of the lightest, including each message's overhead.
         let claimed = cx.claim(Claim { max_bytes: 1500, ..cx.claim_of("billing") }).await;
         assert_eq!((ids(&claimed.rows).as_slice(), claimed.cut), (expected, cut));
         assert!(claimed.rows.iter().all(|row| matches!(row, Row::Ready(_))));
@@ -109,7 +109,7 @@ pub(crate) async fn those_due_at_one_time_from_a_mark_on(cx: Fixture) {
     assert_eq!(sorted(taken), put, "each of them once");
 }
 
-/// SQLite alone: a column of times takes any number.
+/// SQLite alone: a column of times accepts any number.
 pub(crate) async fn due_times_with_a_fraction(cx: Fixture) {
     cx.store().await;
     for index in 0..12 {
@@ -121,7 +121,7 @@ pub(crate) async fn due_times_with_a_fraction(cx: Fixture) {
         let claimed = cx.claim(Claim { limit: 3, after: last, ..cx.claim_of("billing") }).await;
         taken.extend(ids(&claimed.rows));
         assert_eq!(taken.iter().collect::<HashSet<_>>().len(), taken.len(), "none of them twice");
-        // With nothing behind the mark, a claim looks from the start.
+        // With nothing behind the mark, a claim starts over.
         last = claimed.last;
     }
     assert_eq!(taken.len(), 12);
@@ -221,7 +221,7 @@ pub(crate) async fn many_claimers_take_no_row_twice(cx: Fixture) {
         })
     });
     let mut taken: Vec<_> = futures::future::join_all(claimers).await.into_iter().flat_map(Result::unwrap).collect();
-    // A claimer may have found every row locked by the others, and gone home.
+    // A claimer may have found every row locked by the others, and given up.
     taken.extend(cx.claim_ids("billing").await.into_iter().map(|id| (id, 1)));
     assert_eq!(taken.len(), ROWS, "rows were taken twice, or not at all");
     assert!(taken.iter().all(|(id, attempt)| put.contains(id) && *attempt == 1));

@@ -1,4 +1,4 @@
-//! What is written of an attempt, and only by whoever holds the lease.
+//! What is written about an attempt, and that only the lease's holder may write it.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) async fn success(cx: Fixture) {
     assert_near(shown.updated_at, now, NEAR, "updated");
     assert_eq!(shown.created_at, row.created_at);
     assert_eq!(cx.claim_ids("billing").await, NONE);
-    // Its only attempt stands on its own row.
+    // Its only attempt is on its own row.
     let attempts = attempts(&cx, held.id).await;
     assert_eq!(attempts.len(), 1);
     let attempt = &attempts[0];
@@ -69,7 +69,7 @@ pub(crate) async fn failure_for_good(cx: Fixture) {
 }
 
 pub(crate) async fn nothing_was_sent(cx: Fixture) {
-    // A row that can't be sent fails, and no attempt is on record.
+    // A row that can't be sent fails, and no attempt is recorded.
     let (_, held) = cx.claimed("billing").await;
     let unsent = |held, state| Completion { begun: false, state, error: Some(error("invalid", "invalid_headers")), ..failed(held) };
     assert_eq!(cx.complete(vec![unsent(held, State::Failed)]).await, [true]);
@@ -77,7 +77,7 @@ pub(crate) async fn nothing_was_sent(cx: Fixture) {
     assert_eq!((shown.state, shown.attempts), (State::Failed, 0));
     assert_eq!(shown.last_error, Some(error("invalid", "invalid_headers")));
     assert!(attempts(&cx, held.id).await.is_empty());
-    // One that is only put off gets the same number at its next claim.
+    // One that is only postponed gets the same number at its next claim.
     let (_, held) = cx.claimed("billing").await;
     let put_off = Completion { delay: Duration::ZERO, ..unsent(held, State::Retrying) };
     assert_eq!(cx.complete(vec![put_off]).await, [true]);
@@ -85,7 +85,7 @@ pub(crate) async fn nothing_was_sent(cx: Fixture) {
     assert_eq!(cx.take(held.id, "billing", LONG).await.0.message.attempt, 1);
 }
 
-/// Fails the next attempt of a message, and says what the claim after it finds.
+/// Fails the next attempt of a message; returns what the following claim finds.
 async fn fail_next(cx: &Fixture, id: Uuid, number: u32, outcome: AttemptOutcome, log: Log) {
     let (row, held) = cx.take(id, "billing", LONG).await;
     assert_eq!(row.message.attempt, number);
@@ -121,7 +121,7 @@ pub(crate) async fn the_attempt_log_grows_and_collapses(cx: Fixture) {
     let (row, held) = cx.take(id, "billing", LONG).await;
     assert_eq!((row.message.attempt, row.standing.logged), (6, 3));
     assert_eq!(row.standing.last_entry, Some(Entry { number: 5, outcome: AttemptOutcome::Refused }));
-    // A success after failures: all of them are told, in order.
+    // A success after failures: all of them are reported, in order.
     cx.complete(vec![Completion { attempt: 6, ..succeeded(held) }]).await;
     let numbers: Vec<_> = attempts(&cx, id).await.iter().map(|entry| (entry.number, entry.outcome)).collect();
     assert_eq!(numbers.len(), 4);
@@ -195,7 +195,7 @@ pub(crate) async fn a_mixed_batch_of_a_thousand_in_order(cx: Fixture) {
 }
 
 pub(crate) async fn twice_counts_once(cx: Fixture) {
-    // As after an answer that was lost: the second writes nothing, whatever it says.
+    // As after an answer that was lost: the second writes nothing, whatever its outcome.
     let (_, held) = cx.claimed("billing").await;
     assert_eq!(cx.complete(vec![refused(held, LONG)]).await, [true]);
     let before = cx.everything_about(held.id).await;

@@ -1,4 +1,4 @@
-//! What every test of the suite works with: a store of its own, a session beside it, and messages to put in.
+//! The basis of every test of the suite: a store of its own, a session beside it, and messages to put in.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -40,7 +40,7 @@ pub(crate) struct Fixture {
     store: OnceCell<Arc<dyn Store>>,
     raw: OnceCell<Mutex<Raw>>,
     tokens: AtomicI64,
-    // The last field: the connections go before what they are connected to.
+    // The last field: the connections must be dropped before what they are connected to.
     pub(crate) test: TestStore,
 }
 
@@ -55,7 +55,7 @@ impl Fixture {
         self.store.get_or_init(|| self.test.prepared()).await
     }
 
-    /// The application's session. The tables are there.
+    /// The application's session. The tables exist by then.
     pub(crate) async fn raw(&self) -> MutexGuard<'_, Raw> {
         self.store().await;
         self.raw.get_or_init(async || Mutex::new(self.test.raw().await)).await.lock().await
@@ -76,7 +76,7 @@ impl Fixture {
         self.outlook(&["billing"]).await.now
     }
 
-    /// What is due, and which lease ends next, unless that is later than that of a [`LONG`] one.
+    /// What is due, and which lease ends next, unless that is later than a [`LONG`] one from now.
     pub(crate) async fn outlook(&self, sources: &[&str]) -> Outlook {
         let queues = sources.iter().map(|&source| Queues::all(source.into())).collect();
         self.store().await.upcoming(Upcoming { project: self.project.clone(), queues, horizon: LONG }).await.unwrap()
@@ -88,7 +88,7 @@ impl Fixture {
         self.store().await.heartbeat(beat).await.unwrap();
     }
 
-    /// What nodes other than this one serve, in order.
+    /// An insert of these messages, with a new lease.
     pub(crate) fn insertion(&self, messages: Vec<NewMessage>) -> Insert {
         Insert { project: self.project.clone(), messages: Arc::new(messages), lease: self.lease(LONG), keep_keys: LONG }
     }
@@ -97,7 +97,7 @@ impl Fixture {
         self.store().await.insert(self.insertion(messages)).await.unwrap().verdicts
     }
 
-    /// Commits plain messages of a source; their ids.
+    /// Commits plain messages of a source; returns their ids.
     pub(crate) async fn put(&self, source: &str, count: usize) -> Vec<Uuid> {
         let messages: Vec<_> = (0..count).map(|_| message(source)).collect();
         let ids = messages.iter().map(|message| message.id).collect();
@@ -111,7 +111,7 @@ impl Fixture {
         self.take(id, source, LONG).await
     }
 
-    /// Claims the only message of a source that is due.
+    /// Claims the only message of a source that is due, which must be this one.
     pub(crate) async fn take(&self, id: Uuid, source: &str, ttl: Duration) -> (Ready, Held) {
         let claim = Claim { lease: self.lease(ttl), ..self.claim_of(source) };
         let token = claim.lease.token;
@@ -147,7 +147,7 @@ impl Fixture {
         self.store().await.complete(Arc::new(completions)).await.unwrap()
     }
 
-    /// Takes over whatever of these sources has lapsed.
+    /// A take-over of everything of these sources that has lapsed.
     pub(crate) fn take_over_of(&self, sources: &[&str]) -> TakeOver {
         let sources = sources.iter().map(|&source| source.into()).collect();
         TakeOver { project: self.project.clone(), sources, except: Vec::new(), limit: 1000, lease: self.lease(LONG) }
@@ -167,12 +167,12 @@ impl Fixture {
         self.store().await.list(list).await.unwrap().items
     }
 
-    /// Waits until the leases of these sources have run out.
+    /// Waits until a lease of this source has run out.
     pub(crate) async fn lapse(&self, source: &str) {
         crate::support::eventually(Duration::from_secs(5), async || self.outlook(&[source]).await.lapsed.then_some(())).await;
     }
 
-    /// Every column of a row and of its attempts, so that a test can say that nothing changed.
+    /// Every column of a row and of its attempts, so that a test can check that nothing changed.
     pub(crate) async fn everything_about(&self, id: Uuid) -> Vec<Vec<Option<String>>> {
         let mut raw = self.raw().await;
         let mut rows = raw.rows(&format!("SELECT * FROM resend_log WHERE id = '{id}'")).await;
@@ -180,7 +180,7 @@ impl Fixture {
         rows
     }
 
-    /// SQL for the database's time so many milliseconds from now, as redrive keeps it.
+    /// SQL for the database's time this many milliseconds from now, in redrive's format.
     pub(crate) fn time(&self, from_now_ms: i64) -> String {
         if self.backend.is_postgres() {
             format!("clock_timestamp() + interval '{from_now_ms} milliseconds'")
@@ -246,7 +246,7 @@ pub(crate) fn sorted<T: Ord>(mut items: Vec<T>) -> Vec<T> {
     items
 }
 
-/// The first attempt of a message succeeded.
+/// The first attempt of the message succeeded.
 pub(crate) fn succeeded(held: Held) -> Completion {
     Completion {
         held,
@@ -269,7 +269,7 @@ pub(crate) fn succeeded(held: Held) -> Completion {
     }
 }
 
-/// The first attempt of a message was refused; there will be another after `delay`.
+/// The first attempt of the message was refused; there will be another after `delay`.
 pub(crate) fn refused(held: Held, delay: Duration) -> Completion {
     Completion {
         state: State::Retrying,
@@ -282,7 +282,7 @@ pub(crate) fn refused(held: Held, delay: Duration) -> Completion {
     }
 }
 
-/// The first attempt of a message failed it.
+/// The first attempt of the message failed it for good.
 pub(crate) fn failed(held: Held) -> Completion {
     Completion {
         state: State::Failed,

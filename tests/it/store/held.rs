@@ -1,4 +1,4 @@
-//! What a claim holds, whoever else looks at it, wants it or is late.
+//! What a claim holds, against others who look at it, want it, or are late.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::fixture::{Fixture, LONG, NONE, ids, ready, refused, sorted, succeeded};
 use crate::support::Backend;
 
-/// Claims all of `billing`; what is held by it, in order of the ids.
+/// Claims all of `billing`; returns what it holds, in the order of the ids.
 async fn claimed(cx: &Fixture) -> (Vec<Held>, Claimed) {
     let claim = cx.claim_of("billing");
     let token = claim.lease.token;
@@ -39,7 +39,7 @@ pub(crate) async fn it_is_told_as_being_sent(cx: Fixture) {
         let shown = cx.get(one.id).await;
         assert_eq!((shown.state, shown.attempts), (State::Sending, 1));
     }
-    // Some are over, and the others still held.
+    // Some are finished, the others still held.
     let outcomes = vec![succeeded(held[0]), refused(held[1], LONG), Completion { delete: true, ..succeeded(held[2]) }];
     assert_eq!(cx.complete(outcomes).await, [true; 3]);
     assert_eq!(listed(&cx, State::Sending).await, [held[3].id, held[4].id]);
@@ -90,13 +90,13 @@ pub(crate) async fn the_claim_of_another_does_not_serve(cx: Fixture) {
     }
     assert_eq!([cx.everything_about(one).await, cx.everything_about(other).await, cx.everything_about(waits).await], before);
     let right = [(one, tokens[0]), (other, tokens[1])].map(|(id, token)| succeeded(Held { id, token }));
-    // An earlier attempt of the same message is no more ours.
+    // An earlier attempt of the same message is no longer ours.
     let early = Completion { attempt: 0, ..right[0].clone() };
     assert_eq!(cx.complete(vec![early]).await, [false]);
     assert_eq!(cx.complete(right.to_vec()).await, [true, true]);
 }
 
-/// As a node does it: outcomes of several claims in a batch, two batches at once, and leases that are renewed meanwhile.
+/// As a node works: outcomes of several claims in one batch, two batches at once, and leases that are renewed meanwhile.
 pub(crate) async fn outcomes_of_the_same_claims_do_not_wait_crosswise(cx: Fixture) {
     const ROUNDS: usize = 40;
     let store = cx.store().await;
@@ -131,9 +131,9 @@ pub(crate) async fn it_is_found_where_it_stood_and_where_it_went(cx: Fixture) {
     let tells = matches!(cx.backend, Backend::Postgres | Backend::Postgres18);
     assert!(rows.iter().all(|row| row.address.is_some() == tells));
     let at = |index: usize| Completion { address: rows[index].address, ..succeeded(Held { id: put[index], token }) };
-    // These two are somewhere else from now on.
+    // These two have moved.
     cx.sql(&format!("UPDATE resend_log SET topic = 'moved' WHERE id IN ('{}', '{}')", put[1], put[3])).await;
-    // And this one is said to stand where another does.
+    // And this one claims to be where another is.
     let misled = Completion { address: rows[6].address, ..at(5) };
     let outcomes = vec![at(0), at(1), Completion { delete: true, ..at(2) }, Completion { delete: true, ..at(3) }, misled];
     assert_eq!(cx.complete(outcomes).await, [true; 5]);
@@ -148,7 +148,7 @@ pub(crate) async fn it_is_found_where_it_stood_and_where_it_went(cx: Fixture) {
     assert_eq!(listed(&cx, State::Sending).await, [put[4], put[6]]);
 }
 
-/// Claims in small portions beside whoever else wants the rows, until that one is done and nothing is left; what each of them got.
+/// Claims in small portions beside somebody else who wants the rows, until that one is done and nothing is left; returns what each of them got.
 async fn claims_beside<F: Future<Output = HashSet<Uuid>> + Send + 'static>(cx: &Fixture, other: F) -> (HashSet<Uuid>, HashSet<Uuid>) {
     let (other, store) = (tokio::spawn(other), cx.store().await.clone());
     let mut claimed = HashSet::new();

@@ -23,7 +23,7 @@ pub(crate) async fn a_known_key_is_a_duplicate_or_a_conflict(cx: Fixture) {
     let list = List { project: cx.project.to_string(), idempotency_key: Some("o-17".to_owned()), limit: 10, ..List::default() };
     assert_eq!(cx.store().await.list(list).await.unwrap().items[0].id, id);
 
-    // The key outlives what becomes of the row, its deletion included.
+    // The key outlives its row, even if that is deleted.
     let (_, held) = cx.take(id, "billing", LONG).await;
     cx.complete(vec![redrive::store::Completion { delete: true, ..succeeded(held) }]).await;
     assert_eq!(cx.insert(vec![keyed("billing", "o-17", 1)]).await, [Verdict::Duplicate(id)]);
@@ -54,7 +54,7 @@ pub(crate) async fn a_key_is_forgotten_after_its_time(cx: Fixture) {
     let (brief, kept) = (keyed("billing", "brief", 1), keyed("billing", "kept", 1));
     cx.store().await.insert(keep(vec![brief], Duration::from_millis(30))).await.unwrap();
     cx.store().await.insert(keep(vec![kept], LONG)).await.unwrap();
-    // The same key with other content is news once the first is forgotten, purged or not; and then it is known again.
+    // The same key with other content is new once the first one is forgotten, purged or not; and then it is known again.
     let again = eventually(Duration::from_secs(5), async || {
         let again = NewMessage { due: Due::After(LONG), ..keyed("billing", "brief", 2) };
         let id = again.id;

@@ -1,4 +1,4 @@
-//! A row is seen only inside its project.
+//! A row is visible only within its project.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub(crate) async fn every_verb_keeps_to_its_project(cx: Fixture) {
     let keep = State::FINISHED.map(|state| (state, Some(Duration::ZERO))).to_vec();
     store.purge(Purge { project: theirs.clone(), keep, max_rows: 0, surplus: None, batch: 1000 }).await.unwrap();
 
-    // A node of theirs that serves a source of this name serves none of ours.
+    // If one of their nodes serves a source of the same name, it serves none of ours.
     let own = Served { project: theirs.clone(), sources: sources.clone() };
     store.heartbeat(Heartbeat { project: theirs.clone(), node: "node-1".into(), sources, sends: true, ttl: LONG }).await.unwrap();
     assert!(store.unserved(own.clone(), Duration::ZERO, 10).await.unwrap().iter().any(|rows| rows.project == "orders" && rows.source == "billing"));
@@ -58,7 +58,7 @@ pub(crate) async fn every_verb_keeps_to_its_project(cx: Fixture) {
     for (id, before) in all.into_iter().zip(before) {
         assert_eq!(cx.everything_about(id).await, before);
     }
-    // Names differ by every byte: a project is not another that the database would take for the same.
+    // Names are compared byte by byte: a project is not confused with another that the database considers equal.
     for near in ["Orders", "orders ", "order", "orders%"] {
         assert!(store.get(near, pending, true).await.unwrap().is_none(), "{near:?}");
         assert!(cx.claim(Claim { project: near.into(), ..cx.claim_of("billing") }).await.rows.is_empty(), "{near:?}");

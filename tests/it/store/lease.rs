@@ -1,4 +1,4 @@
-//! Leases: prolonged, handed back, run out, taken over, and never held by two.
+//! Leases: extended, handed back, run out, taken over, and never held by two.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub(crate) async fn renewing_says_what_is_lost(cx: Fixture) {
     let unknown = Held { id: uuid::Uuid::now_v7(), token: 1 };
     let lost = store.renew(vec![all[0], all[1], all[2], foreign, unknown], LONG).await.unwrap();
     assert_eq!(sorted(lost), sorted(vec![all[1].id, all[2].id, foreign.id, unknown.id]));
-    // One whose lease has run out and that nobody took is still ours.
+    // A message whose lease has run out and that nobody took over is still ours.
     let id = cx.put("refund", 1).await[0];
     let (_, held) = cx.take(id, "refund", SHORT).await;
     cx.lapse("refund").await;
@@ -68,7 +68,7 @@ pub(crate) async fn released_it_is_as_if_never_claimed(cx: Fixture) {
     let (row, held) = cx.take(held.id, "billing", LONG).await;
     assert_eq!(row.message.attempt, 1, "the number is free again");
     cx.complete(vec![refused(held, Duration::ZERO)]).await;
-    // The same for one that has been tried before.
+    // The same for one that was tried before.
     let (row, held) = cx.take(held.id, "billing", LONG).await;
     assert_eq!(row.message.attempt, 2);
     assert_eq!(store.release(vec![held]).await.unwrap(), 1);
@@ -159,7 +159,7 @@ pub(crate) async fn the_old_token_is_fenced_off(cx: Fixture) {
 }
 
 pub(crate) async fn two_tokens_of_one_message_do_not_hide_each_other(cx: Fixture) {
-    // As on a node that lost a lease, took it again, and has the first send still running.
+    // As on a node that lost a lease, took the message again, and still has the first send running.
     for old_first in [true, false] {
         let id = cx.put("billing", 1).await[0];
         let (_, old) = cx.take(id, "billing", SHORT).await;
@@ -240,7 +240,7 @@ pub(crate) async fn what_is_refused_is_not_gone_through_anew_each_time(cx: Fixtu
     // The last of them to lapse.
     cx.sql(&format!("INSERT INTO resend_log (id, source, state, lease_until) VALUES ('{id}', 'billing', 'sending', 2000)")).await;
     cx.sql("CREATE TRIGGER unmoved BEFORE UPDATE ON resend_log WHEN NEW.msg_key = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END").await;
-    // No time for all of them at once.
+    // Not enough time for all of them at once.
     let config = Config { timeout: Span::millis(200), ..cx.test.config.clone() };
     let store = store::open(&config, &cx.project).unwrap();
     store.prepare().await.unwrap();
@@ -269,7 +269,7 @@ pub(crate) async fn one_that_is_refused_keeps_no_other_from_being_taken_over(cx:
     let mut claim = cx.claim_of("billing");
     claim.lease.ttl = SHORT;
     assert_eq!(cx.claim(claim).await.rows.len(), 4);
-    // As the table's owner may have it.
+    // As the table's owner may have set it up.
     let (refuse, allow) = if cx.backend.is_sqlite() {
         let moved = format!("NEW.msg_key = 'bad' AND NEW.lease_token NOT IN (0, {token})");
         let refuse = format!("CREATE TRIGGER unmoved BEFORE UPDATE ON resend_log WHEN {moved} BEGIN SELECT RAISE(ABORT, 'no'); END");
@@ -307,7 +307,7 @@ pub(crate) async fn one_that_never_expires_does_not_once_it_is_lost(cx: Fixture)
     assert_eq!(lost[0].standing.expires_at.unwrap().format("%Y").to_string(), "9999");
 }
 
-/// What is too much at once is asked for in smaller portions.
+/// What is too much at once is requested in smaller portions.
 pub(crate) async fn no_more_is_written_out_than_befits_what_is_taken(cx: Fixture) {
     cx.put("billing", 40).await;
     cx.claim(Claim { lease: cx.lease(SHORT), ..cx.claim_of("billing") }).await;

@@ -28,7 +28,7 @@ pub(crate) async fn one_message(cx: Fixture) {
 
 pub(crate) async fn a_payload_too_large_is_told_and_not_shown(cx: Fixture) {
     if cx.backend.is_mysql() {
-        // None so large fits its packets, unless somebody changed that.
+        // A payload of this size does not fit into its packets, unless somebody changed that.
         return;
     }
     let ids = cx.put("billing", 3).await;
@@ -76,7 +76,7 @@ pub(crate) async fn every_filter_narrows(cx: Fixture) {
     assert_eq!(list(&cx, List { idempotency_key: topic("none"), ..List::default() }).await, NONE);
     assert_eq!(list(&cx, List { since: Some(since), ..List::default() }).await, [idc, idb]);
     assert_eq!(list(&cx, List { until: Some(since), ..List::default() }).await, [ida]);
-    // By another clock these are years that a calendar knows.
+    // In another time zone these are years within the calendar.
     let [first, last] = ["0000-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"].map(|time| Some(time.parse().unwrap()));
     assert_eq!(list(&cx, List { since: first, until: last, ..List::default() }).await, [idc, idb, ida]);
     assert_eq!(
@@ -110,7 +110,7 @@ pub(crate) async fn what_finished_within_a_time(cx: Fixture) {
     let (_, held) = cx.take(first, "billing", LONG).await;
     cx.complete(vec![failed(held)]).await;
     let late = finished_at(first).await;
-    // What an application writes there says nothing of a message that waits.
+    // What an application writes there means nothing for a waiting message.
     cx.sql(&format!("UPDATE resend_log SET finished_at = {} WHERE id = '{waiting}'", cx.time(0))).await;
 
     let within = |finished_since, finished_until| List { finished_since, finished_until, ..List::default() };
@@ -161,7 +161,7 @@ pub(crate) async fn page_by_page(cx: Fixture) {
 
 pub(crate) async fn ids_of_their_own_kind_end_no_list(cx: Fixture) {
     if cx.backend.is_postgres() {
-        // Ids are UUIDs there, and nothing comes behind another.
+        // Ids are UUIDs there, and nothing comes after another kind of id.
         let list = List { project: cx.project.to_string(), limit: 1, after: Some(Id::Text("order-17".to_owned())), ..List::default() };
         assert!(cx.store().await.list(list).await.unwrap().items.is_empty());
         return;

@@ -1,4 +1,4 @@
-//! Rows in which applications wrote nonsense: each ends with its reason, and its neighbours go on.
+//! Rows with nonsense from applications: each ends with its reason, and its neighbours go on.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use super::fixture::{Fixture, failed, succeeded};
 use super::strays::strays_of;
 use crate::support::assert_near;
 
-/// What a node that serves `billing` makes of the table: strays and rows that can't be sent are failed with their code, what can be
-/// sent is delivered. Three rounds, so that what one round leaves to the next is dealt with too.
+/// What a node that serves `billing` does with the table: strays and rows that can't be sent are failed with their code, the rest is delivered. Three
+/// rounds, so that whatever one round leaves to the next is dealt with too.
 async fn serve(cx: &Fixture) -> (HashMap<Uuid, Ready>, HashMap<Uuid, &'static str>) {
     let (mut sent, mut refused) = (HashMap::new(), HashMap::new());
     for _ in 0..3 {
@@ -51,7 +51,8 @@ async fn serve(cx: &Fixture) -> (HashMap<Uuid, Ready>, HashMap<Uuid, &'static st
     (sent, refused)
 }
 
-/// Inserts a row of the columns and values, of the source `billing` unless they say otherwise; its id, which is in the table as redrive writes it.
+/// Inserts a row with these columns and values, of the source `billing` unless they include another; returns its id, which is written the way redrive
+/// does.
 async fn insert(cx: &Fixture, columns: &str, values: &str) -> Uuid {
     try_insert(cx, columns, values).await.unwrap()
 }
@@ -65,7 +66,7 @@ async fn try_insert(cx: &Fixture, columns: &str, values: &str) -> Result<Uuid, s
     Ok(id)
 }
 
-/// All of them are shown, whatever they hold, and are over.
+/// All of them are shown, whatever they contain, and are finished.
 async fn all_over(cx: &Fixture, ids: &[Uuid]) {
     let shown = cx.all().await;
     for id in ids {
@@ -181,7 +182,7 @@ pub(crate) async fn absurd_counters_do_not_stop_the_others(cx: Fixture) {
     for column in ["attempts", "epoch", "retries"] {
         for value in ["9223372036854775807", "2147483647", "-1", "-9223372036854775808"] {
             let id = insert(&cx, "topic", "'t'").await;
-            // Where the column takes no number of this size, there is nothing to fear.
+            // If the column does not accept a number of this size, there is nothing to test.
             if cx.raw().await.try_run(&format!("UPDATE resend_log SET {column} = {value} WHERE id = '{id}'")).await.is_ok() {
                 rows.push(id);
             } else {
@@ -196,7 +197,7 @@ pub(crate) async fn absurd_counters_do_not_stop_the_others(cx: Fixture) {
     assert!(good.iter().all(|id| sent.contains_key(id)));
     assert!(rows.iter().all(|id| sent.contains_key(id) || refused.contains_key(id)), "{refused:?}");
     all_over(&cx, &rows).await;
-    // A person's wish does not fall over them either.
+    // Changes that people ask for cope with them too.
     cx.sql("UPDATE resend_log SET state = 'failed'").await;
     let all: Vec<_> = rows.iter().chain(&good).copied().collect();
     let changed = cx.store().await.retry(&cx.project, all.clone()).await.unwrap();
@@ -246,7 +247,7 @@ pub(crate) async fn a_time_that_is_none_is_a_stray(cx: Fixture) {
     let mut bad = Vec::new();
     for due_at in junk {
         bad.push(insert(&cx, "due_at", due_at).await);
-        // The age is judged where it is known; a row is not stuck for it.
+        // The age is judged where it is known; a row does not get stuck because of it.
         bad.push(insert(&cx, "expires_at", due_at).await);
     }
     let good = cx.put("billing", 2).await;
@@ -263,7 +264,7 @@ pub(crate) async fn a_time_that_is_none_is_a_stray(cx: Fixture) {
     for (index, id) in bad.iter().enumerate() {
         assert!(sent.contains_key(id) || refused.contains_key(id), "{} as {}", junk[index / 2], ["due_at", "expires_at"][index % 2]);
     }
-    // An age limit after all calendars is the usual way to say that there is none.
+    // An age limit after the calendar's end is the usual way to say that there is none.
     let never = junk.iter().position(|junk| ["'infinity'", "'9999-12-31 23:59:59'", "9223372036854775807"].contains(junk)).unwrap();
     assert!(sent.contains_key(&bad[2 * never + 1]), "it never expires");
     all_over(&cx, &bad).await;
@@ -309,7 +310,7 @@ pub(crate) async fn times_as_applications_write_them(cx: Fixture) {
 }
 
 pub(crate) async fn an_id_of_its_own_kind(cx: Fixture) {
-    // Too large to be read with the lock of a claim, which makes a difference where a row is not found by its id.
+    // Too large to be read with the lock of a claim, which matters where a row is not found by its id.
     let large = "x".repeat(20_000);
     // Any UUID is an id, whatever its version.
     let four = Uuid::from_u128(0x4b1d_0f4e_5d9c_4b0f_9a4e_0123_4567_89ab);

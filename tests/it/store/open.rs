@@ -1,4 +1,4 @@
-//! What a configuration of the store may say. Nothing is connected to.
+//! What the configuration of a store may contain. Nothing connects.
 
 use redrive::store::{self, Config};
 use redrive::units::{Secret, Span};
@@ -52,7 +52,7 @@ fn a_url_of_each_kind_is_taken() {
         "mysql://u@db/x",
         "mariadb://db/x",
     ] {
-        // Some drivers want a runtime to make a pool.
+        // Some drivers need a runtime to make a pool.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _inside = runtime.enter();
         store::open(&at(url), "orders").unwrap_or_else(|faults| panic!("{url}: {faults:?}"));

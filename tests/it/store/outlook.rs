@@ -1,4 +1,4 @@
-//! What is due next, who lives, what waits.
+//! What is due next, who is alive, what is waiting.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(crate) async fn the_earliest_of_each_source_and_level(cx: Fixture) {
         assert_eq!((&*next.source, next.level), (source, level));
         assert_near(next.at, now + chrono::TimeDelta::seconds(seconds), Duration::from_millis(2), next);
     }
-    // What waits for its retry counts; what is being sent, or is over, does not.
+    // A message that waits for its retry counts; one that is being sent, or is finished, does not.
     let id = cx.put("orders", 1).await[0];
     let (_, held) = cx.take(id, "orders", LONG).await;
     assert!(cx.outlook(&["orders"]).await.due.is_empty());
@@ -77,7 +77,7 @@ pub(crate) async fn the_next_end_of_a_lease_is_told_beforehand(cx: Fixture) {
     let next = async |source| cx.outlook(&[source]).await.next_lapse;
     let (soon, sooner, tolerance) = (LONG / 2, LONG / 4, Duration::from_secs(3));
     let now = cx.now().await;
-    // Held by their own rows, and by a sheet: whichever ends next is told.
+    // Held by their own rows, and by a sheet: the one that ends next is reported.
     let hold = async |ttl| {
         let insert = Insert { lease: cx.lease(ttl), ..cx.insertion(vec![NewMessage { leased: true, ..message("billing") }]) };
         cx.store().await.insert(insert).await.unwrap();
@@ -91,7 +91,7 @@ pub(crate) async fn the_next_end_of_a_lease_is_told_beforehand(cx: Fixture) {
     assert_near(next("billing").await.unwrap(), now + sooner, tolerance, "of a sheet");
     assert_eq!(next("refund").await, None, "of these sources");
     assert!(!cx.outlook(&["billing"]).await.lapsed);
-    // What has run out is none that will.
+    // A lease that has run out is not one that will.
     let id = cx.put("crm", 1).await[0];
     cx.take(id, "crm", SHORT).await;
     cx.lapse("crm").await;
@@ -131,7 +131,7 @@ pub(crate) async fn unserved_rows_are_told(cx: Fixture) {
     assert_eq!(unserved(&cx, Duration::ZERO, 10).await, pairs(&[("invoices", "billing"), ("orders", "refund")]), "a node serves its own project");
     let told = cx.store().await.unserved(nothing(&cx), Duration::ZERO, 10).await.unwrap();
     assert!(told.iter().all(|rows| rows.oldest < Duration::from_secs(30)), "{told:?}");
-    // What the asking node serves is not told, wherever in the order of names others stand.
+    // What the asking node serves is not reported, wherever in the order of names the others are.
     let own = |names: &[&str]| Served { sources: names.iter().map(|&name| name.into()).collect(), ..nothing(&cx) };
     assert_eq!(told_to(&cx, own(&["billing", "refund"])).await, pairs(&[("invoices", "billing")]));
     cx.sql("DELETE FROM resend_log WHERE project = 'invoices'").await;
@@ -169,7 +169,7 @@ pub(crate) async fn waiting_messages_are_counted(cx: Fixture) {
     let now = cx.now().await;
     let due = |due| NewMessage { due, ..message("billing") };
     cx.insert(vec![due(Due::At(now - Duration::from_secs(100))), due(Due::After(LONG)), due(Due::After(LONG))]).await;
-    // However long ago it was due: it does not wait, it is sent.
+    // However long ago it was due: it is not waiting, it is being sent.
     let sent = NewMessage { due: Due::At(now - Duration::from_secs(100)), ..message("held") };
     let id = sent.id;
     cx.insert(vec![sent]).await;
@@ -239,7 +239,7 @@ pub(crate) async fn made_up_sources_are_counted_together(cx: Fixture) {
     cx.beat("node-2", &["refund"], LONG).await;
     cx.put("refund", 1).await;
     let mut made_up = 0;
-    // More than are told, and more than are read.
+    // More than are reported by name, and more than are read.
     for more in [150, 2500] {
         let messages: Vec<_> = (made_up..made_up + more).map(|number| message(&format!("made-up-{number}"))).collect();
         for part in messages.chunks(500) {
@@ -285,7 +285,7 @@ pub(crate) async fn lost_attempts_that_nobody_takes_over_are_told(cx: Fixture) {
     };
     hold(LONG, vec![leased("held", old)]).await;
     hold(SHORT, vec![leased("refund", old), leased("refund", Due::Now), leased("served", old)]).await;
-    // Of another project, of which nothing else waits.
+    // Of another project, of which nothing else is waiting.
     cx.sql(&format!(
         "INSERT INTO resend_log (project, source, payload, state, lease_until) VALUES ('invoices', 'crm', 'x', 'sending', {})",
         cx.time(-1000)
@@ -299,7 +299,7 @@ pub(crate) async fn lost_attempts_that_nobody_takes_over_are_told(cx: Fixture) {
     let own = Served { sources: vec!["refund".into()], ..nothing(&cx) };
     assert_eq!(told_to(&cx, own).await, pairs(&[("invoices", "crm")]));
     assert_eq!(unserved(&cx, LONG, 10).await, pairs(&[("orders", "refund")]), "the other is too young");
-    // The gauge tells of them too.
+    // The gauge includes them too.
     let counts = cx.store().await.counts(&cx.project).await.unwrap();
     let overdue = |source: &str| counts.iter().find(|count| count.source == source).unwrap().overdue.as_secs();
     assert!((100..130).contains(&overdue("refund")) && overdue("held") == 0, "{counts:?}");
@@ -309,7 +309,7 @@ pub(crate) async fn nodes_that_died_are_forgotten(cx: Fixture) {
     const DAY: i64 = 24 * 3_600_000;
     let store = cx.store().await;
     let refund = cx.put("refund", 1).await[0];
-    // None of them signed off; how long ago each was to beat again, in milliseconds.
+    // None of them signed off; how long ago the next beat of each was due, in milliseconds.
     for (node, sources, ago) in [
         ("long-ago", &["later"][..], DAY + 60_000),
         ("lately", &["refund"], DAY - 60_000),

@@ -28,7 +28,7 @@ pub(crate) async fn once_by_several_nodes_at_once(cx: Fixture) {
     assert_eq!(cx.put("billing", 1).await.len(), 1);
 }
 
-/// MySQL and MariaDB alone: as a cluster that refuses GET_LOCK answers, which a function here does in its place.
+/// MySQL and MariaDB alone: with the answer of a cluster that refuses GET_LOCK, which comes from a function here.
 pub(crate) async fn once_by_several_nodes_at_once_where_no_lock_is_given(cx: Fixture) {
     let mut raw = cx.test.raw().await;
     raw.run(
@@ -43,7 +43,7 @@ pub(crate) async fn once_by_several_nodes_at_once_where_no_lock_is_given(cx: Fix
     let target = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
     let proxy = Proxy::saying_instead(&target, "GET_LOCK", "GET_LUCK").await;
     url.set_port(Some(proxy.port())).unwrap();
-    // In clear, so that the proxy finds the word.
+    // Unencrypted, so that the proxy finds the word.
     url.query_pairs_mut().append_pair("ssl-mode", "disabled");
     let config = store::Config { url: Secret::new(url.as_str()), ..cx.test.config.clone() };
 
@@ -56,7 +56,7 @@ pub(crate) async fn once_by_several_nodes_at_once_where_no_lock_is_given(cx: Fix
     assert!(first.is_some() && applied.len() == count, "each migration was applied once: {applied:?}");
     assert_eq!(raw.number("SELECT count(*) FROM redrive_lock").await, 0, "the row was made, and let go of");
 
-    // One that died while it changed the tables holds up the others for as long as that may take, and no longer.
+    // A node that died while it changed the tables holds up the others for as long as that may take, and no longer.
     let undo = "DROP TABLE redrive_sample; DELETE FROM redrive_migrations WHERE version = '0004_sample'";
     raw.run(undo).await;
     raw.run("INSERT INTO redrive_lock (name, token, held_until) VALUES ('tables', 7, UTC_TIMESTAMP(6) + INTERVAL 2 SECOND)").await;
@@ -64,7 +64,7 @@ pub(crate) async fn once_by_several_nodes_at_once_where_no_lock_is_given(cx: Fix
     assert_eq!(stores[0].prepare().await.unwrap().applied, ["0004_sample"]);
     assert!(began.elapsed() >= Duration::from_millis(1500), "{:?}", began.elapsed());
 
-    // One that could not let go of its row, as when its connection breaks, does not lock itself out.
+    // A node that could not release its row, as when its connection breaks, does not lock itself out.
     raw.run(undo).await;
     raw.run("CREATE TRIGGER kept BEFORE DELETE ON redrive_lock FOR EACH ROW SIGNAL SQLSTATE '45000'").await;
     assert!(stores[0].prepare().await.is_err());
@@ -75,7 +75,7 @@ pub(crate) async fn once_by_several_nodes_at_once_where_no_lock_is_given(cx: Fix
     futures::future::join_all(stores.iter().map(|store| store.close())).await;
 }
 
-/// SQLite alone: its busy timeout does not cover the switch to WAL while another writes, be it a node that switches too.
+/// SQLite alone: its busy timeout does not cover the switch to WAL while another process writes, even if that is switching too.
 pub(crate) async fn a_writer_is_waited_for(cx: Fixture) {
     let mut writer = cx.test.raw().await;
     writer.run("BEGIN IMMEDIATE").await;
@@ -97,7 +97,7 @@ pub(crate) async fn a_later_start_with_another_project_leaves_the_default(cx: Fi
 
 pub(crate) async fn what_an_older_build_left_goes_on(cx: Fixture) {
     let put = cx.put("billing", 5).await;
-    // The tables as they were before they were changed last, and what was being sent.
+    // The tables as they were before the last change, and what was being sent.
     let (held, applied) = if cx.backend.is_mysql() {
         let held = put.iter().copied().take(2).collect::<Vec<_>>();
         for id in &held {
@@ -174,7 +174,7 @@ pub(crate) async fn printed_sql_upgrades_the_tables_of_an_older_build(cx: Fixtur
 
 pub(crate) async fn tables_that_take_capitals_for_small_letters_are_refused(cx: Fixture) {
     let sql = store::sql::print_sql(&cx.test.config, &cx.project, None).unwrap();
-    // As clients print it on that leave comments out.
+    // As clients send it that strip comments.
     let mut bare = String::new();
     for (index, part) in sql.split("/*").enumerate() {
         bare.push_str(if index == 0 { part } else { part.split_once("*/").unwrap().1 });
@@ -214,7 +214,7 @@ pub(crate) async fn a_prefix_keeps_stores_apart(cx: Fixture) {
 
 pub(crate) async fn the_tables_of_an_application_are_left_alone(cx: Fixture) {
     let mut raw = cx.test.raw().await;
-    // The names that the application's own migrations are likely to have.
+    // Likely names of the application's own migrations table.
     for table in ["_sqlx_migrations", "schema_migrations", "migrations", "messages", "nodes"] {
         raw.run(&format!("CREATE TABLE {table} (note varchar(20))")).await;
         raw.run(&format!("INSERT INTO {table} VALUES ('mine')")).await;

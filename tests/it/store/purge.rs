@@ -1,4 +1,4 @@
-//! History goes when its time has come, and nothing else.
+//! History is deleted when its time has come, and nothing else is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ async fn purge(cx: &Fixture, purge: Purge) -> Purged {
     cx.store().await.purge(purge).await.unwrap()
 }
 
-/// Moves the end of a message into the past.
+/// Moves a message's finish into the past.
 async fn finished_ago(cx: &Fixture, id: Uuid, seconds: i64) {
     let time = cx.time(-1000 * seconds);
     assert_eq!(cx.sql(&format!("UPDATE resend_log SET finished_at = {time} WHERE id = '{id}'")).await, 1);
@@ -56,7 +56,7 @@ pub(crate) async fn exactly_what_is_past_its_retention(cx: Fixture) {
     }
     let purged = purge(&cx, purge_of(&cx, &KEEP.map(|(state, keep)| (state, Some(keep))))).await;
     assert_eq!(deleted(&purged), KEEP.iter().map(|(state, _)| (*state, 2)).collect());
-    // Whether there are too many is looked at by a call that finds nothing too old.
+    // The number of rows is only checked by a call that finds none that are too old.
     let again = purge(&cx, purge_of(&cx, &KEEP.map(|(state, keep)| (state, Some(keep))))).await;
     assert!(purged.more && deleted(&again).is_empty() && !again.more);
     assert_eq!(left(&cx).await, stay);
@@ -67,7 +67,7 @@ pub(crate) async fn exactly_what_is_past_its_retention(cx: Fixture) {
     assert_eq!(attempts, 4, "those of three failed and of a retrying message stay");
 }
 
-/// On SQLite, where a table can be made to take no more rows, as if the disk were full.
+/// On SQLite, where a table can be made to accept no more rows, as if the disk were full.
 pub(crate) async fn one_that_can_be_no_smaller_is_not_tried_again(cx: Fixture) {
     let id = one_in(&cx, State::Succeeded).await;
     finished_ago(&cx, id, 1_000_000_000).await;
@@ -131,11 +131,11 @@ pub(crate) async fn at_most_so_many_rows_stay(cx: Fixture) {
         if !purged.more {
             break;
         }
-        // What is known to be too many isn't counted again.
+        // Known surplus isn't counted again.
         request.surplus = purged.surplus;
     }
     assert_eq!(counts, [(2, true), (2, true), (0, false), (2, true), (1, false), (0, false)], "what went, and whether the rest need not be counted");
-    // Every third is delivered, the one after it failed.
+    // Of every three, one is delivered and the next failed.
     let left_over = [finished[1], finished[4], finished[7], finished[10], finished[2]];
     assert_eq!(left(&cx).await, left_over.iter().chain(&waiting).copied().collect(), "what failed goes last; what waits is not history");
 }
@@ -210,7 +210,7 @@ async fn sweep(cx: &Fixture, project: &str, after: Uuid, limit: u32) -> Swept {
     cx.store().await.sweep(Sweep { project: project.into(), after, limit }).await.unwrap()
 }
 
-/// All that there is, in small pieces; how many entries went, and how many pieces there were.
+/// Sweeps everything in small pieces; returns how many entries were deleted, and how many pieces there were.
 async fn swept(cx: &Fixture, project: &str) -> (u64, u64) {
     let (mut after, mut gone, mut pieces) = (Uuid::nil(), 0, 0);
     loop {
@@ -242,7 +242,7 @@ pub(crate) async fn attempts_of_messages_that_somebody_deleted(cx: Fixture) {
     assert_eq!(left.into_iter().collect::<BTreeSet<_>>(), stay);
     assert_eq!(swept(&cx, "orders").await.0, 0);
 
-    // One that began lately may be of a message that was put there again.
+    // One that began recently may belong to a message that was inserted again.
     let (_, held) = cx.claimed("billing").await;
     assert_eq!(cx.complete(vec![Completion { started_at: cx.now().await, ..failed(held) }]).await, [true]);
     assert_eq!(cx.sql(&format!("DELETE FROM resend_log WHERE id = '{}'", held.id)).await, 1);

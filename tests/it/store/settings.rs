@@ -1,4 +1,4 @@
-//! What the server's sessions and the configuration of the connection do.
+//! Settings of the server's sessions and of the connection.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,14 +45,14 @@ pub(crate) async fn a_server_that_is_away_is_unavailable(cx: Fixture) {
 pub(crate) async fn people_who_look_take_no_connections_from_sending(cx: Fixture) {
     let (store, id) = (cx.store().await, cx.put("billing", 1).await[0]);
     let mut slow = cx.raw().await;
-    // Attempts can't be read for as long as this stands.
+    // Attempts can't be read while this lock is held.
     let (lock, unlock) = if cx.backend.is_mysql() {
         ("LOCK TABLES attempt_log WRITE", "UNLOCK TABLES")
     } else {
         ("BEGIN; LOCK TABLE attempt_log IN ACCESS EXCLUSIVE MODE", "ROLLBACK")
     };
     slow.run(lock).await;
-    // Twice as many as there are connections, and a quarter of those is one.
+    // Twice as many as there are connections, of which a quarter is one.
     let mut lookers = tokio::task::JoinSet::new();
     for _ in 0..2 * cx.test.config.pool {
         let (store, project) = (store.clone(), cx.project.clone());
@@ -81,10 +81,10 @@ pub(crate) async fn a_committed_row_wakes_whoever_can_listen(cx: Fixture) {
     let listener = tokio::spawn(async move { listening.listen(&project, woken).await });
     if tells(&cx) {
         let wakes = || tokio::time::timeout(Duration::from_millis(300), wake.notified());
-        // For what was committed before it stood.
+        // For what was committed before it was listening.
         tokio::time::timeout(Duration::from_secs(10), wake.notified()).await.unwrap();
         while wakes().await.is_ok() {}
-        // Once for the row, and again for those that are committed right after, whose statements do not tell.
+        // Once for the row, and again for those that are committed right after it, whose statements don't notify.
         eventually(Duration::from_secs(10), async || {
             cx.sql(ONE_ROW).await;
             wakes().await.ok()?;
@@ -132,7 +132,7 @@ pub(crate) async fn a_node_that_does_not_listen_leaves_the_trigger_to_those_who_
     store.close().await;
 }
 
-/// A plan that was made while the table was nearly empty is kept when a million rows have come.
+/// A plan that was made while the table was nearly empty is kept even when a million rows have come.
 pub(crate) async fn messages_are_found_by_an_index_however_few_there_were(cx: Fixture) {
     const ROUNDS: i64 = 40;
     for _ in 0..ROUNDS {
@@ -142,7 +142,7 @@ pub(crate) async fn messages_are_found_by_an_index_however_few_there_were(cx: Fi
         let (_, held) = cx.take(held.id, "billing", LONG).await;
         assert_eq!(cx.complete(vec![Completion { attempt: 2, ..succeeded(held) }]).await, [true]);
     }
-    // A session tells of its scans when it ends.
+    // A session reports its scans when it ends.
     cx.store().await.close().await;
     let of = async |what: &str| {
         let sql = format!("SELECT coalesce(sum({what}), 0)::bigint FROM pg_stat_user_tables WHERE relid = 'resend_log'::regclass");
@@ -153,7 +153,7 @@ pub(crate) async fn messages_are_found_by_an_index_however_few_there_were(cx: Fi
     assert!(scans < ROUNDS, "the whole table was read {scans} times");
 }
 
-/// How many entries of an index of the fixture's tables were read, once no session has more to tell.
+/// How many entries of an index of the fixture's tables were read, once all sessions have reported.
 async fn read_of(cx: &Fixture, index: &str) -> i64 {
     let sql = format!("SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelid = '{index}'::regclass");
     cx.raw().await.number(&sql).await
@@ -174,7 +174,7 @@ pub(crate) async fn what_a_person_decides_is_found_by_its_key_however_many_faile
     store.prepare().await.unwrap();
     assert!(store.retry(&cx.project, ids.clone()).await.unwrap().iter().all(|changed| *changed == Changed::Done(State::Pending)));
     assert!(store.cancel(&cx.project, ids).await.unwrap().iter().all(|changed| *changed == Changed::Done(State::Cancelled)));
-    // A session tells of its scans when it ends.
+    // A session reports its scans when it ends.
     store.close().await;
     eventually(Duration::from_secs(10), async || (read_of(&cx, "resend_log_pkey").await >= 1000).then_some(())).await;
     let read = read_of(&cx, "resend_log_state").await - before;
@@ -220,12 +220,12 @@ pub(crate) async fn a_pooler_that_keeps_sessions_needs_nothing(cx: Fixture) {
     store.close().await;
 }
 
-/// Whether the database can tell of rows.
+/// Whether the database can notify of rows.
 fn tells(cx: &Fixture) -> bool {
     matches!(cx.backend, Backend::Postgres | Backend::Postgres18)
 }
 
-/// A store that tells of rows where it can.
+/// A store that notifies of rows where it can.
 async fn telling(cx: &Fixture) -> Arc<dyn Store> {
     let config = store::Config { notify: cx.backend.is_postgres(), ..cx.test.config.clone() };
     let store = store::open(&config, &cx.project).unwrap();

@@ -1,4 +1,4 @@
-//! Futures dropped at any moment, sessions that hold locks, servers that stall, and an application that goes on beside it all.
+//! Futures dropped at any moment, sessions that hold locks, servers that stall, and an application that keeps working beside it all.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::act::one_in;
 use super::fixture::{Fixture, LONG, SHORT, failed, ids, message, ready, refused, sorted, succeeded};
 use crate::support::{Proxy, eventually};
 
-/// Not for ever, on a busy machine too.
+/// Not for ever, even on a busy machine.
 const SOON: Duration = Duration::from_secs(15);
 
 pub(crate) async fn what_was_answered_is_there_whatever_was_dropped(cx: Fixture) {
@@ -25,10 +25,10 @@ pub(crate) async fn what_was_answered_is_there_whatever_was_dropped(cx: Fixture)
     let config = store::Config { pool: 3, ..cx.test.config.clone() };
     let store = store::open(&config, &cx.project).unwrap();
     store.prepare().await.unwrap();
-    // Dropped anywhere between the first moment and some time after an answer would have come, however busy the machine is by then:
-    // less patience after an answer, more after none.
+    // Dropped at any time between the first moment and a little after an answer would have come, however busy the machine is: the limit goes down
+    // after an answer, and up after none.
     let longest = AtomicU64::new(10_000);
-    // Plain ones, and ones with an idempotency key, which take more than one statement; claims beside them.
+    // Plain inserts, and some with an idempotency key, which take more than one statement; claims beside them.
     let inserts = futures::stream::iter(0..INSERTS).map(|number| {
         let idempotency = (number % 2 == 0).then(|| Idempotency { key: format!("key-{number}"), digest: [0; 32] });
         let new = NewMessage { idempotency, leased: number % 5 == 0, ..message("billing") };
@@ -60,7 +60,7 @@ pub(crate) async fn what_was_answered_is_there_whatever_was_dropped(cx: Fixture)
         cx.raw().await.rows("SELECT id FROM resend_log").await.iter().map(|row| row[0].as_ref().unwrap().parse().unwrap()).collect();
     let missing = answers.iter().filter(|(id, _)| !there.contains(id)).count();
     assert_eq!(missing, 0, "of {} that were answered", answers.len());
-    // And the store goes on.
+    // And the store keeps working.
     assert_eq!(store.insert(cx.insertion(vec![message("billing")])).await.unwrap().verdicts, [Verdict::New]);
     store.close().await;
 }
@@ -82,7 +82,7 @@ pub(crate) async fn a_lock_of_another_session_ends_in_time(cx: Fixture) {
     raw.run(&format!("UPDATE resend_log SET topic = 'mine' WHERE id = '{id}'")).await;
     let started = Instant::now();
     let error = store.cancel(&cx.project, vec![id]).await.unwrap_err();
-    // A server has the first say, however short the store's patience: one that said nothing would be taken for one that is away.
+    // The server answers first, however short the store's timeout: otherwise it would be considered away.
     assert!(matches!(error, Error::Contended(_)) || cx.backend.is_sqlite() && matches!(error, Error::TimedOut(_)), "{error:?}");
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     raw.run("ROLLBACK").await;
@@ -147,7 +147,7 @@ pub(crate) async fn rows_that_a_stopped_application_holds_are_skipped(cx: Fixtur
     let mut raw = cx.test.raw().await;
     raw.run("BEGIN").await;
     raw.run(&format!("UPDATE resend_log SET topic = 'mine' WHERE id IN ('{}', '{}')", put[0], put[2])).await;
-    // One that waited would end with an error, half of the store's timeout later.
+    // A claim that waited would end with an error, after half of the store's timeout.
     let claimed = store.claim(cx.claim_of("billing")).await.unwrap();
     assert_eq!(ids(&claimed.rows), [put[1], put[3]]);
     raw.run("ROLLBACK").await;
@@ -181,7 +181,7 @@ pub(crate) async fn rows_that_somebody_holds_keep_no_later_claims_from_being_tak
     }
     let mut raw = cx.test.raw().await;
     raw.run("BEGIN").await;
-    // More of them than are looked at at once.
+    // More of them than are looked at together.
     for id in claims[..5].iter().flatten() {
         assert_eq!(raw.run(&format!("UPDATE resend_log SET topic = 'mine' WHERE id = '{id}'")).await, 1);
     }
@@ -224,7 +224,7 @@ pub(crate) async fn what_somebody_has_locked_is_told_at_once(cx: Fixture) {
     assert!(store.locked(put).await.unwrap().is_empty());
 }
 
-/// MySQL locks what a statement comes across: one that read the table, or much of an index, to find the messages that it names would wait.
+/// MySQL locks whatever a statement passes: one that read the table, or much of an index, to find the messages that it names would wait.
 pub(crate) async fn rows_that_somebody_holds_keep_nobody_waiting_who_names_others(cx: Fixture) {
     let mut others = Vec::new();
     for state in State::ALL {
@@ -236,7 +236,7 @@ pub(crate) async fn rows_that_somebody_holds_keep_nobody_waiting_who_names_other
     for id in &others {
         assert_eq!(raw.run(&format!("UPDATE resend_log SET topic = 'mine' WHERE id = '{id}'")).await, 1);
     }
-    // One that waited would end with an error, half of the store's timeout later.
+    // A claim that waited would end with an error, after half of the store's timeout.
     let (_, held) = cx.claimed("billing").await;
     let id = held.id;
     assert!(store.renew(vec![held], LONG).await.unwrap().is_empty());

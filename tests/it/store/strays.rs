@@ -1,4 +1,4 @@
-//! Rows that nobody can claim.
+//! Strays: rows that nobody can claim.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -49,11 +49,11 @@ pub(crate) async fn what_a_node_knew_within_the_last_day_is_left(cx: Fixture) {
     let acceptor = Heartbeat { project: cx.project.clone(), node: "node-3".into(), sources, sends: false, ttl: LONG };
     store.heartbeat(acceptor).await.unwrap();
     assert!(take(&cx, strays_of(&cx, &["billing"])).await.is_empty());
-    // A node that is started anew finds its messages as it left them.
+    // A restarted node finds its messages as it left them.
     store.sign_off(&cx.project, "node-2").await.unwrap();
     store.sign_off(&cx.project, "node-3").await.unwrap();
     assert!(take(&cx, strays_of(&cx, &["billing"])).await.is_empty());
-    // What a later build may write.
+    // What a later release may write.
     cx.sql(
         "INSERT INTO redrive_node (project, node, sources, seen_at, expires_at)
         SELECT project, 'node-4', '{\"serves\": [\"refund\"]}', seen_at, expires_at FROM redrive_node WHERE node = 'node-3'",
@@ -80,7 +80,7 @@ pub(crate) async fn what_a_dead_node_was_sending_for_a_source_of_nobody(cx: Fixt
     assert_eq!((stray.code, stray.attempt, stray.lost.is_some()), ("unknown_source", 1, true));
     assert!(take(&cx, strays_of(&cx, &["billing"])).await.is_empty(), "it is taken");
     assert_eq!(cx.complete(vec![failed(held)]).await, [true]);
-    // One that was taken, by a node that died before it wrote so.
+    // One that was taken by a node that died before it recorded the outcome.
     let id = cx.put("gone", 1).await[0];
     let strays = Strays { lease: cx.lease(SHORT), ..strays_of(&cx, &["billing"]) };
     assert!(take(&cx, strays).await.contains_key(&id));
@@ -107,7 +107,7 @@ pub(crate) async fn who_lost_it_and_what_is_on_record_is_told(cx: Fixture) {
 pub(crate) async fn one_that_is_refused_keeps_no_other_kind_from_being_taken(cx: Fixture) {
     cx.sql("INSERT INTO resend_log (topic, msg_key, payload) VALUES ('invoices', 'bad', 'hello')").await;
     let id = cx.put("nowhere", 1).await[0];
-    // As the table's owner may have it.
+    // As the table's owner may have set it up.
     let refuse = if cx.backend.is_sqlite() {
         "CREATE TRIGGER unmoved BEFORE UPDATE ON resend_log WHEN NEW.msg_key = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END"
     } else {
@@ -202,7 +202,7 @@ pub(crate) async fn neighbours_are_left_alone(cx: Fixture) {
     for id in ours.iter().chain([&held.id, &done]) {
         assert!(!taken.contains_key(id));
     }
-    // Whether an unknown source is told before or when the message is due is the store's affair; it is not lost.
+    // Whether an unknown source is reported before or when the message is due is up to the store; the message is not lost.
     assert!(taken.contains_key(&far) || cx.state(far).await == State::Pending);
     assert_eq!(cx.state(held.id).await, State::Sending);
     assert_eq!(cx.state(done).await, State::Cancelled);

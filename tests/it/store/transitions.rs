@@ -1,4 +1,4 @@
-//! The chart of states, held against the store.
+//! The chart of states, checked against the store.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn one_in(cx: &Fixture, state: State) -> Held {
     held
 }
 
-/// Lets an event come to a message; whether the store says that it took place.
+/// Makes an event happen to a message; returns whether the store says that it took place.
 async fn happens(cx: &Fixture, event: Event, held: Held, from: State) -> bool {
     let store = cx.store().await;
     let changed = |changed: Vec<Changed>| match changed[0] {

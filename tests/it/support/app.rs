@@ -1,4 +1,4 @@
-//! The whole application in this process: a real configuration, a real store, ports of its own.
+//! The whole application in this process: a real configuration, a real store, its own ports.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,18 +17,19 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A running application, and the folder in which it lives.
+/// A running application, and its folder.
 pub(crate) struct Running {
     pub(crate) api: SocketAddr,
     pub(crate) health: SocketAddr,
     pub(crate) stop: CancellationToken,
-    /// Each permit lets one send of a topic `hold` go.
+    /// Each permit releases one send with the topic `hold`.
     pub(crate) hold: Arc<Semaphore>,
     folder: TempDir,
     task: JoinHandle<Result<(), redrive::app::Error>>,
 }
 
-/// A source of kind `scripted` does what the topic of a message says: `refuse`, `forbid`, `away`, `forge`, `absurd`, `hold`; anything else succeeds.
+/// A source of kind `scripted`, which does what a message's topic says: `refuse`, `forbid`, `away`, `forge`, `absurd`, `hold`; anything else
+/// succeeds.
 struct Scripted {
     hold: Arc<Semaphore>,
 }
@@ -57,7 +58,7 @@ impl Source for Scripted {
     }
 }
 
-/// A pipeline of kind `fragile`, which panics at a topic `panic`, and after a topic `last` whenever it is asked whether it is blocked.
+/// A pipeline of kind `fragile`, which panics on a topic `panic`, and after a topic `last` whenever it is asked whether it is blocked.
 #[derive(Default)]
 struct Fragile {
     broken: AtomicBool,
@@ -79,7 +80,7 @@ impl Pipeline for Fragile {
     }
 }
 
-/// A pipeline of kind `narrow`, which is handed nothing more while it is at a topic `hold`.
+/// A pipeline of kind `narrow`, which accepts nothing more while it is busy with a topic `hold`.
 struct Narrow {
     hold: Arc<Semaphore>,
 }
@@ -137,7 +138,7 @@ pub(crate) async fn start(yaml: &str) -> Running {
     start_in(tempfile::tempdir().expect("a folder"), yaml).await
 }
 
-/// The same in a folder where one may have run before.
+/// The same, in a folder where one may have run before.
 pub(crate) async fn start_in(folder: TempDir, yaml: &str) -> Running {
     let mut text = yaml.to_owned();
     for (section, default) in [
@@ -145,7 +146,7 @@ pub(crate) async fn start_in(folder: TempDir, yaml: &str) -> Running {
         ("store:", format!("store: {{ url: \"sqlite://{}\" }}", folder.path().join("redrive.db").display())),
         ("api:", "api: { listen: \"127.0.0.1:0\" }".to_owned()),
         ("health:", "health: { listen: \"127.0.0.1:0\" }".to_owned()),
-        // A producer that stops late has its own test; the others need not wait for it.
+        // There is a test of its own for a producer that stops late; the others need not wait for it.
         ("shutdown:", "shutdown: { accept_for: 0s, grace: 10s }".to_owned()),
         ("sources:", "sources: { main: { kind: scripted } }".to_owned()),
     ] {
@@ -181,13 +182,13 @@ impl Running {
         self.folder.path()
     }
 
-    /// Waits until it ends by a bug.
+    /// Waits until it ends because of a bug.
     pub(crate) async fn bug(self) -> JoinError {
         let ended = tokio::time::timeout(Duration::from_secs(30), self.task).await;
         ended.expect("ends in time").expect_err("a panic")
     }
 
-    /// Stops it and hands back its folder.
+    /// Stops it and returns its folder.
     pub(crate) async fn end(self) -> TempDir {
         self.stop.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(30), self.task).await;

@@ -1,4 +1,4 @@
-//! Temporary stores: a schema, a database or a file of the test's own, gone when the test is.
+//! Temporary stores: a schema, a database or a file per test, removed with it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{Raw, service, unique_name};
 
-/// Leftovers of killed runs go once they are so old: nothing runs that long.
+/// Leftovers of killed runs are removed at this age: nothing runs that long.
 const LEFTOVER: Duration = Duration::from_secs(3600);
 
 /// A database that redrive works on.
@@ -87,7 +87,7 @@ impl Backend {
     }
 }
 
-/// Removes what killed runs left behind, once a process and server.
+/// Removes what killed runs left behind, once per process and server.
 async fn sweep(backend: Backend, admin: &mut Raw) {
     static SWEPT: [OnceCell<()>; 6] = [const { OnceCell::const_new() }; 6];
     SWEPT[backend as usize]
@@ -109,7 +109,7 @@ fn drop_statement(backend: Backend, name: &str) -> String {
     if backend.is_postgres() { format!("DROP SCHEMA IF EXISTS {name} CASCADE") } else { format!("DROP DATABASE IF EXISTS {name}") }
 }
 
-/// A store of one test. What it holds goes when it is dropped.
+/// A store of one test. Its contents go when it is dropped.
 #[derive(Debug)]
 pub(crate) struct TestStore {
     pub(crate) backend: Backend,
@@ -139,7 +139,7 @@ impl TestStore {
         store
     }
 
-    /// A connection as an application has it: `resend_log` means this store's table.
+    /// A connection like an application's: `resend_log` means this store's table.
     pub(crate) async fn raw(&self) -> Raw {
         let mut raw = Raw::connect(&self.direct).await;
         if self.backend.is_postgres() {
@@ -158,12 +158,12 @@ impl Drop for TestStore {
         if backend.is_mysql() {
             url.set_path("");
         }
-        // A thread of its own: the test's runtime may be the one that drops this, and may be unwinding.
+        // In a thread of its own: the test's runtime may be the one that drops this, and may be unwinding.
         let cleaned = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let mut admin = Raw::connect(&url).await;
-                // A test that failed may have left a transaction open; it must not hold up the others.
+                // A failed test may have left a transaction open, which must not hold up the others.
                 let patience = if backend.is_postgres() { "SET lock_timeout = '3s'" } else { "SET SESSION lock_wait_timeout = 3" };
                 admin.run(patience).await;
                 admin.try_run(&drop_statement(backend, &name)).await.map(drop)

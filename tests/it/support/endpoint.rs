@@ -1,4 +1,4 @@
-//! What the tests of `http` and `command` share: sources made as the configuration makes them, and an HTTP server that shows what came.
+//! Shared by the tests of `http` and `command`: sources built from a configuration, and an HTTP server that shows what arrived.
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Write};
@@ -18,7 +18,7 @@ use redrive::source::{Context, Registry, Sender, Source};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// How long a test waits for what must come.
+/// How long a test waits for what must happen.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// A message with this payload and nothing else.
@@ -37,7 +37,7 @@ pub(crate) fn message(payload: impl Into<Bytes>) -> Message {
     }
 }
 
-/// Builds a source of a kind from its section and the options that every source takes.
+/// Builds a source of a kind from its section and the common options.
 pub(crate) fn build(kind: &str, section: Value, options: Value, folder: &Path) -> Result<Arc<dyn Source>, Vec<Fault>> {
     let cx = Context {
         project: "shop".into(),
@@ -52,7 +52,7 @@ pub(crate) fn build(kind: &str, section: Value, options: Value, folder: &Path) -
     }
 }
 
-/// The paths of the faults that a section has.
+/// The paths of the faults in a section.
 pub(crate) fn faults(kind: &str, section: Value, options: Value) -> Vec<String> {
     let faults = build(kind, section, options, Path::new(".")).err().unwrap_or_default();
     for fault in &faults {
@@ -68,17 +68,17 @@ pub(crate) fn http_to(server: &Server, more: &Value, options: Value) -> Arc<dyn 
     build("http", section, options, Path::new(".")).unwrap()
 }
 
-/// Class, code and detail, for messages of asserts.
+/// Class and code, for assertions.
 pub(crate) fn said(outcome: &Outcome) -> (redrive::outcome::Class, &str) {
     (outcome.class, &outcome.code)
 }
 
-/// A request as it stood on the wire.
+/// A request as it was on the wire.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Request {
     /// The request line.
     pub(crate) line: String,
-    /// Header lines, names in lower case; those that repeat are joined by a comma.
+    /// Header lines, names in lower case; repeated ones are joined by a comma.
     pub(crate) headers: BTreeMap<String, String>,
     /// The body.
     pub(crate) body: Vec<u8>,
@@ -91,22 +91,22 @@ impl Request {
     }
 }
 
-/// What the server does with a request.
+/// How the server reacts to a request.
 pub(crate) enum Reply {
     /// Writes these bytes and keeps the connection.
     Bytes(Vec<u8>),
     /// Writes these bytes and closes the connection.
     Last(Vec<u8>),
-    /// Writes these bytes and never says another word, until the client goes.
+    /// Writes these bytes and then nothing more, until the client goes.
     Stall(Vec<u8>),
 }
 
-/// An answer with this status line end, such as `200 OK`, and headers, each ended by CRLF.
+/// An answer with this end of the status line, such as `200 OK`, and headers, each ended by CRLF.
 pub(crate) fn answer(status: &str, headers: &str, body: &str) -> Reply {
     Reply::Bytes(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len()).into_bytes())
 }
 
-/// An HTTP server on loopback, by hand, so that nothing is mended or hidden on either side.
+/// An HTTP server on loopback, hand-written, so that nothing is corrected or hidden on either side.
 pub(crate) struct Server {
     address: SocketAddr,
     requests: Mutex<Receiver<Request>>,
@@ -158,17 +158,17 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
-    /// The next request that came.
+    /// The next request that arrived.
     pub(crate) fn request(&self) -> Request {
         self.requests.lock().unwrap().recv_timeout(SOON).expect("a request")
     }
 
-    /// All requests that came and that nobody looked at.
+    /// All requests that arrived and were not looked at.
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().try_iter().collect()
     }
 
-    /// Whether a request came that nobody looked at.
+    /// Whether a request arrived that was not looked at.
     pub(crate) fn has_request(&self) -> bool {
         self.requests.lock().unwrap().try_recv().is_ok()
     }
@@ -228,7 +228,7 @@ pub(crate) fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A server that does with each connection what `act` says.
+/// A server that runs `act` on each connection.
 pub(crate) fn raw_server(act: impl Fn(TcpStream) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -7,7 +7,7 @@ use rustix::process::{Pid, test_kill_process};
 
 use super::endpoint::SOON;
 
-/// Waits until a file holds a line, and reads it.
+/// Waits until a file contains a line, and reads it.
 pub(crate) async fn line(file: &Path) -> String {
     let deadline = Instant::now() + SOON;
     loop {
@@ -24,7 +24,7 @@ pub(crate) fn pid(text: &str) -> Pid {
     Pid::from_raw(text.parse().unwrap()).unwrap()
 }
 
-/// Waits until a process is gone. One that is dead but not buried, because its new parent does not look, is gone too.
+/// Waits until a process is gone. A zombie whose new parent does not reap it counts as gone.
 pub(crate) async fn gone(pid: Pid) {
     let deadline = Instant::now() + SOON;
     let zombie = || {

@@ -1,4 +1,4 @@
-//! A TCP proxy on loopback before a server, which a test can stall or cut. Or it says another word to the server than the one it was given.
+//! A TCP proxy on loopback in front of a server, which a test can stall or cut. It can also replace a word on its way to the server.
 
 use std::net::SocketAddr;
 
@@ -7,20 +7,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// A word, and another of the same length that the server is given in its place.
+/// A word, and the replacement of the same length.
 type Instead = Option<(&'static [u8], &'static [u8])>;
 
-/// What a [`Proxy`] does with what it is given.
+/// What a [`Proxy`] does with the bytes it receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     Open,
-    /// Nothing passes, nothing is closed: a server that was stopped.
+    /// Nothing passes and nothing is closed, like a server that was stopped.
     Stalled,
-    /// Connections are closed and new ones too: a server that is dead.
+    /// Connections are closed, and so are new ones, like a server that is dead.
     Cut,
 }
 
-/// Listens on a port of its own for as long as it lives.
+/// Listens on its own port for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
@@ -29,12 +29,12 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy before `target` (`host:port`).
+    /// A proxy in front of `target` (`host:port`).
     pub(crate) async fn to(target: &str) -> Self {
         Self::saying(target, None).await
     }
 
-    /// One that says `another` word to the server instead of `word`, wherever it finds it in what it reads at once.
+    /// One that replaces `word` by `another` on the way to the server, wherever it is within a single read.
     pub(crate) async fn saying_instead(target: &str, word: &'static str, another: &'static str) -> Self {
         assert_eq!(word.len(), another.len());
         Self::saying(target, Some((word.as_bytes(), another.as_bytes()))).await

@@ -37,12 +37,12 @@ impl Raw {
         }
     }
 
-    /// Runs statements; how many rows they touched.
+    /// Runs statements; returns how many rows they touched.
     pub(crate) async fn try_run(&mut self, sql: &str) -> Result<u64, sqlx::Error> {
         each!(self, connection => Ok(connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?.rows_affected()))
     }
 
-    /// The same where nothing may go wrong.
+    /// The same, when nothing may go wrong.
     #[track_caller]
     pub(crate) fn run(&mut self, sql: &str) -> impl Future<Output = u64> {
         let caller = std::panic::Location::caller();

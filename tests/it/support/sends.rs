@@ -18,7 +18,7 @@ pub(crate) fn context() -> Context {
     Context { project: "test".into(), name: "tested".into(), options: Options::default(), lease: Duration::from_secs(30), folder: PathBuf::from("/") }
 }
 
-/// The same with this timeout and a lease that it fits.
+/// The same, with this timeout and a lease that suits it.
 pub(crate) fn context_with_timeout(timeout: &str) -> Context {
     let mut cx = context();
     cx.options.timeout = Some(timeout.parse().unwrap());
@@ -46,7 +46,7 @@ pub(crate) fn message(topic: &str, payload: impl Into<Bytes>) -> Message {
     }
 }
 
-/// Deliveries of messages, and where their outcomes come.
+/// Deliveries of messages, and the receiver of their outcomes.
 pub(crate) fn deliveries(messages: Vec<Message>) -> (Vec<Delivery>, Outcomes) {
     let (results, come) = mpsc::unbounded_channel();
     let outcomes = Outcomes { expected: messages.len(), come };
@@ -67,7 +67,7 @@ pub(crate) struct Outcomes {
 }
 
 impl Outcomes {
-    /// Waits until each delivery was finished, or let go of.
+    /// Waits until each delivery was finished or dropped.
     pub(crate) async fn all(mut self) -> HashMap<Uuid, Outcome> {
         let mut collected = HashMap::new();
         while let Some((id, outcome)) = self.come.recv().await {
@@ -78,7 +78,7 @@ impl Outcomes {
     }
 }
 
-/// Hands a batch to a sender as the engine does; to one that takes one message at a time, 64 at once.
+/// Hands a batch to a sender as the engine does; if it takes one message at a time, 64 concurrently.
 async fn hand_over(sender: &Sender, batch: Vec<Delivery>) {
     match sender {
         Sender::Pipelined(pipeline) => pipeline.send(batch).await,

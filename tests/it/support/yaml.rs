@@ -1,9 +1,9 @@
-//! YAML as JSON, for tests that read what this repository hands out.
+//! YAML as JSON, for tests that read files of this repository.
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Value};
 
-/// What the documents of a file say; as much of YAML as ours use.
+/// The documents in a file, for as much of YAML as ours use.
 pub(crate) fn documents(text: &str) -> Vec<Value> {
     let mut events = Parser::new_from_str(text).map(|event| event.unwrap().0);
     let mut documents = Vec::new();

@@ -41,10 +41,10 @@ struct Run {
     producer: Producer,
 }
 
-/// One outage for all databases at once: what takes the time is the broker's coming back.
+/// One outage for all databases at once, since waiting for the broker's return takes the time.
 async fn across_an_outage(broker: Broker, runs: &mut [Run]) {
     join_all(runs.iter().map(|run| run.submit(MESSAGES / 4))).await;
-    // The next quarter is on its way while the broker goes, and with the third redrive itself goes.
+    // The next quarter is on its way when the broker is killed, and during the third so is redrive.
     allow(runs, MESSAGES / 2);
     join_all(runs.iter().map(|run| run.producer.accepted(MESSAGES * 3 / 8, PATIENCE))).await;
     let down = broker.kill().await;
@@ -58,7 +58,7 @@ async fn across_an_outage(broker: Broker, runs: &mut [Run]) {
     .await;
     let before = join_all(runs.iter().map(Run::succeeded)).await;
     down.restart().await;
-    // The last quarter comes while the backlog drains, and in the middle of that redrive goes a second time.
+    // The last quarter comes while the backlog drains, and in the middle of that redrive is killed a second time.
     allow(runs, MESSAGES);
     join_all(runs.iter_mut().zip(before).map(async |(run, before)| {
         eventually(format!("the backlog drains on {:?}", run.kind), PATIENCE, async || match run.succeeded().await {
@@ -74,7 +74,7 @@ async fn across_an_outage(broker: Broker, runs: &mut [Run]) {
     .await;
 }
 
-/// Lets each producer submit so many messages in all.
+/// Lets each producer submit up to this many messages in total.
 fn allow(runs: &[Run], limit: usize) {
     for run in runs {
         run.producer.up_to(limit);
@@ -129,7 +129,7 @@ impl Run {
             node.log().lines().count()
         );
         assert_eq!(accepted.len(), MESSAGES);
-        // None should fail for an outage that was over so soon.
+        // None should fail because of an outage that was over so soon.
         assert_eq!(failed, 0, "{kind:?}: {:?}", records.values().find(|record| record.state == "failed"));
     }
 }

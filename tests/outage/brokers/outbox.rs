@@ -13,7 +13,7 @@ use crate::support::kafka::Topic;
 use crate::support::{Broker, Copies, Database, Kind, Node, Yaml, eventually};
 
 const TRANSACTIONS: usize = 500;
-/// Rows a transaction, for each of the two sources.
+/// Rows per transaction, for each of the two sources.
 const ROWS: usize = 5;
 const WRITERS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -41,7 +41,7 @@ async fn what_is_committed_is_sent_and_what_is_rolled_back_is_not() {
         }))
         .await;
         tokio::join!(kafka.restart(), rabbitmq.restart());
-        // In the middle of the drain, once more.
+        // Once more, in the middle of the drain.
         join_all(nodes.into_iter().zip(&databases).map(async |(node, database)| {
             eventually("the backlog drains", PATIENCE, async || match database.states().await.get("succeeded") {
                 Some(200..) => Ok(()),
@@ -94,7 +94,7 @@ async fn write(database: &Database, progress: &watch::Sender<usize>) -> Written 
         let mut written = Written::default();
         for number in (writer..TRANSACTIONS).step_by(WRITERS) {
             let commits = number % 5 != 0;
-            // SQLite has one writer: a transaction that begins by reading could not wait for its turn.
+            // SQLite has a single writer: a transaction that begins by reading could not wait for its turn.
             session.run(if database.kind == Kind::Sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" }).await;
             for (index, source) in ["events", "billing"].into_iter().enumerate() {
                 let ids = new_ids(ROWS);

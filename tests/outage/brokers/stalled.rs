@@ -1,4 +1,4 @@
-//! A broker that stands still for longer than a message may take, its connections open, and then goes on with what it had received.
+//! A broker that hangs for longer than a message may take, with its connections open, and then continues with what it had received.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use crate::support::kafka::Topic;
 use crate::support::node::QUICK;
 use crate::support::{Broker, Database, Kind, Node, Yaml, service};
 
-/// Two messages share a request, the second is much younger than the first. When the first has taken too long, the second must not be sent
-/// again within the same attempt: the broker may have it already.
+/// Two messages share a request, and the second is much younger than the first. When the first has taken too long, the second must not be sent again
+/// within the same attempt: the broker may already have it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kafka_that_stalls_gets_no_more_copies_than_attempts() {
     let topic = Topic::fresh().await;
@@ -24,7 +24,7 @@ async fn a_kafka_that_stalls_gets_no_more_copies_than_attempts() {
     let older = node.publish("events?key=k", "older").await;
     tokio::time::sleep(Duration::from_millis(2_400)).await;
     let younger = node.publish("events?key=k", "younger").await;
-    // From before the two are sent until the first of them has timed out and the client has looked again, which it does by the second.
+    // From before the two are sent until the first has timed out and the client has looked again, which makes it notice.
     Broker::Kafka.stall(Duration::from_millis(4_800)).await;
     database.finished(Duration::from_secs(60)).await;
 

@@ -1,4 +1,4 @@
-//! Started while something that it needs is down.
+//! Started while something it needs is down.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -71,7 +71,7 @@ async fn with_the_database_down_it_says_so_and_accepts_once_it_answers() {
                 },
             )
             .await;
-            // And once more, with the database going away under it.
+            // And once more, with the database disappearing while it runs.
             proxy.vanish().await;
         }
         let proxy = Proxy::at(port, database.server()).await;

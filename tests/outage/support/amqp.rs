@@ -43,12 +43,12 @@ impl Queue {
         Self { name }
     }
 
-    /// A source that sends to it, with what the tests need to be quick.
+    /// A source that sends to it, with settings that make the tests quick.
     pub(crate) fn source(&self) -> String {
         format!("{{ kind: amqp, url: \"{}\", routing_key: {}, {} }}", service("REDRIVE_TEST_AMQP_URL"), self.name, super::node::QUICK)
     }
 
-    /// Takes everything out of the queue: the ids and how often each came.
+    /// Takes everything out of the queue; returns the ids and how often each came.
     pub(crate) async fn copies(&self) -> Copies {
         let (_connection, channel) = channel().await;
         let passive = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };

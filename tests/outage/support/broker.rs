@@ -19,11 +19,11 @@ impl Broker {
         }
     }
 
-    /// SIGKILL. It comes back with [`Down::restart`], or when what is returned is dropped, so that a test that fails leaves no ruin.
+    /// SIGKILL. The broker comes back with [`Down::restart`], or when the returned value is dropped, so that a failed test leaves it running.
     pub(crate) async fn kill(self) -> Down {
         let killed = move || {
             if self == Self::Rabbitmq {
-                // RabbitMQ 3 answers a declaration up to two seconds before it is on disk: the queue of a test would be gone.
+                // RabbitMQ 3 confirms a declaration up to two seconds before it is on disk: the queue of a test would be gone.
                 services(&["ctl", self.name(), "eval", "mnesia:sync_log()."]);
             }
             services(&["kill", self.name()]);
@@ -32,7 +32,7 @@ impl Broker {
         Down { broker: Some(self) }
     }
 
-    /// It stands still for so long, its connections open, and goes on.
+    /// The broker hangs for this long with its connections open, and then continues.
     pub(crate) async fn stall(self, long: Duration) {
         let paused = Paused(self);
         tokio::task::spawn_blocking(move || services(&["pause", self.name()])).await.unwrap();
@@ -40,7 +40,7 @@ impl Broker {
         tokio::task::spawn_blocking(move || drop(paused)).await.unwrap();
     }
 
-    /// Waits until it answers, and starts it where an earlier test was ended while it was down.
+    /// Waits until it answers, and starts it if an earlier test was ended while it was down.
     pub(crate) async fn up(self) {
         tokio::task::spawn_blocking(move || services(&["start", self.name()])).await.unwrap();
     }
@@ -70,7 +70,7 @@ impl Drop for Down {
     }
 }
 
-/// A broker that stands still until this is dropped.
+/// A broker that hangs until this is dropped.
 struct Paused(Broker);
 
 impl Drop for Paused {
@@ -81,7 +81,7 @@ impl Drop for Paused {
 
 fn services(arguments: &[&str]) {
     let script = service("REDRIVE_SERVICES");
-    // What it starts must not inherit a pipe on which somebody waits for the end.
+    // What it starts must not inherit a pipe whose end somebody waits for.
     let status = Command::new(&script).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let status = status.unwrap_or_else(|error| panic!("{script}: {error}"));
     assert!(status.success(), "{script} {}: {status}", arguments.join(" "));

@@ -1,4 +1,4 @@
-//! The resend log of one test: a schema, a database or a file of its own, gone when the test is.
+//! The resend log of one test: a schema, a database or a file of its own, removed with the test.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::session::Session;
 use super::{States, eventually, service, unique};
 
-/// The databases on which each promise is shown.
+/// The databases for which each promise is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Sqlite,
@@ -40,7 +40,7 @@ pub(crate) struct Database {
     _folder: Option<tempfile::TempDir>,
 }
 
-/// What a row says of its message.
+/// What a row says about its message.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) state: String,
@@ -76,12 +76,12 @@ impl Database {
         Self { kind, name, url, _folder: folder }
     }
 
-    /// What stands under `store:` in the configuration.
+    /// The content of `store:` in the configuration.
     pub(crate) fn store(&self) -> String {
         self.store_at(&self.url)
     }
 
-    /// The same with the server reached at another port of this machine.
+    /// The same, with the server reached through another port of this machine.
     pub(crate) fn store_behind(&self, port: u16) -> String {
         let mut url = self.url.clone();
         url.set_port(Some(port)).unwrap();
@@ -98,7 +98,7 @@ impl Database {
         format!("{}:{}", self.url.host_str().unwrap(), self.url.port().unwrap())
     }
 
-    /// A session as an application has it: `resend_log` means this one's table.
+    /// A session like an application's: `resend_log` means this one's table.
     pub(crate) async fn session(&self) -> Session {
         let mut session = Session::open(&self.url).await;
         if self.kind == Kind::Postgres {
@@ -131,7 +131,7 @@ impl Database {
         rows.into_iter().map(record).collect()
     }
 
-    /// Every column of every row of both tables, to see whether anything has changed.
+    /// Every column of every row of both tables, to check whether anything has changed.
     pub(crate) async fn snapshot(&self) -> Vec<Vec<Option<String>>> {
         let mut session = self.session().await;
         let mut all = session.rows("SELECT * FROM resend_log ORDER BY id").await;
@@ -139,7 +139,7 @@ impl Database {
         all
     }
 
-    /// Waits until every message is over.
+    /// Waits until every message is finished.
     pub(crate) async fn finished(&self, within: Duration) {
         let what = format!("every message is over, on {:?}", self.kind);
         eventually(what, within, async || {
@@ -150,7 +150,7 @@ impl Database {
         .await;
     }
 
-    /// Inserts messages as an application does that chooses ids itself; a thousand a statement.
+    /// Inserts messages as an application does that chooses its own ids; a thousand per statement.
     pub(crate) async fn insert(&self, source: &str, ids: &[Uuid]) {
         let mut session = self.session().await;
         for ids in ids.chunks(1000) {
@@ -196,7 +196,7 @@ impl Drop for Database {
         }
         let statement = drop_statement(self.kind, &self.name);
         let url = self.kind.server();
-        // A thread of its own: the test's runtime is the one that drops this, and may be unwinding.
+        // In a thread of its own: the test's runtime is the one that drops this, and may be unwinding.
         let gone = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async { Session::open(&url).await.try_run(&statement).await })

@@ -38,12 +38,12 @@ impl Topic {
         Self { name }
     }
 
-    /// A source that sends to it, with what the tests need to be quick.
+    /// A source that sends to it, with settings that make the tests quick.
     pub(crate) fn source(&self) -> String {
         format!("{{ kind: kafka, brokers: [\"{}\"], topic: {}, {} }}", service("REDRIVE_TEST_KAFKA"), self.name, super::node::QUICK)
     }
 
-    /// Everything that is in the topic: the ids and how often each came.
+    /// Everything in the topic: the ids and how often each came.
     pub(crate) async fn copies(&self) -> Copies {
         let name = self.name.clone();
         tokio::task::spawn_blocking(move || copies(&name)).await.unwrap()

@@ -1,10 +1,10 @@
-//! What a node's `/metrics` said.
+//! The text of a node's `/metrics`.
 
 #[derive(Debug)]
 pub(crate) struct Metrics(pub(crate) String);
 
 impl Metrics {
-    /// The sum of a metric over all series that carry these labels.
+    /// The sum of a metric over all series with these labels.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let series = self.0.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use super::metrics::Metrics;
 use super::{Database, eventually, free_port};
 
-/// What every source of these tests has, so that an outage is over quickly.
+/// Options for every source of these tests, so that an outage is over quickly.
 pub(crate) const QUICK: &str =
     "retry: { first_delay: 200ms, base_delay: 500ms, multiplier: 1, unreachable_delay: 1s }, breaker: { after: 5, probe: 500ms }";
 
@@ -30,12 +30,12 @@ pub(crate) struct Yaml {
 }
 
 impl Yaml {
-    /// One with short leases.
+    /// A configuration with short leases.
     pub(crate) fn on(database: &Database) -> Self {
         Self::with_store(&database.store())
     }
 
-    /// The same with `store:` given.
+    /// The same, with `store:` given.
     pub(crate) fn with_store(store: &str) -> Self {
         Self { store: store.to_owned(), sources: String::new(), poller: "lease: 4s, interval: 200ms".to_owned(), more: String::new() }
     }
@@ -56,7 +56,7 @@ impl Yaml {
         self
     }
 
-    /// Another section, such as `shutdown: { … }`.
+    /// Adds another section, such as `shutdown: { … }`.
     pub(crate) fn section(mut self, section: &str) -> Self {
         writeln!(self.more, "{section}").unwrap();
         self
@@ -68,7 +68,7 @@ impl Yaml {
     }
 }
 
-/// The binary under test, with a clean environment as far as redrive looks at it.
+/// The binary under test, in an environment without anything that redrive reads.
 pub(crate) fn redrive(arguments: &[&str], config: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_redrive"));
     command.args(arguments).arg("-c").arg(config);
@@ -121,7 +121,7 @@ impl Node {
         self.folder.path().join("redrive.yaml")
     }
 
-    /// Starts the process, again with the same configuration.
+    /// Starts the process; can be repeated with the same configuration.
     pub(crate) fn spawn(&mut self) {
         assert!(self.child.is_none(), "it runs");
         self.runs += 1;
@@ -154,7 +154,7 @@ impl Node {
         self.answers("/readyz", StatusCode::OK, START).await;
     }
 
-    /// Waits until a path is answered with this status; what it said.
+    /// Waits until a path is answered with this status; returns the body.
     pub(crate) async fn answers(&self, path: &str, status: StatusCode, within: Duration) -> Value {
         eventually(format!("{path} says {status}"), within, async || match self.try_get(path).await {
             Ok(answer) if answer.status == status => Ok(answer.body),
@@ -176,12 +176,12 @@ impl Node {
         self.try_get(path).await.unwrap()
     }
 
-    /// Submits a payload as it is; `to` is the source and, after a `?`, what else there is to say.
+    /// Submits a payload as it is; `to` is the source and, after a `?`, further query parameters.
     pub(crate) async fn publish(&self, to: &str, payload: impl Into<reqwest::Body>) -> Answer {
         answer(self.client.post(self.url(&format!("/v1/publish/{to}"))).body(payload).send().await.unwrap()).await.unwrap()
     }
 
-    /// Submits so many messages at once; their ids.
+    /// Submits this many messages at once; returns their ids.
     pub(crate) async fn submit(&self, source: &str, count: usize) -> Vec<String> {
         let items = vec![serde_json::json!({ "source": source, "payload": "x" }); count];
         let request = self.client.post(self.url("/v1/messages/batch")).header("content-type", "application/json");
@@ -194,7 +194,7 @@ impl Node {
         Metrics(self.client.get(self.url("/metrics")).send().await.unwrap().text().await.unwrap())
     }
 
-    /// The most memory that the process has held, in MiB.
+    /// The peak memory of the process, in MiB.
     pub(crate) fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -236,7 +236,7 @@ async fn answer(response: reqwest::Response) -> reqwest::Result<Answer> {
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // Little enough that several nodes do not push what failed out of sight.
+            // Short enough that the logs of several nodes don't push the failure out of sight.
             let log = self.log();
             let lines: Vec<_> = log.lines().collect();
             eprintln!("the end of what the node on port {} logged:", self.port);

@@ -1,4 +1,4 @@
-//! A producer: submits messages one by one, on many connections, tries again as it is told to, and remembers every id for which it got a 2xx.
+//! A producer: submits messages one by one on many connections, retries as it is told to, and remembers every id for which it got a 2xx.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -27,7 +27,7 @@ struct Shared {
 }
 
 impl Producer {
-    /// A producer for a source of this node, that submits nothing before [`Self::up_to`] says so.
+    /// A producer for a source of this node, which submits nothing until [`Self::up_to`] allows it.
     pub(crate) fn of(node: &Node, source: &str, connections: usize) -> Self {
         let client = Client::builder().timeout(Duration::from_secs(20)).no_proxy().build().unwrap();
         let shared = Shared { url: node.url(&format!("/v1/publish/{source}")), client, next: AtomicUsize::new(0), accepted: Mutex::default() };
@@ -39,12 +39,12 @@ impl Producer {
         Self { shared, limit, workers }
     }
 
-    /// Lets it submit so many messages in all.
+    /// Lets it submit up to this many messages in total.
     pub(crate) fn up_to(&self, limit: usize) {
         self.limit.send_replace(limit);
     }
 
-    /// Waits until so many are accepted.
+    /// Waits until this many are accepted.
     pub(crate) async fn accepted(&self, count: usize, within: Duration) {
         eventually(format!("{count} messages are accepted"), within, async || match self.count() {
             have if have >= count => Ok(()),
@@ -57,7 +57,7 @@ impl Producer {
         self.shared.accepted.lock().unwrap().len()
     }
 
-    /// Ends it; the ids that were accepted.
+    /// Ends it; returns the ids that were accepted.
     pub(crate) async fn stop(mut self) -> Vec<String> {
         self.workers.shutdown().await;
         std::mem::take(&mut *self.shared.accepted.lock().unwrap())
@@ -77,12 +77,12 @@ impl Shared {
         }
     }
 
-    /// One try; whether it is known to be kept.
+    /// One try; returns whether the message is known to be kept.
     async fn attempt(&self, number: usize) -> bool {
         let Ok(response) = self.client.post(&self.url).body(number.to_string()).send().await else { return false };
         let status = response.status();
         if status.is_success() {
-            // The 2xx itself is the promise: an answer whose body is cut off by a kill is one all the same, but tells no id to look for.
+            // The 2xx itself is the promise: an answer whose body is cut off by a kill still counts, but has no id to look for.
             let Some(location) = response.headers().get("location") else { panic!("{status} without a Location") };
             let id = location.to_str().unwrap().rsplit('/').next().unwrap().to_owned();
             self.accepted.lock().unwrap().push(id);

@@ -1,4 +1,4 @@
-//! A TCP proxy before a server, which comes and goes as the test likes.
+//! A TCP proxy in front of a server, which comes and goes as the test likes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Listens for as long as it lives; with it all its connections go.
+/// Listens for as long as it lives; its connections end with it.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     task: JoinHandle<()>,
@@ -15,7 +15,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy at this port before `target` (`host:port`).
+    /// A proxy at this port in front of `target` (`host:port`).
     pub(crate) async fn at(port: u16, target: String) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let is_mute = Arc::new(AtomicBool::new(false));
@@ -37,12 +37,12 @@ impl Proxy {
         Self { task, is_mute }
     }
 
-    /// From now on, or no longer: what the server is asked it does, and a connection ends instead of passing its answer on.
+    /// Turns muting on or off: the server still does what it is asked, but a connection ends instead of passing on the answer.
     pub(crate) fn mute(&self, is_mute: bool) {
         self.is_mute.store(is_mute, Ordering::SeqCst);
     }
 
-    /// Gone, with all its connections.
+    /// Disappears, with all its connections.
     pub(crate) async fn vanish(self) {
         self.task.abort();
         while !self.task.is_finished() {

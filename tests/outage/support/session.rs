@@ -1,4 +1,4 @@
-//! A session at a database, in which a test runs SQL as an application would.
+//! A session with a database, in which a test runs SQL as an application would.
 
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, PgConnection, Row, SqliteConnection};
 use url::Url;
@@ -41,7 +41,7 @@ impl Session {
         each!(self, connection => Ok(connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?.rows_affected()))
     }
 
-    /// The same where nothing may go wrong.
+    /// The same, when nothing may go wrong.
     pub(crate) async fn run(&mut self, sql: &str) -> u64 {
         self.try_run(sql).await.unwrap_or_else(|error| panic!("{error}\n{}", &sql[..sql.len().min(500)]))
     }

@@ -1,4 +1,4 @@
-//! An HTTP endpoint that counts what it is sent, and holds back its answers when the test says so.
+//! An HTTP endpoint that counts what it is sent, and withholds its answers when the test says so.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -33,7 +33,7 @@ impl Sink {
         Self::that_takes(Duration::ZERO).await
     }
 
-    /// One that takes so long over each message.
+    /// One that takes this long for each message.
     pub(crate) async fn that_takes(takes: Duration) -> Self {
         let inner = Arc::new(Inner { copies: Mutex::default(), holding: watch::Sender::new(false), takes });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -57,12 +57,12 @@ impl Sink {
         self.inner.holding.send_replace(false);
     }
 
-    /// The ids that arrived, and how often each.
+    /// The ids that arrived, and how often each did.
     pub(crate) fn copies(&self) -> Copies {
         self.inner.copies.lock().unwrap().clone()
     }
 
-    /// Waits until each of these has arrived.
+    /// Waits until all of these have arrived.
     pub(crate) async fn received(&self, ids: &[String], what: String, within: Duration) {
         eventually(what, within, async || {
             let copies = self.copies();

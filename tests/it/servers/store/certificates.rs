@@ -1,4 +1,4 @@
-//! TLS to the database: a private authority is trusted where it is named, another is not, and a client shows its own certificate.
+//! TLS to the database: a private authority is trusted if it is named, another is not, and a client presents its own certificate.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ fn at(url: &str, tls: Option<Tls>) -> Config {
     Config { url: Secret::new(service(url)), tls, timeout: Span::secs(5), ..Config::default() }
 }
 
-/// What comes of connecting; no table is made.
+/// The result of connecting; no tables are made.
 async fn connected(config: &Config) -> Result<(), Error> {
     let verify = Config { migrate: store::config::Migrate::Verify, table_prefix: "absent_".to_owned(), ..config.clone() };
     let store = store::open(&verify, "orders").unwrap();
