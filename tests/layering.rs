@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a file that can not be read fails the test, and says so")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where a module stands, and what it may not know.
+/// What a module must not know.
 struct Rule {
-    /// Files below `src/` that begin with this.
+    /// The module's path below `src/`.
     place: &'static str,
-    /// What must not occur in them.
+    /// What must not occur in it.
     forbidden: &'static [&'static str],
 }
 
@@ -33,7 +34,7 @@ const RULES: &[Rule] = &[
     Rule { place: "config", forbidden: &["crate::app", "crate::cli"] },
 ];
 
-/// Crates that only some places may use. `demo` and `bench` play producer and consumer and may use all.
+/// Crates that only some modules may use. `demo` and `bench` play producer and consumer and may use all of them.
 const CRATES: &[(&str, &[&str])] = &[("sqlx", &["store/sql"]), ("rdkafka", &["source/kafka"]), ("lapin", &["source/amqp"]), ("axum", &["api"])];
 
 /// Sources know nothing of each other.
@@ -50,7 +51,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The code of each file: its path below `src/`, and the lines that are neither comments nor tests, with grouped imports spelt out.
+/// The path of each file below `src/` and its code, without comments and tests and with grouped imports spelt out.
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut paths = Vec::new();
@@ -64,7 +65,7 @@ fn sources() -> Vec<(String, String)> {
     paths.iter().map(|path| (path.strip_prefix(&root).unwrap().to_string_lossy().into_owned(), code(path))).collect()
 }
 
-/// A line without its string literals: a name in a text, such as the target of a log line, is no import.
+/// A line without its string literals: a name in a string, such as the target of a log line, is not an import.
 fn without_strings(line: &str) -> String {
     line.replace("\\\"", "").split('"').step_by(2).collect()
 }
@@ -177,9 +178,9 @@ struct LogCall {
     /// Its file's path below `src/`.
     file: String,
     level: String,
-    /// What it is given.
+    /// Its arguments.
     given: String,
-    /// What the line says.
+    /// The text of the line.
     message: String,
 }
 
@@ -202,7 +203,7 @@ fn log_calls() -> Vec<LogCall> {
     calls
 }
 
-/// What stands before the parenthesis that ends a call, and the last text there that is no part of an inner call: the line's message.
+/// The arguments up to the parenthesis that ends the call, and the last string among them that is not in an inner call: the line's message.
 fn arguments(rest: &str) -> (&str, &str) {
     let (mut depth, mut begin, mut is_escaped, mut message) = (0_usize, None::<usize>, false, "");
     for (at, sign) in rest.char_indices() {
@@ -225,8 +226,8 @@ fn arguments(rest: &str) -> (&str, &str) {
     (rest, message)
 }
 
-/// What may be written into a log line as it is: ids, addresses, and names that the configuration was held against. All else may come from outside, and is
-/// recorded as text, which the text format quotes: a line end, or a sequence for the terminal, would make a line of its own of it.
+/// What may be written into a log line unquoted: ids, addresses, and names that were checked against the configuration. Anything else may come from
+/// outside, and is recorded as text, which the text format quotes: otherwise a line end or a terminal sequence could forge a line of its own.
 const UNQUOTED: &[&str] = &[
     "address",
     "completion.held.id",
@@ -246,7 +247,7 @@ const UNQUOTED: &[&str] = &[
     "version",
 ];
 
-/// What a call writes into its line as it is: `name = %value`, or `%name` for short.
+/// The values that a call writes unquoted: `name = %value`, or `%name` for short.
 fn shown(call: &str) -> Vec<String> {
     let call = without_strings(call);
     let values = call.match_indices('%').filter(|(at, _)| {
@@ -254,6 +255,24 @@ fn shown(call: &str) -> Vec<String> {
         before.is_empty() || before.ends_with(['=', ',', '('])
     });
     values.map(|(at, _)| call[at + 1..].split(',').next().unwrap_or_default().trim().to_owned()).collect()
+}
+
+/// The names of the fields that a call writes. The count of lines that were left out is none of them: the docs explain it once for all lines.
+fn fields(call: &str) -> BTreeSet<String> {
+    let (mut depth, mut parts) = (0, vec![String::new()]);
+    for sign in without_strings(call).chars() {
+        depth += match sign {
+            '(' | '[' | '{' => 1,
+            ')' | ']' | '}' => -1,
+            _ => 0,
+        };
+        match parts.last_mut() {
+            Some(part) if depth > 0 || sign != ',' => part.push(sign),
+            _ => parts.push(String::new()),
+        }
+    }
+    let name = |part: &String| part.split('=').next().unwrap_or_default().trim().trim_start_matches(['%', '?']).to_owned();
+    parts.iter().map(name).filter(|name| !name.is_empty() && name != "lines.held_back").collect()
 }
 
 #[test]
@@ -272,23 +291,28 @@ fn the_log_lines_of_the_docs_are_those_of_the_code() {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();
     let (_, table) = text.split_once("| message | level | fields |\n").unwrap();
     let calls = log_calls();
-    let mut told = Vec::new();
+    assert_eq!(fields("%a, b.c = d(e, \"f, g\"),\n    h = &*i.j, lines.held_back = k, \"l, m\"").into_iter().collect::<Vec<_>>(), ["a", "b.c", "h"]);
+    let mut listed = Vec::new();
     for row in table.lines().skip(1).take_while(|line| line.starts_with('|')) {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [messages, levels, _fields] = cells[..] else { panic!("{row}") };
-        for (message, level) in messages.split(" / ").zip(levels.split(" / ")) {
-            // What else is said of the level is for people.
-            let level = level.split(';').next().unwrap_or_default();
-            let is_written = calls.iter().any(|call| call.level == level && call.message == message);
-            assert!(is_written, "nothing writes `{message}` as {level}");
-            told.push((message, level));
+        let [messages, levels, columns] = cells[..] else { panic!("{row}") };
+        for ((message, level), column) in messages.split(" / ").zip(levels.split(" / ")).zip(columns.split(" / ")) {
+            // Anything after a semicolon, or before a colon, is a remark for people.
+            let [level, column] = [level, column].map(|cell| cell.split(';').next().unwrap_or_default());
+            let column = column.split_once(": ").map_or(column, |(_, rest)| rest);
+            let is_this = |call: &&LogCall| call.level == level && call.message == message;
+            assert!(calls.iter().any(|call| is_this(&call)), "nothing writes `{message}` as {level}");
+            let written: BTreeSet<String> = calls.iter().filter(is_this).flat_map(|call| fields(&call.given)).collect();
+            let named: BTreeSet<String> = column.split(", ").filter(|name| *name != "none").map(str::to_owned).collect();
+            assert_eq!(named, written, "the fields of `{message}`");
+            listed.push((message, level));
         }
     }
-    // Of the others whoever is on call need not know; `demo` and `bench` are for people who look at them.
+    // The other levels need nobody's attention; `demo` and `bench` have somebody who watches.
     let urgent =
         calls.iter().filter(|call| matches!(call.level.as_str(), "warn" | "error") && !is_in(&call.file, "demo") && !is_in(&call.file, "bench"));
     let missing: Vec<_> = urgent
-        .filter(|call| !told.contains(&(call.message.as_str(), call.level.as_str())))
+        .filter(|call| !listed.contains(&(call.message.as_str(), call.level.as_str())))
         .map(|call| format!("src/{}: {}: {}", call.file, call.level, call.message))
         .collect();
     assert!(missing.is_empty(), "docs/operations.md has no row of\n{}", missing.join("\n"));
