@@ -100,8 +100,8 @@ struct Terminal<'a> {
 /// use redrive::source::Registry;
 ///
 /// fn main() -> std::process::ExitCode {
-/// let registry = Registry::default(); // and registry.register::<MySource>("mine")
-/// redrive::cli::main(&registry)
+///     let registry = Registry::default(); // and registry.register::<MySource>("mine")
+///     redrive::cli::main(&registry)
 /// }
 /// ```
 #[must_use]

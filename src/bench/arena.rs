@@ -65,7 +65,7 @@ impl Arena {
         if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte)) {
             return Err(Error::Usage("--into takes letters, digits, `-`, `_`, `.` and, for a file, `/`".to_owned()));
         }
-        // A file's name, without its folder, is the topic too.
+        // If it is a file's name, only the part after the folder becomes the topic.
         let topic = name.rsplit('/').next().unwrap_or_default().to_owned();
         let place = Place::make(&config.store, &config.project, &subject.context.name, &name, &topic, into).await?;
         let destination =
@@ -83,7 +83,7 @@ impl Arena {
         Ok(Self { common, config, subject, place, destination, payloads, screen, file, name, topic, tag, database_server })
     }
 
-    /// Removes what was made, all of it even if some can't be.
+    /// Removes everything that was made, even if some of it can't be removed.
     pub(super) async fn remove(&self) -> Result<(), Error> {
         let destination = self.destination.remove().await;
         let place = self.place.remove().await;
@@ -102,7 +102,7 @@ impl Arena {
         &self.subject.context.name
     }
 
-    /// What the sidecar is told to do otherwise than the configuration says.
+    /// The settings of the sidecar that replace those of the configuration.
     pub(super) fn overrides(&self) -> Overrides {
         Overrides {
             url: self.place.config.url.expose().to_owned(),
@@ -132,7 +132,7 @@ impl Arena {
         Sidecar::start(&self.file, overrides).await
     }
 
-    /// A load on the source under test, of as many messages as the user says, as fast as they are taken.
+    /// A load on the source under test, of as many messages as the user asked for, as fast as they are accepted.
     pub(super) fn load(&self, address: SocketAddr, body: Body) -> Load {
         Load {
             address,
@@ -164,7 +164,7 @@ impl Arena {
         arrive(&phase, accepted, async || Ok::<_, Error>(sidecar.delivered().await? + sidecar.failed().await?)).await
     }
 
-    /// Waits until as many messages were delivered by these sidecars.
+    /// Waits until these sidecars have delivered this many messages.
     pub(super) async fn drained(&self, sidecars: &mut [Sidecar], messages: u64) -> Result<(), Error> {
         let phase = self.screen.phase("drain", messages);
         arrive(&phase, messages, async || {
@@ -177,7 +177,7 @@ impl Arena {
         .await
     }
 
-    /// What the consumer got, into the report.
+    /// Adds to the report what the consumer received.
     pub(super) async fn count(&self, report: &mut Report, submitted: u64, refused: &[u64]) -> Result<(), Error> {
         let _phase = self.screen.phase("counting what arrived", submitted);
         let tally: Option<Tally> = self.destination.count(&self.payloads, submitted).await?;
@@ -188,7 +188,7 @@ impl Arena {
     }
 }
 
-/// Asks how many messages have arrived until all have; gives up where no more of them do.
+/// Asks how many messages have arrived until all have; gives up when no more arrive.
 async fn arrive(phase: &Phase, messages: u64, mut ask: impl AsyncFnMut() -> Result<u64, Error>) -> Result<(), Error> {
     let (mut best, mut since) = (0, Instant::now());
     loop {
@@ -207,7 +207,7 @@ async fn arrive(phase: &Phase, messages: u64, mut ask: impl AsyncFnMut() -> Resu
     }
 }
 
-/// What the meters said.
+/// A reading of the meters.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Meters {
     wal: Option<i64>,
@@ -217,12 +217,12 @@ pub(super) struct Meters {
 }
 
 impl Meters {
-    /// As if the sidecars had used nothing yet: for those that were not there when these meters were read.
+    /// This reading with no CPU used by the sidecars: for sidecars that were started after it.
     pub(super) const fn with_no_cpu(self) -> Self {
         Self { cpu: Some(Duration::ZERO), ..self }
     }
 
-    /// What was used since, into the report: in all, and for a million of so many messages.
+    /// Adds to the report what was used since this reading: in total, and per million messages.
     pub(super) fn used(self, now: Self, messages: u64, took: Duration, report: &mut Report) {
         let used = |before: Option<Duration>, after: Option<Duration>| Some(after?.saturating_sub(before?).as_secs_f64());
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
@@ -236,7 +236,7 @@ impl Meters {
     }
 }
 
-/// How many a second.
+/// The rate per second.
 pub(super) fn rate(messages: u64, took: Duration) -> Option<f64> {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     (!took.is_zero()).then(|| messages as f64 / took.as_secs_f64())

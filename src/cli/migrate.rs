@@ -48,7 +48,7 @@ impl Command {
         }
         let project = opened.config.project.as_ref();
         if let Some(default) = opened.prepared.default_project.as_deref().filter(|default| *default != project) {
-            writeln!(terminal.out, "rows inserted without a project belong to `{default}`, not to `{project}`because of the column's default")?;
+            writeln!(terminal.out, "rows inserted without a project belong to `{default}`, not to `{project}`: that is the column's default")?;
         }
         opened.store.close().await;
         Ok(())

@@ -261,7 +261,9 @@ mod tests {
             r#"{"brokers":[],"properties":{"linger.ms":"x","no.such":"1","acks":"1","sasl.password":"a\u0000b","enable.ssl.certificate.verification":"hunter2"}}"#,
             &context(),
         );
-        for start in ["brokers:", "properties.linger.ms:", "properties.no.such: is no property", "properties.acks:", "properties.sasl.password:"] {
+        for start in
+            ["brokers:", "properties.linger.ms:", "properties.no.such: is not a librdkafka property", "properties.acks:", "properties.sasl.password:"]
+        {
             assert!(found.iter().any(|fault| fault.starts_with(start)), "{start} {found:?}");
         }
         let debug = format!("{:?}", config(r#"{"brokers":["a:1"],"password":"hunter2","properties":{"ssl.key.password":"hunter3"}}"#));
