@@ -73,7 +73,7 @@ impl FromStr for State {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
             let names = Self::ALL.map(Self::as_str).join(", ");
-            format!("`{text}` is no state; there are {names}")
+            format!("unknown state `{text}`; known states: {names}")
         })
     }
 }

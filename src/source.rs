@@ -12,6 +12,7 @@ pub mod kafka;
 pub mod log;
 pub mod options;
 pub mod registry;
+mod section;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::units::Secret;
 use codes::Code;
 pub use options::Options;
 pub use registry::Registry;
+pub(crate) use section::Section;
 
 /// What redrive itself says in the headers of a record or message. One that a consumer forwards with the headers that it had brings others'.
 const OWN_HEADERS: [&str; 3] = ["redrive-id", "redrive-attempt", "redrive-key"];

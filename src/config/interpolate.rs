@@ -13,7 +13,7 @@ pub(super) struct Filled {
 }
 
 /// Puts variables in: `${VAR}` must be set and not empty, `${VAR:-default}` takes the default otherwise, `$$` is a dollar sign.
-/// What a variable holds is not looked at again.
+/// What a variable holds is not looked at again. `$VAR` is refused: who writes it means the variable, and its bare name would pass for a secret.
 ///
 /// # Errors
 /// Every variable that is at fault.
@@ -45,8 +45,12 @@ pub(super) fn fill(text: &str, environment: Environment<'_>) -> Result<Filled, V
             }
             rest = &inner[end + 1..];
         } else {
-            filled.text.push('$');
             rest = &rest[1..];
+            filled.text.push('$');
+            if rest.starts_with(begins_a_name) {
+                // The name is not repeated: it may be a part of a password.
+                faults.push("`$` stands before a name; write ${NAME} for a variable, $$NAME for the text".to_owned());
+            }
         }
     }
     filled.text.push_str(rest);
@@ -107,15 +111,19 @@ pub(super) fn unshield(text: &str, variables: &[&str]) -> String {
 /// The name and value of what stands between the braces; no value where the default is to be taken.
 fn variable<'a>(inner: &'a str, environment: Environment<'_>) -> Result<(&'a str, Option<String>), String> {
     let (name, default) = inner.split_once(":-").map_or((inner, None), |(name, default)| (name, Some(default)));
-    let valid = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let valid = name.starts_with(begins_a_name) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if !valid {
         return Err(format!("`${{{inner}}}` names no variable; write ${{NAME}} or ${{NAME:-default}}, and $$ for a dollar sign"));
     }
     match (environment(name).filter(|value| !value.is_empty()), default) {
         (Some(value), _) => Ok((name, Some(value))),
         (None, Some(_)) => Ok((name, None)),
-        (None, None) => Err(format!("the environment variable {name} is not set; set it, or write ${{{name}:-default}}")),
+        (None, None) => Err(format!("the environment variable {name} is not set, or empty; set it, or write ${{{name}:-default}}")),
     }
+}
+
+fn begins_a_name(c: char) -> bool {
+    c.is_ascii_alphabetic() || c == '_'
 }
 
 #[cfg(test)]
@@ -162,7 +170,17 @@ mod tests {
     fn every_variable_at_fault_is_named() {
         let faults = fill("${NONE} ${EMPTY} ${1x} ${HOST", &environment).unwrap_err();
         assert_eq!(faults.len(), 4);
-        assert!(faults[0].contains("NONE is not set") && faults[1].contains("EMPTY is not set"));
+        assert!(faults[0].contains("NONE is not set") && faults[1].contains("EMPTY is not set, or empty"));
         assert!(faults[2].contains("names no variable") && faults[3].contains("not closed"));
+    }
+
+    #[test]
+    fn a_variable_without_braces_is_a_fault_that_does_not_repeat_it() {
+        for text in ["$HOST", "a$_b", "pa$sword", "$5 $HOST"] {
+            let faults = fill(text, &environment).unwrap_err();
+            assert!(faults[0].contains("write ${NAME} for a variable, $$NAME for the text"), "{faults:?}");
+            assert!(!faults[0].contains("HOST") && !faults[0].contains("sword"), "{faults:?}");
+        }
+        assert_eq!(text("$$HOST"), "$HOST");
     }
 }

@@ -89,7 +89,11 @@ fn the_sidecar_of_kubernetes_is_one_that_starts_is_asked_and_has_time_to_stop() 
             assert!(preface.contains(&format!("={key}=")), "the command that makes the secret gives it no {key}");
             let file = folder.path().join(item["path"].as_str().unwrap());
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            let secret = if key == "database-url" { "postgres://redrive:s3cret@postgres/orders" } else { "t0ken" };
+            let secret = match key {
+                "database-url" => "postgres://redrive:s3cret@postgres/orders",
+                "ca.crt" => "-----BEGIN CERTIFICATE-----\n",
+                _ => "t0ken",
+            };
             std::fs::write(file, secret).unwrap();
         }
     }

@@ -61,7 +61,7 @@ impl crate::source::Config for Config {
             }
         }
         if cx.options.tls.is_some() {
-            faults.push(Fault::new("tls", "has no use: a command has no connection"));
+            faults.push(Fault::new("tls", "has no effect: a command has no connection"));
         }
         if !faults.is_empty() {
             return Err(faults);
