@@ -3,7 +3,7 @@
 mod bench;
 mod cancel;
 mod check;
-mod chunks;
+mod chosen;
 mod demo;
 mod failure;
 mod files;
@@ -13,6 +13,7 @@ mod list;
 mod migrate;
 mod open;
 mod output;
+mod payload;
 mod purge;
 mod retry;
 mod run;
@@ -71,6 +72,7 @@ enum Command {
     Show(show::Command),
     Retry(retry::Command),
     Cancel(cancel::Command),
+    Payload(payload::Command),
     Health(health::Command),
     Demo(demo::Command),
     Bench(bench::Command),
@@ -128,7 +130,7 @@ fn parse_and_run(registry: &Registry) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(&format!("redrive: no threads to be had: {error}"));
+            complain(&format!("redrive: can't start the worker threads: {error}"));
             return failure::FAILED;
         }
     };
@@ -176,6 +178,7 @@ impl Command {
             Self::Show(command) => command.run(terminal).await,
             Self::Retry(command) => command.run(terminal).await,
             Self::Cancel(command) => command.run(terminal).await,
+            Self::Payload(command) => command.run(terminal).await,
             Self::Health(command) => command.run(terminal).await,
             Self::Demo(command) => command.run(terminal).await,
             Self::Bench(command) => command.run(terminal).await,

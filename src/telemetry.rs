@@ -52,12 +52,12 @@ impl Config {
     }
 }
 
-/// Sends log lines to stderr from here on. `overriding` goes before the configuration's level: what `REDRIVE_LOG` or `RUST_LOG` says.
+/// Sends log lines to stderr from here on. What `REDRIVE_LOG` or `RUST_LOG` says goes before the configuration's level; `variable` reads them.
 ///
 /// # Errors
-/// What is wrong with the level. A second call changes nothing.
-pub fn init(config: &Config, overriding: Option<&str>) -> Result<(), String> {
-    let filter = filter(overriding.unwrap_or(&config.level))?;
+/// What is wrong with the level, and where it stands. A second call changes nothing.
+pub fn init(config: &Config, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), Fault> {
+    let (filter, ignored) = choose(&config.level, variable)?;
     let json = match config.format {
         Format::Auto => !io::stderr().is_terminal(),
         Format::Json => true,
@@ -72,7 +72,23 @@ pub fn init(config: &Config, overriding: Option<&str>) -> Result<(), String> {
         let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         lines.with_ansi(colours).try_init_quietly()
     };
+    if let Some(message) = ignored {
+        tracing::warn!(error.detail = message, "RUST_LOG is not understood and is ignored; REDRIVE_LOG is for redrive alone");
+    }
     Ok(())
+}
+
+/// The filter that holds, and what is wrong with `RUST_LOG` if that is passed over: it belongs to other programs too, and must not stop this one.
+fn choose(level: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<(EnvFilter, Option<String>), Fault> {
+    let set = |name| variable(name).filter(|value| !value.is_empty());
+    let strict = |place: &str, level: &str| filter(level).map_err(|message| Fault::new(place, message));
+    if let Some(own) = set("REDRIVE_LOG") {
+        return Ok((strict("REDRIVE_LOG", &own)?, None));
+    }
+    match set("RUST_LOG").map(|shared| filter(&shared)) {
+        Some(Ok(filter)) => Ok((filter, None)),
+        ignored => Ok((strict("log.level", level)?, ignored.and_then(Result::err))),
+    }
 }
 
 /// Sets the global subscriber, if there is none.
@@ -115,6 +131,27 @@ mod tests {
         for level in ["", "verbose", "info,=,", "loud,redrive=debug", "redrive=shout"] {
             assert!(filter(level).is_err(), "{level}");
         }
+    }
+
+    #[test]
+    fn only_what_is_for_redrive_alone_must_be_understood() {
+        let choose = |level: &str, own: &str, shared: &str| {
+            let variable = |name: &str| Some(if name == "REDRIVE_LOG" { own } else { shared }.to_owned());
+            choose(level, &variable).map(|(filter, ignored)| (filter.max_level_hint(), ignored.is_some())).map_err(|fault| fault.path)
+        };
+        for (own, shared, holds, ignored) in [
+            ("", "", LevelFilter::ERROR, false),
+            ("", "debug", LevelFilter::DEBUG, false),
+            ("warn", "debug", LevelFilter::WARN, false),
+            ("warn", "my_app", LevelFilter::WARN, false),
+            ("", "my_app", LevelFilter::ERROR, true),
+            ("", "info,my_app", LevelFilter::ERROR, true),
+            ("", " ", LevelFilter::ERROR, true),
+        ] {
+            assert_eq!(choose("error", own, shared), Ok((Some(holds), ignored)), "{own:?} {shared:?}");
+        }
+        assert_eq!(choose("error", "my_app", "debug"), Err("REDRIVE_LOG".to_owned()));
+        assert_eq!(choose("loud", "", "my_app"), Err("log.level".to_owned()));
     }
 
     #[test]

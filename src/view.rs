@@ -224,11 +224,23 @@ impl ChangeView {
                 Self { id, state: None, error: Some(Refused { code: "not_found", detail }) }
             }
             Changed::Wrong(state) => {
-                let detail = format!("a message that is {state} can't be {verb}");
+                let detail = wrong_state(state, verb);
                 Self { id, state: Some(state), error: Some(Refused { code: "wrong_state", detail }) }
             }
         }
     }
+}
+
+/// What is said of a message whose state does not allow what somebody wants; `verb` names that: `retried`, `cancelled`.
+#[must_use]
+pub fn wrong_state(state: State, verb: &str) -> String {
+    format!("a message that is {state} can't be {verb}")
+}
+
+/// The same where its payload was to be replaced.
+#[must_use]
+pub fn not_failed(state: State) -> String {
+    format!("only a failed message's payload can be replaced; this one is {state}")
 }
 
 /// A time as the API writes it: RFC 3339, UTC, microseconds.
@@ -396,5 +408,6 @@ mod tests {
         let view = ChangeView::new(Uuid::nil(), Changed::Wrong(State::Sending), "cancelled");
         assert_eq!(view.error.unwrap().detail, "a message that is sending can't be cancelled");
         assert_eq!(ChangeView::new(Uuid::nil(), Changed::NotFound, "retried").error.unwrap().code, "not_found");
+        assert_eq!(not_failed(State::Pending), "only a failed message's payload can be replaced; this one is pending");
     }
 }

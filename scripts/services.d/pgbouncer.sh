@@ -9,6 +9,7 @@ pgbouncer_prepare() {
     # extra_float_digits is what many drivers send at start; every guide has it here.
     write_as_user "$home/pgbouncer.ini" <<INI
 [databases]
+redrive_session = host=127.0.0.1 port=$(port_of postgres) dbname=redrive pool_mode=session
 * = host=127.0.0.1 port=$(port_of postgres)
 
 [pgbouncer]

@@ -156,7 +156,7 @@ impl Gate {
                 Ok(Ok(data)) => data,
                 // Trailers say nothing here.
                 Ok(Err(_)) => continue,
-                Err(error) => return Err((Problem::new(Code::IncompleteBody, format!("the body broke off: {error}")), None)),
+                Err(error) => return Err((Problem::new(Code::IncompleteBody, format!("the request body ended early: {error}")), None)),
             };
             let before = weight.div_ceil(UNIT);
             weight = weight.saturating_add(data.len());

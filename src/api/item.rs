@@ -97,7 +97,8 @@ pub(super) fn read<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Problem>
 }
 
 fn explain<'a, T: Deserialize<'a>>(text: &'a [u8], error: &serde_json::Error) -> Problem {
-    if !error.is_data() {
+    // A number or an escape for which there is no value is JSON all the same: it is the field that is out of bounds.
+    if !error.is_data() && serde_json::from_slice::<&RawValue>(text).is_err() {
         return Problem::new(Code::MalformedJson, format!("not JSON: {error}"));
     }
     let mut json = serde_json::Deserializer::from_slice(text);
@@ -166,7 +167,7 @@ pub(super) enum Take {
 pub(super) fn parse(body: &Bytes, text: &[u8], take: Take) -> Result<Submission, Problem> {
     let item: Item<'_> = read(text)?;
     if item.order_key.is_some() {
-        let detail = "order keys are not built yet; leave it out, or submit a message when the one before it has succeeded";
+        let detail = "order keys are not supported yet; leave it out, or submit a message when the one before it has succeeded";
         return Err(Problem::new(Code::NotSupported, detail).at("order_key"));
     }
     let payload = payload(body, take, &item)?;

@@ -16,11 +16,26 @@ use super::problem::{Code, Problem};
 use super::query::{NO_ID, Query, parse_id};
 use super::submit::{content_type, no_query, plain, whole};
 use super::{App, MAX_IDS, MAX_PAGE, PAGE, READER_WAIT, answer, item};
+use crate::message::State as MessageState;
 use crate::retry::Policy;
 use crate::store::{Changed, List};
-use crate::view::{AttemptView, ChangeView, MessageView, PageView};
+use crate::view::{AttemptView, ChangeView, MessageView, PageView, not_failed, wrong_state};
 
-const FILTERS: [&str; 11] = ["state", "source", "topic", "key", "idempotency_key", "error_code", "since", "until", "limit", "after", "include"];
+const FILTERS: [&str; 13] = [
+    "state",
+    "source",
+    "topic",
+    "key",
+    "idempotency_key",
+    "error_code",
+    "since",
+    "until",
+    "finished_since",
+    "finished_until",
+    "limit",
+    "after",
+    "include",
+];
 
 /// The path's id. A text that is no id is the name of no message.
 type Id = Result<Path<String>, PathRejection>;
@@ -77,6 +92,8 @@ fn filters(project: &str, query: Option<&str>) -> Result<List, Problem> {
         error_code: query.owned("error_code"),
         since: query.time("since")?,
         until: query.time("until")?,
+        finished_since: query.time("finished_since")?,
+        finished_until: query.time("finished_until")?,
         limit,
         after: query.value("after")?,
         payload,
@@ -94,21 +111,21 @@ pub(super) async fn retry(State(app): State<App>, path: Id, RawQuery(query): Raw
     no_query(query.as_deref())?;
     let id = id(path)?;
     let changed = app.handle().retry(vec![id]).await?;
-    one(StatusCode::ACCEPTED, id, changed.first().copied(), "retried")
+    one(StatusCode::ACCEPTED, id, changed.first().copied(), |state| wrong_state(state, "retried"))
 }
 
 pub(super) async fn cancel(State(app): State<App>, path: Id, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     no_query(query.as_deref())?;
     let id = id(path)?;
     let changed = app.handle().cancel(vec![id]).await?;
-    one(StatusCode::OK, id, changed.first().copied(), "cancelled")
+    one(StatusCode::OK, id, changed.first().copied(), |state| wrong_state(state, "cancelled"))
 }
 
-/// What became of a wish about one message; `verb` names it.
-fn one(status: StatusCode, id: Uuid, changed: Option<Changed>, verb: &str) -> Result<Response, Problem> {
+/// What became of a wish about one message; `refusal` says what its state does not allow.
+fn one(status: StatusCode, id: Uuid, changed: Option<Changed>, refusal: impl FnOnce(MessageState) -> String) -> Result<Response, Problem> {
     match changed {
         Some(Changed::Done(state)) => Ok(answer::changed(status, id, state)),
-        Some(Changed::Wrong(state)) => Err(Problem::wrong_state(state, verb)),
+        Some(Changed::Wrong(state)) => Err(Problem::new(Code::WrongState, refusal(state))),
         Some(Changed::NotFound) | None => Err(Problem::no_message(id)),
     }
 }
@@ -153,7 +170,7 @@ pub(super) async fn replace_payload(State(app): State<App>, path: Id, request: R
         }
     }
     let changed = app.handle().replace_payload(id, body).await?;
-    one(StatusCode::OK, id, Some(changed), "given another payload (only failed ones can)")
+    one(StatusCode::OK, id, Some(changed), not_failed)
 }
 
 /// What the policy of a source says, for messages that don't override it.
@@ -165,13 +182,12 @@ fn max_retries(app: &App, source: &str) -> Option<u32> {
 /// Waits until another answer that shows messages may be put together.
 async fn reader(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
     let permit = timeout(READER_WAIT, Arc::clone(&app.0.readers).acquire_owned()).await;
-    permit.ok().and_then(Result::ok).ok_or_else(|| Problem::new(Code::Overloaded, "others still read the messages that they asked for; try again"))
+    permit.ok().and_then(Result::ok).ok_or_else(|| Problem::new(Code::Overloaded, "too many large reads in progress; try again"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::State as MessageState;
     use crate::store::Id;
 
     fn field(query: &str) -> String {
@@ -193,6 +209,8 @@ mod tests {
         assert_eq!((list.source.as_deref(), list.topic.as_deref(), list.key.as_deref()), (Some("s"), Some("t"), Some("k")));
         assert_eq!((list.idempotency_key.as_deref(), list.error_code.as_deref()), (Some("i"), Some("http_503")));
         assert_eq!(list.until.unwrap().to_rfc3339(), "2026-01-31T23:00:00+00:00");
+        let list = filters("p", Some("finished_since=2026-01-01T00:00:00Z&finished_until=2026-02-01T00:00:00Z")).unwrap();
+        assert_eq!([list.finished_since, list.finished_until].map(|time| time.unwrap().timestamp()), [1_767_225_600, 1_769_904_000]);
         let list = filters("p", None).unwrap();
         assert_eq!((list.limit, list.payload), (50, false));
     }
@@ -215,6 +233,7 @@ mod tests {
             ("after=7", "after"),
             ("since=yesterday", "since"),
             ("until=", "until"),
+            ("finished_since=2h", "finished_since"),
             ("include=everything", "include"),
             ("page=2", "page"),
             ("limit=1&limit=2", "limit"),

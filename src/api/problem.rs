@@ -12,7 +12,6 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::engine::{self, Refusal};
-use crate::message::State;
 use crate::store;
 
 /// A stable code. `docs/api.md` lists them, and a test holds the list to this one.
@@ -20,7 +19,7 @@ use crate::store;
 pub enum Code {
     /// The body is not JSON, or not text where text is needed.
     MalformedJson,
-    /// The body broke off.
+    /// The body ended early.
     IncompleteBody,
     /// No token, or a wrong one.
     Unauthorized,
@@ -52,13 +51,13 @@ pub enum Code {
     InvalidField,
     /// A field or query key that does not exist.
     UnknownField,
-    /// A field that is known but not built yet.
+    /// A field that is known but not supported yet.
     NotSupported,
-    /// Too much waits already.
+    /// Too many messages are waiting.
     Overloaded,
     /// Something is wrong that the caller can't help.
     Internal,
-    /// The store can't be asked.
+    /// The store is unavailable.
     Unavailable,
     /// The node is about to stop.
     Draining,
@@ -106,12 +105,12 @@ impl Code {
     const fn facts(self) -> (&'static str, StatusCode, &'static str) {
         match self {
             Self::MalformedJson => ("malformed_json", StatusCode::BAD_REQUEST, "The body is not JSON"),
-            Self::IncompleteBody => ("incomplete_body", StatusCode::BAD_REQUEST, "The body broke off"),
+            Self::IncompleteBody => ("incomplete_body", StatusCode::BAD_REQUEST, "The request body ended early"),
             Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "A valid token is needed"),
-            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Not from a web page of another site"),
-            Self::NotFound => ("not_found", StatusCode::NOT_FOUND, "There is no such thing"),
+            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Cross-site request refused"),
+            Self::NotFound => ("not_found", StatusCode::NOT_FOUND, "Not found"),
             Self::UnknownSource => ("unknown_source", StatusCode::UNPROCESSABLE_ENTITY, "There is no such source"),
-            Self::MethodNotAllowed => ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "Not with this method"),
+            Self::MethodNotAllowed => ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
             Self::RequestTimeout => ("request_timeout", StatusCode::REQUEST_TIMEOUT, "The body did not come in time"),
             Self::IdempotencyConflict => ("idempotency_conflict", StatusCode::CONFLICT, "The idempotency key is taken"),
             Self::WrongState => ("wrong_state", StatusCode::CONFLICT, "The message's state does not allow it"),
@@ -119,13 +118,13 @@ impl Code {
             Self::PayloadTooLarge => ("payload_too_large", StatusCode::PAYLOAD_TOO_LARGE, "The payload is too large for its source"),
             Self::TooManyItems => ("too_many_items", StatusCode::PAYLOAD_TOO_LARGE, "Too many items in one request"),
             Self::UriTooLong => ("uri_too_long", StatusCode::URI_TOO_LONG, "The path and query are too long"),
-            Self::UnsupportedMediaType => ("unsupported_media_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "This content type is not read here"),
+            Self::UnsupportedMediaType => ("unsupported_media_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported content type"),
             Self::InvalidField => ("invalid_field", StatusCode::UNPROCESSABLE_ENTITY, "A field is not valid"),
             Self::UnknownField => ("unknown_field", StatusCode::UNPROCESSABLE_ENTITY, "There is no such field"),
-            Self::NotSupported => ("not_supported", StatusCode::UNPROCESSABLE_ENTITY, "Not built yet"),
-            Self::Overloaded => ("overloaded", StatusCode::TOO_MANY_REQUESTS, "Too much waits already"),
-            Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong here"),
-            Self::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store can't be asked"),
+            Self::NotSupported => ("not_supported", StatusCode::UNPROCESSABLE_ENTITY, "Not supported yet"),
+            Self::Overloaded => ("overloaded", StatusCode::TOO_MANY_REQUESTS, "Too many messages are waiting"),
+            Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
+            Self::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store is unavailable"),
             Self::Draining => ("draining", StatusCode::SERVICE_UNAVAILABLE, "The node is about to stop"),
         }
     }
@@ -164,11 +163,6 @@ impl Problem {
     /// There is no message with this id.
     pub fn no_message(id: impl fmt::Display) -> Self {
         Self::new(Code::NotFound, format!("there is no message `{id}` in this project"))
-    }
-
-    /// A message in this state can't be dealt with so; `verb` is what was wanted.
-    pub fn wrong_state(state: State, verb: &str) -> Self {
-        Self::new(Code::WrongState, format!("a message that is {state} can't be {verb}"))
     }
 
     /// The problem of a source that the path names: it is the path that leads nowhere.
@@ -278,7 +272,7 @@ impl From<store::Error> for Problem {
             tracing::error!(error.detail = error.to_string(), "the resend log could not be read or changed");
             return Self::new(Code::Internal, "the store refused; the log of this node says why");
         }
-        tracing::warn!(error.detail = error.to_string(), error.transient = error.is_transient(), "the resend log can't be asked");
+        tracing::warn!(error.detail = error.to_string(), error.transient = error.is_transient(), "the resend log can't be reached");
         Self::new(Code::Unavailable, "the store does not answer; try again")
     }
 }

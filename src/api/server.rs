@@ -168,7 +168,7 @@ impl Pause {
         }
         // One line at the first failure and then one a minute.
         if self.failures.is_multiple_of(60) {
-            tracing::error!(error.detail = error.to_string(), "connections can't be accepted; trying on");
+            tracing::error!(error.detail = error.to_string(), "connections can't be accepted; retrying");
         }
         self.failures = self.failures.saturating_add(1);
         sleep(Duration::from_secs(1).min(Duration::from_millis(50 << self.failures.min(5)))).await;

@@ -36,7 +36,7 @@ pub(super) async fn submit(State(app): State<App>, request: Request<Body>) -> Re
 pub(super) async fn whole(body: Body) -> Result<Bytes, Problem> {
     match body.collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) => Err(Problem::new(Code::IncompleteBody, format!("the body broke off: {error}"))),
+        Err(error) => Err(Problem::new(Code::IncompleteBody, format!("the request body ended early: {error}"))),
     }
 }
 

@@ -51,9 +51,9 @@ pub(super) struct Started {
 pub async fn serve(file: &Path, registry: &Registry) -> Result<(), Error> {
     let overrides: Overrides = told()?;
     let mut config = Config::load(file, &only(registry, &overrides.source), Scope::Whole)?;
-    let overriding = ["REDRIVE_LOG", "RUST_LOG"].iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
     // What has no say in a benchmark must not scroll the screen away.
-    telemetry::init(&telemetry::Config { level: "warn".to_owned(), ..config.log.clone() }, overriding.as_deref()).map_err(Error::Failed)?;
+    let log = telemetry::Config { level: "warn".to_owned(), ..config.log.clone() };
+    telemetry::init(&log, &|name| std::env::var(name).ok()).map_err(|fault| Error::Failed(fault.to_string()))?;
     replace(&mut config, overrides)?;
     let app = App::build(config).await?;
     let address = app.address().ok_or_else(|| Error::Failed("the API has no address".to_owned()))?;

@@ -2,8 +2,10 @@
 
 use serde::Serialize;
 
+use super::open::start_log;
 use super::{ConfigFile, Failure, Terminal, output};
 use crate::config::{Config, Located, Scope};
+use crate::fault::Fault;
 
 /// Check the configuration without running anything
 ///
@@ -30,17 +32,26 @@ struct Verdict<'a> {
     faults: &'a [Located],
 }
 
+/// Prints the faults as JSON.
+fn refuse(terminal: &mut Terminal<'_>, file: String, faults: &[Located]) -> Result<(), Failure> {
+    output::json(terminal.out, &Verdict { ok: false, file, faults })?;
+    Err(Failure::FaultsShown)
+}
+
 impl Command {
     pub(super) fn run(self, terminal: &mut Terminal<'_>) -> Result<(), Failure> {
         let file = self.file.config.display().to_string();
-        match Config::load(&self.file.config, terminal.registry, Scope::Whole) {
-            Ok(_) if self.json => output::json(terminal.out, &Verdict { ok: true, file, faults: &[] }),
-            Err(faults) if self.json => {
-                output::json(terminal.out, &Verdict { ok: false, file, faults: faults.list() })?;
-                Err(Failure::FaultsShown)
-            }
-            Err(faults) => Err(faults.into()),
-            Ok(config) => {
+        let config = match Config::load(&self.file.config, terminal.registry, Scope::Whole) {
+            Ok(config) => config,
+            Err(faults) if self.json => return refuse(terminal, file, faults.list()),
+            Err(faults) => return Err(faults.into()),
+        };
+        // A variable that keeps `serve` from starting is told here too.
+        match start_log(&config.log) {
+            Ok(()) if self.json => output::json(terminal.out, &Verdict { ok: true, file, faults: &[] }),
+            Err(Fault { path, message }) if self.json => refuse(terminal, file, &[Located { line: None, path, message }]),
+            Err(fault) => Err(fault.into()),
+            Ok(()) => {
                 let sources: Vec<String> = config.sources.iter().map(|source| format!("{} ({})", source.name, source.kind)).collect();
                 let sources = if sources.is_empty() { "no sources yet".to_owned() } else { format!("sources: {}", sources.join(", ")) };
                 Ok(writeln!(terminal.out, "{file} is fine: project {}, {sources}", config.project)?)

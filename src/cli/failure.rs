@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::config::Faults;
+use crate::fault::Fault;
 use crate::{app, shutdown, store};
 
 /// Failed.
@@ -74,6 +75,12 @@ impl Failure {
             }
             other => Some(format!("redrive: {other}")),
         }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Config(fault.to_string())
     }
 }
 

@@ -3,29 +3,33 @@
 use std::io::Write;
 
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 
 use super::filter::Filter;
 use super::{ConfigFile, Failure, Terminal, output};
+use crate::message::State;
 use crate::store::config::Migrate;
-use crate::store::{Id, List, MAX_PAGE_BYTES, Page, Store};
+use crate::store::{Id, List, MAX_PAGE_BYTES, Page, Record, Store};
 use crate::view::{MessageView, PageView};
 
 /// At most so many messages are asked for at once.
-pub(super) const CHUNK: u32 = 500;
+const CHUNK: u32 = 500;
 /// The longest list.
 const MOST: u32 = 100_000;
 
 /// List messages, the newest first
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
-  redrive list                                  the newest messages
-  redrive list --state failed --since 2h        what failed lately
+  redrive list                                       the newest messages
+  redrive list --state failed --finished-since 2h    what failed lately
   redrive list --source billing --error-code http_503
   redrive list --state failed --json | jq -r '.items[].id'")]
 pub(super) struct Command {
     #[command(flatten)]
     file: ConfigFile,
+    /// Only messages in this state: pending, sending, retrying, blocked, succeeded, failed or cancelled
+    #[arg(long, value_name = "STATE")]
+    state: Option<State>,
     #[command(flatten)]
     filter: Filter,
     /// At most so many messages
@@ -42,22 +46,16 @@ pub(super) struct Command {
     json: bool,
 }
 
-/// At most `limit` messages, asked for in parts; with payloads, until they weigh enough.
-pub(super) async fn collect(store: &dyn Store, mut list: List, limit: u32) -> Result<Page, Failure> {
-    let (mut all, mut weight) = (Page::default(), 0);
+/// Gives at most `limit` messages to `take`, page by page, for as long as it wants more; answers where the next page starts.
+pub(super) async fn walk(store: &dyn Store, mut list: List, limit: u32, mut take: impl FnMut(Vec<Record>) -> bool) -> Result<Option<Id>, Failure> {
+    let mut missing = limit;
     loop {
-        let missing = limit.saturating_sub(u32::try_from(all.items.len()).unwrap_or(u32::MAX));
         list.limit = missing.min(CHUNK);
-        if list.limit == 0 {
-            return Ok(all);
-        }
-        let page = store.list(list.clone()).await?;
-        weight += page.items.iter().filter_map(|record| record.payload.as_ref()).map(Bytes::len).sum::<usize>();
-        all.items.extend(page.items);
-        list.after.clone_from(&page.next);
-        all.next = page.next;
-        if list.after.is_none() || weight >= MAX_PAGE_BYTES {
-            return Ok(all);
+        let Page { items, next } = store.list(list.clone()).await?;
+        missing = missing.saturating_sub(u32::try_from(items.len()).unwrap_or(u32::MAX));
+        list.after = next;
+        if !take(items) || list.after.is_none() || missing == 0 {
+            return Ok(list.after);
         }
     }
 }
@@ -65,17 +63,21 @@ pub(super) async fn collect(store: &dyn Store, mut list: List, limit: u32) -> Re
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         let opened = self.file.open(terminal.registry, Migrate::Verify).await?;
-        let narrowed = self.filter.state.is_some() || self.filter.source.is_some() || self.filter.since.is_some() || self.filter.error_code.is_some();
-        let list = List { after: self.after, payload: self.payload, ..self.filter.list(&opened.config.project) };
-        let page = collect(opened.store.as_ref(), list, self.limit).await?;
+        let list = List { after: self.after, payload: self.payload, ..self.filter.list(&opened.config.project, self.state) };
+        let (mut items, mut weight) = (Vec::new(), 0);
+        let next = walk(opened.store.as_ref(), list.clone(), self.limit, |page| {
+            weight += page.iter().filter_map(|record| record.payload.as_ref()).map(Bytes::len).sum::<usize>();
+            items.extend(page);
+            weight < MAX_PAGE_BYTES
+        })
+        .await?;
         opened.store.close().await;
-        let page = PageView::new(page, |source| opened.max_retries(source), self.payload);
+        let page = PageView::new(Page { items, next }, |source| opened.max_retries(source), self.payload);
         if self.json {
             return output::json(terminal.out, &page);
         }
         if page.items.is_empty() {
-            let hint = if narrowed { "; fewer filters may show more" } else { ": submit one with `redrive send`, or by POST /v1/messages" };
-            return Ok(writeln!(terminal.out, "no messages of project {}{hint}", opened.config.project)?);
+            return Ok(writeln!(terminal.out, "{}", opened.nothing(&list))?);
         }
         table(terminal.out, &page.items)?;
         if let Some(next) = page.next {
@@ -87,12 +89,10 @@ impl Command {
 
 fn table(out: &mut dyn Write, items: &[MessageView]) -> Result<(), Failure> {
     let now = Utc::now();
-    let mut table = output::table(["id", "state", "source", "topic", "key", "attempts", "created", "due", "last error"]);
+    let told = |time: Option<DateTime<Utc>>| time.map_or_else(|| "-".to_owned(), |time| output::relative(time, now));
+    let mut table = output::table(["id", "state", "source", "topic", "key", "attempts", "created", "due", "finished", "last error"]);
     for item in items {
-        let due = match (item.state.is_finished(), item.due_at) {
-            (false, Some(due)) => output::relative(due, now),
-            _ => "-".to_owned(),
-        };
+        let (due, finished) = if item.state.is_finished() { (None, item.finished_at) } else { (item.due_at, None) };
         let error = item.last_error.as_ref().map_or_else(String::new, |error| format!("{}: {}", error.code, error.detail));
         let key = item.key.as_deref().or(item.key_base64.as_deref()).unwrap_or("-");
         table.add_row([
@@ -103,7 +103,8 @@ fn table(out: &mut dyn Write, items: &[MessageView]) -> Result<(), Failure> {
             output::plain(key, 40),
             item.attempts.to_string(),
             output::relative(item.created_at, now),
-            due,
+            told(due),
+            told(finished),
             output::plain(&error, 80),
         ]);
     }

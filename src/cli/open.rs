@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{ConfigFile, Failure};
+use uuid::Uuid;
+
+use super::{ConfigFile, Failure, filter};
 use crate::config::{Config, Scope};
-use crate::fault;
+use crate::fault::{self, Fault};
 use crate::retry::Policy;
 use crate::source::Registry;
 use crate::store::config::Migrate;
-use crate::store::{self, Prepared, Store};
+use crate::store::{self, List, Prepared, Store};
 use crate::telemetry;
 
 /// A store that answers, and the configuration that led there.
@@ -50,11 +52,25 @@ impl Opened {
     pub(super) fn max_retries(&self, source: &str) -> Option<u32> {
         self.config.options.get(source).map(|options| Policy::of(&options.retry).max_retries())
     }
+
+    /// What to say where no message is found. Whoever misspelt a filter must not read it as an all-clear.
+    pub(super) fn nothing(&self, list: &List) -> String {
+        let (project, filters) = (&self.config.project, filter::spelt(list));
+        if filters.is_empty() {
+            return format!("no messages of project {project}: submit one with `redrive send`, or by POST /v1/messages");
+        }
+        let is_unknown = list.source.as_ref().is_some_and(|source| !self.config.options.contains_key(source));
+        let hint = if is_unknown { "; the configuration has no such source" } else { "" };
+        format!("no messages of project {project} match {filters}{hint}")
+    }
+
+    /// The project has no such message.
+    pub(super) fn no_message(&self, id: Uuid) -> Failure {
+        Failure::Failed(format!("there is no message {id} in project {}; it may have been purged", self.config.project))
+    }
 }
 
-fn start_log(config: &telemetry::Config) -> Result<(), Failure> {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let overriding = variable("REDRIVE_LOG").map(|value| ("REDRIVE_LOG", value)).or_else(|| variable("RUST_LOG").map(|value| ("RUST_LOG", value)));
-    let (name, value) = overriding.unzip();
-    telemetry::init(config, value.as_deref()).map_err(|message| Failure::Config(format!("{}: {message}", name.unwrap_or("log.level"))))
+/// Starts the log as the configuration and the environment say.
+pub(super) fn start_log(config: &telemetry::Config) -> Result<(), Fault> {
+    telemetry::init(config, &|name| std::env::var(name).ok())
 }

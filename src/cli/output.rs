@@ -9,7 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Failure;
-use crate::store::Changed;
+use crate::store::{Changed, Id};
 use crate::view::ChangeView;
 
 /// Writes one JSON value: over several lines on a terminal, else on one.
@@ -60,16 +60,18 @@ pub(super) fn relative(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
     if seconds < 0 { format!("{count}{unit} ago") } else { format!("in {count}{unit}") }
 }
 
-/// Prints what became of each message, of the first ones if there are fewer changes; fails if something was not done.
-pub(super) fn changes(out: &mut dyn Write, ids: &[Uuid], changes: &[Changed], verb: &str, as_json: bool) -> Result<(), Failure> {
+/// Prints what became of each message, of the first ones if there are fewer changes, and behind which one there are more; fails if something was
+/// not done.
+pub(super) fn changes(out: &mut dyn Write, ids: &[Uuid], changes: &[Changed], next: Option<&Id>, verb: &str, as_json: bool) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Items {
         items: Vec<ChangeView>,
+        next: Option<String>,
     }
     let items: Vec<ChangeView> = ids.iter().zip(changes).map(|(id, changed)| ChangeView::new(*id, *changed, verb)).collect();
     let refused = items.iter().any(|item| item.error.is_some());
     if as_json {
-        json(out, &Items { items })?;
+        json(out, &Items { items, next: next.map(ToString::to_string) })?;
     } else {
         for item in &items {
             match (&item.error, item.state) {
@@ -77,6 +79,9 @@ pub(super) fn changes(out: &mut dyn Write, ids: &[Uuid], changes: &[Changed], ve
                 (None, Some(state)) => writeln!(out, "{}  {verb}, now {state}", item.id)?,
                 (None, None) => writeln!(out, "{}  {verb}", item.id)?,
             }
+        }
+        if let Some(next) = next {
+            writeln!(out, "more follow: go on with --after {next}")?;
         }
     }
     if refused { Err(Failure::Partly) } else { Ok(()) }

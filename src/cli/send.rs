@@ -20,7 +20,7 @@ use crate::retry::{self, Policy};
 use crate::source::Options;
 use crate::store::config::Migrate;
 use crate::store::{Due, Insert, Lease, Verdict};
-use crate::units::{Limit, Span};
+use crate::units::{Limit, Size, Span};
 
 /// Submit a message
 ///
@@ -119,16 +119,11 @@ impl Command {
     }
 
     fn submission(self, options: &Options) -> Result<Submission, Failure> {
-        let most = options.max_payload.bytes();
         let payload = match (self.tombstone, self.payload, self.payload_file) {
             (true, ..) => None,
-            (false, Some(text), _) => Some(text.into_bytes()),
-            (false, None, Some(path)) => Some(read(&path, most)?),
-            (false, None, None) => Some(take(std::io::stdin().lock(), most).map_err(|error| Failure::Failed(format!("stdin: {error}")))?),
+            (false, Some(text), _) => Some(fitting(text.into_bytes(), options.max_payload)?),
+            (false, None, file) => Some(read(file.as_deref(), options.max_payload)?),
         };
-        if payload.as_ref().is_some_and(|payload| payload.len() > most) {
-            return Err(Failure::Usage(format!("the payload is larger than the source takes (max_payload: {})", options.max_payload)));
-        }
         let key = match (self.key, self.key_base64) {
             (Some(text), _) => Some(Key::Text(text)),
             (None, Some(text)) => {
@@ -141,7 +136,7 @@ impl Command {
             source: self.source,
             topic: self.topic,
             key,
-            payload: payload.map(Bytes::from),
+            payload,
             headers: Headers::new(self.headers),
             priority: self.priority,
             due: self.delay.map(|delay| Due::After(delay.get())).or(self.due_at.map(Due::At)),
@@ -153,16 +148,29 @@ impl Command {
     }
 }
 
-fn read(path: &Path, most: usize) -> Result<Vec<u8>, Failure> {
-    let failed = |error| Failure::Failed(format!("{}: {error}", path.display()));
-    take(std::fs::File::open(path).map_err(failed)?, most).map_err(failed)
+/// The payload that a file holds, or else what comes on stdin.
+pub(super) fn read(file: Option<&Path>, most: Size) -> Result<Bytes, Failure> {
+    let name = file.map_or_else(|| "stdin".to_owned(), |path| path.display().to_string());
+    let bytes = match file {
+        Some(path) => std::fs::File::open(path).and_then(|file| take(file, most)),
+        None => take(std::io::stdin().lock(), most),
+    };
+    fitting(bytes.map_err(|error| Failure::Failed(format!("{name}: {error}")))?, most)
 }
 
 /// At most one byte more than may be taken, which is enough to know that it is too much.
-fn take(from: impl Read, most: usize) -> std::io::Result<Vec<u8>> {
+fn take(from: impl Read, most: Size) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    from.take((most as u64).saturating_add(1)).read_to_end(&mut bytes)?;
+    from.take((most.bytes() as u64).saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// The payload, unless it is larger than its source takes.
+fn fitting(payload: Vec<u8>, most: Size) -> Result<Bytes, Failure> {
+    if payload.len() > most.bytes() {
+        return Err(Failure::Usage(format!("the payload is larger than the source takes (max_payload: {most})")));
+    }
+    Ok(payload.into())
 }
 
 /// The message for the store, pending: nobody here is going to send it.

@@ -45,7 +45,7 @@ impl Command {
         let attempts = opened.store.attempts(project, self.id).await?;
         opened.store.close().await;
         let (Some(record), Some(attempts)) = (record, attempts) else {
-            return Err(Failure::Failed(format!("there is no message {} in project {project}; it may have been purged", self.id)));
+            return Err(opened.no_message(self.id));
         };
         if self.payload && !self.json {
             if let (None, Some(bytes)) = (&record.payload, record.payload_bytes) {

@@ -211,7 +211,17 @@ impl Completer {
             };
             let wait = match &error {
                 Error::Refused(_) if part.count() > 1 => {
-                    parts.extend(desk.halves(part, &error));
+                    let (before, others) = if self.settling.is_cancelled() {
+                        part.partition(|completion| desk.was_refused(&completion.held))
+                    } else {
+                        (Outcomes::default(), part)
+                    };
+                    if before.count() == 0 {
+                        parts.extend(desk.halves(others, &error));
+                    } else {
+                        self.give_up(before, &error, desk).await;
+                        parts.extend((others.count() > 0).then_some(others));
+                    }
                     continue;
                 }
                 Error::Refused(_) => {
@@ -222,7 +232,17 @@ impl Completer {
                     self.health.failed("complete", &error);
                     // On PostgreSQL a batch may be two statements, each for itself.
                     part.is_repeated = true;
+                    let count = part.count();
                     let Some(free) = self.set_aside(part, desk).await else { continue };
+                    // If it is no message that somebody has locked, it may be the attempt log, which most outcomes do without.
+                    let (logged, free) =
+                        if free.count() == count { free.partition(|completion| completion.log != Log::Own) } else { (Outcomes::default(), free) };
+                    if logged.count() > 0 {
+                        desk.lay_aside(logged);
+                    }
+                    if free.count() == 0 {
+                        continue;
+                    }
                     parts.push(free);
                     desk.wait()
                 }
@@ -266,11 +286,22 @@ impl Completer {
         if self.is_kept(&outcome.completions[0].held, error, desk) {
             desk.lay_aside(outcome);
         } else {
-            self.settle(outcome, vec![false], desk).await;
+            self.give_up(outcome, error, desk).await;
         }
     }
 
-    /// Whether an outcome that the store refused by itself is tried again; said once, and once more when it is not.
+    /// The store finds out by itself, once the leases run out, that these outcomes were not written.
+    async fn give_up(&self, outcomes: Outcomes, error: &Error, desk: &mut Desk) {
+        for Completion { held, .. } in outcomes.completions.iter() {
+            self.ledger.leave_open(held);
+            tracing::error!(message.id = %held.id, error = error.to_string(),
+                "an outcome can't be written and is given up: once its lease, or its claim's, runs out the attempt is lost, and the message sent again");
+        }
+        let ours = vec![false; outcomes.count()];
+        self.settle(Outcomes { is_repeated: false, ..outcomes }, ours, desk).await;
+    }
+
+    /// Whether an outcome that the store refused by itself is tried again; said once.
     fn is_kept(&self, held: &Held, error: &Error, desk: &mut Desk) -> bool {
         let now = Instant::now();
         let since = desk.refused_since(held, now);
@@ -283,9 +314,6 @@ impl Completer {
             }
             return true;
         }
-        self.ledger.leave_open(held);
-        tracing::error!(message.id = %held.id, error = error.to_string(),
-            "an outcome can't be written and is given up: once its lease, or its claim's, runs out the attempt is lost, and the message sent again");
         false
     }
 

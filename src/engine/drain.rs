@@ -77,7 +77,7 @@ mod tests {
 
     fn claimed(count: usize, cut: bool) -> Claimed {
         let row = Row::Unusable(Unusable { id: Uuid::nil(), epoch: 1, attempt: 1, code: "invalid_row", detail: String::new() });
-        Claimed { now: DateTime::UNIX_EPOCH, rows: vec![row; count], last: None, cut, waited: Duration::ZERO }
+        Claimed { now: DateTime::UNIX_EPOCH, rows: vec![row; count], last: None, cut, waited: Duration::ZERO, refused: None }
     }
 
     #[test]

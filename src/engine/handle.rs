@@ -17,7 +17,8 @@ use super::health::StoreHealth;
 use super::intake::Intake;
 use super::lane::Lanes;
 use super::submission::{Accepted, Refusal, Submission};
-use super::upkeep::Upkeep;
+use super::upkeep::{SHOWN, Upkeep};
+use crate::outcome::cut;
 use crate::store::{self, Changed, Store};
 
 /// How long to wait before a store that was not ready is prepared again.
@@ -116,8 +117,10 @@ impl Handle {
             warnings.push(format!("rows inserted without a project belong to project `{other}`, not to `{}`", inner.project));
         }
         for row in &*inner.upkeep.unserved.lock().unwrap_or_else(PoisonError::into_inner) {
-            let (project, source, seconds) = (&row.project, &row.source, row.oldest.as_secs());
-            warnings.push(format!("messages of project `{project}`, source `{source}` wait since {seconds} s and no live node serves them"));
+            let (project, source, seconds) = (cut(&row.project, SHOWN), cut(&row.source, SHOWN), row.oldest.as_secs());
+            let message =
+                format!("messages of project `{project}`, source `{source}` have been waiting for {seconds} s and no live node serves them");
+            warnings.push(message);
         }
         let sources = inner.lanes.iter().map(|lane| lane.status()).collect();
         Status { ready: store.is_none() && !draining, store, draining, sources, warnings }
@@ -188,7 +191,7 @@ impl Inner {
                     for version in &prepared.applied {
                         tracing::info!(migration = %version, "migrated");
                     }
-                    let other = prepared.default_project.filter(|default| **default != *self.project);
+                    let other = prepared.default_project.filter(|default| **default != *self.project).map(|default| cut(&default, SHOWN).to_owned());
                     if let Some(other) = &other {
                         tracing::warn!(project = %self.project, default_project = other,
                             "rows that are inserted without a project belong to another one than this node serves");

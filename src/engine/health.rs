@@ -50,8 +50,9 @@ struct Why {
     since: Instant,
     /// Whether it is held for away because it could not be written to, as one that stands by for another, or a full one, can be read all the same.
     unwritable: bool,
-    /// When it was last said that the store is away.
+    /// When it was last said that the store is away, and whether that it is so now: one that comes and goes says so once a while.
     reported: Option<Instant>,
+    told: bool,
     /// When it last refused to keep a message.
     refused: Option<Instant>,
     /// Failures that do not mean that it is away.
@@ -63,7 +64,7 @@ impl Default for StoreHealth {
     fn default() -> Self {
         let word = "the store has not answered yet";
         let others = Throttle::new(10, REPORT_EVERY);
-        let why = Why { reason: word.to_owned(), word, since: Instant::now(), unwritable: false, reported: None, refused: None, others };
+        let why = Why { reason: word.to_owned(), word, since: Instant::now(), unwritable: false, reported: None, told: false, refused: None, others };
         Self { up: watch::Sender::new(false), why: Mutex::new(why), refusals: AtomicU32::new(0), doubt: Notify::new() }
     }
 }
@@ -79,7 +80,7 @@ impl StoreHealth {
         }
         let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
         why.unwritable = false;
-        if why.reported.take().is_some() {
+        if std::mem::take(&mut why.told) {
             tracing::info!(store.away_ms = millis(why.since.elapsed()), "the store is back");
         }
     }
@@ -165,7 +166,7 @@ impl StoreHealth {
             why.since = now;
         }
         if why.reported.is_none_or(|at| now.duration_since(at) >= REPORT_EVERY) {
-            why.reported = Some(now);
+            (why.reported, why.told) = (Some(now), true);
             tracing::warn!(store.op = op, error = error.to_string(), "the store is away");
         }
     }

@@ -234,6 +234,9 @@ impl Poller {
             }
         };
         self.health.answered();
+        if let Some(error) = &claimed.refused {
+            self.health.failed("claim", error);
+        }
         self.clock.read(claimed.now);
         drain.made(&claimed, max_bytes, Instant::now());
         let term = self.ledger.hold(token, asked, claimed.now, claimed.rows.iter().map(id_of), true);

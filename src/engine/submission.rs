@@ -259,7 +259,7 @@ pub enum Refusal {
 }
 
 fn hint(known: &[String]) -> String {
-    if known.is_empty() { String::new() } else { format!("; there are {}", known.join(", ")) }
+    if known.is_empty() { String::new() } else { format!("; known sources: {}", known.join(", ")) }
 }
 
 impl From<Invalid> for Refusal {

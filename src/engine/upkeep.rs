@@ -41,7 +41,7 @@ const SAMPLE_GOOD_FOR: Duration = Duration::from_secs(10);
 const STRAYS: u32 = 500;
 const UNSERVED: u32 = 20;
 /// Of a name that a row gives so many bytes are shown: it may be of any length.
-const SHOWN: usize = 100;
+pub(super) const SHOWN: usize = 100;
 /// Sampling counts rows: it may take at most this share of the time.
 const SAMPLE_SHARE: u32 = 20;
 

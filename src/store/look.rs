@@ -175,6 +175,10 @@ pub struct List {
     pub since: Option<DateTime<Utc>>,
     /// Created before this time.
     pub until: Option<DateTime<Utc>>,
+    /// Finished at this time or later; what is not over is left out.
+    pub finished_since: Option<DateTime<Utc>>,
+    /// Finished before this time; what is not over is left out.
+    pub finished_until: Option<DateTime<Utc>>,
     /// At most so many.
     pub limit: u32,
     /// Those that follow this id.

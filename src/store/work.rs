@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::message::judge::Log;
 use crate::message::{AttemptOutcome, Headers, Key, Message, Standing, State};
 use crate::retry;
+use crate::store::Error;
 
 /// What a store finds when it is prepared.
 #[derive(Clone, Debug, Default)]
@@ -207,7 +208,7 @@ pub struct Mark {
 }
 
 /// What a claim took.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Claimed {
     /// The database's clock.
     pub now: DateTime<Utc>,
@@ -219,6 +220,8 @@ pub struct Claimed {
     pub cut: bool,
     /// How long it waited for its turn: claims of a source go one after another.
     pub waited: Duration,
+    /// Why rows whose ids have to be written anew could not be: they were left where they are.
+    pub refused: Option<Error>,
 }
 
 /// A row that a claim took.

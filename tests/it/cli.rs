@@ -4,6 +4,7 @@ mod chunks;
 mod files;
 mod health;
 mod nodes;
+mod payload;
 mod sqlite;
 mod strays;
 
@@ -80,9 +81,17 @@ fn a_wrong_command_line_exits_2_and_help_exits_0() {
         let output = run(folder.path(), arguments);
         assert_eq!((code(&output), out(&output).as_str()), (2, ""), "{arguments:?}");
     }
-    let ids_and_filter = run(folder.path(), &["retry", "01890a5d-ac96-774b-bcce-b302099a8057", "--source", "l"]);
-    assert_eq!(code(&ids_and_filter), 2);
-    for command in ["serve", "run", "check", "schema", "migrate", "purge", "send", "list", "show", "retry", "cancel", "health", "demo"] {
+    for change in ["retry", "cancel"] {
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        // Ids or filters, and a bound or a beginning alone is no filter.
+        for arguments in [&[id, "--source", "l"][..], &[id, "--state", "pending"], &[id, "--limit", "5"], &["--limit", "5"], &["--after", id]] {
+            let output = run(folder.path(), &[&[change], arguments].concat());
+            assert_eq!((code(&output), out(&output).as_str()), (2, ""), "{change} {arguments:?}");
+        }
+        let wrong = run(folder.path(), &[change, "--state", "succeeded"]);
+        assert!(code(&wrong) == 2 && err(&wrong).contains("a message that is succeeded can't be"), "{}", err(&wrong));
+    }
+    for command in ["serve", "run", "check", "schema", "migrate", "purge", "send", "list", "show", "retry", "cancel", "payload", "health", "demo"] {
         let help = done(folder.path(), &[command, "--help"]);
         assert!(help.contains("Example"), "{command}");
     }
@@ -184,7 +193,7 @@ fn a_message_goes_its_way_by_commands_alone() {
     assert_eq!((code(&again), verdict["items"][0]["error"]["code"].as_str()), (1, Some("wrong_state")));
     assert!(done(folder, &["retry", "--source", "l", "--state", "cancelled"]).contains("now pending"));
     assert_eq!(json(folder, &["show", &id, "--json"])["epoch"], 2);
-    assert!(done(folder, &["retry", "--source", "l"]).contains("no message is failed"));
+    assert_eq!(done(folder, &["retry", "--source", "l"]), "no messages of project orders match --state failed --source l\n");
 
     let nobody = "01890a5d-ac96-774b-bcce-b302099a8057";
     let missing = run(folder, &["retry", nobody]);
@@ -393,6 +402,53 @@ fn each_line_of_the_log_is_json_where_stderr_is_no_terminal() {
     assert!(failed["error.detail"].as_str().unwrap().contains("it said \"no\""), "{failed}");
 }
 
+#[test]
+fn what_filters_do_not_find_is_no_all_clear() {
+    let folder = folder(PLAIN);
+    let folder = folder.path();
+    done(folder, &["migrate"]);
+    let id = done(folder, &["send", "l", "--payload", "x"]).trim().to_owned();
+    for (arguments, filters) in [
+        (&["list", "--key", "o-17"][..], "--key o-17"),
+        (&["list", "--topic", "t"], "--topic t"),
+        (&["list", "--idempotency-key", "i"], "--idempotency-key i"),
+        (&["list", "--until", "2020-01-01T00:00:00Z"], "--until 2020-01-01T00:00:00.000000Z"),
+        (&["list", "--after", &id], &format!("--after {id}")),
+        (&["list", "--source", "ll"], "--source ll; the configuration has no such source"),
+        (&["retry", "--source", "ll"], "--state failed --source ll; the configuration has no such source"),
+        (&["retry", "--error-code", "http_503"], "--state failed --error-code http_503"),
+        (&["cancel", "--topic", "t"], "--state pending --topic t"),
+    ] {
+        assert_eq!(done(folder, arguments), format!("no messages of project orders match {filters}\n"), "{arguments:?}");
+    }
+    assert_eq!(json(folder, &["retry", "--source", "ll", "--json"]), serde_json::json!({"items": [], "next": null}));
+}
+
+#[tokio::test]
+async fn what_failed_lately_is_listed_by_when_it_failed() {
+    let folder = folder(PLAIN);
+    let folder = folder.path();
+    done(folder, &["migrate"]);
+    let mut raw = raw(folder).await;
+    let now = chrono::Utc::now().timestamp_millis();
+    for (key, hours_ago) in [("old", 5), ("lately", 1)] {
+        let finished_at = now - hours_ago * 3_600_000;
+        raw.run(&format!(
+            "INSERT INTO resend_log (source, msg_key, payload, state, created_at, finished_at) VALUES ('l', '{key}', 'x', 'failed', 0, {finished_at})"
+        ))
+        .await;
+    }
+    let keys = |arguments: &[&str]| {
+        let page = json(folder, &[&["list", "--state", "failed", "--json"], arguments].concat());
+        page["items"].as_array().unwrap().iter().map(|item| item["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&["--since", "2h"]), Vec::<String>::new(), "they were created long before");
+    assert_eq!(keys(&["--finished-since", "2h"]), ["lately"]);
+    assert_eq!(keys(&["--finished-until", "2h"]), ["old"]);
+    let table = done(folder, &["list", "--finished-since", "2h"]);
+    assert!(table.contains(" finished ") && table.contains("60m ago"), "{table}");
+}
+
 #[tokio::test]
 async fn a_purge_by_hand_warns_of_failed_messages() {
     let folder = folder(PLAIN);
@@ -414,7 +470,21 @@ async fn a_purge_by_hand_warns_of_failed_messages() {
 #[test]
 fn a_log_level_that_is_none_is_told() {
     let folder = folder(PLAIN);
-    let output = command(folder.path(), &["list"]).env("REDRIVE_LOG", "loud").output().unwrap();
-    assert_eq!(code(&output), 64);
-    assert!(err(&output).contains("REDRIVE_LOG"));
+    for arguments in [&["list"][..], &["check"]] {
+        let output = command(folder.path(), arguments).env("REDRIVE_LOG", "loud").output().unwrap();
+        assert_eq!((code(&output), out(&output).as_str()), (64, ""), "{arguments:?}");
+        assert!(err(&output).contains("REDRIVE_LOG"), "{arguments:?}: {}", err(&output));
+    }
+    let output = command(folder.path(), &["check", "--json"]).env("REDRIVE_LOG", "loud").output().unwrap();
+    let verdict: Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!((code(&output), &verdict["ok"], &verdict["faults"][0]["path"]), (64, &false.into(), &"REDRIVE_LOG".into()), "{verdict}");
+}
+
+#[test]
+fn what_other_programs_find_in_their_variable_stops_nothing() {
+    let folder = folder(PLAIN);
+    for (arguments, value) in [(["migrate"], "my_app"), (["list"], " "), (["check"], "my_app=debug,hyper")] {
+        let output = command(folder.path(), &arguments).env("RUST_LOG", value).output().unwrap();
+        assert_eq!((code(&output), err(&output).matches("RUST_LOG is not understood").count()), (0, 1), "{arguments:?}: {}", err(&output));
+    }
 }

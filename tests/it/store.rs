@@ -47,7 +47,8 @@ macro_rules! conformance {
             nonsense:
                 a_row_without_a_project_or_due_time_goes_the_usual_way a_priority_out_of_range_is_clamped headers_that_are_none
                 a_payload_of_none_or_of_text absurd_retries_are_clamped absurd_counters_do_not_stop_the_others
-                a_time_that_is_none_is_a_stray times_as_applications_write_them an_id_of_its_own_kind;
+                a_time_that_is_none_is_a_stray times_as_applications_write_them an_id_of_its_own_kind
+                what_fails_by_its_numbers_goes_where_no_failure_is_kept;
             complete:
                 success a_retry_is_due_by_the_databases_clock failure_for_good nothing_was_sent the_attempt_log_grows_and_collapses
                 it_goes_without_history a_token_that_is_not_ours_changes_nothing a_mixed_batch_of_a_thousand_in_order
@@ -57,7 +58,8 @@ macro_rules! conformance {
                 taken_over_only_after_it_ran_out of_two_takers_one_wins the_old_token_is_fenced_off
                 two_tokens_of_one_message_do_not_hide_each_other
                 a_leased_insert_lapses_like_a_claim at_most_the_limit_is_taken_over what_is_excepted_is_not_taken_over
-                one_that_is_refused_keeps_no_other_from_being_taken_over;
+                one_that_is_refused_keeps_no_other_from_being_taken_over
+                one_that_never_expires_does_not_once_it_is_lost no_more_is_written_out_than_befits_what_is_taken;
             held:
                 it_is_told_as_being_sent a_claim_that_is_closed_leaves_the_others the_claim_of_another_does_not_serve
                 outcomes_of_the_same_claims_do_not_wait_crosswise it_is_found_where_it_stood_and_where_it_went
@@ -72,7 +74,7 @@ macro_rules! conformance {
                 lost_attempts_that_nobody_takes_over_are_told a_node_lives_as_long_as_it_beats nodes_that_died_are_forgotten
                 waiting_messages_are_counted made_up_sources_are_counted_together one_counts_for_all what_was_written_before_the_clock_was_set_back_holds_nothing_up;
             look:
-                one_message a_payload_too_large_is_told_and_not_shown every_filter_narrows page_by_page ids_of_their_own_kind_end_no_list attempts_in_order;
+                one_message a_payload_too_large_is_told_and_not_shown every_filter_narrows what_finished_within_a_time page_by_page ids_of_their_own_kind_end_no_list attempts_in_order;
             act:
                 a_retry_begins_a_new_epoch a_retry_of_what_waits_makes_it_due a_retry_is_refused_elsewhere
                 a_cancel_gives_up_what_waits a_cancel_is_refused_elsewhere the_answers_are_in_order
@@ -135,6 +137,7 @@ mod sqlite {
     mod of_its_kind {
         crate::store::suite! { Sqlite;
             claim: due_times_with_a_fraction;
+            nonsense: an_id_that_can_not_be_mended_keeps_no_later_message;
             prepare: a_writer_is_waited_for;
             lease: what_is_refused_is_not_gone_through_anew_each_time;
             purge: one_that_can_be_no_smaller_is_not_tried_again;

@@ -98,12 +98,16 @@ fn what_is_wrong_is_named_with_its_path() {
         (r#"{"source":"s","payload":1,"mode":"later"}"#, "invalid_field", "mode"),
         (r#"{"source":"s","payload":1,"key":"a","key_base64":"YQ=="}"#, "invalid_field", "key_base64"),
         (r#"{"source":"s","payload":1,"order_key":"o-1"}"#, "not_supported", "order_key"),
+        (r#"{"source":"s","payload":1,"retry":{"multiplier":1e400}}"#, "invalid_field", "retry.multiplier"),
+        (r#"{"source":"s","payload":1,"topic":"\ud800"}"#, "invalid_field", "topic"),
         (r#"["s"]"#, "invalid_field", ""),
         (r#""s""#, "invalid_field", ""),
         ("", "malformed_json", ""),
         ("{", "malformed_json", ""),
         (r#"{"source":"s","payload":1}x"#, "malformed_json", ""),
         (r#"{"source":"s","payload":tru}"#, "malformed_json", ""),
+        (r#"{"source":"s","payload":1,"retry":{"multiplier":1e400}"#, "malformed_json", ""),
+        (r#"{"source":"s","payload":1,"topic":"\ud80"}"#, "malformed_json", ""),
     ] {
         assert_eq!(problem(text), (code.to_owned(), field.to_owned()), "{text}");
     }

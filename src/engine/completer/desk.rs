@@ -23,7 +23,7 @@ const ALONE_IN_A_ROW: u32 = 2;
 const REFUSED_AT_ONCE: usize = 32;
 
 /// Attempts that ended, and what is written of each.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Outcomes {
     pub(super) reports: Vec<Report>,
     pub(super) completions: Arc<Vec<Completion>>,
@@ -170,7 +170,7 @@ impl Desk {
     pub(super) fn halves(&mut self, mut outcomes: Outcomes, error: &Error) -> [Outcomes; 2] {
         // On PostgreSQL a batch may be two statements, each for itself.
         let (batch, is_told) = (outcomes.count(), std::mem::replace(&mut outcomes.is_repeated, true));
-        let (mut before, others) = outcomes.partition(|completion| self.refused.contains_key(&completion.held));
+        let (mut before, others) = outcomes.partition(|completion| self.was_refused(&completion.held));
         if !is_told && others.count() > 0 {
             tracing::warn!(error = error.to_string(), batch, "a batch of outcomes was refused; those that the database takes are written");
         }
@@ -182,6 +182,11 @@ impl Desk {
         let mut first = Outcomes::of(before.pairs().chain(others.pairs()), true);
         let rest = first.split_off(first.count().div_ceil(2));
         [rest, first]
+    }
+
+    /// Whether the store refused this outcome by itself before.
+    pub(super) fn was_refused(&self, held: &Held) -> bool {
+        self.refused.contains_key(held)
     }
 
     /// Since when the store has refused this outcome; `None` if this is the first time.

@@ -25,6 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than the five seconds after which common servers close an idle connection: a send on one that is just being closed is lost.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const MOST_IDLE: usize = 64;
+/// The most headers of an answer. A receiver behind proxies that each add some may well send more than the hundred that a library usually takes.
+const MOST_ANSWER_HEADERS: usize = 1000;
 
 /// `kind: http`: one request a message to an HTTP endpoint, or to a handler on this machine.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -176,9 +178,13 @@ impl Config {
             .no_proxy()
             .tls_backend_native()
             .tcp_keepalive(Duration::from_secs(15))
-            // A send that times out takes its HTTP/1 connection with it, but not an HTTP/2 one, which all share: a dead one is found by pings.
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .http2_keep_alive_timeout(Duration::from_secs(5))
+            // In HTTP/2 all would share one connection: a message that waits there for a free stream times out, and is sent twice.
+            .http1_only()
+            // A message that was taken must not be sent again because the answer's head is sloppy: of it only the status and two headers count.
+            .http1_max_headers(MOST_ANSWER_HEADERS)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_ignore_invalid_headers_in_responses(true)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(idle)
             .dns_resolver(Resolver);
@@ -216,8 +222,7 @@ fn header(name: &str, value: &str, signed: bool) -> Result<(HeaderName, HeaderVa
     if request::is_reserved(&name) || (signed && request::is_signature(&name)) {
         return Err(format!("`{name}` is set by redrive itself"));
     }
-    let mut value =
-        HeaderValue::from_bytes(value.as_bytes()).map_err(|_| format!("the value of `{name}` holds a character that HTTP does not allow"))?;
+    let mut value = request::header_value(value).ok_or_else(|| format!("the value of `{name}` holds a character that HTTP does not allow"))?;
     value.set_sensitive(true);
     Ok((name, value))
 }

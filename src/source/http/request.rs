@@ -45,6 +45,11 @@ pub(super) fn is_signature(name: &HeaderName) -> bool {
     matches!(name.as_str(), "webhook-id" | "webhook-timestamp" | "webhook-signature")
 }
 
+/// A header's value. The blanks around it are no part of it (RFC 9110, section 5.5), and who hands it on in HTTP/2 would be refused for them.
+pub(super) fn header_value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(text.trim_matches([' ', '\t']).as_bytes()).ok()
+}
+
 /// The headers for a message. `configured` ones are not overridden, except for `Content-Type`, which the message knows best.
 ///
 /// Message headers whose name or value HTTP does not allow are left out: they may have been meant for another kind of destination.
@@ -52,7 +57,7 @@ pub(super) fn headers(message: &Message, id: &str, configured: &HeaderMap, signe
     let mut headers = HeaderMap::new();
     let mut bytes = 0_usize;
     for (name, value) in message.headers.iter() {
-        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes())) else {
+        let (Ok(name), Some(value)) = (HeaderName::from_bytes(name.as_bytes()), header_value(value)) else {
             continue;
         };
         let taken = is_reserved(&name) || is_configured_only(&name) || (signed && is_signature(&name));
@@ -169,6 +174,13 @@ mod tests {
         }
         let deep = "[".repeat(1_000_000);
         assert_eq!(of(&message(&deep), &none).unwrap(), "application/octet-stream", "however deep it is nested");
+    }
+
+    #[test]
+    fn blanks_around_a_value_are_no_part_of_it() {
+        let lines = sent(&with(&[("a", " a"), ("b", "b\t "), ("c", "\t c c\t"), ("d", "  ")]), &HeaderMap::new());
+        assert_eq!(lines[..4], ["a: a", "b: b", "c: c c", "content-type: application/json"]);
+        assert_eq!(lines[4], "d: ");
     }
 
     #[test]

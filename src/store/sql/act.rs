@@ -28,14 +28,14 @@ pub(super) async fn retry<D: Dialect>(session: &mut Session<D>, project: &str, i
             "state = 'pending', due_at = {now}, epoch = CASE WHEN epoch BETWEEN 0 AND 2147483646 THEN epoch + 1 ELSE 1 END, attempts = 0, retries = 0,
             log_count = 0, log_tail = 0, log_tail_outcome = NULL, expires_at = NULL, finished_at = NULL, lease_token = 0, lease_until = NULL,
             attempt_started_at = NULL, attempt_ms = NULL, updated_at = {now}",
-        condition: "state IN ('failed', 'cancelled')",
+        condition: "CASE WHEN state IN ('failed', 'cancelled') THEN 1 END = 1",
     };
     // What is due already keeps its place in the queue.
     const NOW: Matched = Matched {
         names: ["retry_now", "retry_now_lock"],
         columns: "b_id:id",
         set: "due_at = CASE WHEN due_at <= {now} THEN due_at ELSE {now} END, updated_at = {now}",
-        condition: "state NOT IN ('sending', 'succeeded', 'failed', 'cancelled', 'blocked')",
+        condition: "CASE WHEN state NOT IN ('sending', 'succeeded', 'failed', 'cancelled', 'blocked') THEN 1 END = 1",
     };
     let changes = [
         Change { from: &[State::Failed, State::Cancelled], to: Some(State::Pending), matched: &AGAIN },
@@ -49,7 +49,7 @@ pub(super) async fn cancel<D: Dialect>(session: &mut Session<D>, project: &str, 
         names: ["cancel", "cancel_lock"],
         columns: "b_id:id",
         set: "state = 'cancelled', finished_at = {now}, updated_at = {now}",
-        condition: "state NOT IN ('sending', 'succeeded', 'failed', 'cancelled')",
+        condition: "CASE WHEN state NOT IN ('sending', 'succeeded', 'failed', 'cancelled') THEN 1 END = 1",
     };
     let from = &[State::Pending, State::Retrying, State::Blocked];
     change(session, project, ids, &[Change { from, to: Some(State::Cancelled), matched: &CANCEL }]).await

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::decode;
 use super::dialect::{Bad, Batch, Column, Dialect, Id, Value, known_id};
 use super::insert::{clock, micros, now};
+use super::part::{self, Parts};
 use super::pool::{Fail, Session};
 use super::shape::{HELD, Matched, NAMED};
 use super::sheet;
@@ -25,11 +26,15 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
     sheet::turn(session, &claim.project, &claim.source).await?;
     let waited = asked.elapsed();
     let Pick { now: Some(now), seen, cut } = pick(session, claim).await? else {
-        return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None, cut: false, waited });
+        return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None, cut: false, waited, refused: None });
     };
+    let mut parts = Parts::within(session.core.timeout);
     let (mut rows, mut ids, mut large, mut last) = (Vec::with_capacity(seen.len()), Vec::with_capacity(seen.len()), Vec::new(), None);
     for Seen { id, due_at, tie, read, is_large } in seen {
-        let (id, odd) = mend(session, id).await?;
+        let Some((id, odd)) = mended(session, id, &mut parts).await? else {
+            last = last.max(due_at.zip(tie).map(|(due_at, row)| Mark { due_at, row }));
+            continue;
+        };
         last = last.max(due_at.map(|due_at| Mark { due_at, row: tie.unwrap_or(id.as_u128()) }));
         if is_large {
             large.push(id);
@@ -48,7 +53,7 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
     }
     payloads(session, large, &mut rows).await?;
     sheet::write(session, claim, &ids, last.unwrap_or(Mark { due_at: now, row: u128::MAX })).await?;
-    Ok(Claimed { now, rows, last, cut, waited })
+    Ok(Claimed { now, rows, last, cut, waited, refused: parts.refused() })
 }
 
 /// What a claim is to take.
@@ -193,6 +198,16 @@ pub(super) async fn mend<D: Dialect>(session: &mut Session<D>, id: Result<Id, Ba
     Ok((new, Some(detail)))
 }
 
+/// The same as a part, as the table's owner may not allow it: `None` then, and the row, which can't be named, is left for another time.
+async fn mended<D: Dialect>(session: &mut Session<D>, id: Result<Id, Bad>, parts: &mut Parts) -> Result<Option<(Uuid, Option<String>)>, Fail> {
+    if let Ok(Id::Known(id)) = id {
+        return Ok(Some((id, None)));
+    }
+    part::begin(session).await?;
+    let mended = mend(session, id).await;
+    parts.end(session, mended).await
+}
+
 async fn rename<D: Dialect>(session: &mut Session<D>, new: Uuid, old: Value<'_>, raw: bool) -> Result<(), Fail> {
     let sql = if raw {
         session.sql("id_mend_raw", || "UPDATE {log} SET id = ? WHERE id = CAST(? AS TEXT)".to_owned())
@@ -212,7 +227,7 @@ pub(super) async fn upcoming<D: Dialect>(session: &mut Session<D>, upcoming: &Up
     let queues =
         Batch::new(sources.rows, vec![Column::Texts(upcoming.queues.iter().map(|queues| Some(&*queues.source)).collect()), Column::Ints(levels)]);
     let sql = session.sql("upcoming", || {
-        let ours = "source IN (SELECT s_source FROM {table s s_source:text})";
+        let ours = "source {in SELECT s_source FROM {table s s_source:text}}";
         let (rows, sheets) = ("{log} WHERE project = ? AND state = 'sending'", "{sheet} WHERE project = ?");
         // Questions of which each is one look into the index. An application may make up a row as being sent, without a lease.
         let lapsed = |held: &str, lease: &str| format!("EXISTS (SELECT 1 FROM {held} AND {lease} AND {ours})");

@@ -29,7 +29,8 @@ pub(super) fn work(completions: &[Completion]) -> Work {
     let deletes = completions.iter().filter(|completion| completion.delete).count();
     let plain = completions.iter().filter(|completion| !completion.delete && is_plain(completion)).count();
     // A message that is named twice makes two rounds, each of which may be right by itself.
-    let single = plain == completions.len() || (deletes == completions.len() && !completions.iter().any(may_be_logged));
+    let single = plain == completions.len()
+        || (deletes == completions.len() && completions.iter().all(|completion| completion.begun && !may_be_logged(completion)));
     // Those whose address is known and the others are written one after the other.
     let addressed = completions.iter().filter(|completion| completion.address.is_some()).count();
     let single = single && (addressed == 0 || addressed == completions.len());
@@ -84,9 +85,10 @@ async fn write<D: Dialect>(session: &mut Session<D>, batch: &[&Completion]) -> R
     let (deletes, kept): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|completion| completion.delete);
     let (plain, others): (Vec<_>, Vec<_>) = kept.into_iter().partition(|completion| is_plain(completion));
     let mut ours = Vec::new();
-    // Sheets are locked before rows, here as everywhere.
-    if !others.is_empty() {
-        sheet::write_out(session, &others.iter().map(|completion| completion.held).collect::<Vec<_>>()).await?;
+    // What was not begun may have numbers that are nonsense, by which no sheet's hold is found. Sheets are locked before rows, here as everywhere.
+    let written_out: Vec<_> = others.iter().chain(deletes.iter().filter(|completion| !completion.begun)).map(|completion| completion.held).collect();
+    if !written_out.is_empty() {
+        sheet::write_out(session, &written_out).await?;
     }
     if !deletes.is_empty() {
         ours.extend(delete(session, &deletes).await?);

@@ -197,7 +197,7 @@ pub(super) fn lapsed<D: Dialect>(row: &Row<D>, id: Uuid) -> crate::store::Lapsed
         attempt: if begun.is_some() { about::<D>(row, 3) } else { 0 },
         started_at: begun.unwrap_or_else(|| about_time::<D>(row, 15)),
         node: maybe_text::<D>(row, 5).unwrap_or_default().into(),
-        standing: standing::<D>(row, about::<D>(row, 6), maybe_time::<D>(row, 7), 8),
+        standing: standing::<D>(row, about::<D>(row, 6), D::time(row, 7).ok().flatten().map(age_limit), 8),
         retry: policy::<D>(row, 11, 12).unwrap_or_default(),
         created_at: about_time::<D>(row, 13),
         due_at: about_time::<D>(row, 14),

@@ -98,9 +98,15 @@ async fn verdicts<D: Dialect>(session: &mut Session<D>, insert: &Insert) -> Resu
     session.execute(sql, &values).await?;
     let names = Batch::new(firsts.len(), names());
     let sql = session.sql("keys_read", || {
-        "SELECT {text k.source}, {text k.idem_key}, {text k.digest}, message_id, taken_by FROM {table b b_source:text b_key:text}
-         {join} {key} k {by-key} ON k.project = ? AND k.source = b_source AND k.idem_key = b_key"
-            .to_owned()
+        // Where a plan is kept: one of a time when there were no keys would read all of the project for each batch.
+        let key = if D::ARRAYS {
+            "CROSS JOIN LATERAL (SELECT * FROM {key} WHERE project = ? AND source = b_source AND idem_key = b_key OFFSET 0) AS k"
+        } else {
+            "{join} {key} k {by-key} ON k.project = ? AND k.source = b_source AND k.idem_key = b_key"
+        };
+        format!(
+            "SELECT {{text k.source}}, {{text k.idem_key}}, {{text k.digest}}, message_id, taken_by FROM {{table b b_source:text b_key:text}} {key}"
+        )
     });
     let mut known: HashMap<(String, String), (String, Uuid, bool)> = HashMap::new();
     for row in session.rows(sql, &[Value::Batch(&names), Value::Text(&insert.project)]).await? {

@@ -83,8 +83,12 @@ async fn hear(core: &Core<Postgres>, wake: &Notify, wait: &mut Duration) -> Resu
 }
 
 async fn connect(core: &Core<Postgres>) -> Result<(PgListener, String), sqlx::Error> {
-    let options: PgConnectOptions = core.dialect.options.clone();
-    let pool = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None).connect_with(options).await?;
+    let (options, setup): (PgConnectOptions, _) = (core.dialect.options.clone(), core.dialect.setup.clone());
+    let pool = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None).after_connect(move |connection, _| {
+        let setup = setup.clone();
+        Box::pin(async move { Postgres::script(connection, setup.unwrap_or_default()).await })
+    });
+    let pool = pool.connect_with(options).await?;
     let channel: String = sqlx::query_scalar(AssertSqlSafe(expand::<Postgres>(&core.names, CHANNEL))).fetch_one(&pool).await?;
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.ignore_pool_close_event(true);

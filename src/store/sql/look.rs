@@ -72,10 +72,16 @@ pub(super) fn page(state: Option<State>, narrower: &str) -> String {
     format!("SELECT {} FROM {{log}} WHERE project = ? {condition}{narrower} ORDER BY id DESC LIMIT ?", decode::SHOWN)
 }
 
-/// A page, without payloads: its messages with their ids as they stand in the table, and where the next one starts.
-pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> Result<(Vec<(Id, Record)>, Option<Id>), Fail> {
-    let mut sql = String::new();
-    let mut values = vec![NO_PAYLOAD, Value::Text(&list.project)];
+/// What narrows a page besides its one state, and the parameters of that; nothing where no row can be meant.
+pub(super) fn narrower<D: Dialect>(list: &List) -> Option<(String, Vec<Value<'_>>)> {
+    let (mut sql, mut values) = (String::new(), Vec::new());
+    if list.finished_since.is_some() || list.finished_until.is_some() {
+        match list.state {
+            None => sql.push_str(" AND state IN ('succeeded', 'failed', 'cancelled')"),
+            Some(state) if state.is_finished() => {}
+            Some(_) => return None,
+        }
+    }
     let texts = [
         (" AND source = ?", &list.source),
         (" AND topic = ?", &list.topic),
@@ -89,18 +95,35 @@ pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> R
             values.push(Value::Text(text));
         }
     }
-    for (condition, at) in [(" AND created_at >= ?", list.since), (" AND created_at < ?", list.until)] {
+    // What finished lately is little, and is found by that. What finished before some time may be nearly all there is: said so that no planner takes it
+    // for a way to find rows, which would then have to be sorted by their ids.
+    let finished_until = if list.finished_since.is_some() { " AND finished_at < ?" } else { " AND CASE WHEN finished_at < ? THEN 1 END = 1" };
+    let times = [
+        (" AND created_at >= ?", list.since),
+        (" AND created_at < ?", list.until),
+        (" AND finished_at >= ?", list.finished_since),
+        (finished_until, list.finished_until),
+    ];
+    for (condition, at) in times {
         if let Some(at) = at {
             sql.push_str(condition);
             values.push(Value::Time(Some(storable(at))));
         }
     }
     if let Some(after) = &list.after {
-        let Some((condition, value)) = D::before(after) else { return Ok((Vec::new(), None)) };
+        let (condition, value) = D::before(after)?;
         sql.push_str(" AND ");
         sql.push_str(condition);
         values.push(value);
     }
+    Some((sql, values))
+}
+
+/// A page, without payloads: its messages with their ids as they stand in the table, and where the next one starts.
+pub(super) async fn list<D: Dialect>(session: &mut Session<D>, list: &List) -> Result<(Vec<(Id, Record)>, Option<Id>), Fail> {
+    let Some((sql, narrowing)) = narrower::<D>(list) else { return Ok((Vec::new(), None)) };
+    let mut values = vec![NO_PAYLOAD, Value::Text(&list.project)];
+    values.extend(narrowing);
     let limit = list.limit.clamp(1, MOST_ROWS);
     values.push(Value::Int(i64::from(limit) + 1));
     let mut rows = session.rows_once(&page(list.state, &sql), &values).await?;

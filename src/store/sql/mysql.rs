@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,13 +11,18 @@ use sqlx::mysql::{MySql as Driver, MySqlArguments, MySqlConnectOptions, MySqlCon
 use sqlx::{Arguments as _, ConnectOptions as _, Connection as _, Row as _};
 use uuid::Uuid;
 
+use super::decode;
 use super::dialect::{Bad, Batch, Dialect, Id, Kind, Role, Value, driver};
 use super::nodelay;
 use super::open::Login;
+use super::pool::{Core, Work};
 use crate::fault::Fault;
+use crate::store::config::Migrate;
 use crate::store::{Config, Error};
 
-/// The tables' collation, byte by byte, which has another name in each; the comments are read by them.
+/// The tables' collation on MariaDB and on MySQL: each byte counts, a blank at the end too.
+const COLLATIONS: [&str; 2] = ["utf8mb4_nopad_bin", "utf8mb4_0900_bin"];
+/// The same as each of them reads it: comments to the other.
 const COLLATION: &str = "CHARACTER SET utf8mb4 /*M!100600 COLLATE utf8mb4_nopad_bin */ /*!80000 COLLATE utf8mb4_0900_bin */";
 
 /// What a unit of work has at the least: a lock is waited for a second at the least, and MySQL looks but once a second whether that is over. The
@@ -121,7 +127,8 @@ impl Dialect for Mysql {
     const JOIN: &'static str = "STRAIGHT_JOIN";
     const BY_KEY: &'static str = "FORCE INDEX (PRIMARY)";
     const AS_OLD: &'static str = "";
-    const SCHEMA_SETTINGS: Option<&'static str> = Some("SET SESSION lock_wait_timeout = 60 /*M!100600 , SESSION max_statement_time = 0 */");
+    const SCHEMA_SETTINGS: Option<&'static str> =
+        Some("SET SESSION lock_wait_timeout = 60 /*M!100600 , SESSION max_statement_time = 0 */ /*!80000 , SESSION max_execution_time = 0 */");
     const LOCK_TABLE: &'static str = "CREATE TABLE IF NOT EXISTS {schema}{p}redrive_lock (name varchar(16) NOT NULL PRIMARY KEY,
         token bigint NOT NULL, held_until datetime(6) NOT NULL) ENGINE = InnoDB";
     const VERSION: &'static str = "SELECT CONCAT(CASE WHEN VERSION() LIKE '%MariaDB%' THEN 'MariaDB ' ELSE 'MySQL ' END, VERSION())";
@@ -240,6 +247,26 @@ impl Dialect for Mysql {
     }
 
     driver!();
+
+    // A client that drops the comments of what `migrate --print-sql` prints makes tables that take `A` for `a`.
+    async fn settle(core: &Arc<Core<Self>>, _: Migrate) -> Result<(), Error> {
+        let collation = core.run(Work::Read, |session| {
+            Box::pin(async move {
+                let sql = "SELECT table_collation FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?";
+                let table = session.core.names.plain("resend_log");
+                let rows = session.rows_once(sql, &[Value::Text(&table)]).await?;
+                Ok(rows.first().and_then(|row| decode::maybe_text::<Self>(row, 0)))
+            })
+        });
+        match collation.await? {
+            Some(collation) if !COLLATIONS.contains(&&*collation) => Err(Error::Schema(format!(
+                "the tables have the collation {collation}, and not {}: have what `redrive migrate --print-sql` prints run anew, with its comments \
+                 (`mysql --comments`)",
+                COLLATIONS.join(" or ")
+            ))),
+            _ => Ok(()),
+        }
+    }
 
     fn lock_schema(prefix: &str) -> Option<String> {
         Some(format!("SELECT GET_LOCK(SUBSTRING(SHA2(CONCAT('redrive', DATABASE(), '{prefix}'), 256), 1, 32), 60)"))

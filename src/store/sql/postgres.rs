@@ -31,6 +31,8 @@ const EPOCH: i64 = 946_684_800_000_000;
 #[derive(Clone)]
 pub(super) struct Postgres {
     pub(super) options: PgConnectOptions,
+    /// What a new session is told.
+    pub(super) setup: Option<String>,
     /// For sessions behind PgBouncer in transaction mode, where nothing that is set lasts: the settings, for each transaction.
     pub(super) session: Option<String>,
     /// Whether a trigger tells of new rows.
@@ -72,20 +74,23 @@ impl Postgres {
             }
         }
         let settings = settings(config.timeout.get());
-        let session = if config.statement_cache == 0 {
-            // In PgBouncer's transaction mode a session is nobody's, and PgBouncer refuses startup options.
-            Some(settings.iter().map(|(name, value)| format!("SET LOCAL {name} = '{value}'")).collect::<Vec<_>>().join("; "))
+        let (setup, session) = if config.statement_cache == 0 {
+            // In PgBouncer's transaction mode a session is nobody's.
+            (None, Some(script("SET LOCAL", settings)))
         } else {
             // The server notices a node that is gone without a word.
-            let alive =
-                [("tcp_keepalives_idle", "30".to_owned()), ("tcp_keepalives_interval", "10".to_owned()), ("tcp_keepalives_count", "3".to_owned())];
+            let alive = [("tcp_keepalives_idle", "30"), ("tcp_keepalives_interval", "10"), ("tcp_keepalives_count", "3")];
             // And one that takes no more of what it asked for, though its machine lives: it may hold others up.
-            let alive = alive.into_iter().chain([("tcp_user_timeout", "5000".to_owned())]);
-            options = options.options(settings.into_iter().chain(alive));
-            None
+            let alive = alive.into_iter().chain([("tcp_user_timeout", "5000")]).map(|(name, value)| (name, value.to_owned()));
+            (Some(script("SET", settings.into_iter().chain(alive))), None)
         };
-        Ok(Self { options, session, notify: config.notify })
+        Ok(Self { options, setup, session, notify: config.notify })
     }
+}
+
+/// Not the options of a start, which PgBouncer refuses, or drops where it is told to.
+fn script(set: &str, settings: impl IntoIterator<Item = (&'static str, String)>) -> String {
+    settings.into_iter().map(|(name, value)| format!("{set} {name} = '{value}'")).collect::<Vec<_>>().join("; ")
 }
 
 /// What every session is told: nothing of ours holds a lock, or the server, for long. A transaction that waits for a node that was
@@ -247,7 +252,11 @@ impl Dialect for Postgres {
     }
 
     async fn connect(&self, _: Role) -> Result<PgConnection, sqlx::Error> {
-        nodelay::connect(self.options.get_port(), PgConnection::connect_with(&self.options)).await
+        let mut connection = nodelay::connect(self.options.get_port(), PgConnection::connect_with(&self.options)).await?;
+        if let Some(setup) = &self.setup {
+            Self::script(&mut connection, setup.clone()).await?;
+        }
+        Ok(connection)
     }
 
     driver!();
@@ -282,9 +291,9 @@ impl Dialect for Postgres {
             "40001" | "40P01" | "55P03" => Error::Contended(text),
             // query_canceled: by statement_timeout, or by somebody
             "57014" => Error::TimedOut(timeout),
-            // idle_in_transaction_session_timeout, read_only_sql_transaction (a standby); a prepared statement that is gone, or whose table was
+            // idle_in_transaction_session_timeout, transaction_timeout, read_only_sql_transaction (a standby); a prepared statement that is gone, or whose table was
             // altered: the next connection prepares it anew
-            "25P03" | "25006" | "26000" => Error::Unavailable(text),
+            "25P03" | "25P04" | "25006" | "26000" => Error::Unavailable(text),
             "0A000" if text.starts_with("cached plan") => Error::Unavailable(text),
             // undefined_table, undefined_column, undefined_function, invalid_schema_name
             "42P01" | "42703" | "42883" | "3F000" => Error::Schema(text),

@@ -84,11 +84,20 @@ fn finished<D: Dialect>(row: &Row<D>) -> Option<(Uuid, i64)> {
 
 async fn delete<D: Dialect>(session: &mut Session<D>, state: State, ids: Vec<Uuid>) -> Result<u64, Fail> {
     // A row that a person put back meanwhile stays.
-    const SUCCEEDED: Matched =
-        Matched { names: ["purge_succeeded", "purge_succeeded_lock"], columns: "b_id:id", set: "", condition: "state = 'succeeded'" };
-    const FAILED: Matched = Matched { names: ["purge_failed", "purge_failed_lock"], columns: "b_id:id", set: "", condition: "state = 'failed'" };
-    const CANCELLED: Matched =
-        Matched { names: ["purge_cancelled", "purge_cancelled_lock"], columns: "b_id:id", set: "", condition: "state = 'cancelled'" };
+    const SUCCEEDED: Matched = Matched {
+        names: ["purge_succeeded", "purge_succeeded_lock"],
+        columns: "b_id:id",
+        set: "",
+        condition: "CASE state WHEN 'succeeded' THEN 1 END = 1",
+    };
+    const FAILED: Matched =
+        Matched { names: ["purge_failed", "purge_failed_lock"], columns: "b_id:id", set: "", condition: "CASE state WHEN 'failed' THEN 1 END = 1" };
+    const CANCELLED: Matched = Matched {
+        names: ["purge_cancelled", "purge_cancelled_lock"],
+        columns: "b_id:id",
+        set: "",
+        condition: "CASE state WHEN 'cancelled' THEN 1 END = 1",
+    };
     if ids.is_empty() {
         return Ok(0);
     }
@@ -209,7 +218,8 @@ async fn keys<D: Dialect>(session: &mut Session<D>, purge: &Purge) -> Result<u64
              {join} {key} k {by-key} ON k.project = ? AND k.source = b.b_source AND k.idem_key = b.b_key WHERE k.expires_at <= {now}"
                 .to_owned()
         } else {
-            "DELETE FROM {key} WHERE project = ? AND expires_at <= {now} AND (source, idem_key) IN
+            // By the key, and not by the time, which all that are past theirs have in common.
+            "DELETE FROM {key} WHERE project = ? AND CASE WHEN expires_at <= {now} THEN 1 END = 1 AND (source, idem_key) IN
                 (SELECT b_source, b_key FROM {table b b_source:text b_key:text})"
                 .to_owned()
         }

@@ -44,7 +44,8 @@ pub(super) struct Matched<'a> {
     pub(super) columns: &'a str,
     /// What SET says; nothing where the rows are deleted.
     pub(super) set: &'static str,
-    /// What must hold of the row.
+    /// What must hold of the row, a CASE where it is about the state or the time: else a planner that believes such rows to be few reads all of them
+    /// for each row of the batch.
     pub(super) condition: &'static str,
 }
 

@@ -36,7 +36,9 @@ async fn a_waiting_message_is_cancelled_once_and_can_come_back() {
     assert_eq!(client.post(&format!("/v1/messages/{id}/retry")).await.status, 202);
     client.until(&id, "succeeded").await;
     assert_eq!(client.post(&format!("/v1/messages/{id}/retry")).await.problem().1, "wrong_state", "it was delivered");
-    assert_eq!(client.send(client.request(Method::PUT, &format!("/v1/messages/{id}/payload"))).await.problem().1, "wrong_state");
+    let replaced = client.send(client.request(Method::PUT, &format!("/v1/messages/{id}/payload"))).await;
+    assert_eq!(replaced.problem().1, "wrong_state");
+    assert_eq!(replaced.json()["detail"], "only a failed message's payload can be replaced; this one is succeeded");
     client.app.end().await;
 }
 

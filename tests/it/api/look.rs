@@ -56,6 +56,9 @@ async fn each_filter_narrows() {
         ("state=pending&source=main&topic=t&key=k", vec![&plain]),
         ("until=2020-01-01T00:00:00Z", vec![]),
         ("since=2020-01-01T00:00:00Z&until=2999-01-01T00:00:00Z", vec![&failed, &other, &plain]),
+        ("finished_since=2020-01-01T00:00:00Z", vec![&failed]),
+        ("state=failed&finished_since=2020-01-01T00:00:00Z&finished_until=2999-01-01T00:00:00Z", vec![&failed]),
+        ("finished_until=2020-01-01T00:00:00Z", vec![]),
         ("idempotency_key=none", vec![]),
     ] {
         assert_eq!(ids(&client, query).await.iter().collect::<Vec<_>>(), wanted, "{query}");
@@ -125,6 +128,32 @@ async fn health_and_metrics_are_served_on_both_ports_and_the_api_on_one() {
     assert_eq!(client.get("/v1/messages").await.problem().1, "unauthorized");
     let shown = client.request(Method::GET, "/v1/messages").header("Authorization", "Bearer s3cret");
     assert_eq!(client.send(shown).await.status, 200);
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn what_somebody_should_look_at_is_told_in_a_few_words() {
+    let folder = client("project: other").await.app.end().await;
+    let client = Client { app: start_in(folder, "").await, http: reqwest::Client::new() };
+    client.until_ready().await;
+    let warnings = async || client.get("/readyz").await.json()["warnings"].as_array().unwrap().clone();
+    let default = "rows inserted without a project belong to project `other`, not to `test`";
+    assert_eq!(warnings().await, [default]);
+
+    let mut raw = Raw::connect(&format!("sqlite://{}", client.app.folder().join("redrive.db").display()).parse().unwrap()).await;
+    for source in ["'crm'", "hex(zeroblob(1500000))"] {
+        let due = "CAST(unixepoch('subsec') * 1000 AS INTEGER) - 60000";
+        raw.run(&format!("INSERT INTO resend_log (project, source, due_at) VALUES ('elsewhere', {source}, {due})")).await;
+    }
+    let all = eventually(Duration::from_secs(30), async || Some(warnings().await).filter(|told| told.len() == 3)).await;
+    assert_eq!(all[0], default);
+    for (told, source) in all[1..].iter().zip(["0".repeat(100).as_str(), "crm"]) {
+        let words = told.as_str().unwrap().strip_prefix(&format!("messages of project `elsewhere`, source `{source}` have been waiting for "));
+        let seconds = words.and_then(|words| words.strip_suffix(" s and no live node serves them")).unwrap_or_else(|| panic!("{told}"));
+        assert!((60..120).contains(&seconds.parse::<u32>().unwrap()), "{told}");
+    }
+    let ready = client.get("/readyz").await;
+    assert!(ready.status == 200 && ready.text.len() < 10_000, "{} bytes", ready.text.len());
     client.app.end().await;
 }
 

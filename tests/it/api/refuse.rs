@@ -36,6 +36,8 @@ async fn nonsense_is_refused_with_a_code_and_the_field() {
         (r#"{"source":"main","payload":"x","headers":{"a":"1","a":"2"}}"#, 422, "invalid_field", "headers"),
         (r#"{"source":"main","payload":"x","retry":{"jitter":2}}"#, 422, "invalid_field", "retry.jitter"),
         (r#"{"source":"main","payload":"x","retry":{"max_retries":1000001}}"#, 422, "invalid_field", "retry.max_retries"),
+        (r#"{"source":"main","payload":"x","retry":{"multiplier":1e400}}"#, 422, "invalid_field", "retry.multiplier"),
+        (r#"{"source":"main","payload":"x","topic":"\ud800"}"#, 422, "invalid_field", "topic"),
         (r#"{"source":"main","payload":"x","idempotency_key":""}"#, 422, "invalid_field", "idempotency_key"),
         (r#"{"source":"main","payload":"123456789"}"#, 413, "payload_too_large", "payload"),
     ] {

@@ -12,7 +12,7 @@ use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
-use openssl::ssl::{HandshakeError, SslAcceptor, SslMethod, SslVerifyMode};
+use openssl::ssl::{AlpnError, HandshakeError, SslAcceptor, SslMethod, SslVerifyMode, select_next_proto};
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509NameBuilder};
 use redrive::outcome::{Class, Outcome};
@@ -59,11 +59,20 @@ fn hear_out(mut refused: &TcpStream) {
     let _ = std::io::copy(&mut refused, &mut std::io::sink());
 }
 
+/// What most servers speak, as ALPN writes it: HTTP/2, which comes first, and HTTP/1.1.
+const BOTH: &[u8] = b"\x02h2\x08http/1.1";
+
 /// A TLS server that wants a client certificate of `clients`, if that is given.
 fn server(own: &Pair, clients: Option<&X509>) -> (String, Receiver<Request>) {
+    server_of(BOTH, own, clients)
+}
+
+/// The same with the protocols that it offers.
+fn server_of(protocols: &'static [u8], own: &Pair, clients: Option<&X509>) -> (String, Receiver<Request>) {
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
     acceptor.set_certificate(&own.0).unwrap();
     acceptor.set_private_key(&own.1).unwrap();
+    acceptor.set_alpn_select_callback(move |_, offered| select_next_proto(protocols, offered).ok_or(AlpnError::ALERT_FATAL));
     if let Some(clients) = clients {
         acceptor.cert_store_mut().add_cert(clients.clone()).unwrap();
         acceptor.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
@@ -83,9 +92,10 @@ fn server(own: &Pair, clients: Option<&X509>) -> (String, Receiver<Request>) {
                     continue;
                 }
             };
+            let status = if stream.ssl().selected_alpn_protocol() == Some(&b"http/1.1"[..]) { "200 OK" } else { "421 Misdirected Request" };
             // One request a connection; the stream can't be split, so the request is read first.
             let mut answer_bytes = Vec::new();
-            let reply = |_: &Request| match answer("200 OK", "Connection: close\r\n", "") {
+            let reply = |_: &Request| match answer(status, "Connection: close\r\n", "") {
                 crate::support::endpoint::Reply::Bytes(bytes) => crate::support::endpoint::Reply::Last(bytes),
                 other => other,
             };
@@ -134,6 +144,22 @@ async fn a_client_certificate_is_shown() {
     assert!(requests.recv().is_ok());
     let without = send(&url, json!({ "ca": "ca.pem" }), folder.path()).await;
     assert_eq!(said(&without), (Class::Unreachable, "http_tls"), "{}", without.detail);
+}
+
+#[tokio::test]
+async fn a_server_that_would_rather_speak_http_2_is_spoken_to_in_http_1_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = certificate("redrive test CA", None);
+    save(folder.path(), "ca", &ca);
+    let own = certificate("redrive test server", Some(&ca));
+    let trusting = json!({ "ca": "ca.pem" });
+    let (url, requests) = server_of(BOTH, &own, None);
+    assert_eq!(send(&url, trusting.clone(), folder.path()).await, Outcome::succeeded());
+    assert_eq!(requests.recv().unwrap().line, "POST /hook HTTP/1.1");
+    let (url, requests) = server_of(b"\x02h2", &own, None);
+    let outcome = send(&url, trusting, folder.path()).await;
+    assert_eq!(said(&outcome), (Class::Unreachable, "http_tls"), "{}", outcome.detail);
+    assert!(requests.try_recv().is_err());
 }
 
 #[test]

@@ -126,6 +126,22 @@ async fn what_speaks_no_http_is_refused() {
 }
 
 #[tokio::test]
+async fn an_answer_whose_head_is_sloppy_is_heard_all_the_same() {
+    let many: String = (0..150).map(|n| format!("X-{n}: a\r\n")).collect();
+    for lines in [many, "X-A: a\r\n b\r\n".to_owned(), "X-A : a\r\n".to_owned(), "no header at all\r\n".to_owned()] {
+        let sloppy = lines.clone();
+        let server = Server::start(move |request| match request.body.as_slice() {
+            b"good" => answer("201 Created", &sloppy, ""),
+            _ => answer("503 Service Unavailable", &format!("{sloppy}Retry-After: 7\r\n"), ""),
+        });
+        let source = http_to(&server, &json!({}), json!({}));
+        assert_eq!(source.send(&message("good")).await, Outcome::succeeded(), "{lines}");
+        let outcome = source.send(&message("bad")).await;
+        assert_eq!((said(&outcome), outcome.retry_after), ((Class::Unreachable, "http_503"), Some(Duration::from_secs(7))), "{lines}");
+    }
+}
+
+#[tokio::test]
 async fn the_head_of_an_answer_counts_whatever_becomes_of_its_body() {
     let heads = ["HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nnonsense"];
     for head in heads {

@@ -25,6 +25,38 @@ async fn a_node_that_only_accepts_takes_messages_again_once_the_store_is_back() 
 }
 
 #[tokio::test]
+async fn what_waits_behind_others_waits_no_longer_than_they() {
+    let (client, folder) = impatient("1s", "poller: { enabled: false }").await;
+    let mut other = writer(folder.path()).await;
+    run(&mut other, "BEGIN IMMEDIATE").await;
+    // Ten commits, two at a time.
+    let batch = format!("[{}]", vec![r#"{"source":"main","payload":"x"}"#; 5000].join(","));
+    let began = Instant::now();
+    let refused = client.post_json("/v1/messages/batch", batch).await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    run(&mut other, "COMMIT").await;
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_beat_is_refused_takes_messages_again_once_the_store_is_back() {
+    let (client, folder) = impatient("1s", "poller: { enabled: false }").await;
+    let mut other = writer(folder.path()).await;
+    run(&mut other, "CREATE TRIGGER still BEFORE UPDATE ON redrive_node BEGIN SELECT RAISE(ABORT, 'no'); END").await;
+    // Longer than it has.
+    let slow = "CREATE TRIGGER slow BEFORE INSERT ON resend_log WHEN NEW.topic = 'slow' BEGIN
+        SELECT count(*) FROM (WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000000) SELECT i FROM n); END";
+    run(&mut other, slow).await;
+    assert_eq!(client.send(client.request(Method::POST, "/v1/publish/main/slow").body("x")).await.status, 503);
+    eventually(Duration::from_secs(15), async || {
+        (client.send(client.request(Method::POST, "/v1/publish/main").body("x")).await.status == 202).then_some(())
+    })
+    .await;
+    client.app.end().await;
+}
+
+#[tokio::test]
 async fn whoever_would_have_too_much_wait_to_be_committed_is_told_to_come_again() {
     let client = client("limits: { intake: 1MiB }").await;
     let mut other = writer(client.app.folder()).await;

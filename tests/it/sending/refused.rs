@@ -76,6 +76,20 @@ async fn an_outcome_that_is_refused_holds_up_no_stop() {
     client.app.end().await;
 }
 
+#[tokio::test]
+async fn many_outcomes_that_are_refused_hold_up_no_stop() {
+    const MESSAGES: usize = 400;
+    let client = client("shutdown: { accept_for: 0s, grace: 60s }\nsources: { main: { kind: scripted, in_flight: 1000 } }").await;
+    let mut other = writer(client.app.folder()).await;
+    run(&mut other, NEVER).await;
+    submit(&client, MESSAGES, "").await;
+    eventually(Duration::from_secs(20), async || (sent(&client).await == MESSAGES as u64).then_some(())).await;
+    // Each was refused by itself before: two workers try 32 of them each second.
+    let began = Instant::now();
+    client.app.end().await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
 /// How many units of work of this name the store was given.
 async fn asked(client: &Client, op: &str) -> u64 {
     let metrics = client.get("/metrics").await.text;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redrive::message::{AttemptOutcome, Entry, Key, State};
 use redrive::retry;
-use redrive::store::{self, Completion, Config, Due, Error, Held, Insert, Lapsed, Lease, NewMessage, TakeOver};
+use redrive::store::{self, Claim, Completion, Config, Due, Error, Held, Insert, Lapsed, Lease, NewMessage, TakeOver};
 use redrive::units::Span;
 
 use super::fixture::{Fixture, LONG, NONE, SHORT, failed, message, refused, sorted, succeeded};
@@ -291,4 +291,34 @@ pub(crate) async fn one_that_is_refused_keeps_no_other_from_being_taken_over(cx:
     assert!(matches!(refused, Err(Error::Refused(_))), "what is left is told of: {refused:?}");
     cx.sql(allow).await;
     assert_eq!(take_over(&cx, cx.take_over_of(&["billing"])).await.len(), 2);
+}
+
+pub(crate) async fn one_that_never_expires_does_not_once_it_is_lost(cx: Fixture) {
+    let never = match () {
+        () if cx.backend.is_postgres() => "'infinity'",
+        () if cx.backend.is_mysql() => "'9999-12-31 23:59:59'",
+        () => "9223372036854775807",
+    };
+    let id = cx.put("billing", 1).await[0];
+    cx.sql(&format!("UPDATE resend_log SET expires_at = {never}")).await;
+    cx.take(id, "billing", SHORT).await;
+    cx.lapse("billing").await;
+    let lost = take_over(&cx, cx.take_over_of(&["billing"])).await;
+    assert_eq!(lost[0].standing.expires_at.unwrap().format("%Y").to_string(), "9999");
+}
+
+/// What is too much at once is asked for in smaller portions.
+pub(crate) async fn no_more_is_written_out_than_befits_what_is_taken(cx: Fixture) {
+    cx.put("billing", 40).await;
+    cx.claim(Claim { lease: cx.lease(SHORT), ..cx.claim_of("billing") }).await;
+    cx.lapse("billing").await;
+    let mut taken = take_over(&cx, TakeOver { limit: 1, ..cx.take_over_of(&["billing"]) }).await;
+    let of = async |state: &str| cx.raw().await.number(&format!("SELECT count(*) FROM resend_log WHERE state = '{state}'")).await;
+    assert_eq!((taken.len(), of("sending").await, of("pending").await), (1, 8, 32));
+    while taken.len() < 40 {
+        let more = take_over(&cx, TakeOver { limit: 10, ..cx.take_over_of(&["billing"]) }).await;
+        assert!(!more.is_empty());
+        taken.extend(more);
+    }
+    assert_eq!(taken.into_iter().map(|row| row.id).collect::<HashSet<_>>().len(), 40);
 }

@@ -8,6 +8,7 @@ use redrive::store::{Due, Id, List, MAX_SHOWN_PAYLOAD, NewMessage};
 use uuid::Uuid;
 
 use super::fixture::{Fixture, LONG, NONE, error, failed, message, refused, sorted, succeeded};
+use crate::support::eventually;
 
 async fn list(cx: &Fixture, list: List) -> Vec<Uuid> {
     let list = List { project: cx.project.to_string(), limit: 100, ..list };
@@ -97,6 +98,43 @@ pub(crate) async fn every_filter_narrows(cx: Fixture) {
     let without = cx.store().await.list(page(false)).await.unwrap().items.remove(0);
     assert_eq!((with.payload.as_deref(), without.payload), (Some(&b"A"[..]), None));
     assert_eq!(with.last_error, Some(error("permanent", "http_410")));
+}
+
+pub(crate) async fn what_finished_within_a_time(cx: Fixture) {
+    let (first, second, waiting) = (cx.put("billing", 1).await[0], cx.put("refund", 1).await[0], cx.put("invoices", 1).await[0]);
+    let finished_at = async |id| cx.get(id).await.finished_at.unwrap();
+    let (_, held) = cx.take(second, "refund", LONG).await;
+    cx.complete(vec![succeeded(held)]).await;
+    let early = finished_at(second).await;
+    eventually(Duration::from_secs(5), async || (cx.now().await > early).then_some(())).await;
+    let (_, held) = cx.take(first, "billing", LONG).await;
+    cx.complete(vec![failed(held)]).await;
+    let late = finished_at(first).await;
+    // What an application writes there says nothing of a message that waits.
+    cx.sql(&format!("UPDATE resend_log SET finished_at = {} WHERE id = '{waiting}'", cx.time(0))).await;
+
+    let within = |finished_since, finished_until| List { finished_since, finished_until, ..List::default() };
+    assert_eq!(list(&cx, within(Some(early), None)).await, [second, first], "the newest first, not what finished last; at this time or later");
+    assert_eq!(list(&cx, within(Some(late), None)).await, [first]);
+    assert_eq!(list(&cx, within(None, Some(late))).await, [second], "before this time");
+    assert_eq!(list(&cx, within(None, Some(early))).await, NONE);
+    assert_eq!(list(&cx, within(Some(early), Some(late))).await, [second]);
+    let [year_0, year_9999] = ["0000-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"].map(|time| Some(time.parse().unwrap()));
+    assert_eq!(list(&cx, within(year_0, year_9999)).await, [second, first]);
+    for state in State::ALL {
+        let of_it = match state {
+            State::Succeeded => vec![second],
+            State::Failed => vec![first],
+            _ => vec![],
+        };
+        for narrowed in [within(Some(early), None), within(None, year_9999)] {
+            assert_eq!(list(&cx, List { state: Some(state), ..narrowed }).await, of_it, "{state}");
+        }
+    }
+    let behind = |list: List| List { after: Some(Id::Known(second)), ..list };
+    assert_eq!(list(&cx, behind(within(Some(early), None))).await, [first]);
+    assert_eq!(list(&cx, behind(within(None, Some(late)))).await, NONE);
+    assert_eq!(list(&cx, List { source: Some("refund".to_owned()), ..within(Some(early), None) }).await, [second]);
 }
 
 pub(crate) async fn page_by_page(cx: Fixture) {

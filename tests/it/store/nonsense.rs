@@ -206,6 +206,34 @@ pub(crate) async fn absurd_counters_do_not_stop_the_others(cx: Fixture) {
     assert!(good.iter().all(|id| sent.contains_key(id)));
 }
 
+pub(crate) async fn what_fails_by_its_numbers_goes_where_no_failure_is_kept(cx: Fixture) {
+    let id = cx.put("billing", 1).await[0];
+    cx.sql("UPDATE resend_log SET epoch = -7").await;
+    let claim = cx.claim_of("billing");
+    let token = claim.lease.token;
+    let claimed = cx.claim(claim).await;
+    let Row::Unusable(row) = &claimed.rows[0] else { panic!("{claimed:?}") };
+    let (epoch, attempt) = (row.epoch, row.attempt);
+    let failure = Completion { epoch, attempt, begun: false, delete: true, ..failed(Held { id, token }) };
+    assert_eq!(cx.complete(vec![failure]).await, [true]);
+    assert_eq!(cx.raw().await.number("SELECT count(*) FROM resend_log").await, 0);
+}
+
+pub(crate) async fn an_id_that_can_not_be_mended_keeps_no_later_message(cx: Fixture) {
+    cx.store().await;
+    for key in ["bad", "good"] {
+        let id = Uuid::now_v7().to_string().to_uppercase();
+        cx.sql(&format!("INSERT INTO resend_log (id, source, msg_key, payload) VALUES ('{id}', 'billing', '{key}', 'x')")).await;
+    }
+    cx.sql("CREATE TRIGGER unmoved BEFORE UPDATE ON resend_log WHEN NEW.msg_key = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END").await;
+    let id = cx.put("billing", 1).await[0];
+    let claimed = cx.claim(cx.claim_of("billing")).await;
+    assert_eq!((claimed.rows.len(), claimed.rows.iter().any(|row| matches!(row, Row::Ready(row) if row.message.id == id))), (2, true));
+    assert!(claimed.refused.is_some(), "it is told");
+    cx.sql("DROP TRIGGER unmoved").await;
+    assert_eq!(cx.claim(cx.claim_of("billing")).await.rows.len(), 1, "it was left where it is");
+}
+
 pub(crate) async fn a_time_that_is_none_is_a_stray(cx: Fixture) {
     let junk: &[&str] = if cx.backend.is_postgres() {
         &["'infinity'", "'-infinity'"]

@@ -172,6 +172,18 @@ pub(crate) async fn printed_sql_upgrades_the_tables_of_an_older_build(cx: Fixtur
     assert_eq!(store::sql::print_sql(&cx.test.config, &cx.project, Some("0004_sample")).unwrap(), "");
 }
 
+pub(crate) async fn tables_that_take_capitals_for_small_letters_are_refused(cx: Fixture) {
+    let sql = store::sql::print_sql(&cx.test.config, &cx.project, None).unwrap();
+    // As clients print it on that leave comments out.
+    let mut bare = String::new();
+    for (index, part) in sql.split("/*").enumerate() {
+        bare.push_str(if index == 0 { part } else { part.split_once("*/").unwrap().1 });
+    }
+    cx.test.raw().await.run(&bare).await;
+    let error = verifying(&cx).prepare().await.unwrap_err().to_string();
+    assert!(error.contains("utf8mb4_nopad_bin") && error.contains("--comments"), "{error}");
+}
+
 fn verifying(cx: &Fixture) -> std::sync::Arc<dyn Store> {
     let config = store::Config { migrate: Migrate::Verify, ..cx.test.config.clone() };
     store::open(&config, &cx.project).unwrap()

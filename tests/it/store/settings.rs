@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redrive::store::{self, Completion, Error, Store};
+use redrive::message::State;
+use redrive::store::{self, Changed, Completion, Error, Idempotency, NewMessage, Store, Verdict};
 use redrive::units::{Secret, Span};
 use tokio::sync::Notify;
 use url::Url;
+use uuid::Uuid;
 
 use super::application::written_in;
-use super::fixture::{Fixture, LONG, refused, succeeded};
+use super::fixture::{Fixture, LONG, message, refused, succeeded};
 use crate::support::{Backend, assert_near, eventually};
 
 pub(crate) async fn due_now_in_whatever_time_zone(cx: Fixture) {
@@ -149,6 +151,73 @@ pub(crate) async fn messages_are_found_by_an_index_however_few_there_were(cx: Fi
     eventually(Duration::from_secs(10), async || (of("idx_scan").await >= ROUNDS).then_some(())).await;
     let scans = of("seq_scan").await;
     assert!(scans < ROUNDS, "the whole table was read {scans} times");
+}
+
+/// How many entries of an index of the fixture's tables were read, once no session has more to tell.
+async fn read_of(cx: &Fixture, index: &str) -> i64 {
+    let sql = format!("SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelid = '{index}'::regclass");
+    cx.raw().await.number(&sql).await
+}
+
+pub(crate) async fn what_a_person_decides_is_found_by_its_key_however_many_failed(cx: Fixture) {
+    const FAILED: i64 = 8000;
+    cx.put("billing", 2000).await;
+    cx.sql("ALTER TABLE resend_log SET (autovacuum_enabled = off)").await;
+    cx.sql("UPDATE resend_log SET state = 'succeeded', finished_at = now()").await;
+    cx.sql("ANALYZE resend_log").await;
+    let insert = "INSERT INTO resend_log (source, payload, state, finished_at) SELECT 'billing', 'x', 'failed', now() FROM generate_series(1, ";
+    cx.sql(&format!("{insert}{FAILED})")).await;
+    let ids: Vec<_> = cx.raw().await.rows("SELECT id FROM resend_log WHERE state = 'failed' LIMIT 500").await;
+    let ids: Vec<Uuid> = ids.iter().map(|row| row[0].as_ref().unwrap().parse().unwrap()).collect();
+    let before = read_of(&cx, "resend_log_state").await;
+    let store = store::open(&cx.test.config, &cx.project).unwrap();
+    store.prepare().await.unwrap();
+    assert!(store.retry(&cx.project, ids.clone()).await.unwrap().iter().all(|changed| *changed == Changed::Done(State::Pending)));
+    assert!(store.cancel(&cx.project, ids).await.unwrap().iter().all(|changed| *changed == Changed::Done(State::Cancelled)));
+    // A session tells of its scans when it ends.
+    store.close().await;
+    eventually(Duration::from_secs(10), async || (read_of(&cx, "resend_log_pkey").await >= 1000).then_some(())).await;
+    let read = read_of(&cx, "resend_log_state").await - before;
+    assert!(read < FAILED, "{read} entries of all that failed were read");
+}
+
+pub(crate) async fn keys_are_found_one_by_one_however_few_there_were(cx: Fixture) {
+    const KEYS: i64 = 4000;
+    let config = store::Config { pool: 1, ..cx.test.config.clone() };
+    let store = store::open(&config, &cx.project).unwrap();
+    store.prepare().await.unwrap();
+    cx.sql("ALTER TABLE resend_key SET (autovacuum_enabled = off)").await;
+    let insert = async |round: usize| {
+        let keyed =
+            |index: usize| NewMessage { idempotency: Some(Idempotency { key: format!("k{round}-{index}"), digest: [0; 32] }), ..message("billing") };
+        let verdicts = store.insert(cx.insertion((0..20).map(keyed).collect())).await.unwrap().verdicts;
+        assert_eq!(verdicts, vec![Verdict::New; 20]);
+    };
+    // More often than a plan is made anew.
+    for round in 0..6 {
+        insert(round).await;
+    }
+    let sql = "INSERT INTO resend_key (project, source, idem_key, digest, message_id, taken_by, expires_at)
+        SELECT project, source, 'x' || n, digest, message_id, taken_by, expires_at FROM (SELECT * FROM resend_key LIMIT 1) AS k, generate_series(1, ";
+    cx.sql(&format!("{sql}{KEYS}) AS n")).await;
+    let before = read_of(&cx, "resend_key_expires").await;
+    insert(6).await;
+    store.close().await;
+    eventually(Duration::from_secs(10), async || (read_of(&cx, "resend_key_pkey").await >= 100).then_some(())).await;
+    let read = read_of(&cx, "resend_key_expires").await - before;
+    assert!(read < KEYS, "{read} entries of all keys of the project were read");
+}
+
+pub(crate) async fn a_pooler_that_keeps_sessions_needs_nothing(cx: Fixture) {
+    let mut url: Url = cx.test.config.url.expose().parse().unwrap();
+    url.set_path("redrive_session");
+    let config =
+        store::Config { url: Secret::new(url.as_str()), statement_cache: store::Config::default().statement_cache, ..cx.test.config.clone() };
+    let store = store::open(&config, &cx.project).unwrap();
+    store.prepare().await.unwrap();
+    assert_eq!(store.insert(cx.insertion(vec![message("billing")])).await.unwrap().verdicts, [Verdict::New]);
+    assert_eq!(store.claim(cx.claim_of("billing")).await.unwrap().rows.len(), 1);
+    store.close().await;
 }
 
 /// Whether the database can tell of rows.

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::DateTime;
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::super::dialect::{Batch, Dialect};
 use super::super::pool::{Core, Work};
 use super::super::template::Names;
-use super::super::{leftovers, look, migrate, strays};
+use super::super::{leftovers, look, migrate, purge, strays};
 use super::Sqlite;
 use crate::message::State;
 use crate::store::config::Migrate;
-use crate::store::{Lease, Strays, Sweep};
+use crate::store::{Id, Lease, List, Purge, Strays, Sweep};
 
 /// Of the claim's index all that waits of one project, or all that waits of none.
 const ALL_THAT_WAITS: &str = "SEARCH resend_log USING INDEX resend_log_claim (project=?)";
@@ -71,6 +72,26 @@ async fn a_page_of_a_state_is_read_from_the_index_of_that_state() {
 }
 
 #[tokio::test]
+async fn what_finished_lately_is_found_by_that_and_a_further_page_behind_the_last() {
+    let (core, _folder) = tables().await;
+    let page = async |list: List| steps(&core, &look::page(list.state, &look::narrower::<Sqlite>(&list).unwrap().0)).await;
+    let (some_time, some_id) = (Some(DateTime::UNIX_EPOCH), Some(Id::Known(Uuid::nil())));
+    for state in [None, Some(State::Succeeded), Some(State::Failed), Some(State::Cancelled)] {
+        let found = "SEARCH resend_log USING INDEX resend_log_finished (project=? AND state=? AND finished_at>?)";
+        let steps = page(List { state, finished_since: some_time, ..List::default() }).await;
+        assert!(steps.iter().any(|step| step == found), "{state:?}: {steps:#?}");
+    }
+    let failed = List { state: Some(State::Failed), ..List::default() };
+    for (list, range) in [
+        (List { finished_since: some_time, after: some_id, ..failed.clone() }, "(project=? AND state=? AND id<?)"),
+        (List { finished_until: some_time, ..failed }, "(project=? AND state=?)"),
+    ] {
+        let steps = page(list).await;
+        assert!(steps.contains(&format!("SEARCH resend_log USING INDEX resend_log_state {range}")), "{steps:#?}");
+    }
+}
+
+#[tokio::test]
 async fn rows_are_estimated_without_a_look_at_them() {
     let (core, _folder) = tables().await;
     let steps = steps(&core, &Sqlite::estimate(None, "resend_log")).await;
@@ -85,4 +106,15 @@ async fn the_attempt_log_is_looked_at_from_where_the_last_look_ended() {
     core.run(Work::Read, move |session| Box::pin(async move { leftovers::look(session, &sweep).await })).await.unwrap();
     let steps = steps(&core, &core.sql("log_piece", String::new)).await;
     assert_eq!(steps, ["SEARCH attempt_log USING PRIMARY KEY (message_id>?)"], "no sort, and nothing before it");
+}
+
+#[tokio::test]
+async fn keys_past_their_time_are_deleted_one_by_one() {
+    let (core, _folder) = tables().await;
+    let old = "INSERT INTO resend_key (project, source, idem_key, digest, message_id, taken_by, expires_at) VALUES ('orders', 'billing', 'k', '', '', 1, 1)";
+    core.run(Work::Write, move |session| Box::pin(async move { Ok(session.script(old.to_owned()).await?) })).await.unwrap();
+    let purge = Purge { project: "orders".into(), keep: Vec::new(), max_rows: 1000, surplus: None, batch: 100 };
+    core.run(Work::Transaction, move |session| Box::pin(async move { purge::purge(session, &purge).await })).await.unwrap();
+    let steps = steps(&core, &core.sql("keys_forget", String::new)).await;
+    assert!(steps.iter().any(|step| step.starts_with("SEARCH resend_key USING PRIMARY KEY")), "{steps:#?}");
 }
