@@ -13,11 +13,16 @@ pub(super) struct Filled {
 }
 
 /// Puts variables in: `${VAR}` must be set and not empty, `${VAR:-default}` takes the default otherwise, `$$` is a dollar sign.
-/// What a variable holds is not looked at again. `$VAR` is refused: who writes it means the variable, and its bare name would pass for a secret.
+/// What a variable holds is not looked at again. A value that is `$VAR` and nothing else is refused: whoever writes that means the variable, and its
+/// name would pass for a secret. Within a text, such as a shell's, it stays as it is.
 ///
 /// # Errors
 /// Every variable that is at fault.
 pub(super) fn fill(text: &str, environment: Environment<'_>) -> Result<Filled, Vec<String>> {
+    if text.strip_prefix('$').is_some_and(is_a_name) {
+        // Which is not repeated: it may be a password.
+        return Err(vec!["is `$` and a name; write ${NAME} for a variable, $$NAME for the text".to_owned()]);
+    }
     let mut filled = Filled { text: String::with_capacity(text.len()), values: Vec::new() };
     let mut faults = Vec::new();
     let mut rest = text;
@@ -47,10 +52,6 @@ pub(super) fn fill(text: &str, environment: Environment<'_>) -> Result<Filled, V
         } else {
             rest = &rest[1..];
             filled.text.push('$');
-            if rest.starts_with(begins_a_name) {
-                // The name is not repeated: it may be a part of a password.
-                faults.push("`$` stands before a name; write ${NAME} for a variable, $$NAME for the text".to_owned());
-            }
         }
     }
     filled.text.push_str(rest);
@@ -111,8 +112,7 @@ pub(super) fn unshield(text: &str, variables: &[&str]) -> String {
 /// The name and value of what stands between the braces; no value where the default is to be taken.
 fn variable<'a>(inner: &'a str, environment: Environment<'_>) -> Result<(&'a str, Option<String>), String> {
     let (name, default) = inner.split_once(":-").map_or((inner, None), |(name, default)| (name, Some(default)));
-    let valid = name.starts_with(begins_a_name) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if !valid {
+    if !is_a_name(name) {
         return Err(format!("`${{{inner}}}` names no variable; write ${{NAME}} or ${{NAME:-default}}, and $$ for a dollar sign"));
     }
     match (environment(name).filter(|value| !value.is_empty()), default) {
@@ -122,8 +122,9 @@ fn variable<'a>(inner: &'a str, environment: Environment<'_>) -> Result<(&'a str
     }
 }
 
-fn begins_a_name(c: char) -> bool {
-    c.is_ascii_alphabetic() || c == '_'
+fn is_a_name(text: &str) -> bool {
+    let is_in = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.starts_with(|c: char| is_in(c) && !c.is_ascii_digit()) && text.chars().all(is_in)
 }
 
 #[cfg(test)]
@@ -176,11 +177,12 @@ mod tests {
 
     #[test]
     fn a_variable_without_braces_is_a_fault_that_does_not_repeat_it() {
-        for text in ["$HOST", "a$_b", "pa$sword", "$5 $HOST"] {
-            let faults = fill(text, &environment).unwrap_err();
-            assert!(faults[0].contains("write ${NAME} for a variable, $$NAME for the text"), "{faults:?}");
-            assert!(!faults[0].contains("HOST") && !faults[0].contains("sword"), "{faults:?}");
-        }
+        let faults = fill("$HOST", &environment).unwrap_err();
+        assert!(faults[0].contains("write ${NAME} for a variable, $$NAME for the text"), "{faults:?}");
+        assert!(!faults[0].contains("HOST"), "{faults:?}");
         assert_eq!(text("$$HOST"), "$HOST");
+        for shell in ["echo $HOST", "pa$sword", "$5", "$"] {
+            assert_eq!(text(shell), shell);
+        }
     }
 }
