@@ -22,10 +22,10 @@ fn text(file: &str) -> String {
 }
 
 /// A configuration without its sources. It has a runtime, because opening a store may need one.
-fn config(text: &str, file: &Path, environment: Environment<'_>) -> Config {
+fn config(text: &str, file: &Path, environment: Environment<'_>, scope: Scope) -> Config {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let _entered = runtime.enter();
-    Config::parse(text, file, environment, &Registry::default(), Scope::Store).unwrap()
+    Config::parse(text, file, environment, &Registry::default(), scope).unwrap()
 }
 
 /// A variable that holds what would do for any.
@@ -61,7 +61,7 @@ fn a_producer_that_is_started_again_submits_other_orders() {
 fn an_engine_waits_longer_than_the_node_takes_to_stop() {
     let compose = &documents(&text("compose.yaml"))[0];
     let waits: Span = compose["services"]["redrive"]["stop_grace_period"].as_str().unwrap().parse().unwrap();
-    let config = config(&text("deploy/compose/redrive.yaml"), Path::new("deploy/compose/redrive.yaml"), &anything);
+    let config = config(&text("deploy/compose/redrive.yaml"), Path::new("deploy/compose/redrive.yaml"), &anything, Scope::Store);
     assert!(waits.get() >= config.engine.shutdown.grace.get() + Duration::from_secs(5), "{waits}");
 }
 
@@ -108,7 +108,7 @@ fn the_sidecar_of_kubernetes_is_one_that_starts_is_asked_and_has_time_to_stop() 
     }
     let check = run(folder.path(), &["check"]);
     assert_eq!(code(&check), 0, "{}", err(&check));
-    let config = config(configuration, &folder.path().join("redrive.yaml"), &anything);
+    let config = config(configuration, &folder.path().join("redrive.yaml"), &anything, Scope::Store);
     // No authority of the system's knows a server whose name is known in the cluster alone.
     let ca = config.store.tls.as_ref().and_then(|tls| tls.ca.as_deref());
     assert!(ca.is_some_and(Path::is_file), "{ca:?}");

@@ -188,7 +188,7 @@ fn the_schema_and_the_loader_take_the_same() {
         ("poller: [false]".to_owned(), false),
         ("poller: { lease: 1.5m, interval: 1s 500ms }".to_owned(), true),
         ("poller: { lease: 5M }".to_owned(), false),
-        ("poller: { lease: 1 minute }".to_owned(), false),
+        ("poller: { lease: 1 minute }".to_owned(), true),
         ("history: { keep: { failed: never, succeeded: 1.5d } }".to_owned(), true),
         ("limits: { intake: 4MB }".to_owned(), false),
         ("log: { format: ~ }".to_owned(), false),

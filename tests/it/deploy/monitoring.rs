@@ -212,7 +212,7 @@ fn each_panel_asks_for_what_is_exported_and_says_when_to_worry() {
         if panel["type"] == "row" {
             continue;
         }
-        assert!(panel["description"].as_str().unwrap().contains("Worry"), "{title}");
+        assert!(panel["description"].as_str().unwrap().to_lowercase().contains("worry"), "{title}");
         assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title}");
         assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
         for target in panel["targets"].as_array().unwrap() {
@@ -233,7 +233,7 @@ fn prometheus_finds_redrive_where_it_runs_and_by_the_name_that_the_alerts_have_f
     // Beside the compose file.
     assert_eq!(documents(&text("deploy/prometheus/scrape.yaml"))[0]["rule_files"], json!(["alerts.yaml"]));
     assert!(documents(&text("compose.yaml"))[0]["services"]["redrive"].is_object());
-    let compose = config(&text("deploy/compose/redrive.yaml"), Path::new("deploy/compose/redrive.yaml"), &anything);
+    let compose = config(&text("deploy/compose/redrive.yaml"), Path::new("deploy/compose/redrive.yaml"), &anything, Scope::Store);
     let node = format!("redrive:{}", compose.health.listen.unwrap().port());
     let jobs_there = jobs("scrape.yaml");
     let [own, ready] = &jobs_there[..] else { panic!("{jobs_there:?}") };

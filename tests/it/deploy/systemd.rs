@@ -35,7 +35,7 @@ fn the_unit_gives_redrive_what_its_configuration_names_and_the_time_to_stop() {
     std::fs::write(credentials.path().join(name), "t0ken\n").unwrap();
     let environment = |variable: &str| (variable == "CREDENTIALS_DIRECTORY").then(|| credentials.path().display().to_string());
     let written = text("deploy/systemd/redrive.yaml");
-    let config = config(&written, Path::new(file), &environment);
+    let config = config(&written, Path::new(file), &environment, Scope::Whole);
     assert_eq!(config.api.token.as_ref().unwrap().expose(), "t0ken");
     let folder = Path::new(lies).parent().unwrap().display();
     assert!(written.contains(&format!("${{CREDENTIALS_DIRECTORY:-{folder}}}/{name}")), "{lies}");
