@@ -18,6 +18,7 @@ mod lease;
 mod levels;
 mod loops;
 mod memory;
+mod node;
 mod poller;
 mod portion;
 pub mod purge;
@@ -27,7 +28,6 @@ mod upkeep;
 mod walk;
 mod window;
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -44,7 +44,6 @@ use crate::clock::StoreClock;
 use crate::source::{Options, Sender};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::throttle::Throttle;
 
 use alarm::Alarm;
 use committer::{Backlog, Committer};
@@ -58,7 +57,9 @@ use lane::{Lane, Lanes};
 use lease::Ledger;
 use loops::Loops;
 use memory::Memory;
+use node::Node;
 use poller::Poller;
+use purge::Purge;
 use upkeep::Upkeep;
 
 pub use config::Config;
@@ -108,8 +109,6 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Engine {
     handle: Handle,
-    ledger: Arc<Ledger>,
-    tracker: TaskTracker,
     loops: Loops,
     /// Cancelled when nobody waits any longer for the store to take what it refuses.
     settling: CancellationToken,
@@ -122,123 +121,65 @@ pub struct Engine {
 impl Engine {
     /// Starts the engine. It need not wait for anything: the store is prepared as soon as it answers, and destinations may be down.
     pub fn start(parts: Parts) -> Self {
-        let Parts { project, node, store, sources, config, metrics } = parts;
-        let (clock, health, alarm) = (Arc::new(StoreClock::default()), Arc::new(StoreHealth::default()), Arc::new(Alarm::default()));
-        let (stopping, closed, ending, abandon) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let settling = stopping.child_token();
-        let tracker = TaskTracker::new();
-        let loops = Loops::new(tracker.clone());
-        let process = upkeep::process(&node);
-        let ledger = Arc::new(Ledger::new(node, config.poller.lease.get(), clock.clone()));
+        let Parts { project, node: name, store, sources, config, metrics } = parts;
+        let (ending, abandon, clock) = (CancellationToken::new(), CancellationToken::new(), Arc::new(StoreClock::default()));
         let memory = Arc::new(Memory::new(config.limits.in_flight.bytes(), sources.len()));
-        let (reports, queue) = mpsc::unbounded_channel();
-
-        let mut lanes = BTreeMap::new();
-        for spec in sources {
+        let lane = |spec: SourceSpec| {
             let counters = metrics.lane(&spec.name);
-            let (lane, jobs) = Lane::new(spec, counters, memory.clone());
-            let dispatcher = Dispatcher {
-                lane: lane.clone(),
-                clock: clock.clone(),
-                reports: reports.clone(),
-                tracker: tracker.clone(),
-                stopping: stopping.clone(),
-            };
-            loops.spawn(&abandon, dispatcher.run(jobs));
-            lanes.insert(lane.name().clone(), lane);
-        }
-        let lanes = Arc::new(Lanes(lanes));
-        let sends = config.poller.enabled;
-        let committer = Arc::new(Committer {
-            project: project.clone(),
-            store: store.clone(),
-            clock: clock.clone(),
-            health: health.clone(),
-            ledger: ledger.clone(),
-            alarm: alarm.clone(),
-            keep_keys: config.idempotency.keep.get(),
-            sends,
-            stopping: stopping.clone(),
-            backlog: Backlog::new(config.limits.intake.bytes()),
-        });
-        let intake = Arc::new(Intake {
-            committer: committer.clone(),
-            lanes: lanes.clone(),
-            reports: reports.clone(),
-            tracker: tracker.clone(),
-            closed: closed.clone(),
-        });
-        let completer = Arc::new(Completer {
-            store: store.clone(),
-            clock: clock.clone(),
-            health: health.clone(),
-            ledger: ledger.clone(),
-            keep: config.history.keep.clone(),
-            reports: Feed::new(queue),
-            alarm: alarm.clone(),
-            settling: settling.clone(),
-        });
-        let poller = Arc::new(Poller {
-            project: project.clone(),
-            store: store.clone(),
-            clock,
-            health: health.clone(),
-            ledger: ledger.clone(),
-            lanes: lanes.clone(),
-            alarm: alarm.clone(),
-            options: config.poller.clone(),
-            reports,
-            stopping: stopping.clone(),
-        });
-        let upkeep = Arc::new(Upkeep {
-            project: project.clone(),
-            process,
-            store: store.clone(),
-            health: health.clone(),
-            ledger: ledger.clone(),
-            lanes: lanes.clone(),
-            metrics: metrics.clone(),
-            keep: config.history.keep.clone(),
-            sends,
-            unserved: Mutex::default(),
-            stray_lines: Mutex::new(Throttle::new(10, Duration::from_secs(60))),
-        });
-        let purge = purge::Purge { store: store.clone(), project: project.clone(), history: config.history };
-        let inner = Arc::new(Inner {
+            Lane::new(spec, counters, memory.clone())
+        };
+        let lanes: Vec<_> = sources.into_iter().map(lane).collect();
+        let node = Arc::new(Node {
             project,
-            store: store.clone(),
-            health: health.clone(),
-            lanes: lanes.clone(),
-            intake,
-            upkeep: upkeep.clone(),
-            alarm: alarm.clone(),
-            stopping,
-            closed,
-            other_project: Mutex::default(),
+            store,
+            health: StoreHealth::default(),
+            ledger: Ledger::new(name, config.poller.lease.get(), clock.clone()),
+            clock,
+            lanes: Lanes(lanes.iter().map(|(lane, _)| (lane.name().clone(), lane.clone())).collect()),
+            alarm: Alarm::default(),
+            metrics,
+            sends: config.poller.enabled,
+            stopping: CancellationToken::new(),
+            tracker: TaskTracker::new(),
         });
+        let (reports, queue) = mpsc::unbounded_channel();
+        let committer =
+            Arc::new(Committer { node: node.clone(), keep_keys: config.idempotency.keep.get(), backlog: Backlog::new(config.limits.intake.bytes()) });
+        let settling = node.stopping.child_token();
+        let completer =
+            Arc::new(Completer { node: node.clone(), keep: config.history.keep.clone(), reports: Feed::new(queue), settling: settling.clone() });
+        let poller = Arc::new(Poller { node: node.clone(), options: config.poller, reports: reports.clone() });
+        let upkeep = Arc::new(Upkeep::new(node.clone(), config.history.keep.clone()));
+        let purge = Purge { store: node.store.clone(), project: node.project.clone(), history: config.history };
 
+        let loops = Loops::new(node.tracker.clone());
+        for (lane, jobs) in lanes {
+            let dispatcher = Dispatcher { node: node.clone(), lane, reports: reports.clone() };
+            loops.spawn(&abandon, dispatcher.run(jobs));
+        }
         for _ in 0..COMMITTERS {
             loops.spawn(&abandon, committer.clone().run());
         }
         for _ in 0..WRITERS {
             loops.spawn(&abandon, completer.clone().run(StdRng::from_rng(&mut rand::rng())));
         }
-        loops.spawn(&abandon, ledger.clone().keep(store.clone(), health.clone()));
+        loops.spawn(&abandon, node.clone().keep_leases());
+        let intake = Arc::new(Intake { node: node.clone(), committer, reports, closed: CancellationToken::new() });
+        let inner = Arc::new(Inner { node, intake, upkeep, other_project: Mutex::default() });
         let (start, stop, last, spawn) = (inner.clone(), ending.clone(), abandon.clone(), loops.clone());
         loops.spawn(&ending, async move {
             start.prepare().await;
-            spawn.spawn(&stop, purge.keep(metrics, health, stop.clone()));
-            spawn.spawn(&last, upkeep.run(stop.clone()));
-            if sends {
-                for lane in lanes.iter() {
+            spawn.spawn(&stop, purge.keep(start.node.clone(), stop.clone()));
+            spawn.spawn(&last, start.upkeep.clone().run(stop.clone()));
+            if start.node.sends {
+                for lane in start.node.lanes.iter() {
                     spawn.spawn(&last, poller.clone().claim(lane.clone()));
                 }
                 spawn.spawn(&stop, async move { start.listen().await });
                 poller.scout().await;
             }
         });
-        Self { handle: Handle { inner }, ledger, tracker, loops, settling, ending, abandon }
+        Self { handle: Handle { inner }, loops, settling, ending, abandon }
     }
 
     /// The way in.
@@ -251,14 +192,15 @@ impl Engine {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         // In this order: what a claim brings is held before the claim is over.
-        let claims = self.handle.inner.lanes.iter().any(|lane| lane.levels.is_claiming());
-        !claims && self.ledger.is_empty() && !self.handle.inner.intake.committer.is_busy() && self.handle.in_flight() == 0
+        let node = self.handle.node();
+        let claims = node.lanes.iter().any(|lane| lane.levels.is_claiming());
+        !claims && node.ledger.is_empty() && !self.handle.inner.intake.committer.is_busy() && self.handle.in_flight() == 0
     }
 
     /// How many messages are held under a lease.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.ledger.len()
+        self.handle.node().ledger.len()
     }
 
     /// Waits until a part of the engine has panicked: it is not whole any more, and what it holds under a lease others take over.
@@ -268,7 +210,7 @@ impl Engine {
 
     /// Stops claims and first sends; what comes in is committed and left pending.
     pub fn stop_sending(&self) {
-        self.handle.inner.stopping.cancel();
+        self.handle.node().stopping.cancel();
     }
 
     /// From now on an outcome that the store refuses is given up at once; its message is sent again later.
@@ -278,7 +220,7 @@ impl Engine {
 
     /// Takes nothing more in.
     pub fn close_intake(&self) {
-        self.handle.inner.closed.cancel();
+        self.handle.inner.intake.closed.cancel();
     }
 
     /// Waits until nothing is under way, `deadline` at the latest, then lets go of everything. What is left is found by others when its
@@ -293,19 +235,19 @@ impl Engine {
         };
         let _ = tokio::time::timeout_at(deadline, idle).await;
         self.ending.cancel();
-        let left = self.ledger.len();
-        let inner = &self.handle.inner;
+        let left = self.held();
+        let Inner { node, upkeep, .. } = &*self.handle.inner;
         let within = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         // A source of somebody's own may keep to no limit, or panic.
-        let closing = inner.lanes.iter().map(|lane| AssertUnwindSafe(lane.spec.sender.close(within)).catch_unwind());
+        let closing = node.lanes.iter().map(|lane| AssertUnwindSafe(lane.spec.sender.close(within)).catch_unwind());
         let _ = tokio::time::timeout(within + CLOSES_WITHIN, futures::future::join_all(closing)).await;
         // A failure here costs nothing: the node is held for dead a few seconds later all the same.
-        let goodbye = inner.store.sign_off(&inner.project, &inner.upkeep.process);
+        let goodbye = node.store.sign_off(&node.project, &upkeep.process);
         let _ = tokio::time::timeout(within.min(Duration::from_secs(2)), goodbye).await;
         self.abandon.cancel();
-        self.tracker.close();
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.tracker.wait()).await;
-        let _ = tokio::time::timeout(Duration::from_secs(2), inner.store.close()).await;
+        node.tracker.close();
+        let _ = tokio::time::timeout(Duration::from_secs(1), node.tracker.wait()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(2), node.store.close()).await;
         left
     }
 }

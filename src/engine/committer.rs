@@ -7,20 +7,18 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::RETRY_AFTER;
-use super::alarm::Alarm;
 use super::dispatcher::{Fate, Job, Ticket};
 use super::feed::Feed;
-use super::health::StoreHealth;
 use super::lane::{Lane, Place};
-use super::lease::{Ledger, Term};
+use super::lease::Term;
+use super::node::Node;
 use super::submission::Refusal;
-use crate::clock::{self, StoreClock};
+use crate::clock;
 use crate::message::{self, Headers, Key, Message, Standing, State};
-use crate::store::{Due, Error, Held, Insert, NewMessage, Store, Verdict};
+use crate::store::{Due, Error, Held, Insert, NewMessage, Verdict};
 
 /// At most so many messages, or so many bytes, a commit.
 const BATCH: usize = 500;
@@ -53,17 +51,8 @@ pub(super) enum Committed {
 /// Commits what comes in, in batches; several workers may run.
 #[derive(Debug)]
 pub(super) struct Committer {
-    pub(super) project: Arc<str>,
-    pub(super) store: Arc<dyn Store>,
-    pub(super) clock: Arc<StoreClock>,
-    pub(super) health: Arc<StoreHealth>,
-    pub(super) ledger: Arc<Ledger>,
-    pub(super) alarm: Arc<Alarm>,
+    pub(super) node: Arc<Node>,
     pub(super) keep_keys: Duration,
-    /// Whether this node sends at all.
-    pub(super) sends: bool,
-    /// Cancelled when nothing more may be sent first.
-    pub(super) stopping: CancellationToken,
     pub(super) backlog: Backlog,
 }
 
@@ -109,11 +98,6 @@ impl Committer {
         Ok(answer)
     }
 
-    /// Whether a message may be sent from memory.
-    pub(super) fn may_send(&self) -> bool {
-        self.sends && !self.stopping.is_cancelled()
-    }
-
     /// Whether no more may wait to be committed. What is sent first is not refused once it was sent, so it is not sent then.
     pub(super) fn is_full(&self) -> bool {
         self.backlog.bytes.load(Ordering::Relaxed) >= self.backlog.most
@@ -147,7 +131,7 @@ impl Committer {
     async fn insert(&self, entries: Vec<Entry>) {
         let entries = self.in_time(entries);
         let Some(first) = entries.first() else { return };
-        let deadline = first.since + self.store.patience();
+        let deadline = first.since + self.node.store.patience();
         let mut waiting = Vec::with_capacity(entries.len());
         let mut messages = Vec::with_capacity(entries.len());
         for mut entry in entries {
@@ -166,17 +150,17 @@ impl Committer {
         let mut messages = Arc::new(messages);
         let mut tries = 0;
         loop {
-            let lease = self.ledger.lease();
+            let lease = self.node.ledger.lease();
             let (token, asked) = (lease.token, Instant::now());
-            let insert = Insert { project: self.project.clone(), messages: messages.clone(), lease, keep_keys: self.keep_keys };
+            let insert = Insert { project: self.node.project.clone(), messages: messages.clone(), lease, keep_keys: self.keep_keys };
             tries += 1;
-            match self.store.insert(insert).await {
+            match self.node.store.insert(insert).await {
                 Ok(inserted) => {
-                    self.health.kept();
-                    self.clock.read(inserted.now);
+                    self.node.health.kept();
+                    self.node.clock.read(inserted.now);
                     let messages = Arc::try_unwrap(messages).unwrap_or_else(|shared| shared.as_ref().clone());
                     let leased = messages.iter().zip(&inserted.verdicts).filter(|(message, verdict)| message.leased && **verdict == Verdict::New);
-                    let term = self.ledger.hold(token, asked, inserted.now, leased.map(|(message, _)| message.id), false);
+                    let term = self.node.ledger.hold(token, asked, inserted.now, leased.map(|(message, _)| message.id), false);
                     for ((message, verdict), answer) in messages.into_iter().zip(inserted.verdicts).zip(waiting) {
                         self.answer(answer, message, verdict, token, &term);
                     }
@@ -198,10 +182,10 @@ impl Committer {
                     return;
                 }
                 Err(error) => {
-                    self.health.failed("insert", &error);
+                    self.node.health.failed("insert", &error);
                     // A table that somebody has locked keeps nothing either, though all else goes on.
                     if matches!(error, Error::Refused(_) | Error::Contended(_)) {
-                        self.health.refused();
+                        self.node.health.refused();
                     }
                     let detail = error.to_string();
                     let refusal = if matches!(error, Error::Refused(_)) { Refusal::NotKept { detail } } else { Refusal::Unavailable { detail } };
@@ -218,7 +202,7 @@ impl Committer {
     /// Those that the store may still be asked to keep. While it is away no others are, and none whose producers have given up meanwhile: what is kept
     /// then they hand in once more.
     fn in_time(&self, mut entries: Vec<Entry>) -> Vec<Entry> {
-        let (reason, patience) = (self.health.reason(), self.store.patience());
+        let (reason, patience) = (self.node.health.reason(), self.node.store.patience());
         let (now, is_away) = (Instant::now(), reason.is_some());
         // Nearly always none, and the first has waited for longest.
         if !is_away && entries.first().is_none_or(|first| now - first.since < patience) {
@@ -234,7 +218,7 @@ impl Committer {
 
     /// A place for the first send, straight from memory, where nothing stands against it.
     fn place(&self, entry: &Entry) -> Option<Place> {
-        if entry.sent_already || entry.message.due != Due::Now || !self.may_send() {
+        if entry.sent_already || entry.message.due != Due::Now || !self.node.may_send() {
             return None;
         }
         entry.lane.try_enter(entry.weight)
@@ -268,15 +252,15 @@ impl Committer {
         } else if !message.leased {
             match message.due {
                 Due::Now => lane.due(1 << message.priority.min(9)),
-                Due::After(delay) => self.alarm.ring_by(Instant::now() + delay),
-                Due::At(at) => self.alarm.ring_by(Instant::now() + clock::between(self.clock.now(), at)),
+                Due::After(delay) => self.node.alarm.ring_by(Instant::now() + delay),
+                Due::At(at) => self.node.alarm.ring_by(Instant::now() + clock::between(self.node.clock.now(), at)),
             }
         }
     }
 
     fn first_send(&self, lane: &Arc<Lane>, new: NewMessage, place: Place, held: Held, term: Arc<Term>) {
         let began = Instant::now();
-        let now = self.clock.at(began);
+        let now = self.node.clock.at(began);
         let message = self.message(&new);
         let retry = new.retry;
         let standing = Standing { expires_at: new.expires_after.map(|age| clock::after(now, age)), ..Standing::default() };
@@ -288,7 +272,7 @@ impl Committer {
     pub(super) fn message(&self, new: &NewMessage) -> Message {
         Message {
             id: new.id,
-            project: self.project.clone(),
+            project: self.node.project.clone(),
             source: new.source.clone(),
             topic: new.topic.clone(),
             key: new.key.clone(),

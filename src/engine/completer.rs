@@ -10,17 +10,15 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::alarm::Alarm;
 use super::config::Keep;
 use super::dispatcher::Ticket;
 use super::feed::Feed;
-use super::health::StoreHealth;
-use super::lease::{Ledger, locked};
-use crate::clock::{self, StoreClock};
+use super::node::Node;
+use crate::clock;
 use crate::message::judge::{Log, Reason, attempt_outcome, judge};
 use crate::message::{AttemptOutcome, State};
 use crate::outcome::{Class, MAX_DETAIL, Outcome, fitting};
-use crate::store::{Completion, Error, Held, LastError, Store};
+use crate::store::{Completion, Error, Held, LastError};
 use crate::telemetry::throttle::Throttle;
 use desk::{Desk, Outcomes};
 
@@ -55,13 +53,9 @@ pub(super) enum Ending {
 /// What the completer's workers share.
 #[derive(Debug)]
 pub(super) struct Completer {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) clock: Arc<StoreClock>,
-    pub(super) health: Arc<StoreHealth>,
-    pub(super) ledger: Arc<Ledger>,
+    pub(super) node: Arc<Node>,
     pub(super) keep: Keep,
     pub(super) reports: Feed<Report>,
-    pub(super) alarm: Arc<Alarm>,
     /// Cancelled when nobody waits any longer for the store to take what it refuses.
     pub(super) settling: CancellationToken,
 }
@@ -88,7 +82,7 @@ impl Completer {
                 self.hand_back(&back).await;
             }
             if !reports.is_empty() {
-                let now = self.clock.now();
+                let now = self.node.clock.now();
                 let judged = reports.drain(..).map(|mut report| {
                     let completion = self.completion(&mut report, now, &mut desk.rng);
                     (report, completion)
@@ -120,7 +114,7 @@ impl Completer {
     /// Sets aside what is locked by somebody else, for another time; answers the others, if any.
     async fn set_aside(&self, outcomes: Outcomes, desk: &mut Desk) -> Option<Outcomes> {
         let ids = outcomes.completions.iter().map(|completion| completion.held.id).collect();
-        let locked = locked(&*self.store, &self.health, ids).await;
+        let locked = self.node.locked(ids).await;
         if locked.is_empty() {
             return Some(outcomes);
         }
@@ -147,7 +141,7 @@ impl Completer {
             result: None,
             started_at: ticket.started_at,
             duration: Duration::ZERO,
-            node: self.ledger.node().clone(),
+            node: self.node.ledger.node().clone(),
             log: Log::Own,
             delete: false,
         };
@@ -201,7 +195,7 @@ impl Completer {
             if part.count() > desk.portion.size() {
                 parts.push(part.split_off(desk.portion.size()));
             }
-            let error = match self.store.complete(part.completions.clone()).await {
+            let error = match self.node.store.complete(part.completions.clone()).await {
                 Ok(ours) => {
                     desk.wrote(part.count());
                     self.settle(part, ours, desk).await;
@@ -229,7 +223,7 @@ impl Completer {
                     continue;
                 }
                 Error::Contended(_) => {
-                    self.health.failed("complete", &error);
+                    self.node.health.failed("complete", &error);
                     // On PostgreSQL a batch may be two statements, each for itself.
                     part.is_repeated = true;
                     let count = part.count();
@@ -249,9 +243,9 @@ impl Completer {
                 _ => {
                     // Else one outcome that is too much would have the node refuse messages each time that it is tried.
                     if desk.failed_before(&part) {
-                        self.health.failed_again("complete", &error);
+                        self.node.health.failed_again("complete", &error);
                     } else {
-                        self.health.failed("complete", &error);
+                        self.node.health.failed("complete", &error);
                     }
                     part.is_repeated = true;
                     desk.put_back(part, &mut parts, &error)
@@ -263,11 +257,11 @@ impl Completer {
 
     /// What was written, or is nobody's business any more: its leases end, and whoever waits is told.
     async fn settle(&self, outcomes: Outcomes, ours: Vec<bool>, desk: &mut Desk) {
-        self.health.answered();
+        self.node.health.answered();
         let Outcomes { reports, completions, is_repeated } = outcomes;
-        let ended = self.ledger.drop_held(completions.iter().map(|completion| &completion.held));
+        let ended = self.node.ledger.drop_held(completions.iter().map(|completion| &completion.held));
         if let Some(soonest) = completions.iter().filter(|completion| completion.state == State::Retrying).map(|completion| completion.delay).min() {
-            self.alarm.ring_by(Instant::now() + soonest);
+            self.node.alarm.ring_by(Instant::now() + soonest);
         }
         let now = Instant::now();
         for ((report, completion), ours) in reports.into_iter().zip(completions.iter()).zip(ours) {
@@ -293,7 +287,7 @@ impl Completer {
     /// The store finds out by itself, once the leases run out, that these outcomes were not written.
     async fn give_up(&self, outcomes: Outcomes, error: &Error, desk: &mut Desk) {
         for Completion { held, .. } in outcomes.completions.iter() {
-            self.ledger.leave_open(held);
+            self.node.ledger.leave_open(held);
             tracing::error!(message.id = %held.id, error = error.to_string(),
                 "an outcome can't be written and is given up: once its lease, or its claim's, runs out the attempt is lost, and the message sent again");
         }
@@ -305,7 +299,7 @@ impl Completer {
     fn is_kept(&self, held: &Held, error: &Error, desk: &mut Desk) -> bool {
         let now = Instant::now();
         let since = desk.refused_since(held, now);
-        if !self.settling.is_cancelled() && now.duration_since(since.unwrap_or(now)) < self.ledger.ttl() * REFUSED_LEASES {
+        if !self.settling.is_cancelled() && now.duration_since(since.unwrap_or(now)) < self.node.ledger.ttl() * REFUSED_LEASES {
             if since.is_none()
                 && let Some(held_back) = desk.failures.pass(now)
             {
@@ -320,23 +314,23 @@ impl Completer {
     /// Closes claims of which nothing is held any more. Not tried again: what is left open ends with its lease.
     async fn close(&self, claims: Vec<i64>) {
         if !claims.is_empty()
-            && let Err(error) = self.store.close_claims(claims).await
+            && let Err(error) = self.node.store.close_claims(claims).await
         {
-            self.health.failed("close_claims", &error);
+            self.node.health.failed("close_claims", &error);
         }
     }
 
     async fn hand_back(&self, reports: &[Report]) {
         let held: Vec<_> = reports.iter().map(|report| report.ticket.held).collect();
-        match self.store.release(held.clone()).await {
+        match self.node.store.release(held.clone()).await {
             Ok(ours) => {
                 tracing::debug!(messages = ours, "messages handed back");
-                self.alarm.ring_by(Instant::now());
+                self.node.alarm.ring_by(Instant::now());
             }
             // Not tried again: their leases run out, which comes to the same a little later.
-            Err(error) => self.health.failed("release", &error),
+            Err(error) => self.node.health.failed("release", &error),
         }
-        let ended = self.ledger.drop_held(held.iter());
+        let ended = self.node.ledger.drop_held(held.iter());
         self.close(ended).await;
     }
 }

@@ -8,14 +8,13 @@ use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::completer::{Ending, Report};
 use super::lane::{Lane, Place};
 use super::lease::Term;
-use crate::clock::{self, StoreClock};
+use super::node::Node;
+use crate::clock;
 use crate::message::{Message, Standing, State};
 use crate::outcome::Outcome;
 use crate::retry;
@@ -107,12 +106,9 @@ impl Until {
 
 /// Feeds one lane's sender.
 pub(super) struct Dispatcher {
+    pub(super) node: Arc<Node>,
     pub(super) lane: Arc<Lane>,
-    pub(super) clock: Arc<StoreClock>,
     pub(super) reports: mpsc::UnboundedSender<Report>,
-    pub(super) tracker: TaskTracker,
-    /// Cancelled when nothing more may be sent.
-    pub(super) stopping: CancellationToken,
 }
 
 impl Dispatcher {
@@ -132,7 +128,7 @@ impl Dispatcher {
                 Sender::Each(source) => {
                     let limit = self.lane.spec.options.timeout.map_or(LONGEST_SEND, Span::get) + TIMEOUT_GRACE;
                     for delivery in batch {
-                        self.tracker.spawn(send_one(source.clone(), delivery, limit));
+                        self.node.tracker.spawn(send_one(source.clone(), delivery, limit));
                     }
                 }
             }
@@ -152,7 +148,7 @@ impl Dispatcher {
                     lane.probe_unused();
                     return None;
                 }
-                Some(Delivery::new(Message { began_at: Some(self.clock.at(began)), ..job.message }, move |outcome| {
+                Some(Delivery::new(Message { began_at: Some(self.node.clock.at(began)), ..job.message }, move |outcome| {
                     let outcome = lane.reclassify(outcome);
                     lane.note(&outcome, began, Instant::now());
                     place.release_memory();
@@ -166,7 +162,7 @@ impl Dispatcher {
 
     /// A lease that ran out while the message waited here may be another node's by now; and a node that stops hands back.
     fn must_not_send(&self, term: &Term, id: &Uuid, now: Instant) -> bool {
-        term.left_of(id, now).is_zero() || self.stopping.is_cancelled()
+        term.left_of(id, now).is_zero() || self.node.stopping.is_cancelled()
     }
 
     fn prepare_held(&self, message: Message, mut ticket: Box<Ticket>) -> Option<Delivery> {
@@ -175,7 +171,7 @@ impl Dispatcher {
             self.unsent(ticket, Ending::HandBack);
             return None;
         }
-        (ticket.started_at, ticket.began) = (self.clock.at(now), now);
+        (ticket.started_at, ticket.began) = (self.node.clock.at(now), now);
         if ticket.standing.expires_at.is_some_and(|end| end <= ticket.started_at) {
             self.unsent(ticket, Ending::Expired);
             return None;

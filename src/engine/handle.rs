@@ -8,14 +8,11 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::SourceSpec;
-use super::alarm::Alarm;
-use super::health::StoreHealth;
 use super::intake::Intake;
-use super::lane::Lanes;
+use super::node::Node;
 use super::submission::{Accepted, Refusal, Submission};
 use super::upkeep::{SHOWN, Upkeep};
 use crate::outcome::cut;
@@ -31,22 +28,26 @@ pub struct Handle {
 }
 
 impl Handle {
+    pub(super) fn node(&self) -> &Node {
+        &self.inner.node
+    }
+
     /// The project.
     #[must_use]
     pub fn project(&self) -> &Arc<str> {
-        &self.inner.project
+        &self.node().project
     }
 
     /// The resend log, for looking at it.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.inner.store
+        &self.node().store
     }
 
     /// The source of this name, if the configuration has one.
     #[must_use]
     pub fn source(&self, name: &str) -> Option<&SourceSpec> {
-        self.inner.lanes.get(name).map(|lane| &lane.spec)
+        self.node().lanes.get(name).map(|lane| &lane.spec)
     }
 
     /// Takes a message. Once it answers [`Accepted`], the message is kept (or delivered).
@@ -63,25 +64,25 @@ impl Handle {
 
     /// Puts messages back to work; in order of `ids`.
     pub async fn retry(&self, ids: Vec<Uuid>) -> Result<Vec<Changed>, store::Error> {
-        let changed = self.inner.store.retry(&self.inner.project, ids).await?;
-        self.inner.alarm.ring_by(Instant::now());
+        let changed = self.node().store.retry(&self.node().project, ids).await?;
+        self.node().alarm.ring_by(Instant::now());
         Ok(changed)
     }
 
     /// Gives up messages; in order of `ids`.
     pub async fn cancel(&self, ids: Vec<Uuid>) -> Result<Vec<Changed>, store::Error> {
-        self.inner.store.cancel(&self.inner.project, ids).await
+        self.node().store.cancel(&self.node().project, ids).await
     }
 
     /// Replaces the payload of a failed message.
     pub async fn replace_payload(&self, id: Uuid, payload: Bytes) -> Result<Changed, store::Error> {
-        self.inner.store.replace_payload(&self.inner.project, id, payload).await
+        self.node().store.replace_payload(&self.node().project, id, payload).await
     }
 
     /// How many messages are under way on this node.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
-        self.inner.lanes.iter().map(|lane| lane.status().in_flight).sum()
+        self.node().lanes.iter().map(|lane| lane.status().in_flight).sum()
     }
 
     /// Says that the node lives, gives rows that lack a project or a due time what they lack, and fails those that nobody can claim: what is else done
@@ -92,10 +93,10 @@ impl Handle {
 
     /// What is due in the table, for a run that ends when nothing is left to do.
     pub async fn work(&self) -> Result<Work, store::Error> {
-        let lanes = &self.inner.lanes;
+        let lanes = &self.node().lanes;
         let queues = lanes.names().into_iter().map(store::Queues::all).collect();
-        let upcoming = store::Upcoming { project: self.inner.project.clone(), queues, horizon: Duration::ZERO };
-        let outlook = self.inner.store.upcoming(upcoming).await?;
+        let upcoming = store::Upcoming { project: self.node().project.clone(), queues, horizon: Duration::ZERO };
+        let outlook = self.node().store.upcoming(upcoming).await?;
         let due = outlook.due.iter().filter(|due| due.at <= outlook.now).filter_map(|due| lanes.get(&due.source));
         let (unreachable, reachable): (Vec<_>, Vec<_>) = due.partition(|lane| lane.is_held_back());
         Ok(Work { sendable: outlook.lapsed || !reachable.is_empty(), unreachable: !unreachable.is_empty() })
@@ -103,26 +104,26 @@ impl Handle {
 
     /// Waits until the store is ready.
     pub async fn store_is_ready(&self) {
-        self.inner.health.is_back().await;
+        self.node().health.is_back().await;
     }
 
     /// How the node is doing: what `/readyz` says.
     #[must_use]
     pub fn status(&self) -> Status {
-        let inner = &self.inner;
-        let store = inner.health.word();
-        let draining = inner.stopping.is_cancelled();
+        let Inner { node, upkeep, other_project, .. } = &*self.inner;
+        let store = node.health.word();
+        let draining = node.stopping.is_cancelled();
         let mut warnings = Vec::new();
-        if let Some(other) = &*inner.other_project.lock().unwrap_or_else(PoisonError::into_inner) {
-            warnings.push(format!("rows inserted without a project belong to project `{other}`, not to `{}`", inner.project));
+        if let Some(other) = &*other_project.lock().unwrap_or_else(PoisonError::into_inner) {
+            warnings.push(format!("rows inserted without a project belong to project `{other}`, not to `{}`", node.project));
         }
-        for row in &*inner.upkeep.unserved.lock().unwrap_or_else(PoisonError::into_inner) {
+        for row in &*upkeep.unserved.lock().unwrap_or_else(PoisonError::into_inner) {
             let (project, source, seconds) = (cut(&row.project, SHOWN), cut(&row.source, SHOWN), row.oldest.as_secs());
             let message =
                 format!("messages of project `{project}`, source `{source}` have been waiting for {seconds} s and no live node serves them");
             warnings.push(message);
         }
-        let sources = inner.lanes.iter().map(|lane| lane.status()).collect();
+        let sources = node.lanes.iter().map(|lane| lane.status()).collect();
         Status { ready: store.is_none() && !draining, store, draining, sources, warnings }
     }
 }
@@ -169,15 +170,9 @@ pub struct SourceStatus {
 /// What the way in leads to.
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub(super) project: Arc<str>,
-    pub(super) store: Arc<dyn Store>,
-    pub(super) health: Arc<StoreHealth>,
-    pub(super) lanes: Arc<Lanes>,
+    pub(super) node: Arc<Node>,
     pub(super) intake: Arc<Intake>,
     pub(super) upkeep: Arc<Upkeep>,
-    pub(super) alarm: Arc<Alarm>,
-    pub(super) stopping: CancellationToken,
-    pub(super) closed: CancellationToken,
     /// The project of rows that name none, where it is not ours.
     pub(super) other_project: Mutex<Option<String>>,
 }
@@ -186,22 +181,23 @@ impl Inner {
     /// Prepares the store, however long it is away.
     pub(super) async fn prepare(&self) {
         loop {
-            match self.store.prepare().await {
+            match self.node.store.prepare().await {
                 Ok(prepared) => {
                     for version in &prepared.applied {
                         tracing::info!(migration = %version, "migrated");
                     }
-                    let other = prepared.default_project.filter(|default| **default != *self.project).map(|default| cut(&default, SHOWN).to_owned());
+                    let other =
+                        prepared.default_project.filter(|default| **default != *self.node.project).map(|default| cut(&default, SHOWN).to_owned());
                     if let Some(other) = &other {
-                        tracing::warn!(project = %self.project, default_project = other,
+                        tracing::warn!(project = %self.node.project, default_project = other,
                             "rows that are inserted without a project belong to another one than this node serves");
                     }
                     *self.other_project.lock().unwrap_or_else(PoisonError::into_inner) = other;
-                    self.health.answered();
+                    self.node.health.answered();
                     tracing::info!(store.server = prepared.server, "the store is ready");
                     return;
                 }
-                Err(error) => self.health.failed("prepare", &error),
+                Err(error) => self.node.health.failed("prepare", &error),
             }
             tokio::time::sleep(PREPARE_EVERY).await;
         }
@@ -213,11 +209,11 @@ impl Inner {
         let ring = async {
             loop {
                 wake.notified().await;
-                self.alarm.ring_by(Instant::now());
+                self.node.alarm.ring_by(Instant::now());
             }
         };
         tokio::select! {
-            () = self.store.listen(&self.project, wake.clone()) => {}
+            () = self.node.store.listen(&self.node.project, wake.clone()) => {}
             () = ring => {}
         }
     }

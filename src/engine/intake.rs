@@ -5,13 +5,12 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::Lanes;
 use super::committer::{Committed, Committer, weigh};
 use super::completer::{Ending, Report, age_limit};
 use super::dispatcher::{Fate, Job, Ticket, Until};
 use super::lane::{Lane, Place};
+use super::node::Node;
 use super::submission::{Accepted, Refusal, Submission};
 use super::unbroken::Unbroken;
 use crate::message::{Standing, State};
@@ -22,10 +21,9 @@ use crate::store::{Held, NewMessage};
 /// The way in.
 #[derive(Debug)]
 pub(super) struct Intake {
+    pub(super) node: Arc<Node>,
     pub(super) committer: Arc<Committer>,
-    pub(super) lanes: Arc<Lanes>,
     pub(super) reports: mpsc::UnboundedSender<Report>,
-    pub(super) tracker: TaskTracker,
     /// Cancelled when nothing more is taken.
     pub(super) closed: CancellationToken,
 }
@@ -38,7 +36,7 @@ impl Intake {
             && let Some(place) = self.may_try(&submission, &lane)
         {
             // Whoever asked may go away, the send and what follows must not.
-            return Unbroken::new(self.clone().try_first(submission, lane, place), self.tracker.clone()).await;
+            return Unbroken::new(self.clone().try_first(submission, lane, place), self.node.tracker.clone()).await;
         }
         let message = new_message(submission, &lane);
         kept(self.committer.commit(message, lane, false)?.await)
@@ -52,7 +50,7 @@ impl Intake {
                 Err(refusal) => Waiting::Done(Err(refusal)),
                 Ok((_, Mode::OnFailure)) => {
                     let intake = self.clone();
-                    Waiting::Task(self.tracker.spawn(async move { intake.submit(submission).await }))
+                    Waiting::Task(self.node.tracker.spawn(async move { intake.submit(submission).await }))
                 }
                 Ok((lane, Mode::WriteAhead)) => match self.committer.commit(new_message(submission, &lane), lane, false) {
                     Ok(answer) => Waiting::Commit(answer),
@@ -74,8 +72,8 @@ impl Intake {
     /// Checks a submission against its source and the state of the node.
     fn admit(&self, submission: &Submission) -> Result<(Arc<Lane>, Mode), Refusal> {
         submission.check()?;
-        let Some(lane) = self.lanes.get(&submission.source) else {
-            let known = self.lanes.names().iter().map(ToString::to_string).collect();
+        let Some(lane) = self.node.lanes.get(&submission.source) else {
+            let known = self.node.lanes.names().iter().map(ToString::to_string).collect();
             return Err(Refusal::UnknownSource { name: submission.source.clone(), known });
         };
         let bytes = submission.payload.as_ref().map_or(0, bytes::Bytes::len);
@@ -87,7 +85,7 @@ impl Intake {
         if self.closed.is_cancelled() {
             return Err(Refusal::Draining);
         }
-        if let Some(detail) = self.committer.health.reason() {
+        if let Some(detail) = self.node.health.reason() {
             return Err(Refusal::Unavailable { detail });
         }
         let mode = submission.mode.unwrap_or(lane.spec.options.mode);
@@ -96,7 +94,7 @@ impl Intake {
 
     /// A place for a send before anything is committed, if that is what may be done with this message now.
     fn may_try(&self, submission: &Submission, lane: &Arc<Lane>) -> Option<Place> {
-        if submission.due.is_some() || submission.idempotency_key.is_some() || !self.committer.may_send() || self.committer.is_full() {
+        if submission.due.is_some() || submission.idempotency_key.is_some() || !self.node.may_send() || self.committer.is_full() {
             return None;
         }
         lane.try_enter(weigh(submission.payload.as_ref(), submission.key.as_ref(), &submission.headers))
@@ -120,7 +118,7 @@ impl Intake {
             Ok(settled) => Some(settled.unwrap_or_else(|_| dropped())),
             // It may not have begun: from here on it must not once others may take the message. The commit may be through long before it is known.
             Err(_) => {
-                until.set(self.committer.ledger.ahead());
+                until.set(self.node.ledger.ahead());
                 None
             }
         };
@@ -129,14 +127,14 @@ impl Intake {
             return Err(Refusal::Unavailable { detail: "the message was not committed under a lease".to_owned() });
         };
         until.set(term.clone());
-        let now = self.committer.clock.now();
+        let now = self.node.clock.now();
         let standing = Standing { expires_at: age_limit(now, now, &lane.policy_for(retry.as_deref())), ..Standing::default() };
         let (waiter, written) = oneshot::channel();
         let ticket = Box::new(Ticket {
             standing,
             retry,
             waiter: Some(waiter),
-            ..Ticket::new(lane, Held { id, token }, term, self.committer.clock.at(began), began)
+            ..Ticket::new(lane, Held { id, token }, term, self.node.clock.at(began), began)
         });
         let reports = self.reports.clone();
         let report = move |ending| drop(reports.send(Report { ticket, ending }));
@@ -147,7 +145,7 @@ impl Intake {
             return Ok(Accepted::Kept { id, state: state.unwrap_or(State::Sending) });
         }
         // The running send decides the row; the producer is not kept waiting for it.
-        self.tracker.spawn(async move {
+        self.node.tracker.spawn(async move {
             report(match outcome.await {
                 Ok(outcome) => Ending::Sent { outcome, took: began.elapsed() },
                 Err(_) => Ending::HandBack,

@@ -10,9 +10,9 @@ use rand::RngExt;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::health::StoreHealth;
+use super::node::Node;
 use crate::clock::{self, StoreClock};
-use crate::store::{Error, Held, Lease, Store};
+use crate::store::{Error, Held, Lease};
 
 /// From so many on, leases are not renewed with others.
 const RENEW_AT_ONCE: usize = 1000;
@@ -150,7 +150,7 @@ impl Ledger {
     }
 
     /// Notes what was taken under a token, asked for at `asked` and taken when it was `now` for the database, or later, and whether a claim of the
-    /// store took it, which is [closed](Store::close_claims) in the end.
+    /// store took it, which is [closed](crate::store::Store::close_claims) in the end.
     pub(super) fn hold(&self, token: i64, asked: Instant, now: DateTime<Utc>, ids: impl Iterator<Item = Uuid>, open: bool) -> Arc<Term> {
         let term = Arc::new(Term::new(self.clock.clone(), End::new(asked, now, self.ttl)));
         let ids: HashSet<Uuid> = ids.collect();
@@ -210,19 +210,6 @@ impl Ledger {
         self.lock().values().map(|group| group.ids.len()).sum()
     }
 
-    /// Prolongs leases before they run out; never returns.
-    pub(super) async fn keep(self: Arc<Self>, store: Arc<dyn Store>, health: Arc<StoreHealth>) {
-        let mut ticks = tokio::time::interval(self.ttl / 6);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            // With a tick every sixth and two thirds left at the most, a renewal has three more chances before a lease ends.
-            for aging in self.aging(self.ttl * 2 / 3, self.clock.now()) {
-                self.renew(&*store, &health, aging).await;
-            }
-        }
-    }
-
     /// Leases that hold no longer than this from `now` on, by the database's clock, in batches. Groups stay whole: their term is one. Those of claims
     /// go apart from those that rows hold. What was left out of a renewal is old whatever its term says: its neighbours' renewals prolonged that.
     fn aging(&self, left: Duration, now: DateTime<Utc>) -> Vec<Aging> {
@@ -249,68 +236,6 @@ impl Ledger {
         batches
     }
 
-    /// Renews leases whose time had run out when it was `now` for the database, or will before they would have been renewed, and that nobody else
-    /// took. Answers which it had to leave out, because somebody has them locked; `None` if the store did not say which are still ours.
-    pub(super) async fn revive(&self, store: &dyn Store, health: &StoreHealth, now: DateTime<Utc>) -> Option<Vec<Uuid>> {
-        let mut left_out = Vec::new();
-        for aging in self.aging(self.ttl * 2 / 3, now) {
-            left_out.extend(self.renew(store, health, aging).await?);
-        }
-        Some(left_out)
-    }
-
-    /// Answers what it left out; `None` if the store failed.
-    async fn renew(&self, store: &dyn Store, health: &StoreHealth, aging: Aging) -> Option<Vec<Uuid>> {
-        let asked = Instant::now();
-        let end = End::new(asked, self.clock.at(asked), self.ttl);
-        let Aging { open, whole, held: mut batch } = aging;
-        let mut left_out = Vec::new();
-        if !open {
-            // A renewal of what somebody has locked would wait and fail, and its neighbours' with it. Nobody can take such a message meanwhile.
-            let locked = locked(store, health, batch.iter().map(|held| held.id).collect()).await;
-            let out: Vec<_> = batch.extract_if(.., |held| locked.contains(&held.id)).collect();
-            // Before the others are prolonged.
-            self.each_term(&out, |term, id| term.leave_out(id));
-            left_out.extend(out.iter().map(|held| held.id));
-        }
-        self.prolong(store, health, whole, batch, end).await.then_some(left_out)
-    }
-
-    /// Has the store renew leases, until `end` at least; answers whether it said which are still ours.
-    async fn prolong(&self, store: &dyn Store, health: &StoreHealth, whole: bool, mut batch: Vec<Held>, end: End) -> bool {
-        if batch.is_empty() {
-            return true;
-        }
-        match store.renew(batch.clone(), self.ttl).await {
-            Ok(lost) => {
-                let lost: HashSet<Uuid> = lost.into_iter().collect();
-                self.each_term(&batch, |term, id| {
-                    if lost.contains(&id) {
-                        term.lose(id);
-                    } else {
-                        term.renewed(id, end, whole);
-                    }
-                });
-                if !lost.is_empty() {
-                    tracing::debug!(leases.lost = lost.len(), "leases were not ours any more when they were to be renewed");
-                    self.drop_held(batch.iter().filter(|held| lost.contains(&held.id)));
-                }
-                true
-            }
-            // One that is refused keeps no other from being renewed, and is not renewed with them.
-            Err(Error::Refused(_)) if batch.len() > 1 => {
-                self.each_term(&batch, |term, id| term.leave_out(id));
-                let rest = batch.split_off(batch.len() / 2);
-                // The end of the first try: what is renewed later holds longer, and a term is one for all.
-                Box::pin(self.prolong(store, health, whole, batch, end)).await && Box::pin(self.prolong(store, health, whole, rest, end)).await
-            }
-            Err(error) => {
-                health.failed("renew", &error);
-                matches!(error, Error::Refused(_))
-            }
-        }
-    }
-
     /// Changes the terms of those of these leases that are still held.
     fn each_term(&self, held: &[Held], change: impl Fn(&Term, Uuid)) {
         let groups = self.lock();
@@ -326,13 +251,92 @@ impl Ledger {
     }
 }
 
-/// Which of these messages somebody else has locked; none if the store does not say.
-pub(super) async fn locked(store: &dyn Store, health: &StoreHealth, ids: Vec<Uuid>) -> HashSet<Uuid> {
-    match store.locked(ids).await {
-        Ok(locked) => locked.into_iter().collect(),
-        Err(error) => {
-            health.told_nothing("locked", &error);
-            HashSet::new()
+/// What the ledger has the store do.
+impl Node {
+    /// Prolongs leases before they run out; never returns.
+    pub(super) async fn keep_leases(self: Arc<Self>) {
+        let ttl = self.ledger.ttl;
+        let mut ticks = tokio::time::interval(ttl / 6);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // With a tick every sixth and two thirds left at the most, a renewal has three more chances before a lease ends.
+            for aging in self.ledger.aging(ttl * 2 / 3, self.clock.now()) {
+                self.renew(aging).await;
+            }
+        }
+    }
+
+    /// Renews leases whose time had run out when it was `now` for the database, or will before they would have been renewed, and that nobody else
+    /// took. Answers which it had to leave out, because somebody has them locked; `None` if the store did not say which are still ours.
+    pub(super) async fn revive(&self, now: DateTime<Utc>) -> Option<Vec<Uuid>> {
+        let mut left_out = Vec::new();
+        for aging in self.ledger.aging(self.ledger.ttl * 2 / 3, now) {
+            left_out.extend(self.renew(aging).await?);
+        }
+        Some(left_out)
+    }
+
+    /// Answers what it left out; `None` if the store failed.
+    async fn renew(&self, aging: Aging) -> Option<Vec<Uuid>> {
+        let asked = Instant::now();
+        let end = End::new(asked, self.clock.at(asked), self.ledger.ttl);
+        let Aging { open, whole, held: mut batch } = aging;
+        let mut left_out = Vec::new();
+        if !open {
+            // A renewal of what somebody has locked would wait and fail, and its neighbours' with it. Nobody can take such a message meanwhile.
+            let locked = self.locked(batch.iter().map(|held| held.id).collect()).await;
+            let out: Vec<_> = batch.extract_if(.., |held| locked.contains(&held.id)).collect();
+            // Before the others are prolonged.
+            self.ledger.each_term(&out, |term, id| term.leave_out(id));
+            left_out.extend(out.iter().map(|held| held.id));
+        }
+        self.prolong(whole, batch, end).await.then_some(left_out)
+    }
+
+    /// Has the store renew leases, until `end` at least; answers whether it said which are still ours.
+    async fn prolong(&self, whole: bool, mut batch: Vec<Held>, end: End) -> bool {
+        if batch.is_empty() {
+            return true;
+        }
+        match self.store.renew(batch.clone(), self.ledger.ttl).await {
+            Ok(lost) => {
+                let lost: HashSet<Uuid> = lost.into_iter().collect();
+                self.ledger.each_term(&batch, |term, id| {
+                    if lost.contains(&id) {
+                        term.lose(id);
+                    } else {
+                        term.renewed(id, end, whole);
+                    }
+                });
+                if !lost.is_empty() {
+                    tracing::debug!(leases.lost = lost.len(), "leases were not ours any more when they were to be renewed");
+                    self.ledger.drop_held(batch.iter().filter(|held| lost.contains(&held.id)));
+                }
+                true
+            }
+            // One that is refused keeps no other from being renewed, and is not renewed with them.
+            Err(Error::Refused(_)) if batch.len() > 1 => {
+                self.ledger.each_term(&batch, |term, id| term.leave_out(id));
+                let rest = batch.split_off(batch.len() / 2);
+                // The end of the first try: what is renewed later holds longer, and a term is one for all.
+                Box::pin(self.prolong(whole, batch, end)).await && Box::pin(self.prolong(whole, rest, end)).await
+            }
+            Err(error) => {
+                self.health.failed("renew", &error);
+                matches!(error, Error::Refused(_))
+            }
+        }
+    }
+
+    /// Which of these messages somebody else has locked; none if the store does not say.
+    pub(super) async fn locked(&self, ids: Vec<Uuid>) -> HashSet<Uuid> {
+        match self.store.locked(ids).await {
+            Ok(locked) => locked.into_iter().collect(),
+            Err(error) => {
+                self.health.told_nothing("locked", &error);
+                HashSet::new()
+            }
         }
     }
 }

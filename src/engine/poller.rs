@@ -7,21 +7,19 @@ use chrono::{DateTime, Utc};
 use rand::RngExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::alarm::Alarm;
 use super::breaker::Allows;
 use super::completer::{Ending, Report, age_limit};
+use super::config;
 use super::dispatcher::{Fate, Job, Ticket};
 use super::drain::Drain;
-use super::health::StoreHealth;
 use super::lane::Lane;
-use super::lease::{Ledger, Term};
+use super::lease::Term;
+use super::node::Node;
 use super::portion::Portion;
-use super::{Lanes, config};
-use crate::clock::{self, StoreClock};
-use crate::store::{Claim, Error, Held, Lapsed, Ready, Row, Store, TakeOver, Upcoming};
+use crate::clock;
+use crate::store::{Claim, Error, Held, Lapsed, Ready, Row, TakeOver, Upcoming};
 
 /// However often it is woken, the scout asks no more often than this.
 const SCOUT_GAP: Duration = Duration::from_millis(5);
@@ -40,22 +38,15 @@ const BLOCKED_WAIT: Duration = Duration::from_millis(250);
 /// What the scout and the claimers share.
 #[derive(Debug)]
 pub(super) struct Poller {
-    pub(super) project: Arc<str>,
-    pub(super) store: Arc<dyn Store>,
-    pub(super) clock: Arc<StoreClock>,
-    pub(super) health: Arc<StoreHealth>,
-    pub(super) ledger: Arc<Ledger>,
-    pub(super) lanes: Arc<Lanes>,
-    pub(super) alarm: Arc<Alarm>,
+    pub(super) node: Arc<Node>,
     pub(super) options: config::Poller,
     pub(super) reports: mpsc::UnboundedSender<Report>,
-    pub(super) stopping: CancellationToken,
 }
 
 impl Poller {
     /// Asks what is due, wakes the claimers concerned and sleeps until something will be due or a lease ends, the poll interval at the most.
     pub(super) async fn scout(self: Arc<Self>) {
-        let sources = self.lanes.names();
+        let sources = self.node.lanes.names();
         let mut lapses = Lapses { from: Instant::now(), portion: Portion::new(TAKE_OVER) };
         loop {
             let asked = Instant::now();
@@ -64,8 +55,8 @@ impl Poller {
             let soonest = self.look(&sources, interval, &mut lapses).await;
             let latest = asked + soonest.map_or(interval, |soon| soon.min(interval)).max(SCOUT_GAP);
             tokio::select! {
-                () = self.alarm.wait(latest) => {}
-                () = self.stopping.cancelled() => return,
+                () = self.node.alarm.wait(latest) => {}
+                () = self.node.stopping.cancelled() => return,
             }
             tokio::time::sleep_until(asked + SCOUT_GAP).await;
         }
@@ -74,19 +65,19 @@ impl Poller {
     /// One look; answers how soon the next message is due that is not due yet, or the next lease ends within the horizon.
     async fn look(&self, sources: &[Arc<str>], horizon: Duration, lapses: &mut Lapses) -> Option<Duration> {
         // Levels of which it is known already are left to the claimers, which empty them: a look would pass over all that is held there.
-        let queues = self.lanes.iter().map(|lane| lane.unknown()).collect();
-        let outlook = match self.store.upcoming(Upcoming { project: self.project.clone(), queues, horizon }).await {
+        let queues = self.node.lanes.iter().map(|lane| lane.unknown()).collect();
+        let outlook = match self.node.store.upcoming(Upcoming { project: self.node.project.clone(), queues, horizon }).await {
             Ok(outlook) => outlook,
             Err(error) => {
-                self.health.told_nothing("upcoming", &error);
+                self.node.health.told_nothing("upcoming", &error);
                 return None;
             }
         };
-        self.health.told();
-        self.clock.read(outlook.now);
+        self.node.health.told();
+        self.node.clock.read(outlook.now);
         let mut next = outlook.next_lapse;
         for due in &outlook.due {
-            let Some(lane) = self.lanes.get(&due.source) else { continue };
+            let Some(lane) = self.node.lanes.get(&due.source) else { continue };
             if due.at <= outlook.now {
                 lane.due(1 << due.level.min(9));
             } else {
@@ -95,7 +86,7 @@ impl Poller {
         }
         if outlook.lapsed && lapses.from <= Instant::now() {
             // What is still ours is no lost attempt, however long the store was away: its outcome may be waiting to be written.
-            let rest = match self.ledger.revive(&*self.store, &self.health, outlook.now).await {
+            let rest = match self.node.revive(outlook.now).await {
                 Some(locked) => self.take_over(sources, locked, &mut lapses.portion).await,
                 None => NOTHING_REST,
             };
@@ -107,22 +98,22 @@ impl Poller {
     /// Attempts whose lease ran out are lost: they are judged, and their messages go on. But for `own`, which could not be renewed because
     /// somebody had them locked, and may be free by now: those are this node's still. Answers how long to let it be then.
     async fn take_over(&self, sources: &[Arc<str>], own: Vec<Uuid>, portion: &mut Portion) -> Duration {
-        let rest = self.ledger.ttl() / TAKE_OVER_REST;
-        let lease = self.ledger.lease();
+        let rest = self.node.ledger.ttl() / TAKE_OVER_REST;
+        let lease = self.node.ledger.lease();
         let token = lease.token;
         let (asked, limit) = (Instant::now(), u32::try_from(portion.size()).unwrap_or(u32::MAX));
-        let take = TakeOver { project: self.project.clone(), sources: sources.to_vec(), except: own, limit, lease };
-        self.ledger.set_taking_over(true);
-        let taken = self.store.take_over(take).await;
+        let take = TakeOver { project: self.node.project.clone(), sources: sources.to_vec(), except: own, limit, lease };
+        self.node.ledger.set_taking_over(true);
+        let taken = self.node.store.take_over(take).await;
         let lapsed = match taken {
             Ok(lapsed) => lapsed,
             Err(error) => {
-                self.ledger.set_taking_over(false);
+                self.node.ledger.set_taking_over(false);
                 // Else lost attempts that are too much at once would have the node refuse messages each time that they are tried.
                 if portion.size() < TAKE_OVER {
-                    self.health.failed_again("take_over", &error);
+                    self.node.health.failed_again("take_over", &error);
                 } else {
-                    self.health.failed("take_over", &error);
+                    self.node.health.failed("take_over", &error);
                 }
                 portion.failed(limit as usize, &error, Instant::now());
                 return if matches!(error, Error::Refused(_)) { rest } else { rest.min(NOTHING_REST) };
@@ -131,15 +122,15 @@ impl Poller {
         let rest = if lapsed.is_empty() { rest.min(NOTHING_REST) } else { Duration::ZERO };
         // A node that dies may leave thousands: they are looked for until there are none, and told in one line for all that are taken over at once.
         if let Some(first) = lapsed.first() {
-            self.alarm.ring_by(Instant::now());
+            self.node.alarm.ring_by(Instant::now());
             tracing::warn!(messages = lapsed.len(), message.id = %first.id, message.source = &*first.source, lease.node = &*first.node,
                 "leases ran out without a word from their node: the attempts are lost, the messages go on");
         }
-        let term = self.ledger.hold(token, asked, self.clock.at(asked), lapsed.iter().map(|row| row.id), false);
-        self.ledger.set_taking_over(false);
+        let term = self.node.ledger.hold(token, asked, self.node.clock.at(asked), lapsed.iter().map(|row| row.id), false);
+        self.node.ledger.set_taking_over(false);
         portion.worked(lapsed.len(), Instant::now());
         for row in lapsed {
-            let Some(lane) = self.lanes.get(&row.source) else { continue };
+            let Some(lane) = self.node.lanes.get(&row.source) else { continue };
             tracing::debug!(message.id = %row.id, message.source = &*row.source, message.attempts = row.attempt, lease.node = &*row.node,
                 "the lease ran out without a word from its node: the attempt is lost");
             lane.note_lost();
@@ -154,11 +145,11 @@ impl Poller {
     /// stops: a claim under way is made whatever becomes of whoever asked, and its rows are to be handed back.
     pub(super) async fn claim(self: Arc<Self>, lane: Arc<Lane>) {
         let mut drain = Drain::new(self.options.batch);
-        while let Some(Some(Turn { level, probe, places })) = self.stopping.run_until_cancelled(self.turn(&lane, drain.batch())).await {
+        while let Some(Some(Turn { level, probe, places })) = self.node.stopping.run_until_cancelled(self.turn(&lane, drain.batch())).await {
             lane.levels.claim_begins(level);
             let claimed = self.claim_once(&lane, &mut drain, level, places).await;
             if lane.levels.claim_ended() {
-                self.alarm.ring_by(Instant::now());
+                self.node.alarm.ring_by(Instant::now());
             }
             if probe && claimed == 0 {
                 lane.probe_unused();
@@ -174,7 +165,7 @@ impl Poller {
                 lane.wake.notified().await;
                 continue;
             };
-            self.health.is_back().await;
+            self.node.health.is_back().await;
             if lane.spec.sender.blocked().is_some() {
                 tokio::time::sleep(BLOCKED_WAIT).await;
                 continue;
@@ -210,11 +201,11 @@ impl Poller {
     async fn claim_once(&self, lane: &Arc<Lane>, drain: &mut Drain, level: u8, mut places: OwnedSemaphorePermit) -> usize {
         let max_bytes = lane.claim_bytes() as u64;
         let count = drain.limit(u32::try_from(places.num_permits()).unwrap_or(u32::MAX), max_bytes);
-        let (lease, asked) = (self.ledger.lease(), Instant::now());
+        let (lease, asked) = (self.node.ledger.lease(), Instant::now());
         let (token, after) = (lease.token, drain.walk.after(level, asked));
         let swept = after.is_none();
         let claim = Claim {
-            project: self.project.clone(),
+            project: self.node.project.clone(),
             source: lane.name().clone(),
             level,
             limit: count,
@@ -223,23 +214,23 @@ impl Poller {
             after,
             lease,
         };
-        let claimed = match self.store.claim(claim).await {
+        let claimed = match self.node.store.claim(claim).await {
             Ok(claimed) => claimed,
             Err(error) => {
-                self.health.failed("claim", &error);
+                self.node.health.failed("claim", &error);
                 drain.failed(level, count, &error, Instant::now());
                 lane.due(1 << level);
                 tokio::time::sleep(BLOCKED_WAIT).await;
                 return 0;
             }
         };
-        self.health.answered();
+        self.node.health.answered();
         if let Some(error) = &claimed.refused {
-            self.health.failed("claim", error);
+            self.node.health.failed("claim", error);
         }
-        self.clock.read(claimed.now);
+        self.node.clock.read(claimed.now);
         drain.made(&claimed, max_bytes, Instant::now());
-        let term = self.ledger.hold(token, asked, claimed.now, claimed.rows.iter().map(id_of), true);
+        let term = self.node.ledger.hold(token, asked, claimed.now, claimed.rows.iter().map(id_of), true);
         let full = claimed.cut || claimed.rows.len() >= count as usize;
         let (rows, at) = (claimed.rows.len(), Instant::now());
         drain.walk.note(level, claimed.last.filter(|_| full), asked, at);
@@ -252,9 +243,9 @@ impl Poller {
             // The last look saw the first of this level alone: what is due next there is not known. What brings nothing, such as a row that
             // somebody has locked, is left to the next poll.
             drain.took &= !(1 << level);
-            self.alarm.ring_by(at + EMPTIED);
+            self.node.alarm.ring_by(at + EMPTIED);
         }
-        let taken = Taken { token, term, at, now: self.clock.at(at) };
+        let taken = Taken { token, term, at, now: self.node.clock.at(at) };
         for row in claimed.rows {
             let Some(place) = places.split(1) else { break };
             self.take(lane, row, &taken, place, drain);

@@ -8,11 +8,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::config;
-use super::health::StoreHealth;
+use super::node::Node;
 use super::portion::Portion;
 use crate::message::State;
 use crate::store::{self, Purged, Store, Surplus, Sweep, Swept};
-use crate::telemetry::metrics::Metrics;
 
 /// The rest between two batches while there is more to delete, in times of what the last one took: a purge takes a quarter of one
 /// connection's time and leaves the database to those who send.
@@ -127,23 +126,23 @@ impl Purge {
     }
 
     /// Purges at the configured interval until it is told to stop.
-    pub(super) async fn keep(self, metrics: Arc<Metrics>, health: Arc<StoreHealth>, stop: CancellationToken) {
+    pub(super) async fn keep(self, node: Arc<Node>, stop: CancellationToken) {
         let (mut place, mut portion) = (Uuid::nil(), self.portion());
         loop {
-            health.is_back().await;
+            node.health.is_back().await;
             let counted = |purged: &Purged| {
                 for (state, rows) in &purged.rows {
-                    metrics.purged(state.as_str(), *rows);
+                    node.metrics.purged(state.as_str(), *rows);
                 }
                 !stop.is_cancelled()
             };
             if let Err(error) = self.run_in(&mut portion, counted).await {
-                health.failed_beside("purge", &error);
+                node.health.failed_beside("purge", &error);
             }
             match self.sweep_some(&mut place, LOOKS).await {
                 Ok(Swept { attempts: 0, turns: 0, .. }) => {}
                 Ok(Swept { attempts, turns, .. }) => tracing::info!(attempts, turns, "took away what nothing belonged to any more"),
-                Err(error) => health.failed_beside("sweep", &error),
+                Err(error) => node.health.failed_beside("sweep", &error),
             }
             tokio::select! {
                 () = tokio::time::sleep(self.history.every.get()) => {}

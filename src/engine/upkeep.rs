@@ -8,15 +8,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Lanes;
 use super::config::Keep;
-use super::health::StoreHealth;
-use super::lease::Ledger;
+use super::node::Node;
 use crate::message::judge::{self, Log};
 use crate::message::{AttemptOutcome, State};
 use crate::outcome::cut;
-use crate::store::{Completion, Count, Error, Heartbeat, Held, LastError, Sample, Served, Store, Stray, Strays, Taken, Unserved};
-use crate::telemetry::metrics::Metrics;
+use crate::store::{Completion, Count, Error, Heartbeat, Held, LastError, Sample, Served, Stray, Strays, Taken, Unserved};
 use crate::telemetry::throttle::Throttle;
 use crate::units::millis;
 
@@ -48,29 +45,23 @@ const SAMPLE_SHARE: u32 = 20;
 /// What a node does beside sending.
 #[derive(Debug)]
 pub(super) struct Upkeep {
-    pub(super) project: Arc<str>,
-    /// What this process is known by among those that live: see [`process`].
+    node: Arc<Node>,
+    /// What this process is known by among those that live, unlike its name, which one that is started anew may share, with other sources in its
+    /// configuration: what the one before it knew stays known. And so may a `redrive run` beside a `serve`, which lives on after it.
     pub(super) process: Arc<str>,
-    pub(super) store: Arc<dyn Store>,
-    pub(super) health: Arc<StoreHealth>,
-    pub(super) ledger: Arc<Ledger>,
-    pub(super) lanes: Arc<Lanes>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) keep: Keep,
-    /// Whether this node sends; one that only accepts serves no source.
-    pub(super) sends: bool,
+    keep: Keep,
     /// What nobody serves, for `/readyz`.
     pub(super) unserved: Mutex<Vec<Unserved>>,
-    pub(super) stray_lines: Mutex<Throttle>,
-}
-
-/// What a process is known by, unlike its name, which one that is started anew may share, with other sources in its configuration: what the one before
-/// it knew stays known. And so may a `redrive run` beside a `serve`, which lives on after it.
-pub(super) fn process(node: &str) -> Arc<str> {
-    format!("{node} {:016x}", rand::random::<u64>()).into()
+    stray_lines: Mutex<Throttle>,
 }
 
 impl Upkeep {
+    pub(super) fn new(node: Arc<Node>, keep: Keep) -> Self {
+        let process = format!("{} {:016x}", node.ledger.node(), rand::random::<u64>()).into();
+        let stray_lines = Mutex::new(Throttle::new(10, Duration::from_secs(60)));
+        Self { node, process, keep, unserved: Mutex::default(), stray_lines }
+    }
+
     /// Runs until it is told to stop.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (ask_strays, strays_asked) = mpsc::channel(1);
@@ -80,19 +71,19 @@ impl Upkeep {
             let mut beats = 0_u32;
             let mut ticks = tokio::time::interval(BEAT);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            self.health.is_back().await;
+            self.node.health.is_back().await;
             loop {
                 tokio::select! {
                     _ = ticks.tick() => {}
-                    () = self.health.is_doubtful() => {}
+                    () = self.node.health.is_doubtful() => {}
                 }
                 // It is the beat that finds out that the store can be written to again.
                 self.beat().await;
-                if !self.health.is_up() {
+                if !self.node.health.is_up() {
                     continue;
                 }
                 // What is still going on is not joined by another round of it, and holds up no beat.
-                if self.sends && beats % STRAYS_EVERY == 2 {
+                if self.node.sends && beats % STRAYS_EVERY == 2 {
                     let _ = ask_strays.try_send(());
                 }
                 if beats % UNSERVED_EVERY == 4 {
@@ -114,24 +105,24 @@ impl Upkeep {
     }
 
     fn serves(&self) -> Served {
-        Served { project: self.project.clone(), sources: if self.sends { self.lanes.names() } else { Vec::new() } }
+        Served { project: self.node.project.clone(), sources: if self.node.sends { self.node.lanes.names() } else { Vec::new() } }
     }
 
     async fn beat(&self) {
-        let (project, node, sources) = (self.project.clone(), self.process.clone(), self.lanes.names());
-        let beat = Heartbeat { project, node, sources, sends: self.sends, ttl: TTL };
-        match self.store.heartbeat(beat).await {
-            Ok(()) => self.health.answered(),
+        let (project, node, sources) = (self.node.project.clone(), self.process.clone(), self.node.lanes.names());
+        let beat = Heartbeat { project, node, sources, sends: self.node.sends, ttl: TTL };
+        match self.node.store.heartbeat(beat).await {
+            Ok(()) => self.node.health.answered(),
             Err(error) => {
-                self.health.failed("heartbeat", &error);
+                self.node.health.failed("heartbeat", &error);
                 // It would not have this row; that it says so is an answer to a write all the same.
                 if matches!(error, Error::Refused(_)) {
-                    self.health.answered();
+                    self.node.health.answered();
                 }
             }
         }
-        self.metrics.store_up(self.health.is_up());
-        self.lanes.iter().for_each(|lane| lane.show_held_back());
+        self.node.metrics.store_up(self.node.health.is_up());
+        self.node.lanes.iter().for_each(|lane| lane.show_held_back());
     }
 
     /// Sees to rows that nobody can claim, whenever it is asked to.
@@ -160,13 +151,13 @@ impl Upkeep {
 
     /// Rows that no node of the project can ever claim fail with that reason. Answers whether there may be more; `None` if the store failed.
     async fn fail_strays(&self) -> Option<bool> {
-        let lease = self.ledger.lease();
+        let lease = self.node.ledger.lease();
         let token = lease.token;
-        let strays = Strays { project: self.project.clone(), sources: self.lanes.names(), min_age: MIN_AGE, limit: STRAYS, lease };
-        let Taken { strays, more } = match self.store.take_strays(strays).await {
+        let strays = Strays { project: self.node.project.clone(), sources: self.node.lanes.names(), min_age: MIN_AGE, limit: STRAYS, lease };
+        let Taken { strays, more } = match self.node.store.take_strays(strays).await {
             Ok(taken) => taken,
             Err(error) => {
-                self.health.failed_beside("take_strays", &error);
+                self.node.health.failed_beside("take_strays", &error);
                 return None;
             }
         };
@@ -177,7 +168,7 @@ impl Upkeep {
         let mut parts = vec![&strays[..]];
         while let Some(part) = parts.pop() {
             let completions = part.iter().map(|stray| self.failure(stray, token)).collect();
-            match self.store.complete(Arc::new(completions)).await {
+            match self.node.store.complete(Arc::new(completions)).await {
                 Ok(ours) => failed += self.failed(part, &ours),
                 // One that is refused keeps no other from failing.
                 Err(Error::Refused(_)) if part.len() > 1 => {
@@ -186,7 +177,7 @@ impl Upkeep {
                 }
                 // Their lease runs out and they are found again.
                 Err(error) => {
-                    self.health.failed("complete", &error);
+                    self.node.health.failed("complete", &error);
                     if !matches!(error, Error::Refused(_)) {
                         return None;
                     }
@@ -199,7 +190,7 @@ impl Upkeep {
     /// Tells of strays that failed, those that were ours; answers how many.
     fn failed(&self, strays: &[Stray], ours: &[bool]) -> usize {
         let failed: Vec<_> = strays.iter().zip(ours).filter_map(|(stray, ours)| ours.then_some(stray)).collect();
-        failed.iter().for_each(|_| self.metrics.stray_failed());
+        failed.iter().for_each(|_| self.node.metrics.stray_failed());
         if let Some(first) = failed.first()
             && let Some(held_back) = self.stray_lines.lock().unwrap_or_else(PoisonError::into_inner).pass(Instant::now())
         {
@@ -213,7 +204,7 @@ impl Upkeep {
     fn failure(&self, stray: &Stray, token: i64) -> Completion {
         let detail = match (stray.code, &stray.source) {
             ("unknown_source", Some(source)) => {
-                format!("no node of project `{}` has a source `{}`", self.project, cut(source, SHOWN))
+                format!("no node of project `{}` has a source `{}`", self.node.project, cut(source, SHOWN))
             }
             ("no_source", _) => "the row names no source".to_owned(),
             ("invalid_due_at", _) => "due_at is not a time at which anything can be sent".to_owned(),
@@ -221,7 +212,7 @@ impl Upkeep {
         };
         let (outcome, node, log) = match stray.lost {
             Some(_) => (AttemptOutcome::Lost, &stray.node, judge::log(AttemptOutcome::Lost, &stray.standing)),
-            None => (AttemptOutcome::Permanent, self.ledger.node(), Log::Own),
+            None => (AttemptOutcome::Permanent, self.node.ledger.node(), Log::Own),
         };
         Completion {
             held: Held { id: stray.id, token },
@@ -250,15 +241,15 @@ impl Upkeep {
         let mut reports = 0_u32;
         while asked.recv().await.is_some() {
             if reports.is_multiple_of(FORGET_EVERY)
-                && let Err(error) = self.store.forget_nodes(&self.project).await
+                && let Err(error) = self.node.store.forget_nodes(&self.node.project).await
             {
-                self.health.failed_beside("forget_nodes", &error);
+                self.node.health.failed_beside("forget_nodes", &error);
             }
             reports = reports.wrapping_add(1);
-            let found = match self.store.unserved(self.serves(), MIN_AGE, UNSERVED).await {
+            let found = match self.node.store.unserved(self.serves(), MIN_AGE, UNSERVED).await {
                 Ok(found) => found,
                 Err(error) => {
-                    self.health.failed_beside("unserved", &error);
+                    self.node.health.failed_beside("unserved", &error);
                     continue;
                 }
             };
@@ -279,7 +270,7 @@ impl Upkeep {
 
     /// Samples the table-wide gauges.
     async fn sample(&self, mut asked: mpsc::Receiver<()>) {
-        let served = self.lanes.names();
+        let served = self.node.lanes.names();
         let mut others: BTreeSet<String> = BTreeSet::new();
         while asked.recv().await.is_some() {
             match self.counted().await {
@@ -287,20 +278,20 @@ impl Upkeep {
                     let mut counts: BTreeMap<_, _> = counts.into_iter().map(|count| (count.source.clone(), count)).collect();
                     // Sources that nobody here serves are told of while something of theirs waits; they may be made up, and others each time.
                     for gone in others.iter().filter(|source| !counts.contains_key(*source)) {
-                        self.metrics.forget_waiting(gone);
+                        self.node.metrics.forget_waiting(gone);
                     }
-                    others = counts.keys().filter(|source| self.lanes.get(source).is_none()).cloned().collect();
+                    others = counts.keys().filter(|source| self.node.lanes.get(source).is_none()).cloned().collect();
                     for source in &served {
                         counts.entry(source.to_string()).or_insert_with(|| Count { source: source.to_string(), ..Count::default() });
                     }
                     for Count { source, states, overdue } in counts.into_values() {
-                        self.metrics.overdue(&source, overdue);
+                        self.node.metrics.overdue(&source, overdue);
                         for state in State::WAITING {
-                            self.metrics.waiting(&source, state.as_str(), states.get(&state).copied().unwrap_or(0));
+                            self.node.metrics.waiting(&source, state.as_str(), states.get(&state).copied().unwrap_or(0));
                         }
                     }
                 }
-                Err(error) => self.health.failed_beside("sample", &error),
+                Err(error) => self.node.health.failed_beside("sample", &error),
             }
         }
     }
@@ -308,8 +299,8 @@ impl Upkeep {
     /// What waits, by this node's count or another's; the first is waited for.
     async fn counted(&self) -> Result<Vec<Count>, Error> {
         loop {
-            let sample = Sample { project: self.project.clone(), sources: self.lanes.names(), every: SAMPLE_GOOD_FOR, share: SAMPLE_SHARE };
-            match self.store.sample(sample).await? {
+            let sample = Sample { project: self.node.project.clone(), sources: self.node.lanes.names(), every: SAMPLE_GOOD_FOR, share: SAMPLE_SHARE };
+            match self.node.store.sample(sample).await? {
                 Some(counts) => return Ok(counts),
                 None => tokio::time::sleep(BEAT).await,
             }
