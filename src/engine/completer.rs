@@ -15,10 +15,10 @@ use super::dispatcher::Ticket;
 use super::feed::Feed;
 use super::node::Node;
 use crate::clock;
-use crate::message::judge::{Log, Reason, attempt_outcome, judge};
-use crate::message::{AttemptOutcome, State};
-use crate::outcome::{Class, MAX_DETAIL, Outcome, fitting};
-use crate::store::{Completion, Error, Held, LastError};
+use crate::message::judge::{Log, judge};
+use crate::message::{AttemptOutcome, ErrorClass, State};
+use crate::outcome::{MAX_DETAIL, Outcome, fitting};
+use crate::store::{Completion, Error, Failure, Held};
 use crate::telemetry::throttle::Throttle;
 use desk::{Desk, Outcomes};
 
@@ -156,31 +156,24 @@ impl Completer {
                 lost = Outcome::unreachable("lost", "the lease ran out without a word from the node that held it");
                 (&mut lost, true)
             }
-            Ending::Expired => return unsent(completion, "expired", "expired", "too old to be sent", &self.keep),
-            Ending::Invalid { code, detail } => return unsent(completion, "invalid", code, detail, &self.keep),
-            Ending::HandBack => return unsent(completion, "invalid", "bug", "handed back", &self.keep),
+            Ending::Expired => return unsent(completion, ErrorClass::Expired, "expired", "too old to be sent", &self.keep),
+            Ending::Invalid { code, detail } => return unsent(completion, ErrorClass::Invalid, code, detail, &self.keep),
+            Ending::HandBack => return unsent(completion, ErrorClass::Invalid, "bug", "handed back", &self.keep),
         };
         let policy = ticket.lane.policy_for(ticket.retry.as_deref());
         let verdict = judge(outcome, is_lost, ticket.attempt, &ticket.standing, &policy, now, rng);
         completion.state = verdict.state;
         completion.delay = verdict.delay;
         completion.retries = verdict.retries;
-        completion.outcome = attempt_outcome(outcome.class, is_lost);
+        completion.outcome = verdict.outcome;
         completion.log = verdict.log;
         completion.delete = verdict.state.is_finished() && self.keep.deletes(verdict.state);
         let keeps_result = ticket.lane.spec.options.keep_result || ticket.lane.spec.kind == "kafka";
         if keeps_result && !completion.delete {
             completion.result = outcome.result.take();
         }
-        if outcome.class != Class::Succeeded {
-            let class = match verdict.reason {
-                Some(Reason::Expired) => "expired",
-                _ if is_lost => "lost",
-                _ => outcome.class.as_str(),
-            };
-            completion.error =
-                Some(LastError { class: class.to_owned(), code: outcome.code.to_string(), detail: std::mem::take(&mut outcome.detail) });
-        }
+        let detail = std::mem::take(&mut outcome.detail);
+        completion.error = verdict.error.map(|class| Failure { class, code: outcome.code.to_string(), detail });
         completion
     }
 
@@ -336,9 +329,9 @@ impl Completer {
 }
 
 /// A message that ends without this attempt having been made.
-fn unsent(mut completion: Completion, class: &str, code: &str, detail: &str, keep: &Keep) -> Completion {
+fn unsent(mut completion: Completion, class: ErrorClass, code: &str, detail: &str, keep: &Keep) -> Completion {
     completion.begun = false;
-    completion.error = Some(LastError { class: class.to_owned(), code: code.to_owned(), detail: fitting(detail.to_owned(), MAX_DETAIL) });
+    completion.error = Some(Failure { class, code: code.to_owned(), detail: fitting(detail.to_owned(), MAX_DETAIL) });
     completion.delete = keep.deletes(State::Failed);
     completion
 }
@@ -359,18 +352,17 @@ fn written(report: Report, completion: &Completion, ours: bool, failures: &mut T
             lane.metrics.finished_succeeded.inc();
         }
         State::Failed => {
-            let class = completion.error.as_ref().map_or("", |error| error.class.as_str());
-            let counter = match class {
-                "permanent" => &lane.metrics.failed_permanent,
-                "expired" => &lane.metrics.failed_expired,
-                "invalid" => &lane.metrics.failed_invalid,
-                _ => &lane.metrics.failed_exhausted,
+            let error = completion.error.as_ref();
+            let counter = match error.map(|error| error.class) {
+                Some(ErrorClass::Permanent) => &lane.metrics.failed_permanent,
+                Some(ErrorClass::Expired) => &lane.metrics.failed_expired,
+                Some(ErrorClass::Invalid) => &lane.metrics.failed_invalid,
+                Some(ErrorClass::Refused | ErrorClass::Unreachable | ErrorClass::Lost) | None => &lane.metrics.failed_exhausted,
             };
             counter.inc();
             if let Some(held_back) = failures.pass(Instant::now()) {
-                let error = completion.error.as_ref();
                 tracing::warn!(message.id = %completion.held.id, message.source = %lane.name(), message.attempts = attempt,
-                    error.class = class, error.code = error.map_or("", |error| error.code.as_str()),
+                    error.class = error.map_or("", |error| error.class.as_str()), error.code = error.map_or("", |error| error.code.as_str()),
                     error.detail = error.map_or("", |error| error.detail.as_str()), lines_held_back = held_back, "the message failed");
             }
         }

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::config::Keep;
 use super::node::Node;
 use crate::message::judge::{self, Log};
-use crate::message::{AttemptOutcome, State};
+use crate::message::{AttemptOutcome, ErrorClass, State};
 use crate::outcome::cut;
-use crate::store::{Completion, Count, Error, Heartbeat, Held, LastError, Sample, Served, Stray, Strays, Taken, Unserved};
+use crate::store::{Completion, Count, Error, Failure, Heartbeat, Held, Sample, Served, Stray, Strays, Taken, Unserved};
 use crate::telemetry::throttle::Throttle;
 use crate::units::millis;
 
@@ -225,7 +225,7 @@ impl Upkeep {
             retries: stray.standing.retries,
             expires_at: stray.standing.expires_at,
             outcome,
-            error: Some(LastError { class: "invalid".to_owned(), code: stray.code.to_owned(), detail }),
+            error: Some(Failure { class: ErrorClass::Invalid, code: stray.code.to_owned(), detail }),
             result: None,
             started_at: stray.lost.unwrap_or_default(),
             duration: Duration::ZERO,
