@@ -168,8 +168,8 @@ impl Completer {
         completion.outcome = verdict.outcome;
         completion.log = verdict.log;
         completion.delete = verdict.state.is_finished() && self.keep.deletes(verdict.state);
-        let keeps_result = ticket.lane.spec.options.keep_result || ticket.lane.spec.kind == "kafka";
-        if keeps_result && !completion.delete {
+        let spec = &ticket.lane.spec;
+        if (spec.options.keep_result || spec.sender.keeps_result()) && !completion.delete {
             completion.result = outcome.result.take();
         }
         let detail = std::mem::take(&mut outcome.detail);
