@@ -77,17 +77,19 @@ impl Completer {
                 }
                 () = tokio::time::sleep_until(desk.again), if !desk.aside.is_empty() => None,
             };
-            let back: Vec<_> = reports.extract_if(.., |report| matches!(report.ending, Ending::HandBack)).collect();
+            let (now, mut back) = (self.node.clock.now(), Vec::new());
+            let judged = reports.drain(..).filter_map(|mut report| match self.completion(&mut report, now, &mut desk.rng) {
+                Some(completion) => Some((report, completion)),
+                None => {
+                    back.push(report);
+                    None
+                }
+            });
+            let outcomes = Outcomes::of(judged, false);
             if !back.is_empty() {
                 self.hand_back(&back).await;
             }
-            if !reports.is_empty() {
-                let now = self.node.clock.now();
-                let judged = reports.drain(..).map(|mut report| {
-                    let completion = self.completion(&mut report, now, &mut desk.rng);
-                    (report, completion)
-                });
-                let outcomes = Outcomes::of(judged, false);
+            if outcomes.count() > 0 {
                 self.write(outcomes, &mut desk).await;
             }
             if !desk.aside.is_empty() && desk.again <= Instant::now() {
@@ -123,8 +125,8 @@ impl Completer {
         (free.count() > 0).then_some(free)
     }
 
-    /// What is written of an attempt, which takes what its outcome says along.
-    fn completion(&self, report: &mut Report, now: DateTime<Utc>, rng: &mut StdRng) -> Completion {
+    /// What is written of an attempt, which takes what its outcome says along; `None` if the message is handed back.
+    fn completion(&self, report: &mut Report, now: DateTime<Utc>, rng: &mut StdRng) -> Option<Completion> {
         let Report { ticket, ending } = report;
         let mut completion = Completion {
             held: ticket.held,
@@ -156,9 +158,9 @@ impl Completer {
                 lost = Outcome::unreachable("lost", "the lease ran out without a word from the node that held it");
                 (&mut lost, true)
             }
-            Ending::Expired => return unsent(completion, ErrorClass::Expired, "expired", "too old to be sent", &self.keep),
-            Ending::Invalid { code, detail } => return unsent(completion, ErrorClass::Invalid, code, detail, &self.keep),
-            Ending::HandBack => return unsent(completion, ErrorClass::Invalid, "bug", "handed back", &self.keep),
+            Ending::Expired => return Some(unsent(completion, ErrorClass::Expired, "expired", "too old to be sent", &self.keep)),
+            Ending::Invalid { code, detail } => return Some(unsent(completion, ErrorClass::Invalid, code, detail, &self.keep)),
+            Ending::HandBack => return None,
         };
         let policy = ticket.lane.policy_for(ticket.retry.as_deref());
         let verdict = judge(outcome, is_lost, ticket.attempt, &ticket.standing, &policy, now, rng);
@@ -174,7 +176,7 @@ impl Completer {
         }
         let detail = std::mem::take(&mut outcome.detail);
         completion.error = verdict.error.map(|class| Failure { class, code: outcome.code.to_string(), detail });
-        completion
+        Some(completion)
     }
 
     /// Writes a batch, however long the store is away: until then its leases are renewed, or pass to others and the write changes nothing. Where it
