@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::RETRY_AFTER;
 use super::dispatcher::{Fate, Job, Ticket};
@@ -15,7 +14,7 @@ use super::feed::Feed;
 use super::lane::{Lane, Place};
 use super::lease::Term;
 use super::node::Node;
-use super::submission::Refusal;
+use super::submission::{Accepted, Refusal};
 use crate::clock;
 use crate::message::{self, Headers, Key, Message, Standing, State};
 use crate::store::{Due, Error, Held, Insert, NewMessage, Verdict};
@@ -32,20 +31,39 @@ const OVERHEAD: usize = 512;
 #[derive(Debug)]
 struct Entry {
     message: NewMessage,
-    lane: Arc<Lane>,
-    weight: usize,
-    /// Committed under this node's lease although it has no place: its first send is already under way.
-    sent_already: bool,
-    /// Since when it waits.
-    since: Instant,
-    reply: oneshot::Sender<Result<Committed, Refusal>>,
+    answer: Answer,
 }
 
-/// A message that is committed.
+/// What is to be done once a message is committed.
 #[derive(Debug)]
-pub(super) enum Committed {
-    New { id: Uuid, state: State, lease: Option<(i64, Arc<Term>)> },
-    Duplicate { id: Uuid },
+struct Answer {
+    lane: Arc<Lane>,
+    weight: usize,
+    /// Since when the message waits.
+    since: Instant,
+    first: FirstSend,
+}
+
+type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+/// What becomes of a message that was queued.
+pub(super) type Committed<T> = oneshot::Receiver<Result<T, Refusal>>;
+
+/// How a message comes to its first send, and whom to tell that it is committed.
+#[derive(Debug)]
+enum FirstSend {
+    /// After the commit: straight from memory if it has a place, else by a claim.
+    Later { place: Option<Place>, reply: Reply<Accepted> },
+    /// It is under way: the message is committed under this node's lease, of which whoever sends it is told.
+    Begun(Reply<(i64, Arc<Term>)>),
+}
+
+impl FirstSend {
+    fn refuse(self, refusal: Refusal) {
+        match self {
+            Self::Later { reply, .. } => drop(reply.send(Err(refusal))),
+            Self::Begun(reply) => drop(reply.send(Err(refusal))),
+        }
+    }
 }
 
 /// Commits what comes in, in batches; several workers may run.
@@ -76,26 +94,30 @@ impl Backlog {
 
 impl Committer {
     /// Queues a message for the next commit. The answer comes once it is durable, whether or not anyone still waits for it.
-    pub(super) fn commit(
-        &self,
-        message: NewMessage,
-        lane: Arc<Lane>,
-        sent_already: bool,
-    ) -> Result<oneshot::Receiver<Result<Committed, Refusal>>, Refusal> {
+    pub(super) fn commit(&self, message: NewMessage, lane: Arc<Lane>) -> Result<Committed<Accepted>, Refusal> {
+        let (reply, committed) = oneshot::channel();
+        self.queue(message, lane, FirstSend::Later { place: None, reply })?;
+        Ok(committed)
+    }
+
+    /// The same for a message whose first send is under way; the answer is the lease under which it is committed.
+    pub(super) fn commit_begun(&self, message: NewMessage, lane: Arc<Lane>) -> Result<Committed<(i64, Arc<Term>)>, Refusal> {
+        let (reply, committed) = oneshot::channel();
+        self.queue(message, lane, FirstSend::Begun(reply))?;
+        Ok(committed)
+    }
+
+    fn queue(&self, message: NewMessage, lane: Arc<Lane>, first: FirstSend) -> Result<(), Refusal> {
         let weight = weigh(message.payload.as_ref(), message.key.as_ref(), &message.headers);
         let before = self.backlog.bytes.fetch_add(weight, Ordering::Relaxed);
         // One that was sent already must not be refused as if nothing had happened; the lane's places, and that none is sent once this is full,
         // bound these.
-        if before + weight > self.backlog.most && before > 0 && !sent_already {
+        if before + weight > self.backlog.most && before > 0 && matches!(first, FirstSend::Later { .. }) {
             self.backlog.bytes.fetch_sub(weight, Ordering::Relaxed);
             return Err(Refusal::Overloaded { after: RETRY_AFTER });
         }
-        let (reply, answer) = oneshot::channel();
-        let entry = Entry { message, lane, weight, sent_already, since: Instant::now(), reply };
-        if self.backlog.entries.send(entry).is_err() {
-            return Err(Refusal::Draining);
-        }
-        Ok(answer)
+        let answer = Answer { lane, weight, since: Instant::now(), first };
+        self.backlog.entries.send(Entry { message, answer }).map_err(|_| Refusal::Draining)
     }
 
     /// Whether no more may wait to be committed. What is sent first is not refused once it was sent, so it is not sent then.
@@ -116,11 +138,11 @@ impl Committer {
             let mut batch = Vec::with_capacity(entries.len());
             let mut bytes = 0;
             for entry in entries.drain(..) {
-                if bytes + entry.weight > BATCH_BYTES && !batch.is_empty() {
+                if bytes + entry.answer.weight > BATCH_BYTES && !batch.is_empty() {
                     self.insert(std::mem::take(&mut batch)).await;
                     bytes = 0;
                 }
-                bytes += entry.weight;
+                bytes += entry.answer.weight;
                 batch.push(entry);
             }
             self.insert(batch).await;
@@ -131,21 +153,21 @@ impl Committer {
     async fn insert(&self, entries: Vec<Entry>) {
         let entries = self.in_time(entries);
         let Some(first) = entries.first() else { return };
-        let deadline = first.since + self.node.store.patience();
-        let mut waiting = Vec::with_capacity(entries.len());
+        let deadline = first.answer.since + self.node.store.patience();
+        let mut answers = Vec::with_capacity(entries.len());
         let mut messages = Vec::with_capacity(entries.len());
-        for mut entry in entries {
-            let place = self.place(&entry);
-            entry.message.leased = place.is_some() || entry.sent_already;
-            waiting.push(Answer {
-                lane: entry.lane,
-                weight: entry.weight,
-                place,
-                sent_already: entry.sent_already,
-                since: entry.since,
-                reply: entry.reply,
-            });
-            messages.push(entry.message);
+        for Entry { mut message, mut answer } in entries {
+            message.leased = match &mut answer.first {
+                FirstSend::Begun(_) => true,
+                FirstSend::Later { place, .. } => {
+                    if place.is_none() && message.due == Due::Now && self.node.may_send() {
+                        *place = answer.lane.try_enter(answer.weight);
+                    }
+                    place.is_some()
+                }
+            };
+            messages.push(message);
+            answers.push(answer);
         }
         let mut messages = Arc::new(messages);
         let mut tries = 0;
@@ -161,7 +183,7 @@ impl Committer {
                     let messages = Arc::try_unwrap(messages).unwrap_or_else(|shared| shared.as_ref().clone());
                     let leased = messages.iter().zip(&inserted.verdicts).filter(|(message, verdict)| message.leased && **verdict == Verdict::New);
                     let term = self.node.ledger.hold(token, asked, inserted.now, leased.map(|(message, _)| message.id), false);
-                    for ((message, verdict), answer) in messages.into_iter().zip(inserted.verdicts).zip(waiting) {
+                    for ((message, verdict), answer) in messages.into_iter().zip(inserted.verdicts).zip(answers) {
                         self.answer(answer, message, verdict, token, &term);
                     }
                     return;
@@ -172,10 +194,10 @@ impl Committer {
                     tokio::time::sleep(Duration::from_millis(5) * tries).await;
                 }
                 // One message that the database won't have must not take its neighbours along.
-                Err(Error::Refused(why)) if waiting.len() > 1 => {
-                    tracing::debug!(error = why, batch = waiting.len(), "a commit was refused; its halves are committed");
+                Err(Error::Refused(why)) if answers.len() > 1 => {
+                    tracing::debug!(error = why, batch = answers.len(), "a commit was refused; its halves are committed");
                     let owned = std::mem::take(Arc::make_mut(&mut messages));
-                    let mut entries: Vec<_> = owned.into_iter().zip(waiting).map(|(message, answer)| answer.back(message)).collect();
+                    let mut entries: Vec<_> = owned.into_iter().zip(answers).map(|(message, answer)| Entry { message, answer }).collect();
                     let rest = entries.split_off(entries.len() / 2);
                     Box::pin(self.insert(entries)).await;
                     Box::pin(self.insert(rest)).await;
@@ -189,9 +211,9 @@ impl Committer {
                     }
                     let detail = error.to_string();
                     let refusal = if matches!(error, Error::Refused(_)) { Refusal::NotKept { detail } } else { Refusal::Unavailable { detail } };
-                    for answer in waiting {
-                        self.backlog.bytes.fetch_sub(answer.weight, Ordering::Relaxed);
-                        let _ = answer.reply.send(Err(refusal.clone()));
+                    for Answer { weight, first, .. } in answers {
+                        self.backlog.bytes.fetch_sub(weight, Ordering::Relaxed);
+                        first.refuse(refusal.clone());
                     }
                     return;
                 }
@@ -205,56 +227,41 @@ impl Committer {
         let (reason, patience) = (self.node.health.reason(), self.node.store.patience());
         let (now, is_away) = (Instant::now(), reason.is_some());
         // Nearly always none, and the first has waited for longest.
-        if !is_away && entries.first().is_none_or(|first| now - first.since < patience) {
+        if !is_away && entries.first().is_none_or(|first| now - first.answer.since < patience) {
             return entries;
         }
         let detail = reason.unwrap_or_else(|| "the messages before it took too long to be kept".to_owned());
-        for entry in entries.extract_if(.., |entry| is_away || now - entry.since >= patience) {
-            self.backlog.bytes.fetch_sub(entry.weight, Ordering::Relaxed);
-            let _ = entry.reply.send(Err(Refusal::Unavailable { detail: detail.clone() }));
+        for Entry { answer, .. } in entries.extract_if(.., |entry| is_away || now - entry.answer.since >= patience) {
+            self.backlog.bytes.fetch_sub(answer.weight, Ordering::Relaxed);
+            answer.first.refuse(Refusal::Unavailable { detail: detail.clone() });
         }
         entries
     }
 
-    /// A place for the first send, straight from memory, where nothing stands against it.
-    fn place(&self, entry: &Entry) -> Option<Place> {
-        if entry.sent_already || entry.message.due != Due::Now || !self.node.may_send() {
-            return None;
-        }
-        entry.lane.try_enter(entry.weight)
-    }
-
     fn answer(&self, answer: Answer, message: NewMessage, verdict: Verdict, token: i64, term: &Arc<Term>) {
-        let Answer { lane, weight, place, sent_already, reply, .. } = answer;
+        let Answer { lane, weight, first, .. } = answer;
         self.backlog.bytes.fetch_sub(weight, Ordering::Relaxed);
         let id = message.id;
-        let committed = match verdict {
-            Verdict::Duplicate(id) => Ok(Committed::Duplicate { id }),
-            Verdict::Conflict(id) => Err(Refusal::Conflict { id }),
-            Verdict::New => {
-                if sent_already {
-                    lane.metrics.accepted_on_failure.inc()
-                } else {
-                    lane.metrics.accepted_write_ahead.inc()
-                };
-                let state = if message.leased { State::Sending } else { State::Pending };
-                let lease = sent_already.then(|| (token, term.clone()));
-                Ok(Committed::New { id, state, lease })
+        match (verdict, first) {
+            (Verdict::New, FirstSend::Begun(reply)) => {
+                lane.metrics.accepted_on_failure.inc();
+                let _ = reply.send(Ok((token, term.clone())));
             }
-        };
-        // The producer first: what follows is not its concern.
-        let _ = reply.send(committed);
-        if verdict != Verdict::New {
-            return;
-        }
-        if let Some(place) = place {
-            self.first_send(&lane, message, place, Held { id, token }, term.clone());
-        } else if !message.leased {
-            match message.due {
-                Due::Now => lane.due(1 << message.priority.min(9)),
-                Due::After(delay) => self.node.alarm.ring_by(Instant::now() + delay),
-                Due::At(at) => self.node.alarm.ring_by(Instant::now() + clock::between(self.node.clock.now(), at)),
+            (Verdict::New, FirstSend::Later { place, reply }) => {
+                lane.metrics.accepted_write_ahead.inc();
+                let state = if place.is_some() { State::Sending } else { State::Pending };
+                // The producer first: what follows is not its concern.
+                let _ = reply.send(Ok(Accepted::Kept { id, state }));
+                match (place, message.due) {
+                    (Some(place), _) => self.first_send(&lane, message, place, Held { id, token }, term.clone()),
+                    (None, Due::Now) => lane.due(1 << message.priority.min(9)),
+                    (None, Due::After(delay)) => self.node.alarm.ring_by(Instant::now() + delay),
+                    (None, Due::At(at)) => self.node.alarm.ring_by(Instant::now() + clock::between(self.node.clock.now(), at)),
+                }
             }
+            (Verdict::Duplicate(id), FirstSend::Later { reply, .. }) => drop(reply.send(Ok(Accepted::Duplicate { id }))),
+            // A message that is sent first has no idempotency key.
+            (Verdict::Duplicate(id) | Verdict::Conflict(id), first) => first.refuse(Refusal::Conflict { id }),
         }
     }
 
@@ -282,24 +289,6 @@ impl Committer {
             attempt: 1,
             began_at: None,
         }
-    }
-}
-
-/// Whom to answer when a commit is through.
-struct Answer {
-    lane: Arc<Lane>,
-    weight: usize,
-    place: Option<Place>,
-    sent_already: bool,
-    since: Instant,
-    reply: oneshot::Sender<Result<Committed, Refusal>>,
-}
-
-impl Answer {
-    /// The entry that it was for, which has no place any more.
-    fn back(self, message: NewMessage) -> Entry {
-        let Self { lane, weight, sent_already, since, reply, .. } = self;
-        Entry { message, lane, weight, sent_already, since, reply }
     }
 }
 

@@ -39,7 +39,7 @@ impl Intake {
             return Unbroken::new(self.clone().try_first(submission, lane, place), self.node.tracker.clone()).await;
         }
         let message = new_message(submission, &lane);
-        kept(self.committer.commit(message, lane, false)?.await)
+        answered(self.committer.commit(message, lane)?).await
     }
 
     /// Takes many messages: all are queued before the first answer is awaited, so that they share commits.
@@ -52,8 +52,8 @@ impl Intake {
                     let intake = self.clone();
                     Waiting::Task(self.node.tracker.spawn(async move { intake.submit(submission).await }))
                 }
-                Ok((lane, Mode::WriteAhead)) => match self.committer.commit(new_message(submission, &lane), lane, false) {
-                    Ok(answer) => Waiting::Commit(answer),
+                Ok((lane, Mode::WriteAhead)) => match self.committer.commit(new_message(submission, &lane), lane) {
+                    Ok(committed) => Waiting::Commit(committed),
                     Err(refusal) => Waiting::Done(Err(refusal)),
                 },
             });
@@ -62,7 +62,7 @@ impl Intake {
         for waiting in waiting {
             verdicts.push(match waiting {
                 Waiting::Done(verdict) => verdict,
-                Waiting::Commit(answer) => kept(answer.await),
+                Waiting::Commit(committed) => answered(committed).await,
                 Waiting::Task(task) => task.await.unwrap_or_else(|_| Err(unknown())),
             });
         }
@@ -122,10 +122,8 @@ impl Intake {
                 None
             }
         };
-        let (retry, took) = (new.retry.clone(), began.elapsed());
-        let Committed::New { id, lease: Some((token, term)), .. } = answered(self.committer.commit(new, lane.clone(), true)?.await)? else {
-            return Err(Refusal::Unavailable { detail: "the message was not committed under a lease".to_owned() });
-        };
+        let (id, retry, took) = (new.id, new.retry.clone(), began.elapsed());
+        let (token, term) = answered(self.committer.commit_begun(new, lane.clone())?).await?;
         until.set(term.clone());
         let now = self.node.clock.now();
         let standing = Standing { expires_at: age_limit(now, now, &lane.policy_for(retry.as_deref())), ..Standing::default() };
@@ -158,7 +156,7 @@ impl Intake {
 /// A submission whose verdict is not known yet.
 enum Waiting {
     Done(Result<Accepted, Refusal>),
-    Commit(oneshot::Receiver<Result<Committed, Refusal>>),
+    Commit(Committed<Accepted>),
     Task(tokio::task::JoinHandle<Result<Accepted, Refusal>>),
 }
 
@@ -166,22 +164,13 @@ fn new_message(submission: Submission, lane: &Lane) -> NewMessage {
     submission.into_message(lane.name().clone(), &lane.policy)
 }
 
-type Answered = Result<Result<Committed, Refusal>, oneshot::error::RecvError>;
-
-fn answered(answer: Answered) -> Result<Committed, Refusal> {
-    answer.unwrap_or_else(|_| Err(unknown()))
+async fn answered<T>(committed: Committed<T>) -> Result<T, Refusal> {
+    committed.await.unwrap_or_else(|_| Err(unknown()))
 }
 
 /// What is said where nobody knows any more what became of a message.
 fn unknown() -> Refusal {
     Refusal::Unavailable { detail: "the node stopped before the commit was known".to_owned() }
-}
-
-fn kept(answer: Answered) -> Result<Accepted, Refusal> {
-    Ok(match answered(answer)? {
-        Committed::New { id, state, .. } => Accepted::Kept { id, state },
-        Committed::Duplicate { id } => Accepted::Duplicate { id },
-    })
 }
 
 fn dropped() -> Outcome {
