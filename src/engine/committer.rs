@@ -12,7 +12,7 @@ use super::RETRY_AFTER;
 use super::dispatcher::{Fate, Job, Ticket};
 use super::feed::Feed;
 use super::lane::{Lane, Place};
-use super::lease::Term;
+use super::lease::{Holder, Term};
 use super::node::Node;
 use super::submission::{Accepted, Refusal};
 use crate::clock;
@@ -182,7 +182,7 @@ impl Committer {
                     self.node.clock.read(inserted.now);
                     let messages = Arc::try_unwrap(messages).unwrap_or_else(|shared| shared.as_ref().clone());
                     let leased = messages.iter().zip(&inserted.verdicts).filter(|(message, verdict)| message.leased && **verdict == Verdict::New);
-                    let term = self.node.ledger.hold(token, asked, inserted.now, leased.map(|(message, _)| message.id), false);
+                    let term = self.node.ledger.hold(token, asked, inserted.now, leased.map(|(message, _)| message.id), Holder::Rows);
                     for ((message, verdict), answer) in messages.into_iter().zip(inserted.verdicts).zip(answers) {
                         self.answer(answer, message, verdict, token, &term);
                     }

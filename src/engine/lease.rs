@@ -104,19 +104,26 @@ impl Term {
     }
 }
 
+/// What says in the store that messages are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// A claim, which is [closed](crate::store::Store::close_claims) once nothing of it is held any more.
+    Claim,
+    /// Their own rows.
+    Rows,
+}
+
 #[derive(Debug)]
 struct Group {
     term: Arc<Term>,
     ids: HashSet<Uuid>,
-    /// Whether the store wants to know when none is left.
-    open: bool,
+    holder: Holder,
 }
 
 /// Leases that are renewed together.
 #[derive(Debug)]
 struct Aging {
-    /// Whether claims hold them, and not their rows.
-    open: bool,
+    holder: Holder,
     /// Whether these are whole groups, and not what was left out of them before.
     whole: bool,
     held: Vec<Held>,
@@ -149,18 +156,18 @@ impl Ledger {
         Arc::new(Term::new(self.clock.clone(), End::new(now, self.clock.at(now), self.ttl)))
     }
 
-    /// Notes what was taken under a token, asked for at `asked` and taken when it was `now` for the database, or later, and whether a claim of the
-    /// store took it, which is [closed](crate::store::Store::close_claims) in the end.
-    pub(super) fn hold(&self, token: i64, asked: Instant, now: DateTime<Utc>, ids: impl Iterator<Item = Uuid>, open: bool) -> Arc<Term> {
+    /// Notes what was taken under a token, asked for at `asked` and taken when it was `now` for the database, or later.
+    pub(super) fn hold(&self, token: i64, asked: Instant, now: DateTime<Utc>, ids: impl Iterator<Item = Uuid>, holder: Holder) -> Arc<Term> {
         let term = Arc::new(Term::new(self.clock.clone(), End::new(asked, now, self.ttl)));
         let ids: HashSet<Uuid> = ids.collect();
         if !ids.is_empty() {
-            self.lock().insert(token, Group { term: term.clone(), ids, open });
+            self.lock().insert(token, Group { term: term.clone(), ids, holder });
         }
         term
     }
 
-    /// Forgets leases: their outcome is written, or they are not ours any more. Answers the tokens of open claims of which nothing is left.
+    /// Forgets leases: their outcome is written, or they are not ours any more. Answers the tokens of claims that are to be closed, as
+    /// nothing of them is left.
     pub(super) fn drop_held<'a>(&self, held: impl Iterator<Item = &'a Held>) -> Vec<i64> {
         let mut groups = self.lock();
         let mut ended = Vec::new();
@@ -168,7 +175,7 @@ impl Ledger {
             if let Some(group) = groups.get_mut(&held.token) {
                 group.ids.remove(&held.id);
                 if group.ids.is_empty() {
-                    ended.extend(group.open.then_some(held.token));
+                    ended.extend((group.holder == Holder::Claim).then_some(held.token));
                     groups.remove(&held.token);
                 }
             }
@@ -176,11 +183,11 @@ impl Ledger {
         ended
     }
 
-    /// Has the store find out by itself that this lease ends: its outcome can't be written. A claim's lease is one, and ends only once nothing of it is
-    /// held any more.
+    /// Leaves a lease to expire in the store, because its outcome can't be written. The lease of a claim is one for all of its messages: the claim is
+    /// not closed any more, and expires once this node holds nothing of it.
     pub(super) fn leave_open(&self, held: &Held) {
         if let Some(group) = self.lock().get_mut(&held.token) {
-            group.open = false;
+            group.holder = Holder::Rows;
         }
     }
 
@@ -216,23 +223,23 @@ impl Ledger {
         let (groups, here) = (self.lock(), Instant::now());
         let is_old = |group: &Group| group.term.left_at(here, now) <= left;
         let mut batches = Vec::new();
-        for open in [true, false] {
+        for holder in [Holder::Claim, Holder::Rows] {
             let mut held = Vec::new();
-            for (token, group) in groups.iter().filter(|(_, group)| group.open == open && is_old(group)) {
+            for (token, group) in groups.iter().filter(|(_, group)| group.holder == holder && is_old(group)) {
                 held.extend(group.ids.iter().map(|id| Held { id: *id, token: *token }));
                 if held.len() >= RENEW_AT_ONCE {
-                    batches.push(Aging { open, whole: true, held: std::mem::take(&mut held) });
+                    batches.push(Aging { holder, whole: true, held: std::mem::take(&mut held) });
                 }
             }
             if !held.is_empty() {
-                batches.push(Aging { open, whole: true, held });
+                batches.push(Aging { holder, whole: true, held });
             }
         }
         let mut behind = Vec::new();
         for (token, group) in groups.iter().filter(|(_, group)| !is_old(group)) {
             behind.extend(group.term.left_out().into_iter().filter(|id| group.ids.contains(id)).map(|id| Held { id, token: *token }));
         }
-        batches.extend(behind.chunks(RENEW_AT_ONCE).map(|held| Aging { open: false, whole: false, held: held.to_vec() }));
+        batches.extend(behind.chunks(RENEW_AT_ONCE).map(|held| Aging { holder: Holder::Rows, whole: false, held: held.to_vec() }));
         batches
     }
 
@@ -281,9 +288,9 @@ impl Node {
     async fn renew(&self, aging: Aging) -> Option<Vec<Uuid>> {
         let asked = Instant::now();
         let end = End::new(asked, self.clock.at(asked), self.ledger.ttl);
-        let Aging { open, whole, held: mut batch } = aging;
+        let Aging { holder, whole, held: mut batch } = aging;
         let mut left_out = Vec::new();
-        if !open {
+        if holder == Holder::Rows {
             // A renewal of what somebody has locked would wait and fail, and its neighbours' with it. Nobody can take such a message meanwhile.
             let locked = self.locked(batch.iter().map(|held| held.id).collect()).await;
             let out: Vec<_> = batch.extract_if(.., |held| locked.contains(&held.id)).collect();
@@ -359,22 +366,23 @@ mod tests {
     #[test]
     fn groups_are_renewed_whole_and_claims_apart_from_rows() {
         let (ledger, clock) = ledger();
+        let holder_of = |token: i64| if token % 2 == 0 { Holder::Claim } else { Holder::Rows };
         for token in 0..6 {
-            ledger.hold(token, Instant::now(), clock.now(), (0..600).map(|_| Uuid::now_v7()), token % 2 == 0);
+            ledger.hold(token, Instant::now(), clock.now(), (0..600).map(|_| Uuid::now_v7()), holder_of(token));
         }
         let batches = ledger.aging(Duration::from_secs(31), clock.now());
         assert_eq!(batches.iter().map(|batch| batch.held.len()).sum::<usize>(), 6 * 600);
-        for Aging { open, held, .. } in &batches {
+        for Aging { holder, held, .. } in &batches {
             let tokens: HashSet<_> = held.iter().map(|held| held.token).collect();
             assert_eq!(held.len(), tokens.len() * 600, "whole groups");
-            assert!(tokens.len() <= 2 && tokens.iter().all(|token| (token % 2 == 0) == *open));
+            assert!(tokens.len() <= 2 && tokens.iter().all(|token| holder_of(*token) == *holder));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn leases_end_by_the_databases_clock_too_if_that_goes_ahead() {
         let (ledger, clock) = ledger();
-        let term = ledger.hold(1, Instant::now(), clock.now(), [Uuid::now_v7()].into_iter(), false);
+        let term = ledger.hold(1, Instant::now(), clock.now(), [Uuid::now_v7()].into_iter(), Holder::Rows);
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(term.left_of(&Uuid::nil(), Instant::now()), Duration::from_secs(25));
         assert!(ledger.aging(OLD, clock.now()).is_empty());
@@ -383,7 +391,7 @@ mod tests {
         assert_eq!(ledger.aging(OLD, ahead).len(), 1, "it is what the database said that counts");
         clock.read(ahead);
         assert_eq!(term.left_of(&Uuid::nil(), Instant::now()), Duration::ZERO);
-        let fresh = ledger.hold(2, Instant::now(), clock.now(), [Uuid::now_v7()].into_iter(), false);
+        let fresh = ledger.hold(2, Instant::now(), clock.now(), [Uuid::now_v7()].into_iter(), Holder::Rows);
         assert_eq!(fresh.left_of(&Uuid::nil(), Instant::now()), TTL, "what is taken by the new time is not concerned");
         assert_eq!(ledger.aging(OLD, clock.now()).len(), 1);
     }
@@ -395,7 +403,7 @@ mod tests {
         // The answer takes 4 s, and so the clock is taken for 4 s behind, until it is read again.
         tokio::time::advance(Duration::from_secs(4)).await;
         clock.read(taken);
-        let term = ledger.hold(1, asked, taken, [Uuid::now_v7()].into_iter(), false);
+        let term = ledger.hold(1, asked, taken, [Uuid::now_v7()].into_iter(), Holder::Rows);
         assert_eq!(term.left_of(&Uuid::nil(), Instant::now()), Duration::from_secs(26));
         clock.read(clock::after(taken, Duration::from_secs(4)));
         assert_eq!(term.left_of(&Uuid::nil(), Instant::now()), Duration::from_secs(26));
@@ -408,7 +416,7 @@ mod tests {
         let (ledger, clock) = ledger();
         let ids = [Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()];
         let [kept, locked, lost] = ids;
-        let term = ledger.hold(1, Instant::now(), clock.now(), ids.into_iter(), false);
+        let term = ledger.hold(1, Instant::now(), clock.now(), ids.into_iter(), Holder::Rows);
         let end = || End::new(Instant::now(), clock.now(), TTL);
         let left = |id: Uuid| term.left_of(&id, Instant::now()).as_secs();
         tokio::time::advance(Duration::from_secs(12)).await;
@@ -418,7 +426,7 @@ mod tests {
         assert_eq!((left(kept), left(locked), left(lost)), (30, 18, 0));
         tokio::time::advance(Duration::from_secs(1)).await;
         let behind = ledger.aging(OLD, clock.now());
-        let [Aging { open: false, whole: false, held }] = &behind[..] else { panic!("{behind:?}") };
+        let [Aging { holder: Holder::Rows, whole: false, held }] = &behind[..] else { panic!("{behind:?}") };
         assert_eq!(*held, [Held { id: locked, token: 1 }]);
         tokio::time::advance(Duration::from_secs(6)).await;
         term.leave_out(locked);

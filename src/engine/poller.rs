@@ -15,7 +15,7 @@ use super::config;
 use super::dispatcher::{Fate, Job, Ticket};
 use super::drain::Drain;
 use super::lane::Lane;
-use super::lease::Term;
+use super::lease::{Holder, Term};
 use super::node::Node;
 use super::portion::Portion;
 use crate::clock;
@@ -126,7 +126,7 @@ impl Poller {
             tracing::warn!(messages = lapsed.len(), message.id = %first.id, message.source = &*first.source, lease.node = &*first.node,
                 "leases ran out without a word from their node: the attempts are lost, the messages go on");
         }
-        let term = self.node.ledger.hold(token, asked, self.node.clock.at(asked), lapsed.iter().map(|row| row.id), false);
+        let term = self.node.ledger.hold(token, asked, self.node.clock.at(asked), lapsed.iter().map(|row| row.id), Holder::Rows);
         self.node.ledger.set_taking_over(false);
         portion.worked(lapsed.len(), Instant::now());
         for row in lapsed {
@@ -230,7 +230,7 @@ impl Poller {
         }
         self.node.clock.read(claimed.now);
         drain.made(&claimed, max_bytes, Instant::now());
-        let term = self.node.ledger.hold(token, asked, claimed.now, claimed.rows.iter().map(id_of), true);
+        let term = self.node.ledger.hold(token, asked, claimed.now, claimed.rows.iter().map(id_of), Holder::Claim);
         let full = claimed.cut || claimed.rows.len() >= count as usize;
         let (rows, at) = (claimed.rows.len(), Instant::now());
         drain.walk.note(level, claimed.last.filter(|_| full), asked, at);
