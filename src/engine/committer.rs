@@ -190,12 +190,12 @@ impl Committer {
                 }
                 // What waited for a lock may wait as long again, and by the deadline producers have given up.
                 Err(Error::Contended(why)) if tries < TRIES && Instant::now() + asked.elapsed() < deadline => {
-                    tracing::debug!(error = why, "a commit is tried again");
+                    tracing::debug!(error.detail = why, "a commit is tried again");
                     tokio::time::sleep(Duration::from_millis(5) * tries).await;
                 }
                 // One message that the database won't have must not take its neighbours along.
                 Err(Error::Refused(why)) if answers.len() > 1 => {
-                    tracing::debug!(error = why, batch = answers.len(), "a commit was refused; its halves are committed");
+                    tracing::debug!(error.detail = why, batch = answers.len(), "a commit was refused; its halves are committed");
                     let owned = std::mem::take(Arc::make_mut(&mut messages));
                     let mut entries: Vec<_> = owned.into_iter().zip(answers).map(|(message, answer)| Entry { message, answer }).collect();
                     let rest = entries.split_off(entries.len() / 2);

@@ -283,8 +283,8 @@ impl Completer {
     async fn give_up(&self, outcomes: Outcomes, error: &Error, desk: &mut Desk) {
         for Completion { held, .. } in outcomes.completions.iter() {
             self.node.ledger.leave_open(held);
-            tracing::error!(message.id = %held.id, error = error.to_string(),
-                "an outcome can't be written and is given up: once its lease, or its claim's, runs out the attempt is lost, and the message sent again");
+            tracing::error!(message.id = %held.id, error.detail = error.to_string(),
+                "an outcome can't be written and is given up; once its lease (or its claim's) expires, the attempt counts as lost and the message is sent again");
         }
         let ours = vec![false; outcomes.count()];
         self.settle(Outcomes { is_repeated: false, ..outcomes }, ours, desk).await;
@@ -298,8 +298,8 @@ impl Completer {
             if since.is_none()
                 && let Some(held_back) = desk.failures.pass(now)
             {
-                tracing::warn!(message.id = %held.id, error = error.to_string(), lines_held_back = held_back,
-                    "the database refuses an outcome; its lease is kept, and it is tried again each second");
+                tracing::warn!(message.id = %held.id, error.detail = error.to_string(), lines.held_back = held_back,
+                    "the database refuses an outcome; its lease is kept, and the outcome is tried again every second");
             }
             return true;
         }
@@ -363,12 +363,12 @@ fn written(report: Report, completion: &Completion, ours: bool, failures: &mut T
             };
             counter.inc();
             if let Some(held_back) = failures.pass(Instant::now()) {
-                tracing::warn!(message.id = %completion.held.id, message.source = %lane.name(), message.attempts = attempt,
+                tracing::warn!(message.id = %completion.held.id, source.name = %lane.name(), message.attempts = attempt,
                     error.class = error.map_or("", |error| error.class.as_str()), error.code = error.map_or("", |error| error.code.as_str()),
-                    error.detail = error.map_or("", |error| error.detail.as_str()), lines_held_back = held_back, "the message failed");
+                    error.detail = error.map_or("", |error| error.detail.as_str()), lines.held_back = held_back, "the message failed");
             }
         }
-        _ => tracing::debug!(message.id = %completion.held.id, message.source = %lane.name(), message.attempts = attempt,
+        _ => tracing::debug!(message.id = %completion.held.id, source.name = %lane.name(), message.attempts = attempt,
             error.code = completion.error.as_ref().map_or("", |error| error.code.as_str()),
             retry_in_ms = u64::try_from(completion.delay.as_millis()).unwrap_or(u64::MAX), "the message will be sent again"),
     }

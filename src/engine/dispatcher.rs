@@ -121,7 +121,7 @@ impl Dispatcher {
                 Sender::Pipelined(pipeline) if !batch.is_empty() => {
                     // What it had not finished yet says that itself as it is let go of.
                     if AssertUnwindSafe(pipeline.send(batch)).catch_unwind().await.is_err() {
-                        tracing::error!(message.source = %self.lane.name(), "the source panicked; this is a bug in it");
+                        tracing::error!(source.name = %self.lane.name(), "the source panicked; this is a bug in it");
                     }
                 }
                 Sender::Pipelined(_) => {}

@@ -190,7 +190,7 @@ impl Inner {
                         prepared.default_project.filter(|default| **default != *self.node.project).map(|default| cut(&default, SHOWN).to_owned());
                     if let Some(other) = &other {
                         tracing::warn!(project = %self.node.project, default_project = other,
-                            "rows that are inserted without a project belong to another one than this node serves");
+                            "rows inserted without a project belong to a different project from the one that this node serves");
                     }
                     *self.other_project.lock().unwrap_or_else(PoisonError::into_inner) = other;
                     self.node.health.answered();

@@ -157,7 +157,7 @@ impl StoreHealth {
         }
         if !away {
             if let Some(held_back) = why.others.pass(now) {
-                tracing::warn!(store.op = op, error = error.to_string(), lines_held_back = held_back, "the store failed");
+                tracing::warn!(store.op = op, error.detail = error.to_string(), lines.held_back = held_back, "the store failed");
             }
             return;
         }
@@ -167,7 +167,7 @@ impl StoreHealth {
         }
         if why.reported.is_none_or(|at| now.duration_since(at) >= REPORT_EVERY) {
             (why.reported, why.told) = (Some(now), true);
-            tracing::warn!(store.op = op, error = error.to_string(), "the store is away");
+            tracing::warn!(store.op = op, error.detail = error.to_string(), "the store is away");
         }
     }
 

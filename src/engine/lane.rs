@@ -261,17 +261,17 @@ impl Lane {
             Change::Opened(count) => {
                 self.window.lost();
                 *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.code.clone());
-                tracing::warn!(message.source = %source, error.code = &*outcome.code, error.detail = outcome.detail, attempts = count,
+                tracing::warn!(source.name = %source, error.code = &*outcome.code, error.detail = outcome.detail, attempts = count,
                     probe_ms = millis(self.spec.options.breaker.probe.get()),
-                    "the destination can't be reached: its messages wait, one is tried each probe");
+                    "the destination can't be reached; its messages wait, and one is tried per probe");
             }
             Change::StillOpen { failed, since } => {
-                tracing::warn!(message.source = %source, error.code = &*outcome.code, error.detail = outcome.detail, probes.failed = failed,
+                tracing::warn!(source.name = %source, error.code = &*outcome.code, error.detail = outcome.detail, probes.failed = failed,
                     since_ms = millis(since), "the destination still can't be reached");
             }
             Change::Closed { after } => {
                 *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                tracing::info!(message.source = %source, after_ms = millis(after), "the destination is back: its messages go out");
+                tracing::info!(source.name = %source, after_ms = millis(after), "the destination is back; its messages are sent");
                 self.wake.notify_one();
             }
         }

@@ -317,7 +317,7 @@ impl Node {
                     }
                 });
                 if !lost.is_empty() {
-                    tracing::debug!(leases.lost = lost.len(), "leases were not ours any more when they were to be renewed");
+                    tracing::debug!(leases.lost = lost.len(), "leases were no longer ours when they were to be renewed");
                     self.ledger.drop_held(batch.iter().filter(|held| lost.contains(&held.id)));
                 }
                 true

@@ -123,16 +123,16 @@ impl Poller {
         // A node that dies may leave thousands: they are looked for until there are none, and told in one line for all that are taken over at once.
         if let Some(first) = lapsed.first() {
             self.node.alarm.ring_by(Instant::now());
-            tracing::warn!(messages = lapsed.len(), message.id = %first.id, message.source = &*first.source, lease.node = &*first.node,
-                "leases ran out without a word from their node: the attempts are lost, the messages go on");
+            tracing::warn!(messages = lapsed.len(), message.id = %first.id, source.name = &*first.source, lease.node = &*first.node,
+                "leases expired without a report from their node; the attempts count as lost and the messages continue");
         }
         let term = self.node.ledger.hold(token, asked, self.node.clock.at(asked), lapsed.iter().map(|row| row.id), Holder::Rows);
         self.node.ledger.set_taking_over(false);
         portion.worked(lapsed.len(), Instant::now());
         for row in lapsed {
             let Some(lane) = self.node.lanes.get(&row.source) else { continue };
-            tracing::debug!(message.id = %row.id, message.source = &*row.source, message.attempts = row.attempt, lease.node = &*row.node,
-                "the lease ran out without a word from its node: the attempt is lost");
+            tracing::debug!(message.id = %row.id, source.name = &*row.source, message.attempts = row.attempt, lease.node = &*row.node,
+                "the lease expired without a report from its node; the attempt counts as lost");
             lane.note_lost();
             let ending = if row.attempt == 0 { Ending::HandBack } else { Ending::Lost { node: row.node.clone() } };
             let ticket = Box::new(lost_ticket(lane.clone(), token, term.clone(), row));
@@ -270,8 +270,8 @@ impl Poller {
         if row.ordered
             && let Some(held_back) = drain.ordered.pass(taken.at)
         {
-            tracing::warn!(message.id = %row.message.id, message.source = %lane.name(), lines_held_back = held_back,
-                "a row carries an order_key; ordering is not built, it is sent like any other");
+            tracing::warn!(message.id = %row.message.id, source.name = %lane.name(), lines.held_back = held_back,
+                "a row carries an order_key; ordering is not implemented, so it is sent like any other");
         }
         let Ready { message, mut standing, retry, created_at, due_at, address, .. } = row;
         if standing.expires_at.is_none() && message.attempt == 1 {

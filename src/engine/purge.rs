@@ -141,7 +141,7 @@ impl Purge {
             }
             match self.sweep_some(&mut place, LOOKS).await {
                 Ok(Swept { attempts: 0, turns: 0, .. }) => {}
-                Ok(Swept { attempts, turns, .. }) => tracing::info!(attempts, turns, "took away what nothing belonged to any more"),
+                Ok(Swept { attempts, turns, .. }) => tracing::info!(attempts, turns, "deleted orphaned attempt-log rows"),
                 Err(error) => node.health.failed_beside("sweep", &error),
             }
             tokio::select! {
@@ -161,7 +161,7 @@ fn report(total: &Purged) {
             rows.succeeded = succeeded,
             rows.cancelled = cancelled,
             keys = total.keys,
-            "purged history, failed messages among it"
+            "purged history, including failed messages"
         );
     } else if succeeded + cancelled > 0 {
         tracing::info!(rows.succeeded = succeeded, rows.cancelled = cancelled, keys = total.keys, "purged history");

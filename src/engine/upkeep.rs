@@ -195,8 +195,8 @@ impl Upkeep {
             && let Some(held_back) = self.stray_lines.lock().unwrap_or_else(PoisonError::into_inner).pass(Instant::now())
         {
             tracing::warn!(messages = failed.len(), error.code = first.code, message.id = %first.id,
-                message.source = cut(first.source.as_deref().unwrap_or(""), SHOWN),
-                lines_held_back = held_back, "rows that nobody can send failed");
+                source.name = cut(first.source.as_deref().unwrap_or(""), SHOWN),
+                lines.held_back = held_back, "unroutable rows were failed");
         }
         failed.len()
     }
@@ -257,10 +257,10 @@ impl Upkeep {
                 if let Some(held_back) = lines.pass(Instant::now()) {
                     tracing::warn!(
                         project = cut(&row.project, SHOWN),
-                        message.source = cut(&row.source, SHOWN),
+                        source.name = cut(&row.source, SHOWN),
                         oldest_ms = millis(row.oldest),
-                        lines_held_back = held_back,
-                        "messages wait that no live node serves"
+                        lines.held_back = held_back,
+                        "messages are waiting that no live node serves"
                     );
                 }
             }

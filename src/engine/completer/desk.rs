@@ -172,7 +172,7 @@ impl Desk {
         let (batch, is_told) = (outcomes.count(), std::mem::replace(&mut outcomes.is_repeated, true));
         let (mut before, others) = outcomes.partition(|completion| self.was_refused(&completion.held));
         if !is_told && others.count() > 0 {
-            tracing::warn!(error = error.to_string(), batch, "a batch of outcomes was refused; those that the database takes are written");
+            tracing::warn!(error.detail = error.to_string(), batch, "a batch of outcomes was refused; those that the database accepts are written");
         }
         // These go before those that are refused once more, so that the next time it is their turn.
         if before.count() > REFUSED_AT_ONCE {
