@@ -1,6 +1,6 @@
-//! The engine: takes messages in, sends what is due, writes down what came of it.
+//! The engine: accepts messages, sends what is due and records the outcomes.
 //!
-//! A message has one way through: intake (or a claim by the poller) → lane → dispatcher → source → completer → store.
+//! Every message takes the same path: intake (or a claim by the poller) → lane → dispatcher → source → completer → store.
 
 mod alarm;
 mod breaker;
@@ -69,22 +69,22 @@ pub use submission::{Accepted, Refusal, Submission};
 
 /// How long a producer should wait before it tries again.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// A source that is told to close within a time gets so much more.
+/// Extra time that a source gets to close, beyond the time it was given.
 const CLOSES_WITHIN: Duration = Duration::from_secs(2);
-/// Committers and writers that run at once: the next batch gathers while the last is written.
+/// Committers and writers that run at the same time: the next batch gathers while the last one is written.
 const COMMITTERS: usize = 2;
 const WRITERS: usize = 2;
 
-/// A source as the engine is given it.
+/// A source as it is handed to the engine.
 #[derive(Clone, Debug)]
 pub struct SourceSpec {
     /// Its name in the configuration.
     pub name: Arc<str>,
-    /// Its kind, for people.
+    /// Its kind, for display.
     pub kind: String,
-    /// What every source takes.
+    /// The options that every source has.
     pub options: Options,
-    /// What sends.
+    /// The sender.
     pub sender: Sender,
 }
 
@@ -93,15 +93,15 @@ pub struct SourceSpec {
 pub struct Parts {
     /// The project.
     pub project: Arc<str>,
-    /// The name of this node, in leases and in the attempt log; two that run at once must not share one.
+    /// The name of this node, in leases and in the attempt log; two nodes that run at the same time must not share one.
     pub node: Arc<str>,
-    /// The resend log, not prepared yet.
+    /// The resend log, not yet prepared.
     pub store: Arc<dyn Store>,
     /// The sources.
     pub sources: Vec<SourceSpec>,
-    /// What the engine takes.
+    /// The configuration of the engine.
     pub config: Config,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
@@ -110,16 +110,16 @@ pub struct Parts {
 pub struct Engine {
     handle: Handle,
     loops: Loops,
-    /// Cancelled when nobody waits any longer for the store to take what it refuses.
+    /// Cancelled when outcomes that the store refuses are no longer retried.
     settling: CancellationToken,
-    /// Cancelled when the loops beside sending shall end.
+    /// Cancelled when the loops other than sending should end.
     ending: CancellationToken,
-    /// Cancelled when nothing is waited for any more.
+    /// Cancelled when nothing is waited for any longer.
     abandon: CancellationToken,
 }
 
 impl Engine {
-    /// Starts the engine. It need not wait for anything: the store is prepared as soon as it answers, and destinations may be down.
+    /// Starts the engine without waiting for anything: the store is prepared as soon as it answers, and destinations may be down.
     pub fn start(parts: Parts) -> Self {
         let Parts { project, node: name, store, sources, config, metrics } = parts;
         let (ending, abandon, clock) = (CancellationToken::new(), CancellationToken::new(), Arc::new(StoreClock::default()));
@@ -182,33 +182,33 @@ impl Engine {
         Self { handle: Handle { inner }, loops, settling, ending, abandon }
     }
 
-    /// The way in.
+    /// The handle through which the engine is used.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Whether nothing is held under a lease or is about to be, and nothing waits to be committed.
+    /// Whether no message is held under a lease or about to be, and none is waiting to be committed.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        // In this order: what a claim brings is held before the claim is over.
+        // In this order: the messages of a claim are held before the claim ends.
         let node = self.handle.node();
         let claims = node.lanes.iter().any(|lane| lane.levels.is_claiming());
         !claims && node.ledger.is_empty() && !self.handle.inner.intake.committer.is_busy() && self.handle.in_flight() == 0
     }
 
-    /// How many messages are held under a lease.
+    /// The number of messages held under a lease.
     #[must_use]
     pub fn held(&self) -> usize {
         self.handle.node().ledger.len()
     }
 
-    /// Waits until a part of the engine has panicked: it is not whole any more, and what it holds under a lease others take over.
+    /// Waits until a part of the engine has panicked. The engine is broken then; other nodes take over the messages that it holds under a lease.
     pub async fn panicked(&self) -> Panic {
         self.loops.panicked().await
     }
 
-    /// Stops claims and first sends; what comes in is committed and left pending.
+    /// Stops claims and first sends; messages that still come in are committed and left pending.
     pub fn stop_sending(&self) {
         self.handle.node().stopping.cancel();
     }
@@ -218,13 +218,13 @@ impl Engine {
         self.settling.cancel();
     }
 
-    /// Takes nothing more in.
+    /// Stops accepting messages.
     pub fn close_intake(&self) {
         self.handle.inner.intake.closed.cancel();
     }
 
-    /// Waits until nothing is under way, `deadline` at the latest, then lets go of everything. What is left is found by others when its
-    /// lease runs out. Answers how many messages that were.
+    /// Waits until nothing is under way, until `deadline` at the latest, then releases everything. Other nodes find what is left when its lease
+    /// expires. Returns the number of messages left.
     pub async fn finish(self, deadline: Instant) -> usize {
         self.stop_sending();
         self.close_intake();
@@ -238,10 +238,10 @@ impl Engine {
         let left = self.held();
         let Inner { node, upkeep, .. } = &*self.handle.inner;
         let within = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
-        // A source of somebody's own may keep to no limit, or panic.
+        // A custom source may ignore the limit, or panic.
         let closing = node.lanes.iter().map(|lane| AssertUnwindSafe(lane.spec.sender.close(within)).catch_unwind());
         let _ = tokio::time::timeout(within + CLOSES_WITHIN, futures::future::join_all(closing)).await;
-        // A failure here costs nothing: the node is held for dead a few seconds later all the same.
+        // A failure here is harmless: the node is considered dead a few seconds later anyway.
         let goodbye = node.store.sign_off(&node.project, &upkeep.process);
         let _ = tokio::time::timeout(within.min(Duration::from_secs(2)), goodbye).await;
         self.abandon.cancel();

@@ -1,5 +1,5 @@
-//! Commits messages. What comes while a commit is under way goes into the next one, or, if it is much, into one beside it (group commit, without a
-//! linger when nothing is under way).
+//! Commits messages in groups. Messages that arrive while a commit is under way go into the next one, or, if there are many, into one beside it; when
+//! nothing is under way, a commit starts at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,12 +19,12 @@ use crate::clock;
 use crate::message::{self, Headers, Key, Message, Standing, State};
 use crate::store::{Due, Error, Held, Insert, NewMessage, Verdict};
 
-/// At most so many messages, or so many bytes, a commit.
+/// The most messages, and the most bytes, in one commit.
 const BATCH: usize = 500;
 const BATCH_BYTES: usize = 4 << 20;
-/// A commit that the database asks to try again is tried so often at the most.
+/// The most times that a commit is tried where the database asks for another try.
 const TRIES: u32 = 5;
-/// What a message weighs besides its payload, key and headers while it waits, in bytes.
+/// The overhead of a waiting message besides its payload, key and headers, in bytes.
 const OVERHEAD: usize = 512;
 
 /// A message on its way to a commit.
@@ -39,21 +39,21 @@ struct Entry {
 struct Answer {
     lane: Arc<Lane>,
     weight: usize,
-    /// Since when the message waits.
+    /// When the message was queued.
     since: Instant,
     first: FirstSend,
 }
 
 type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
-/// What becomes of a message that was queued.
+/// Receives the result for a queued message.
 pub(super) type Committed<T> = oneshot::Receiver<Result<T, Refusal>>;
 
-/// How a message comes to its first send, and whom to tell that it is committed.
+/// How a message gets its first send, and who learns that it is committed.
 #[derive(Debug)]
 enum FirstSend {
-    /// After the commit: straight from memory if it has a place, else by a claim.
+    /// After the commit: directly from memory if it has a place, otherwise by a claim.
     Later { place: Option<Place>, reply: Reply<Accepted> },
-    /// It is under way: the message is committed under this node's lease, of which whoever sends it is told.
+    /// Already under way. The message is committed under this node's lease although it has no place; the reply tells the lease.
     Begun(Reply<(i64, Arc<Term>)>),
 }
 
@@ -66,7 +66,7 @@ impl FirstSend {
     }
 }
 
-/// Commits what comes in, in batches; several workers may run.
+/// Commits incoming messages in batches; several workers may run.
 #[derive(Debug)]
 pub(super) struct Committer {
     pub(super) node: Arc<Node>,
@@ -77,7 +77,7 @@ pub(super) struct Committer {
 /// What waits to be committed.
 #[derive(Debug)]
 pub(super) struct Backlog {
-    /// In bytes.
+    /// The limit in bytes.
     most: usize,
     bytes: AtomicUsize,
     entries: mpsc::UnboundedSender<Entry>,
@@ -85,7 +85,7 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    /// At most so many bytes.
+    /// A backlog of at most `most` bytes.
     pub(super) fn new(most: usize) -> Self {
         let (entries, queue) = mpsc::unbounded_channel();
         Self { most, bytes: AtomicUsize::new(0), entries, queue: Feed::new(queue) }
@@ -93,14 +93,14 @@ impl Backlog {
 }
 
 impl Committer {
-    /// Queues a message for the next commit. The answer comes once it is durable, whether or not anyone still waits for it.
+    /// Queues a message for the next commit. The result comes once the message is durable, whether or not anyone is still waiting for it.
     pub(super) fn commit(&self, message: NewMessage, lane: Arc<Lane>) -> Result<Committed<Accepted>, Refusal> {
         let (reply, committed) = oneshot::channel();
         self.queue(message, lane, FirstSend::Later { place: None, reply })?;
         Ok(committed)
     }
 
-    /// The same for a message whose first send is under way; the answer is the lease under which it is committed.
+    /// The same for a message whose first send is under way; the result is the lease under which it is committed.
     pub(super) fn commit_begun(&self, message: NewMessage, lane: Arc<Lane>) -> Result<Committed<(i64, Arc<Term>)>, Refusal> {
         let (reply, committed) = oneshot::channel();
         self.queue(message, lane, FirstSend::Begun(reply))?;
@@ -110,8 +110,8 @@ impl Committer {
     fn queue(&self, message: NewMessage, lane: Arc<Lane>, first: FirstSend) -> Result<(), Refusal> {
         let weight = weigh(message.payload.as_ref(), message.key.as_ref(), &message.headers);
         let before = self.backlog.bytes.fetch_add(weight, Ordering::Relaxed);
-        // One that was sent already must not be refused as if nothing had happened; the lane's places, and that none is sent once this is full,
-        // bound these.
+        // A message that was already sent must not be refused as if nothing had happened. Their number is bounded by the places of the lane, and none
+        // is sent first while the backlog is full.
         if before + weight > self.backlog.most && before > 0 && matches!(first, FirstSend::Later { .. }) {
             self.backlog.bytes.fetch_sub(weight, Ordering::Relaxed);
             return Err(Refusal::Overloaded { after: RETRY_AFTER });
@@ -120,17 +120,17 @@ impl Committer {
         self.backlog.entries.send(Entry { message, answer }).map_err(|_| Refusal::Draining)
     }
 
-    /// Whether no more may wait to be committed. What is sent first is not refused once it was sent, so it is not sent then.
+    /// Whether the backlog is full. Messages that were sent first are never refused, so none is sent first then.
     pub(super) fn is_full(&self) -> bool {
         self.backlog.bytes.load(Ordering::Relaxed) >= self.backlog.most
     }
 
-    /// Whether anything waits to be committed.
+    /// Whether any message is waiting to be committed.
     pub(super) fn is_busy(&self) -> bool {
         self.backlog.bytes.load(Ordering::Relaxed) > 0
     }
 
-    /// One committer; several may run, each with a batch of its own.
+    /// Runs one worker; several may run, each with its own batch.
     pub(super) async fn run(self: Arc<Self>) {
         let mut entries = Vec::with_capacity(BATCH);
         loop {
@@ -188,12 +188,12 @@ impl Committer {
                     }
                     return;
                 }
-                // What waited for a lock may wait as long again, and by the deadline producers have given up.
+                // Another try may wait for a lock as long as this one did, and producers give up at the deadline.
                 Err(Error::Contended(why)) if tries < TRIES && Instant::now() + asked.elapsed() < deadline => {
                     tracing::debug!(error.detail = why, "a commit is tried again");
                     tokio::time::sleep(Duration::from_millis(5) * tries).await;
                 }
-                // One message that the database won't have must not take its neighbours along.
+                // One message that the database refuses must not fail the others.
                 Err(Error::Refused(why)) if answers.len() > 1 => {
                     tracing::debug!(error.detail = why, batch = answers.len(), "a commit was refused; its halves are committed");
                     let owned = std::mem::take(Arc::make_mut(&mut messages));
@@ -205,7 +205,7 @@ impl Committer {
                 }
                 Err(error) => {
                     self.node.health.failed("insert", &error);
-                    // A table that somebody has locked keeps nothing either, though all else goes on.
+                    // A locked table accepts no messages either, although everything else goes on.
                     if matches!(error, Error::Refused(_) | Error::Contended(_)) {
                         self.node.health.refused();
                     }
@@ -221,12 +221,12 @@ impl Committer {
         }
     }
 
-    /// Those that the store may still be asked to keep. While it is away no others are, and none whose producers have given up meanwhile: what is kept
-    /// then they hand in once more.
+    /// The entries that should still be committed. All others are refused: every entry while the store is away, and entries whose producers have
+    /// given up by now and would hand in the message again.
     fn in_time(&self, mut entries: Vec<Entry>) -> Vec<Entry> {
         let (reason, patience) = (self.node.health.reason(), self.node.store.patience());
         let (now, is_away) = (Instant::now(), reason.is_some());
-        // Nearly always none, and the first has waited for longest.
+        // Usually no entry is late, and the first one has waited longest.
         if !is_away && entries.first().is_none_or(|first| now - first.answer.since < patience) {
             return entries;
         }
@@ -250,7 +250,7 @@ impl Committer {
             (Verdict::New, FirstSend::Later { place, reply }) => {
                 lane.metrics.accepted_write_ahead.inc();
                 let state = if place.is_some() { State::Sending } else { State::Pending };
-                // The producer first: what follows is not its concern.
+                // Answer the producer first; it is not concerned with what follows.
                 let _ = reply.send(Ok(Accepted::Kept { id, state }));
                 match (place, message.due) {
                     (Some(place), _) => self.first_send(&lane, message, place, Held { id, token }, term.clone()),
@@ -275,7 +275,7 @@ impl Committer {
         lane.dispatch(Job { message, fate: Fate::Held(Box::new(ticket)) });
     }
 
-    /// What is sent of a message that comes in now.
+    /// The message to send for an incoming message.
     pub(super) fn message(&self, new: &NewMessage) -> Message {
         Message {
             id: new.id,
@@ -292,7 +292,7 @@ impl Committer {
     }
 }
 
-/// What a message weighs while it waits.
+/// The weight of a message while it waits, in bytes.
 pub(super) fn weigh(payload: Option<&bytes::Bytes>, key: Option<&Key>, headers: &Headers) -> usize {
     OVERHEAD + message::weight(payload, key, headers)
 }

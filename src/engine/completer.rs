@@ -1,4 +1,5 @@
-//! Writes what attempts came to, in batches: what is reported while one is written goes into the next, or, if it is much, into one beside it.
+//! Records the outcomes of attempts, in batches. Outcomes reported while a batch is written go into the next one, or, if there are many, into one
+//! beside it.
 
 mod desk;
 
@@ -22,10 +23,10 @@ use crate::store::{Completion, Error, Failure, Held};
 use crate::telemetry::throttle::Throttle;
 use desk::{Desk, Outcomes};
 
-/// At most so many outcomes a batch.
+/// The most outcomes in one batch.
 const BATCH: usize = 1000;
-/// An outcome that the store refuses by itself is kept for so many leases: whoever made the table refuse it may see that and mend it. No longer,
-/// since it keeps a place of its source's; and not while the node stops, or a run has nothing else to do.
+/// An outcome that the store refuses even on its own is retried for this many leases, so that whoever made the table refuse it has time to notice and
+/// fix it. No longer, since it occupies a place of its source; and not while the node stops, or a run has nothing else to do.
 const REFUSED_LEASES: u32 = 3;
 
 /// The end of an attempt.
@@ -38,38 +39,38 @@ pub(super) struct Report {
 /// How an attempt ended.
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// It was made.
+    /// The send was made.
     Sent { outcome: Outcome, took: Duration },
-    /// Its lease ran out without a word from the node that held it.
+    /// Its lease expired without a report from the node that held it.
     Lost { node: Arc<str> },
-    /// It was not made: the message is too old.
+    /// It was not sent: the message is too old.
     Expired,
-    /// It was not made: the row can't be sent.
+    /// It was not sent: the row can't be sent.
     Invalid { code: &'static str, detail: String },
-    /// It was not made, and another node, or this one later, shall make it.
+    /// It was not sent; another node, or this one later, should send it.
     HandBack,
 }
 
-/// What the completer's workers share.
+/// The state that the completer's workers share.
 #[derive(Debug)]
 pub(super) struct Completer {
     pub(super) node: Arc<Node>,
     pub(super) keep: Keep,
     pub(super) reports: Feed<Report>,
-    /// Cancelled when nobody waits any longer for the store to take what it refuses.
+    /// Cancelled when outcomes that the store refuses are no longer retried.
     pub(super) settling: CancellationToken,
 }
 
 impl Completer {
-    /// One worker; several may run, each with a batch of its own.
+    /// Runs one worker; several may run, each with its own batch.
     pub(super) async fn run(self: Arc<Self>, rng: StdRng) {
         let mut desk = Desk::new(rng, BATCH);
         let mut reports = Vec::with_capacity(BATCH);
         let mut is_open = true;
         while is_open || !desk.aside.is_empty() {
-            // None when the time has come for what was set aside; what was taken until then is here all the same.
+            // `None` when it is time to retry what was set aside; reports taken before then are in `reports` all the same.
             let _turn = tokio::select! {
-                // What comes in is written before what was set aside is tried again.
+                // New reports are written before what was set aside is retried.
                 biased;
                 turn = self.reports.take(&mut reports, BATCH), if is_open => {
                     is_open = turn.is_some();
@@ -98,7 +99,7 @@ impl Completer {
         }
     }
 
-    /// Writes what was set aside, but for what somebody else still has locked, as long as there is some use in it.
+    /// Retries what was set aside, except for messages that are still locked by somebody else, as long as there is a point in trying.
     async fn write_again(&self, desk: &mut Desk) {
         let mut waiting = std::mem::take(&mut desk.aside);
         while !waiting.is_empty() {
@@ -113,7 +114,7 @@ impl Completer {
         desk.aside.append(&mut waiting);
     }
 
-    /// Sets aside what is locked by somebody else, for another time; answers the others, if any.
+    /// Sets aside the outcomes of messages locked by somebody else; returns the others, if any.
     async fn set_aside(&self, outcomes: Outcomes, desk: &mut Desk) -> Option<Outcomes> {
         let ids = outcomes.completions.iter().map(|completion| completion.held.id).collect();
         let locked = self.node.locked(ids).await;
@@ -125,7 +126,7 @@ impl Completer {
         (free.count() > 0).then_some(free)
     }
 
-    /// What is written of an attempt, which takes what its outcome says along; `None` if the message is handed back.
+    /// The completion to write for an attempt, which takes texts out of its outcome; `None` if the message is handed back.
     fn completion(&self, report: &mut Report, now: DateTime<Utc>, rng: &mut StdRng) -> Option<Completion> {
         let Report { ticket, ending } = report;
         let mut completion = Completion {
@@ -179,12 +180,12 @@ impl Completer {
         Some(completion)
     }
 
-    /// Writes a batch, however long the store is away: until then its leases are renewed, or pass to others and the write changes nothing. Where it
-    /// can't be written whole it is in parts: what is too much for the database at once, what somebody else has locked, or what the store does not
-    /// take by itself does not hold the rest up.
+    /// Writes a batch, however long the store is away; meanwhile its leases are renewed, or they pass to other nodes and the write changes nothing.
+    /// What can't be written whole is written in parts, so that the rest is not held up by a batch that is too large for the database, by messages
+    /// that somebody else has locked, or by outcomes that the store refuses.
     async fn write(&self, outcomes: Outcomes, desk: &mut Desk) {
         desk.begin();
-        // The last of them is written next.
+        // The last part is written next.
         let mut parts = vec![outcomes];
         while let Some(mut part) = parts.pop() {
             if part.count() > desk.portion.size() {
@@ -223,7 +224,7 @@ impl Completer {
                     part.is_repeated = true;
                     let count = part.count();
                     let Some(free) = self.set_aside(part, desk).await else { continue };
-                    // If it is no message that somebody has locked, it may be the attempt log, which most outcomes do without.
+                    // If none of the messages is locked, it may be the attempt log, which most outcomes do not touch.
                     let (logged, free) =
                         if free.count() == count { free.partition(|completion| completion.log != Log::Own) } else { (Outcomes::default(), free) };
                     if logged.count() > 0 {
@@ -236,7 +237,7 @@ impl Completer {
                     desk.wait()
                 }
                 _ => {
-                    // Else one outcome that is too much would have the node refuse messages each time that it is tried.
+                    // Otherwise one outcome that is too large would make the node refuse messages each time that it is tried.
                     if desk.failed_before(&part) {
                         self.node.health.failed_again("complete", &error);
                     } else {
@@ -250,7 +251,7 @@ impl Completer {
         }
     }
 
-    /// What was written, or is nobody's business any more: its leases end, and whoever waits is told.
+    /// Ends the leases of outcomes that are written, or that no longer matter, and notifies whoever waits for them.
     async fn settle(&self, outcomes: Outcomes, ours: Vec<bool>, desk: &mut Desk) {
         self.node.health.answered();
         let Outcomes { reports, completions, is_repeated } = outcomes;
@@ -261,16 +262,17 @@ impl Completer {
         let now = Instant::now();
         for ((report, completion), ours) in reports.into_iter().zip(completions.iter()).zip(ours) {
             let is_unsure = desk.forget(&completion.held) || is_repeated;
-            // What is not there as it was, though nobody else can have taken it yet, was written by a try that failed, or whose answer was lost.
+            // If the row has changed although no other node can have taken it yet, an earlier try, which failed or whose answer was lost, has written
+            // it.
             let was_written = is_unsure && !report.ticket.term.left_of(&completion.held.id, now).is_zero();
             written(report, completion, ours || was_written, &mut desk.failures);
         }
         self.close(ended).await;
     }
 
-    /// An outcome was refused by itself: it is tried again later, or given up.
+    /// Handles an outcome that was refused on its own: it is retried later, or given up.
     async fn refused(&self, outcome: Outcomes, error: &Error, desk: &mut Desk) {
-        // What is refused was not written before.
+        // A refused outcome was not written by an earlier try.
         let outcome = Outcomes { is_repeated: false, ..outcome };
         if self.is_kept(&outcome.completions[0].held, error, desk) {
             desk.lay_aside(outcome);
@@ -279,7 +281,7 @@ impl Completer {
         }
     }
 
-    /// The store finds out by itself, once the leases run out, that these outcomes were not written.
+    /// Gives outcomes up: the store treats them as lost once the leases expire.
     async fn give_up(&self, outcomes: Outcomes, error: &Error, desk: &mut Desk) {
         for Completion { held, .. } in outcomes.completions.iter() {
             self.node.ledger.leave_open(held);
@@ -290,7 +292,7 @@ impl Completer {
         self.settle(Outcomes { is_repeated: false, ..outcomes }, ours, desk).await;
     }
 
-    /// Whether an outcome that the store refused by itself is tried again; said once.
+    /// Whether an outcome that the store refused on its own is retried; logs that once.
     fn is_kept(&self, held: &Held, error: &Error, desk: &mut Desk) -> bool {
         let now = Instant::now();
         let since = desk.refused_since(held, now);
@@ -306,7 +308,7 @@ impl Completer {
         false
     }
 
-    /// Closes claims of which nothing is held any more. Not tried again: what is left open ends with its lease.
+    /// Closes claims that have no held messages left. Not retried: a claim that is left open ends with its lease.
     async fn close(&self, claims: Vec<i64>) {
         if !claims.is_empty()
             && let Err(error) = self.node.store.close_claims(claims).await
@@ -322,7 +324,7 @@ impl Completer {
                 tracing::debug!(messages = ours, "messages handed back");
                 self.node.alarm.ring_by(Instant::now());
             }
-            // Not tried again: their leases run out, which comes to the same a little later.
+            // Not retried: the leases expire, which has the same effect a little later.
             Err(error) => self.node.health.failed("release", &error),
         }
         let ended = self.node.ledger.drop_held(held.iter());
@@ -330,7 +332,7 @@ impl Completer {
     }
 }
 
-/// A message that ends without this attempt having been made.
+/// Fails a message without this attempt having been made.
 fn unsent(mut completion: Completion, class: ErrorClass, code: &str, detail: &str, keep: &Keep) -> Completion {
     completion.begun = false;
     completion.error = Some(Failure { class, code: code.to_owned(), detail: fitting(detail.to_owned(), MAX_DETAIL) });
@@ -338,7 +340,7 @@ fn unsent(mut completion: Completion, class: ErrorClass, code: &str, detail: &st
     completion
 }
 
-/// An outcome is on record: counts it, logs a failure, tells whoever waits.
+/// An outcome is recorded: counts it, logs a failure and notifies whoever waits.
 fn written(report: Report, completion: &Completion, ours: bool, failures: &mut Throttle) {
     let Ticket { lane, waiter, attempt, .. } = *report.ticket;
     if !ours {
@@ -374,7 +376,7 @@ fn written(report: Report, completion: &Completion, ours: bool, failures: &mut T
     }
 }
 
-/// The age limit of a message at its first attempt in an epoch, where the row does not say one.
+/// The age limit of a message at its first attempt in an epoch, where the row does not specify one.
 pub(super) fn age_limit(created_at: DateTime<Utc>, due_at: DateTime<Utc>, policy: &crate::retry::Policy) -> Option<DateTime<Utc>> {
     policy.expires_after().map(|age| clock::after(created_at.max(due_at), age))
 }

@@ -1,4 +1,4 @@
-//! The way into a running engine: what the API, the commands and the composer ask of it.
+//! The way into a running engine: everything that the API, the commands and the composer ask of it.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use super::upkeep::{SHOWN, Upkeep};
 use crate::outcome::cut;
 use crate::store::{self, Changed, Store};
 
-/// How long to wait before a store that was not ready is prepared again.
+/// How long to wait before preparing the store is tried again.
 const PREPARE_EVERY: Duration = Duration::from_secs(1);
 
 /// The way into a running engine; cheap to clone.
@@ -38,7 +38,7 @@ impl Handle {
         &self.node().project
     }
 
-    /// The resend log, for looking at it.
+    /// The resend log, for reading.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.node().store
@@ -50,26 +50,26 @@ impl Handle {
         self.node().lanes.get(name).map(|lane| &lane.spec)
     }
 
-    /// Takes a message. Once it answers [`Accepted`], the message is kept (or delivered).
+    /// Accepts a message. Once this returns [`Accepted`], the message is kept (or delivered).
     ///
-    /// Dropping the future doesn't undo what is under way.
+    /// Dropping the future does not undo what is under way.
     pub async fn submit(&self, submission: Submission) -> Result<Accepted, Refusal> {
         self.inner.intake.submit(submission).await
     }
 
-    /// Takes many messages, with one verdict each, in order.
+    /// Accepts many messages; returns one result per message, in order.
     pub async fn submit_many(&self, submissions: Vec<Submission>) -> Vec<Result<Accepted, Refusal>> {
         self.inner.intake.submit_many(submissions).await
     }
 
-    /// Puts messages back to work; in order of `ids`.
+    /// Puts messages back to be sent; results are in the order of `ids`.
     pub async fn retry(&self, ids: Vec<Uuid>) -> Result<Vec<Changed>, store::Error> {
         let changed = self.node().store.retry(&self.node().project, ids).await?;
         self.node().alarm.ring_by(Instant::now());
         Ok(changed)
     }
 
-    /// Gives up messages; in order of `ids`.
+    /// Cancels messages; results are in the order of `ids`.
     pub async fn cancel(&self, ids: Vec<Uuid>) -> Result<Vec<Changed>, store::Error> {
         self.node().store.cancel(&self.node().project, ids).await
     }
@@ -79,14 +79,14 @@ impl Handle {
         self.node().store.replace_payload(&self.node().project, id, payload).await
     }
 
-    /// How many messages are under way on this node.
+    /// The number of messages under way on this node.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.node().lanes.iter().map(|lane| lane.status().in_flight).sum()
     }
 
-    /// Says that the node lives, gives rows that lack a project or a due time what they lack, and fails those that nobody can claim: what is else done
-    /// now and then.
+    /// Does at once what upkeep otherwise does periodically: sends the heartbeat, gives rows without a project or a due time the default, and fails
+    /// rows that no node can claim.
     pub async fn sort_out(&self) {
         self.inner.upkeep.sort_out().await;
     }
@@ -107,7 +107,7 @@ impl Handle {
         self.node().health.is_back().await;
     }
 
-    /// How the node is doing: what `/readyz` says.
+    /// The status of the node, as `/readyz` reports it.
     #[must_use]
     pub fn status(&self) -> Status {
         let Inner { node, upkeep, other_project, .. } = &*self.inner;
@@ -137,43 +137,44 @@ pub struct Work {
     pub unreachable: bool,
 }
 
-/// How a node is doing.
+/// The status of a node.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
-    /// Whether it can accept durably: the store answers and the node is not draining.
+    /// Whether it can accept messages durably: the store answers and the node is not draining.
     pub ready: bool,
-    /// Why the store is of no use, if so, in a few words: more is for the log.
+    /// Why the store can't be used, in a few words, if it can't; details are in the log.
     pub store: Option<&'static str>,
-    /// Whether it is about to stop.
+    /// Whether the node is stopping.
     pub draining: bool,
-    /// How each source is doing. Never makes the node unready.
+    /// The status of each source. Never makes the node unready.
     pub sources: Vec<SourceStatus>,
-    /// What somebody should look at: rows that nobody serves, another project's table.
+    /// What somebody should look at: rows that no node serves, a table of another project.
     pub warnings: Vec<String>,
 }
 
-/// How a source is doing on this node.
+/// The status of a source on this node.
 #[derive(Clone, Debug, Serialize)]
 pub struct SourceStatus {
     /// Its name.
     pub name: Arc<str>,
     /// Its kind.
     pub kind: String,
-    /// `closed`: sends go out. `open`: the destination can't be reached, one message a probe is tried. `blocked`: it asked not to be sent anything.
+    /// `closed`: messages are sent. `open`: the destination can't be reached, and one message per probe is tried. `blocked`: it asked not to be sent
+    /// anything.
     pub breaker: &'static str,
-    /// The code of the last thing that went wrong, while it is open, or `blocked`: more is for the log.
+    /// The code of the last error while it is open, or `blocked`; details are in the log.
     pub last_error: Option<Cow<'static, str>>,
     /// Messages under way.
     pub in_flight: u64,
 }
 
-/// What the way in leads to.
+/// What a handle leads to.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) node: Arc<Node>,
     pub(super) intake: Arc<Intake>,
     pub(super) upkeep: Arc<Upkeep>,
-    /// The project of rows that name none, where it is not ours.
+    /// The project of rows that name none, where it is a different one.
     pub(super) other_project: Mutex<Option<String>>,
 }
 
@@ -203,7 +204,7 @@ impl Inner {
         }
     }
 
-    /// Lets the store's own wake-ups ring the alarm.
+    /// Rings the alarm whenever the store says that rows were added.
     pub(super) async fn listen(&self) {
         let wake = Arc::new(Notify::new());
         let ring = async {

@@ -1,4 +1,4 @@
-//! Takes messages in: checks them, sends first where that is the mode, and has them committed.
+//! Accepts messages: checks them, sends them first in mode `on_failure`, and has them committed.
 
 use std::sync::Arc;
 
@@ -18,31 +18,31 @@ use crate::outcome::{Class, Outcome};
 use crate::source::options::Mode;
 use crate::store::{Held, NewMessage};
 
-/// The way in.
+/// Where messages come in.
 #[derive(Debug)]
 pub(super) struct Intake {
     pub(super) node: Arc<Node>,
     pub(super) committer: Arc<Committer>,
     pub(super) reports: mpsc::UnboundedSender<Report>,
-    /// Cancelled when nothing more is taken.
+    /// Cancelled when no more messages are accepted.
     pub(super) closed: CancellationToken,
 }
 
 impl Intake {
-    /// Takes a message.
+    /// Accepts a message.
     pub(super) async fn submit(self: &Arc<Self>, submission: Submission) -> Result<Accepted, Refusal> {
         let (lane, mode) = self.admit(&submission)?;
         if mode == Mode::OnFailure
             && let Some(place) = self.may_try(&submission, &lane)
         {
-            // Whoever asked may go away, the send and what follows must not.
+            // The caller may go away; the send and what follows must go on.
             return Unbroken::new(self.clone().try_first(submission, lane, place), self.node.tracker.clone()).await;
         }
         let message = new_message(submission, &lane);
         answered(self.committer.commit(message, lane)?).await
     }
 
-    /// Takes many messages: all are queued before the first answer is awaited, so that they share commits.
+    /// Accepts many messages: all are queued before the first result is awaited, so that they share commits.
     pub(super) async fn submit_many(self: &Arc<Self>, submissions: Vec<Submission>) -> Vec<Result<Accepted, Refusal>> {
         let mut waiting = Vec::with_capacity(submissions.len());
         for submission in submissions {
@@ -92,7 +92,7 @@ impl Intake {
         Ok((lane.clone(), mode))
     }
 
-    /// A place for a send before anything is committed, if that is what may be done with this message now.
+    /// A place to send the message before anything is committed, if that may be done now.
     fn may_try(&self, submission: &Submission, lane: &Arc<Lane>) -> Option<Place> {
         if submission.due.is_some() || submission.idempotency_key.is_some() || !self.node.may_send() || self.committer.is_full() {
             return None;
@@ -100,7 +100,7 @@ impl Intake {
         lane.try_enter(weigh(submission.payload.as_ref(), submission.key.as_ref(), &submission.headers))
     }
 
-    /// Sends first; commits only what the send did not settle in time.
+    /// Sends first; commits only if the send has not succeeded in time.
     async fn try_first(self: Arc<Self>, submission: Submission, lane: Arc<Lane>, place: Place) -> Result<Accepted, Refusal> {
         let new = new_message(submission, &lane);
         let limit = lane.spec.options.on_failure.timeout.get();
@@ -116,7 +116,8 @@ impl Intake {
                 return Ok(Accepted::Delivered { id: new.id, result: outcome.result });
             }
             Ok(settled) => Some(settled.unwrap_or_else(|_| dropped())),
-            // It may not have begun: from here on it must not once others may take the message. The commit may be through long before it is known.
+            // The send may not have begun. From here on it must not begin once others may take the message, and the commit may be through long before
+            // this node knows.
             Err(_) => {
                 until.set(self.node.ledger.ahead());
                 None
@@ -138,11 +139,11 @@ impl Intake {
         let report = move |ending| drop(reports.send(Report { ticket, ending }));
         if let Some(outcome) = settled {
             report(Ending::Sent { outcome, took });
-            // It is committed already: whoever asked need not wait for a store that has gone away since.
+            // The message is committed, so the caller need not wait for a store that has gone away since.
             let state = tokio::time::timeout(limit, written).await.ok().and_then(Result::ok);
             return Ok(Accepted::Kept { id, state: state.unwrap_or(State::Sending) });
         }
-        // The running send decides the row; the producer is not kept waiting for it.
+        // The outcome of the running send is written later; the producer does not wait for it.
         self.node.tracker.spawn(async move {
             report(match outcome.await {
                 Ok(outcome) => Ending::Sent { outcome, took: began.elapsed() },
@@ -153,7 +154,7 @@ impl Intake {
     }
 }
 
-/// A submission whose verdict is not known yet.
+/// A submission whose result is not known yet.
 enum Waiting {
     Done(Result<Accepted, Refusal>),
     Commit(Committed<Accepted>),
@@ -168,7 +169,7 @@ async fn answered<T>(committed: Committed<T>) -> Result<T, Refusal> {
     committed.await.unwrap_or_else(|_| Err(unknown()))
 }
 
-/// What is said where nobody knows any more what became of a message.
+/// The refusal where it is unknown what became of a message.
 fn unknown() -> Refusal {
     Refusal::Unavailable { detail: "the node stopped before the commit was known".to_owned() }
 }

@@ -14,11 +14,11 @@ use super::node::Node;
 use crate::clock::{self, StoreClock};
 use crate::store::{Error, Held, Lease};
 
-/// From so many on, leases are not renewed with others.
+/// Leases are renewed in batches of about this many.
 const RENEW_AT_ONCE: usize = 1000;
 
-/// The last moment at which a lease surely holds, by two clocks: the machine's monotonic one stands still while the machine sleeps, the
-/// database's may be put forward, or be another's that is ahead. Whichever comes first counts.
+/// The last moment at which a lease is certain to hold, on two clocks: the machine's monotonic clock stands still while the machine sleeps; the
+/// database's may be set forward, or be that of another server that is ahead. Whichever comes first counts.
 #[derive(Clone, Copy, Debug)]
 struct End {
     here: Instant,
@@ -26,8 +26,8 @@ struct End {
 }
 
 impl End {
-    /// The end of what was asked for at `asked`: the moment before the store was asked, so that it ends here no later than there. `now` was the
-    /// database's time when it was taken, or before.
+    /// The end of a lease requested at `asked`, the moment before the store was asked, so that it ends here no later than there. `now` is the
+    /// database's time when the lease was taken, or earlier.
     fn new(asked: Instant, now: DateTime<Utc>, ttl: Duration) -> Self {
         Self { here: asked + ttl, there: clock::after(now, ttl) }
     }
@@ -37,7 +37,7 @@ impl End {
     }
 }
 
-/// Until when a group of leases taken together surely holds.
+/// Until when a group of leases taken together is certain to hold.
 #[derive(Debug)]
 pub(super) struct Term {
     clock: Arc<StoreClock>,
@@ -47,7 +47,7 @@ pub(super) struct Term {
 #[derive(Debug)]
 struct Ends {
     all: End,
-    /// Those that were not renewed together with the others: when they end themselves; none if they are not ours any more.
+    /// Messages not renewed together with the others, and when their leases end; `None` if they are no longer ours.
     apart: HashMap<Uuid, Option<End>>,
 }
 
@@ -56,12 +56,12 @@ impl Term {
         Self { clock, ends: Mutex::new(Ends { all: end, apart: HashMap::new() }) }
     }
 
-    /// How long it holds for from a moment on that both clocks tell.
+    /// How long it still holds at a moment given on both clocks.
     fn left_at(&self, here: Instant, there: DateTime<Utc>) -> Duration {
         self.ends().all.left(here, there)
     }
 
-    /// How long the lease of one of its messages holds, whatever becomes of the others.
+    /// How long the lease of one of its messages still holds, whatever happens to the others.
     pub(super) fn left_of(&self, id: &Uuid, now: Instant) -> Duration {
         let ends = self.ends();
         let end = ends.apart.get(id).copied().unwrap_or(Some(ends.all));
@@ -69,19 +69,19 @@ impl Term {
         end.map_or(Duration::ZERO, |end| end.left(now, self.clock.at(now)))
     }
 
-    /// A message is not renewed now, whether or not the others are.
+    /// Leaves a message out of a renewal, whether or not the others are renewed.
     fn leave_out(&self, id: Uuid) {
         let mut ends = self.ends();
         let all = ends.all;
         ends.apart.entry(id).or_insert(Some(all));
     }
 
-    /// A message is not ours any more.
+    /// A message is no longer ours.
     fn lose(&self, id: Uuid) {
         self.ends().apart.insert(id, None);
     }
 
-    /// A message was renewed, with all others or by itself.
+    /// A message was renewed, together with all others or on its own.
     fn renewed(&self, id: Uuid, end: End, with_all: bool) {
         let mut ends = self.ends();
         if with_all {
@@ -104,10 +104,10 @@ impl Term {
     }
 }
 
-/// What says in the store that messages are held.
+/// What marks messages as held in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holder {
-    /// A claim, which is [closed](crate::store::Store::close_claims) once nothing of it is held any more.
+    /// A claim, which is [closed](crate::store::Store::close_claims) once none of its messages is held any longer.
     Claim,
     /// Their own rows.
     Rows,
@@ -124,7 +124,7 @@ struct Group {
 #[derive(Debug)]
 struct Aging {
     holder: Holder,
-    /// Whether these are whole groups, and not what was left out of them before.
+    /// Whether these are whole groups rather than messages left out of them before.
     whole: bool,
     held: Vec<Held>,
 }
@@ -132,7 +132,7 @@ struct Aging {
 /// All leases that this node holds, by token.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    /// Whether lost attempts are being taken over, which are held only once that is known.
+    /// Whether lost attempts are being taken over; which ones are held is known only afterwards.
     taking_over: AtomicBool,
     node: Arc<str>,
     ttl: Duration,
@@ -145,18 +145,18 @@ impl Ledger {
         Self { taking_over: AtomicBool::new(false), node, ttl, clock, groups: Mutex::default() }
     }
 
-    /// A lease about to be taken, with a token that was never used: 63 random bits.
+    /// A lease about to be taken, with a token that was never used before: 63 random bits.
     pub(super) fn lease(&self) -> Lease {
         Lease { token: rand::rng().random_range(1..=i64::MAX), node: self.node.clone(), ttl: self.ttl }
     }
 
-    /// The term of leases that are about to be taken: they hold for as long at least.
+    /// The term of leases about to be taken: they hold at least this long.
     pub(super) fn ahead(&self) -> Arc<Term> {
         let now = Instant::now();
         Arc::new(Term::new(self.clock.clone(), End::new(now, self.clock.at(now), self.ttl)))
     }
 
-    /// Notes what was taken under a token, asked for at `asked` and taken when it was `now` for the database, or later.
+    /// Records what was taken under a token, requested at `asked`, when the database's time was `now` or later.
     pub(super) fn hold(&self, token: i64, asked: Instant, now: DateTime<Utc>, ids: impl Iterator<Item = Uuid>, holder: Holder) -> Arc<Term> {
         let term = Arc::new(Term::new(self.clock.clone(), End::new(asked, now, self.ttl)));
         let ids: HashSet<Uuid> = ids.collect();
@@ -166,8 +166,7 @@ impl Ledger {
         term
     }
 
-    /// Forgets leases: their outcome is written, or they are not ours any more. Answers the tokens of claims that are to be closed, as
-    /// nothing of them is left.
+    /// Forgets leases whose outcome is written or that are no longer ours. Returns the tokens of claims that have none left and are to be closed.
     pub(super) fn drop_held<'a>(&self, held: impl Iterator<Item = &'a Held>) -> Vec<i64> {
         let mut groups = self.lock();
         let mut ended = Vec::new();
@@ -183,22 +182,22 @@ impl Ledger {
         ended
     }
 
-    /// Leaves a lease to expire in the store, because its outcome can't be written. The lease of a claim is one for all of its messages: the claim is
-    /// not closed any more, and expires once this node holds nothing of it.
+    /// Leaves a lease to expire in the store because its outcome can't be written. A claim has one lease for all its messages: it is not closed then,
+    /// and expires once this node holds none of them.
     pub(super) fn leave_open(&self, held: &Held) {
         if let Some(group) = self.lock().get_mut(&held.token) {
             group.holder = Holder::Rows;
         }
     }
 
-    /// Notes whether lost attempts are being taken over.
+    /// Records whether lost attempts are being taken over.
     pub(super) fn set_taking_over(&self, taking_over: bool) {
         self.taking_over.store(taking_over, Ordering::SeqCst);
     }
 
-    /// Whether leases are held, or may be as soon as the store answers.
+    /// Whether no leases are held, nor may be as soon as the store answers.
     pub(super) fn is_empty(&self) -> bool {
-        // In this order: what was taken over is held before it is no more being taken.
+        // In this order: lost attempts are held before the takeover ends.
         !self.taking_over.load(Ordering::SeqCst) && self.len() == 0
     }
 
@@ -212,13 +211,14 @@ impl Ledger {
         self.ttl
     }
 
-    /// How many leases are held.
+    /// The number of leases held.
     pub(super) fn len(&self) -> usize {
         self.lock().values().map(|group| group.ids.len()).sum()
     }
 
-    /// Leases that hold no longer than this from `now` on, by the database's clock, in batches. Groups stay whole: their term is one. Those of claims
-    /// go apart from those that rows hold. What was left out of a renewal is old whatever its term says: its neighbours' renewals prolonged that.
+    /// Leases that hold no longer than `left` from `now` on, by the database's clock, in batches. Groups stay whole, since they share a term. Those
+    /// held by claims are kept apart from those held by rows. A message that was left out of a renewal counts as old whatever its term says, since
+    /// the renewal of the others prolonged that.
     fn aging(&self, left: Duration, now: DateTime<Utc>) -> Vec<Aging> {
         let (groups, here) = (self.lock(), Instant::now());
         let is_old = |group: &Group| group.term.left_at(here, now) <= left;
@@ -243,7 +243,7 @@ impl Ledger {
         batches
     }
 
-    /// Changes the terms of those of these leases that are still held.
+    /// Applies a change to the terms of those of these leases that are still held.
     fn each_term(&self, held: &[Held], change: impl Fn(&Term, Uuid)) {
         let groups = self.lock();
         for held in held {
@@ -258,24 +258,24 @@ impl Ledger {
     }
 }
 
-/// What the ledger has the store do.
+/// The work on leases that needs the store.
 impl Node {
-    /// Prolongs leases before they run out; never returns.
+    /// Renews leases before they expire; never returns.
     pub(super) async fn keep_leases(self: Arc<Self>) {
         let ttl = self.ledger.ttl;
         let mut ticks = tokio::time::interval(ttl / 6);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            // With a tick every sixth and two thirds left at the most, a renewal has three more chances before a lease ends.
+            // With a tick every sixth of a lease and at most two thirds left, a renewal has three more chances before the lease ends.
             for aging in self.ledger.aging(ttl * 2 / 3, self.clock.now()) {
                 self.renew(aging).await;
             }
         }
     }
 
-    /// Renews leases whose time had run out when it was `now` for the database, or will before they would have been renewed, and that nobody else
-    /// took. Answers which it had to leave out, because somebody has them locked; `None` if the store did not say which are still ours.
+    /// Renews leases that, at `now` on the database's clock, had expired or would before their next renewal, unless somebody else has taken them.
+    /// Returns those that it left out because somebody has locked them; `None` if the store did not say which are still ours.
     pub(super) async fn revive(&self, now: DateTime<Utc>) -> Option<Vec<Uuid>> {
         let mut left_out = Vec::new();
         for aging in self.ledger.aging(self.ledger.ttl * 2 / 3, now) {
@@ -284,24 +284,24 @@ impl Node {
         Some(left_out)
     }
 
-    /// Answers what it left out; `None` if the store failed.
+    /// Returns those that it left out; `None` if the store failed.
     async fn renew(&self, aging: Aging) -> Option<Vec<Uuid>> {
         let asked = Instant::now();
         let end = End::new(asked, self.clock.at(asked), self.ledger.ttl);
         let Aging { holder, whole, held: mut batch } = aging;
         let mut left_out = Vec::new();
         if holder == Holder::Rows {
-            // A renewal of what somebody has locked would wait and fail, and its neighbours' with it. Nobody can take such a message meanwhile.
+            // Renewing a locked message would wait and fail, together with the others in the batch. Nobody can take such a message meanwhile.
             let locked = self.locked(batch.iter().map(|held| held.id).collect()).await;
             let out: Vec<_> = batch.extract_if(.., |held| locked.contains(&held.id)).collect();
-            // Before the others are prolonged.
+            // Before the others are renewed.
             self.ledger.each_term(&out, |term, id| term.leave_out(id));
             left_out.extend(out.iter().map(|held| held.id));
         }
         self.prolong(whole, batch, end).await.then_some(left_out)
     }
 
-    /// Has the store renew leases, until `end` at least; answers whether it said which are still ours.
+    /// Renews leases until at least `end`; returns whether the store said which are still ours.
     async fn prolong(&self, whole: bool, mut batch: Vec<Held>, end: End) -> bool {
         if batch.is_empty() {
             return true;
@@ -322,11 +322,11 @@ impl Node {
                 }
                 true
             }
-            // One that is refused keeps no other from being renewed, and is not renewed with them.
+            // A refused lease must not keep others from being renewed, and is not renewed with them.
             Err(Error::Refused(_)) if batch.len() > 1 => {
                 self.ledger.each_term(&batch, |term, id| term.leave_out(id));
                 let rest = batch.split_off(batch.len() / 2);
-                // The end of the first try: what is renewed later holds longer, and a term is one for all.
+                // Keep the end of the first try: what is renewed later holds longer, and the group shares one term.
                 Box::pin(self.prolong(whole, batch, end)).await && Box::pin(self.prolong(whole, rest, end)).await
             }
             Err(error) => {
@@ -341,7 +341,7 @@ impl Node {
         match self.store.locked(ids).await {
             Ok(locked) => locked.into_iter().collect(),
             Err(error) => {
-                self.health.told_nothing("locked", &error);
+                self.health.failed_question("locked", &error);
                 HashSet::new()
             }
         }

@@ -1,4 +1,4 @@
-//! Finds what is due and claims it: one scout asks what is due for all lanes, one claimer a lane takes it.
+//! Finds due messages and claims them: one scout looks for all lanes, and one claimer per lane takes what is due.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,21 +21,22 @@ use super::portion::Portion;
 use crate::clock;
 use crate::store::{Claim, Error, Held, Lapsed, Ready, Row, TakeOver, Upcoming};
 
-/// However often it is woken, the scout asks no more often than this.
+/// The scout looks no more often than this, however often it is woken.
 const SCOUT_GAP: Duration = Duration::from_millis(5);
-/// At most so many lapsed leases are taken over at once.
+/// The most expired leases that are taken over at once.
 const TAKE_OVER: usize = 500;
-/// What is due next on a level that was just emptied is looked for after this at the latest; where rows come in all the time, the look
-/// that they cause does it too.
+/// How soon the next due message is looked for on a level that was just emptied; where rows come in all the time, the look that they cause does this
+/// too.
 const EMPTIED: Duration = Duration::from_millis(20);
-/// Where leases ran out and the database won't have them taken over, that is tried again only after this part of a lease: meanwhile nothing is found
-/// due. And where nothing was there to be taken, since somebody has it locked or another node was faster, after so long at the most.
+/// When the database refuses to have expired leases taken over, the next try comes only after this fraction of a lease, since the scout finds nothing
+/// due while it tries. After other failures, and when there was nothing to take over, because somebody has it locked or another node was faster, it
+/// comes after `NOTHING_REST` at most.
 const TAKE_OVER_REST: u32 = 6;
 const NOTHING_REST: Duration = Duration::from_secs(1);
-/// How long a claimer waits before it looks again whether its destination still holds back publishers.
+/// How long a claimer waits before it checks again whether its destination still holds back publishers.
 const BLOCKED_WAIT: Duration = Duration::from_millis(250);
 
-/// What the scout and the claimers share.
+/// The state that the scout and the claimers share.
 #[derive(Debug)]
 pub(super) struct Poller {
     pub(super) node: Arc<Node>,
@@ -44,13 +45,13 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    /// Asks what is due, wakes the claimers concerned and sleeps until something will be due or a lease ends, the poll interval at the most.
+    /// Looks for what is due, wakes the claimers concerned, and sleeps until something will be due or a lease ends, at most for the poll interval.
     pub(super) async fn scout(self: Arc<Self>) {
         let sources = self.node.lanes.names();
         let mut lapses = Lapses { from: Instant::now(), portion: Portion::new(TAKE_OVER) };
         loop {
             let asked = Instant::now();
-            // Jitter keeps many nodes from asking in step.
+            // Jitter keeps nodes from asking in step.
             let interval = self.options.interval.get().mul_f64(rand::rng().random_range(0.9..=1.1));
             let soonest = self.look(&sources, interval, &mut lapses).await;
             let latest = asked + soonest.map_or(interval, |soon| soon.min(interval)).max(SCOUT_GAP);
@@ -62,18 +63,18 @@ impl Poller {
         }
     }
 
-    /// One look; answers how soon the next message is due that is not due yet, or the next lease ends within the horizon.
+    /// Looks once; returns how soon the next message becomes due, or the next lease ends within the horizon.
     async fn look(&self, sources: &[Arc<str>], horizon: Duration, lapses: &mut Lapses) -> Option<Duration> {
-        // Levels of which it is known already are left to the claimers, which empty them: a look would pass over all that is held there.
+        // Levels already known to be due are left to the claimers, which empty them: a look would have to pass over everything held there.
         let queues = self.node.lanes.iter().map(|lane| lane.unknown()).collect();
         let outlook = match self.node.store.upcoming(Upcoming { project: self.node.project.clone(), queues, horizon }).await {
             Ok(outlook) => outlook,
             Err(error) => {
-                self.node.health.told_nothing("upcoming", &error);
+                self.node.health.failed_question("upcoming", &error);
                 return None;
             }
         };
-        self.node.health.told();
+        self.node.health.answered_question();
         self.node.clock.read(outlook.now);
         let mut next = outlook.next_lapse;
         for due in &outlook.due {
@@ -85,7 +86,7 @@ impl Poller {
             }
         }
         if outlook.lapsed && lapses.from <= Instant::now() {
-            // What is still ours is no lost attempt, however long the store was away: its outcome may be waiting to be written.
+            // A lease that is still ours is not a lost attempt, however long the store was away: its outcome may be waiting to be written.
             let rest = match self.node.revive(outlook.now).await {
                 Some(locked) => self.take_over(sources, locked, &mut lapses.portion).await,
                 None => NOTHING_REST,
@@ -95,8 +96,8 @@ impl Poller {
         next.map(|at| clock::between(outlook.now, at))
     }
 
-    /// Attempts whose lease ran out are lost: they are judged, and their messages go on. But for `own`, which could not be renewed because
-    /// somebody had them locked, and may be free by now: those are this node's still. Answers how long to let it be then.
+    /// Takes over attempts whose lease has expired: they count as lost, are judged, and their messages go on. Messages in `own` are left alone: they
+    /// are still held by this node, which could not renew them because somebody had them locked. Returns how long to wait before the next takeover.
     async fn take_over(&self, sources: &[Arc<str>], own: Vec<Uuid>, portion: &mut Portion) -> Duration {
         let rest = self.node.ledger.ttl() / TAKE_OVER_REST;
         let lease = self.node.ledger.lease();
@@ -109,7 +110,7 @@ impl Poller {
             Ok(lapsed) => lapsed,
             Err(error) => {
                 self.node.ledger.set_taking_over(false);
-                // Else lost attempts that are too much at once would have the node refuse messages each time that they are tried.
+                // Otherwise lost attempts that are too many at once would make the node refuse messages each time that they are tried.
                 if portion.size() < TAKE_OVER {
                     self.node.health.failed_again("take_over", &error);
                 } else {
@@ -120,7 +121,7 @@ impl Poller {
             }
         };
         let rest = if lapsed.is_empty() { rest.min(NOTHING_REST) } else { Duration::ZERO };
-        // A node that dies may leave thousands: they are looked for until there are none, and told in one line for all that are taken over at once.
+        // A node that dies may leave thousands: they are taken over until none is left, and reported in one line per batch.
         if let Some(first) = lapsed.first() {
             self.node.alarm.ring_by(Instant::now());
             tracing::warn!(messages = lapsed.len(), message.id = %first.id, source.name = &*first.source, lease.node = &*first.node,
@@ -141,8 +142,8 @@ impl Poller {
         rest
     }
 
-    /// Claims what is due on one lane, the highest level first, as fast as the lane takes it. Only its waits are cut short when the node
-    /// stops: a claim under way is made whatever becomes of whoever asked, and its rows are to be handed back.
+    /// Claims what is due on one lane, the highest level first, as fast as the lane takes it. When the node stops, only its waits are cut short: a
+    /// claim under way completes even if nobody waits for it, and its rows have to be handed back.
     pub(super) async fn claim(self: Arc<Self>, lane: Arc<Lane>) {
         let mut drain = Drain::new(self.options.batch);
         while let Some(Some(Turn { level, probe, places })) = self.node.stopping.run_until_cancelled(self.turn(&lane, drain.batch())).await {
@@ -157,7 +158,7 @@ impl Poller {
         }
     }
 
-    /// Waits until something is due and may be claimed. `None` when the lane is closed.
+    /// Waits until something is due and may be claimed. Never `None`, as in [`Lane::reserve`].
     async fn turn(&self, lane: &Arc<Lane>, batch: u32) -> Option<Turn> {
         loop {
             let Some(level) = lane.levels.highest_due() else {
@@ -174,7 +175,7 @@ impl Poller {
                 Allows::All => false,
                 Allows::Probe => true,
                 Allows::Nothing(until) => {
-                    // Woken early only by the breaker's closing; a wake for something due finds it open still and sleeps again.
+                    // Woken early only when the breaker closes; if woken for something due, it finds the breaker still open and sleeps again.
                     tokio::select! {
                         () = tokio::time::sleep_until(until) => {}
                         () = lane.wake.notified() => {}
@@ -185,19 +186,19 @@ impl Poller {
             let count = if probe { 1 } else { lane.claim_count(batch) };
             lane.claim_waits(count == 0);
             if count == 0 {
-                // Woken by the first answer, or by a place that is free again; or the breaker opens.
+                // Woken by the first answer, by a free place, or because the breaker opens.
                 let _ = tokio::time::timeout(BLOCKED_WAIT, lane.wake.notified()).await;
                 continue;
             }
             let places = lane.reserve(count).await?;
-            // Meanwhile the destination may have gone away, or something more urgent come due.
+            // Meanwhile the destination may have gone away, or something more urgent may have become due.
             if probe || !lane.is_held_back() {
                 return Some(Turn { level: lane.levels.highest_due().unwrap_or(level), probe, places });
             }
         }
     }
 
-    /// One claim; answers how many rows it brought.
+    /// Makes one claim; returns how many rows it brought.
     async fn claim_once(&self, lane: &Arc<Lane>, drain: &mut Drain, level: u8, mut places: OwnedSemaphorePermit) -> usize {
         let max_bytes = lane.claim_bytes() as u64;
         let count = drain.limit(u32::try_from(places.num_permits()).unwrap_or(u32::MAX), max_bytes);
@@ -240,8 +241,8 @@ impl Poller {
         if full || !swept {
             lane.due(1 << level);
         } else if drain.took & (1 << level) != 0 {
-            // The last look saw the first of this level alone: what is due next there is not known. What brings nothing, such as a row that
-            // somebody has locked, is left to the next poll.
+            // The last look saw only the first message of this level, so what is due next there is unknown. A claim that brings nothing, such as for
+            // a row that somebody has locked, is left to the next poll.
             drain.took &= !(1 << level);
             self.node.alarm.ring_by(at + EMPTIED);
         }
@@ -258,7 +259,7 @@ impl Poller {
         let row = match row {
             Row::Ready(ready) => *ready,
             Row::Unusable(row) => {
-                // It has its place until that is written, so that no more are claimed meanwhile.
+                // It keeps its place until that is written, so that no more are claimed meanwhile.
                 let place = Some(lane.enter(permit, 0));
                 let ticket = Ticket { epoch: row.epoch, attempt: row.attempt, place, ..taken.ticket(lane, row.id) };
                 let ending = Ending::Invalid { code: row.code, detail: row.detail };
@@ -291,18 +292,18 @@ impl Poller {
     }
 }
 
-/// What the scout knows of taking over.
+/// What the scout remembers about takeovers.
 struct Lapses {
     /// Nothing is taken over before this.
     from: Instant,
-    /// How much is taken over at once.
+    /// How many leases are taken over at once.
     portion: Portion,
 }
 
 /// A claim that may be made now.
 struct Turn {
     level: u8,
-    /// One message behind an open breaker.
+    /// Whether it is for one message behind an open breaker.
     probe: bool,
     places: OwnedSemaphorePermit,
 }

@@ -1,4 +1,4 @@
-//! What a node does beside sending: says that it lives, fails what nobody can claim, reports what nobody serves, samples the gauges.
+//! What a node does besides sending: sends heartbeats, fails rows that no node can claim, reports rows that no node serves, samples the gauges.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,40 +17,40 @@ use crate::store::{Completion, Count, Error, Failure, Heartbeat, Held, Sample, S
 use crate::telemetry::throttle::Throttle;
 use crate::units::millis;
 
-/// A node says that it lives this often, and is held for dead after [`TTL`].
+/// How often a node sends its heartbeat; it is considered dead after [`TTL`].
 const BEAT: Duration = Duration::from_secs(2);
 const TTL: Duration = Duration::from_secs(6);
-/// Rows of an unknown source are left this long: another node that knows it may be about to start.
+/// How long rows of an unknown source are left alone: another node that knows it may be about to start.
 const MIN_AGE: Duration = Duration::from_secs(5);
-/// So many beats between two looks for strays, two reports of unserved rows, two samples of the gauges.
+/// The number of beats between two looks for strays, two reports of unserved rows, and two samples of the gauges.
 const STRAYS_EVERY: u32 = 4;
 const UNSERVED_EVERY: u32 = 6;
 const SAMPLE_EVERY: u32 = 10;
-/// A look for strays on which a run depends is repeated so often, each after so long, where the store fails: a row without a due time is found by nothing
-/// else.
+/// How often a look for strays that a run depends on is tried, and the pause between tries, if the store fails: nothing else finds a row without a
+/// due time.
 const SORT_OUT_TRIES: u32 = 5;
 const SORT_OUT_PAUSE: Duration = Duration::from_millis(200);
-/// So many reports of unserved rows between two rounds in which dead nodes are forgotten.
+/// The number of reports of unserved rows between two rounds of forgetting dead nodes.
 const FORGET_EVERY: u32 = 5;
-/// A sample is good for all nodes this long. No longer: a node that was just started would tell of what was there before.
+/// How long a sample is good for all nodes. No longer: a node that was just started would report what was there before.
 const SAMPLE_GOOD_FOR: Duration = Duration::from_secs(10);
-/// At most so many strays at once, and so many kinds of unserved rows in a report.
+/// The most strays failed at once, and the most kinds of unserved rows in a report.
 const STRAYS: u32 = 500;
 const UNSERVED: u32 = 20;
-/// Of a name that a row gives so many bytes are shown: it may be of any length.
+/// How many bytes are shown of a name that a row gives, which may be of any length.
 pub(super) const SHOWN: usize = 100;
-/// Sampling counts rows: it may take at most this share of the time.
+/// The largest share of the time that sampling, which counts rows, may take.
 const SAMPLE_SHARE: u32 = 20;
 
-/// What a node does beside sending.
+/// What a node does besides sending.
 #[derive(Debug)]
 pub(super) struct Upkeep {
     node: Arc<Node>,
-    /// What this process is known by among those that live, unlike its name, which one that is started anew may share, with other sources in its
-    /// configuration: what the one before it knew stays known. And so may a `redrive run` beside a `serve`, which lives on after it.
+    /// What this process is called among live nodes. Unlike the node's name it is not shared with the process that ran before a restart, whose
+    /// configuration may have had other sources, which stay known; nor with a `redrive run` beside a `serve`.
     pub(super) process: Arc<str>,
     keep: Keep,
-    /// What nobody serves, for `/readyz`.
+    /// Rows that no node serves, for `/readyz`.
     pub(super) unserved: Mutex<Vec<Unserved>>,
     stray_lines: Mutex<Throttle>,
 }
@@ -62,7 +62,7 @@ impl Upkeep {
         Self { node, process, keep, unserved: Mutex::default(), stray_lines }
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until `stop` is cancelled.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (ask_strays, strays_asked) = mpsc::channel(1);
         let (ask_unserved, unserved_asked) = mpsc::channel(1);
@@ -77,12 +77,12 @@ impl Upkeep {
                     _ = ticks.tick() => {}
                     () = self.node.health.is_doubtful() => {}
                 }
-                // It is the beat that finds out that the store can be written to again.
+                // The beat is what finds out that the store can be written to again.
                 self.beat().await;
                 if !self.node.health.is_up() {
                     continue;
                 }
-                // What is still going on is not joined by another round of it, and holds up no beat.
+                // Work that is still running is not started again, and holds up no beat.
                 if self.node.sends && beats % STRAYS_EVERY == 2 {
                     let _ = ask_strays.try_send(());
                 }
@@ -115,7 +115,7 @@ impl Upkeep {
             Ok(()) => self.node.health.answered(),
             Err(error) => {
                 self.node.health.failed("heartbeat", &error);
-                // It would not have this row; that it says so is an answer to a write all the same.
+                // The database refused this row, which still counts as an answer to a write.
                 if matches!(error, Error::Refused(_)) {
                     self.node.health.answered();
                 }
@@ -125,14 +125,15 @@ impl Upkeep {
         self.node.lanes.iter().for_each(|lane| lane.show_held_back());
     }
 
-    /// Sees to rows that nobody can claim, whenever it is asked to.
+    /// Fails rows that no node can claim, whenever asked to.
     async fn strays(&self, mut asked: mpsc::Receiver<()>) {
         while asked.recv().await.is_some() {
             self.fail_all_strays().await;
         }
     }
 
-    /// Sees to them now, however often the store has to be asked. A run may be over before its first beat would come, and what it knows is not unknown.
+    /// The same at once, trying again if the store fails. A run may end before its first beat; it says what sources it knows first, so that these do
+    /// not count as unknown.
     pub(super) async fn sort_out(&self) {
         self.beat().await;
         for _ in 0..SORT_OUT_TRIES {
@@ -143,13 +144,13 @@ impl Upkeep {
         }
     }
 
-    /// Round after round for as long as there may be more of them; `None` if the store failed before it said that there are none.
+    /// Repeats this for as long as there may be more; `None` if the store failed before it said that there are none.
     async fn fail_all_strays(&self) -> Option<()> {
         while self.fail_strays().await? {}
         Some(())
     }
 
-    /// Rows that no node of the project can ever claim fail with that reason. Answers whether there may be more; `None` if the store failed.
+    /// Fails rows that no node of the project can ever claim, with the reason. Returns whether there may be more; `None` if the store failed.
     async fn fail_strays(&self) -> Option<bool> {
         let lease = self.node.ledger.lease();
         let token = lease.token;
@@ -170,12 +171,12 @@ impl Upkeep {
             let completions = part.iter().map(|stray| self.failure(stray, token)).collect();
             match self.node.store.complete(Arc::new(completions)).await {
                 Ok(ours) => failed += self.failed(part, &ours),
-                // One that is refused keeps no other from failing.
+                // A refused row must not keep others from failing.
                 Err(Error::Refused(_)) if part.len() > 1 => {
                     let (part, rest) = part.split_at(part.len() / 2);
                     parts.extend([rest, part]);
                 }
-                // Their lease runs out and they are found again.
+                // Their lease expires and they are found again.
                 Err(error) => {
                     self.node.health.failed("complete", &error);
                     if !matches!(error, Error::Refused(_)) {
@@ -187,7 +188,7 @@ impl Upkeep {
         Some(more && failed > 0)
     }
 
-    /// Tells of strays that failed, those that were ours; answers how many.
+    /// Counts and logs the strays that were ours and have failed; returns how many.
     fn failed(&self, strays: &[Stray], ours: &[bool]) -> usize {
         let failed: Vec<_> = strays.iter().zip(ours).filter_map(|(stray, ours)| ours.then_some(stray)).collect();
         failed.iter().for_each(|_| self.node.metrics.stray_failed());
@@ -235,7 +236,7 @@ impl Upkeep {
         }
     }
 
-    /// Reports waiting rows that no live node serves, and forgets nodes that are dead: one that was killed can't sign off.
+    /// Reports waiting rows that no live node serves, and forgets dead nodes: one that was killed can't sign off.
     async fn report_unserved(&self, mut asked: mpsc::Receiver<()>) {
         let mut lines = Throttle::new(1, Duration::from_secs(60));
         let mut reports = 0_u32;
@@ -276,7 +277,8 @@ impl Upkeep {
             match self.counted().await {
                 Ok(counts) => {
                     let mut counts: BTreeMap<_, _> = counts.into_iter().map(|count| (count.source.clone(), count)).collect();
-                    // Sources that nobody here serves are told of while something of theirs waits; they may be made up, and others each time.
+                    // Sources that this node does not serve are reported only while they have messages waiting; their names may be made up, and
+                    // different each time.
                     for gone in others.iter().filter(|source| !counts.contains_key(*source)) {
                         self.node.metrics.forget_waiting(gone);
                     }
@@ -296,7 +298,7 @@ impl Upkeep {
         }
     }
 
-    /// What waits, by this node's count or another's; the first is waited for.
+    /// The number of waiting messages, counted by this node or another; the first count is waited for.
     async fn counted(&self) -> Result<Vec<Count>, Error> {
         loop {
             let sample = Sample { project: self.node.project.clone(), sources: self.node.lanes.names(), every: SAMPLE_GOOD_FOR, share: SAMPLE_SHARE };
