@@ -60,6 +60,12 @@ pub trait Source: Send + Sync + 'static {
         None
     }
 
+    /// Whether the [result](Outcome::result) of a send is kept with the message even where the option `keep_result` is not set: for results that are
+    /// short and say where the message is now, such as a partition and an offset.
+    fn keeps_result(&self) -> bool {
+        false
+    }
+
     /// Lets go of connections. Nothing is under way when it is called, or `within` is all the time that is left for it; what then takes a moment to
     /// be ended in good order, such as a process, may have that moment.
     async fn close(&self, within: Duration) {
@@ -83,6 +89,11 @@ pub trait Pipeline: Send + Sync + 'static {
     /// As [`Source::blocked`].
     fn blocked(&self) -> Option<String> {
         None
+    }
+
+    /// As [`Source::keeps_result`].
+    fn keeps_result(&self) -> bool {
+        false
     }
 
     /// As [`Source::close`].
@@ -125,6 +136,15 @@ impl Sender {
         match self {
             Self::Each(source) => source.blocked(),
             Self::Pipelined(pipeline) => pipeline.blocked(),
+        }
+    }
+
+    /// Whether results are kept even where `keep_result` is not set.
+    #[must_use]
+    pub fn keeps_result(&self) -> bool {
+        match self {
+            Self::Each(source) => source.keeps_result(),
+            Self::Pipelined(pipeline) => pipeline.keeps_result(),
         }
     }
 

@@ -64,7 +64,7 @@ pub struct MessageView {
     /// The idempotency key with which it came.
     pub idempotency_key: Option<String>,
     /// Why its last attempt failed.
-    pub last_error: Option<ErrorView>,
+    pub last_error: Option<LastError>,
     /// What the destination answered: the JSON value if it is one, else a string.
     pub result: Option<Box<RawValue>>,
 }
@@ -103,26 +103,9 @@ impl MessageView {
             finished_at: record.finished_at,
             expires_at: record.expires_at,
             idempotency_key: record.idempotency_key,
-            last_error: record.last_error.map(Into::into),
+            last_error: record.last_error,
             result: record.result.as_deref().map(json_or_text),
         }
-    }
-}
-
-/// Why an attempt failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ErrorView {
-    /// `permanent`, `refused`, `unreachable`, `expired`, `lost` or `invalid`.
-    pub class: String,
-    /// A stable code.
-    pub code: String,
-    /// For people.
-    pub detail: String,
-}
-
-impl From<LastError> for ErrorView {
-    fn from(error: LastError) -> Self {
-        Self { class: error.class, code: error.code, detail: error.detail }
     }
 }
 
@@ -148,7 +131,7 @@ pub struct AttemptView {
     /// What it came to.
     pub outcome: AttemptOutcome,
     /// What went wrong.
-    pub error: Option<ErrorView>,
+    pub error: Option<LastError>,
     /// What the destination answered: the JSON value if it is one, else a string.
     pub result: Option<Box<RawValue>>,
 }
@@ -164,7 +147,7 @@ impl From<Attempt> for AttemptView {
             last_at: attempt.last_at,
             duration_ms: millis(attempt.duration),
             outcome: attempt.outcome,
-            error: attempt.error.map(Into::into),
+            error: attempt.error,
             result: attempt.result.as_deref().map(json_or_text),
         }
     }

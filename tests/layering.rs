@@ -238,7 +238,7 @@ const UNQUOTED: &[&str] = &[
     "row.id",
     "row.message.id",
     "self.lane.name()",
-    "self.project",
+    "self.node.project",
     "self.source",
     "self.target.source",
     "source",
