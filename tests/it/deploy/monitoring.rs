@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use redrive::config::Scope;
 use redrive::message::State;
 use redrive::telemetry::metrics::Metrics;
 use serde_json::{Value, json};

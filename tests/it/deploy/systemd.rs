@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use redrive::config::Scope;
 use redrive::units::Span;
 
 use super::{config, text};
