@@ -23,6 +23,7 @@ use serde::Deserialize;
 use crate::engine::SourceSpec;
 use crate::source::{Options, Registry};
 use crate::{api, engine, store, telemetry};
+use tree::Step;
 
 pub use faults::{Faults, Located};
 pub use interpolate::Environment;
@@ -55,7 +56,8 @@ pub struct Config {
 pub enum Scope<'a> {
     /// Everything.
     Whole,
-    /// No sources: for commands that only look at the store. The keys of a kind are not looked at either.
+    /// No sources: for commands that only look at the store. The keys of a kind are not looked at either, nor is the API's token: who only looks
+    /// needs neither these variables nor these files.
     Store,
     /// The same, but for the source of this name.
     Source(&'a str),
@@ -68,6 +70,21 @@ impl Scope<'_> {
             Self::Whole => true,
             Self::Store => false,
             Self::Source(only) => only == name,
+        }
+    }
+
+    /// Whether the API's token is read.
+    fn serves(self) -> bool {
+        self == Self::Whole
+    }
+
+    /// Whether anything comes of the value at a path.
+    fn looks_at(self, path: &[Step]) -> bool {
+        let keys: Vec<&str> = path.iter().map_while(|step| if let Step::Key(key) = step { Some(key.as_str()) } else { None }).collect();
+        match keys[..] {
+            ["api", "token" | "token_file", ..] => self.serves(),
+            ["sources", name, key, ..] => self.builds(name) || key == "kind" || Options::KEYS.contains(&key),
+            _ => true,
         }
     }
 }

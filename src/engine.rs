@@ -1,6 +1,6 @@
-//! The engine: takes messages in, sends what is due, writes down what came of it.
+//! The engine: accepts messages, sends what is due and records the outcomes.
 //!
-//! A message has one way through: intake (or a claim by the poller) → lane → dispatcher → source → completer → store.
+//! Every message takes the same path: intake (or a claim by the poller) → lane → dispatcher → source → completer → store.
 
 mod alarm;
 mod breaker;
@@ -18,6 +18,7 @@ mod lease;
 mod levels;
 mod loops;
 mod memory;
+mod node;
 mod poller;
 mod portion;
 pub mod purge;
@@ -27,7 +28,6 @@ mod upkeep;
 mod walk;
 mod window;
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -44,7 +44,6 @@ use crate::clock::StoreClock;
 use crate::source::{Options, Sender};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::throttle::Throttle;
 
 use alarm::Alarm;
 use committer::{Backlog, Committer};
@@ -58,7 +57,9 @@ use lane::{Lane, Lanes};
 use lease::Ledger;
 use loops::Loops;
 use memory::Memory;
+use node::Node;
 use poller::Poller;
+use purge::Purge;
 use upkeep::Upkeep;
 
 pub use config::Config;
@@ -68,22 +69,22 @@ pub use submission::{Accepted, Refusal, Submission};
 
 /// How long a producer should wait before it tries again.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// A source that is told to close within a time gets so much more.
+/// Extra time that a source gets to close, beyond the time it was given.
 const CLOSES_WITHIN: Duration = Duration::from_secs(2);
-/// Committers and writers that run at once: the next batch gathers while the last is written.
+/// Committers and writers that run at the same time: the next batch gathers while the last one is written.
 const COMMITTERS: usize = 2;
 const WRITERS: usize = 2;
 
-/// A source as the engine is given it.
+/// A source as it is handed to the engine.
 #[derive(Clone, Debug)]
 pub struct SourceSpec {
     /// Its name in the configuration.
     pub name: Arc<str>,
-    /// Its kind, for people.
+    /// Its kind, for display.
     pub kind: String,
-    /// What every source takes.
+    /// The options that every source has.
     pub options: Options,
-    /// What sends.
+    /// The sender.
     pub sender: Sender,
 }
 
@@ -92,15 +93,15 @@ pub struct SourceSpec {
 pub struct Parts {
     /// The project.
     pub project: Arc<str>,
-    /// The name of this node, in leases and in the attempt log; two that run at once must not share one.
+    /// The name of this node, in leases and in the attempt log; two nodes that run at the same time must not share one.
     pub node: Arc<str>,
-    /// The resend log, not prepared yet.
+    /// The resend log, not yet prepared.
     pub store: Arc<dyn Store>,
     /// The sources.
     pub sources: Vec<SourceSpec>,
-    /// What the engine takes.
+    /// The configuration of the engine.
     pub config: Config,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
@@ -108,167 +109,108 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Engine {
     handle: Handle,
-    ledger: Arc<Ledger>,
-    tracker: TaskTracker,
     loops: Loops,
-    /// Cancelled when nobody waits any longer for the store to take what it refuses.
+    /// Cancelled when outcomes that the store refuses are no longer retried.
     settling: CancellationToken,
-    /// Cancelled when the loops beside sending shall end.
+    /// Cancelled when the loops other than sending should end.
     ending: CancellationToken,
-    /// Cancelled when nothing is waited for any more.
+    /// Cancelled when nothing is waited for any longer.
     abandon: CancellationToken,
 }
 
 impl Engine {
-    /// Starts the engine. It need not wait for anything: the store is prepared as soon as it answers, and destinations may be down.
+    /// Starts the engine without waiting for anything: the store is prepared as soon as it answers, and destinations may be down.
     pub fn start(parts: Parts) -> Self {
-        let Parts { project, node, store, sources, config, metrics } = parts;
-        let (clock, health, alarm) = (Arc::new(StoreClock::default()), Arc::new(StoreHealth::default()), Arc::new(Alarm::default()));
-        let (stopping, closed, ending, abandon) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let settling = stopping.child_token();
-        let tracker = TaskTracker::new();
-        let loops = Loops::new(tracker.clone());
-        let process = upkeep::process(&node);
-        let ledger = Arc::new(Ledger::new(node, config.poller.lease.get(), clock.clone()));
+        let Parts { project, node: name, store, sources, config, metrics } = parts;
+        let (ending, abandon, clock) = (CancellationToken::new(), CancellationToken::new(), Arc::new(StoreClock::default()));
         let memory = Arc::new(Memory::new(config.limits.in_flight.bytes(), sources.len()));
-        let (reports, queue) = mpsc::unbounded_channel();
-
-        let mut lanes = BTreeMap::new();
-        for spec in sources {
+        let lane = |spec: SourceSpec| {
             let counters = metrics.lane(&spec.name);
-            let (lane, jobs) = Lane::new(spec, counters, memory.clone());
-            let dispatcher = Dispatcher {
-                lane: lane.clone(),
-                clock: clock.clone(),
-                reports: reports.clone(),
-                tracker: tracker.clone(),
-                stopping: stopping.clone(),
-            };
-            loops.spawn(&abandon, dispatcher.run(jobs));
-            lanes.insert(lane.name().clone(), lane);
-        }
-        let lanes = Arc::new(Lanes(lanes));
-        let sends = config.poller.enabled;
-        let committer = Arc::new(Committer {
-            project: project.clone(),
-            store: store.clone(),
-            clock: clock.clone(),
-            health: health.clone(),
-            ledger: ledger.clone(),
-            alarm: alarm.clone(),
-            keep_keys: config.idempotency.keep.get(),
-            sends,
-            stopping: stopping.clone(),
-            backlog: Backlog::new(config.limits.intake.bytes()),
-        });
-        let intake = Arc::new(Intake {
-            committer: committer.clone(),
-            lanes: lanes.clone(),
-            reports: reports.clone(),
-            tracker: tracker.clone(),
-            closed: closed.clone(),
-        });
-        let completer = Arc::new(Completer {
-            store: store.clone(),
-            clock: clock.clone(),
-            health: health.clone(),
-            ledger: ledger.clone(),
-            keep: config.history.keep.clone(),
-            reports: Feed::new(queue),
-            alarm: alarm.clone(),
-            settling: settling.clone(),
-        });
-        let poller = Arc::new(Poller {
-            project: project.clone(),
-            store: store.clone(),
-            clock,
-            health: health.clone(),
-            ledger: ledger.clone(),
-            lanes: lanes.clone(),
-            alarm: alarm.clone(),
-            options: config.poller.clone(),
-            reports,
-            stopping: stopping.clone(),
-        });
-        let upkeep = Arc::new(Upkeep {
-            project: project.clone(),
-            process,
-            store: store.clone(),
-            health: health.clone(),
-            ledger: ledger.clone(),
-            lanes: lanes.clone(),
-            metrics: metrics.clone(),
-            keep: config.history.keep.clone(),
-            sends,
-            unserved: Mutex::default(),
-            stray_lines: Mutex::new(Throttle::new(10, Duration::from_secs(60))),
-        });
-        let purge = purge::Purge { store: store.clone(), project: project.clone(), history: config.history };
-        let inner = Arc::new(Inner {
+            Lane::new(spec, counters, memory.clone())
+        };
+        let lanes: Vec<_> = sources.into_iter().map(lane).collect();
+        let node = Arc::new(Node {
             project,
-            store: store.clone(),
-            health: health.clone(),
-            lanes: lanes.clone(),
-            intake,
-            upkeep: upkeep.clone(),
-            alarm: alarm.clone(),
-            stopping,
-            closed,
-            other_project: Mutex::default(),
+            store,
+            health: StoreHealth::default(),
+            ledger: Ledger::new(name, config.poller.lease.get(), clock.clone()),
+            clock,
+            lanes: Lanes(lanes.iter().map(|(lane, _)| (lane.name().clone(), lane.clone())).collect()),
+            alarm: Alarm::default(),
+            metrics,
+            sends: config.poller.enabled,
+            stopping: CancellationToken::new(),
+            tracker: TaskTracker::new(),
         });
+        let (reports, queue) = mpsc::unbounded_channel();
+        let committer =
+            Arc::new(Committer { node: node.clone(), keep_keys: config.idempotency.keep.get(), backlog: Backlog::new(config.limits.intake.bytes()) });
+        let settling = node.stopping.child_token();
+        let completer =
+            Arc::new(Completer { node: node.clone(), keep: config.history.keep.clone(), reports: Feed::new(queue), settling: settling.clone() });
+        let poller = Arc::new(Poller { node: node.clone(), options: config.poller, reports: reports.clone() });
+        let upkeep = Arc::new(Upkeep::new(node.clone(), config.history.keep.clone()));
+        let purge = Purge { store: node.store.clone(), project: node.project.clone(), history: config.history };
 
+        let loops = Loops::new(node.tracker.clone());
+        for (lane, jobs) in lanes {
+            let dispatcher = Dispatcher { node: node.clone(), lane, reports: reports.clone() };
+            loops.spawn(&abandon, dispatcher.run(jobs));
+        }
         for _ in 0..COMMITTERS {
             loops.spawn(&abandon, committer.clone().run());
         }
         for _ in 0..WRITERS {
             loops.spawn(&abandon, completer.clone().run(StdRng::from_rng(&mut rand::rng())));
         }
-        loops.spawn(&abandon, ledger.clone().keep(store.clone(), health.clone()));
+        loops.spawn(&abandon, node.clone().keep_leases());
+        let intake = Arc::new(Intake { node: node.clone(), committer, reports, closed: CancellationToken::new() });
+        let inner = Arc::new(Inner { node, intake, upkeep, other_project: Mutex::default() });
         let (start, stop, last, spawn) = (inner.clone(), ending.clone(), abandon.clone(), loops.clone());
         loops.spawn(&ending, async move {
             start.prepare().await;
-            spawn.spawn(&stop, purge.keep(metrics, health, stop.clone()));
-            spawn.spawn(&last, upkeep.run(stop.clone()));
-            if sends {
-                for lane in lanes.iter() {
+            spawn.spawn(&stop, purge.keep(start.node.clone(), stop.clone()));
+            spawn.spawn(&last, start.upkeep.clone().run(stop.clone()));
+            if start.node.sends {
+                for lane in start.node.lanes.iter() {
                     spawn.spawn(&last, poller.clone().claim(lane.clone()));
                 }
                 spawn.spawn(&stop, async move { start.listen().await });
                 poller.scout().await;
             }
         });
-        Self { handle: Handle { inner }, ledger, tracker, loops, settling, ending, abandon }
+        Self { handle: Handle { inner }, loops, settling, ending, abandon }
     }
 
-    /// The way in.
+    /// The handle through which the engine is used.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Whether nothing is held under a lease or is about to be, and nothing waits to be committed.
+    /// Whether no message is held under a lease or about to be, and none is waiting to be committed.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        // In this order: what a claim brings is held before the claim is over.
-        let claims = self.handle.inner.lanes.iter().any(|lane| lane.levels.is_claiming());
-        !claims && self.ledger.is_empty() && !self.handle.inner.intake.committer.is_busy() && self.handle.in_flight() == 0
+        // In this order: the messages of a claim are held before the claim ends.
+        let node = self.handle.node();
+        let claims = node.lanes.iter().any(|lane| lane.levels.is_claiming());
+        !claims && node.ledger.is_empty() && !self.handle.inner.intake.committer.is_busy() && self.handle.in_flight() == 0
     }
 
-    /// How many messages are held under a lease.
+    /// The number of messages held under a lease.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.ledger.len()
+        self.handle.node().ledger.len()
     }
 
-    /// Waits until a part of the engine has panicked: it is not whole any more, and what it holds under a lease others take over.
+    /// Waits until a part of the engine has panicked. The engine is broken then; other nodes take over the messages that it holds under a lease.
     pub async fn panicked(&self) -> Panic {
         self.loops.panicked().await
     }
 
-    /// Stops claims and first sends; what comes in is committed and left pending.
+    /// Stops claims and first sends; messages that still come in are committed and left pending.
     pub fn stop_sending(&self) {
-        self.handle.inner.stopping.cancel();
+        self.handle.node().stopping.cancel();
     }
 
     /// From now on an outcome that the store refuses is given up at once; its message is sent again later.
@@ -276,13 +218,13 @@ impl Engine {
         self.settling.cancel();
     }
 
-    /// Takes nothing more in.
+    /// Stops accepting messages.
     pub fn close_intake(&self) {
-        self.handle.inner.closed.cancel();
+        self.handle.inner.intake.closed.cancel();
     }
 
-    /// Waits until nothing is under way, `deadline` at the latest, then lets go of everything. What is left is found by others when its
-    /// lease runs out. Answers how many messages that were.
+    /// Waits until nothing is under way, until `deadline` at the latest, then releases everything. Other nodes find what is left when its lease
+    /// expires. Returns the number of messages left.
     pub async fn finish(self, deadline: Instant) -> usize {
         self.stop_sending();
         self.close_intake();
@@ -293,19 +235,19 @@ impl Engine {
         };
         let _ = tokio::time::timeout_at(deadline, idle).await;
         self.ending.cancel();
-        let left = self.ledger.len();
-        let inner = &self.handle.inner;
+        let left = self.held();
+        let Inner { node, upkeep, .. } = &*self.handle.inner;
         let within = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
-        // A source of somebody's own may keep to no limit, or panic.
-        let closing = inner.lanes.iter().map(|lane| AssertUnwindSafe(lane.spec.sender.close(within)).catch_unwind());
+        // A custom source may ignore the limit, or panic.
+        let closing = node.lanes.iter().map(|lane| AssertUnwindSafe(lane.spec.sender.close(within)).catch_unwind());
         let _ = tokio::time::timeout(within + CLOSES_WITHIN, futures::future::join_all(closing)).await;
-        // A failure here costs nothing: the node is held for dead a few seconds later all the same.
-        let goodbye = inner.store.sign_off(&inner.project, &inner.upkeep.process);
+        // A failure here is harmless: the node is considered dead a few seconds later anyway.
+        let goodbye = node.store.sign_off(&node.project, &upkeep.process);
         let _ = tokio::time::timeout(within.min(Duration::from_secs(2)), goodbye).await;
         self.abandon.cancel();
-        self.tracker.close();
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.tracker.wait()).await;
-        let _ = tokio::time::timeout(Duration::from_secs(2), inner.store.close()).await;
+        node.tracker.close();
+        let _ = tokio::time::timeout(Duration::from_secs(1), node.tracker.wait()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(2), node.store.close()).await;
         left
     }
 }

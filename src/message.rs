@@ -73,7 +73,7 @@ impl FromStr for State {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
             let names = Self::ALL.map(Self::as_str).join(", ");
-            format!("`{text}` is not a state; the states are {names}")
+            format!("unknown state `{text}`; known states: {names}")
         })
     }
 }
@@ -325,6 +325,18 @@ impl AttemptOutcome {
             Self::Lost => "lost",
         }
     }
+
+    /// What that says went wrong; `None` if nothing did.
+    #[must_use]
+    pub const fn error(self) -> Option<ErrorClass> {
+        match self {
+            Self::Succeeded => None,
+            Self::Permanent => Some(ErrorClass::Permanent),
+            Self::Refused => Some(ErrorClass::Refused),
+            Self::Unreachable => Some(ErrorClass::Unreachable),
+            Self::Lost => Some(ErrorClass::Lost),
+        }
+    }
 }
 
 impl FromStr for AttemptOutcome {
@@ -335,6 +347,38 @@ impl FromStr for AttemptOutcome {
             .into_iter()
             .find(|outcome| outcome.as_str() == text)
             .ok_or(())
+    }
+}
+
+/// What kind of error a message keeps as its last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// Refused for good.
+    Permanent,
+    /// Refused this time.
+    Refused,
+    /// The destination could not be asked.
+    Unreachable,
+    /// The node that held it died, or lost the database.
+    Lost,
+    /// Too old, or would be before its next try.
+    Expired,
+    /// The row can't be sent.
+    Invalid,
+}
+
+impl ErrorClass {
+    /// The name in the table, the API and the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Permanent => "permanent",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Lost => "lost",
+            Self::Expired => "expired",
+            Self::Invalid => "invalid",
+        }
     }
 }
 

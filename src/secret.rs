@@ -9,7 +9,7 @@ use crate::units::Secret;
 /// The largest file that holds a secret, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// The secret that a file holds, without the line ends behind it.
+/// The secret that a file holds, without the line ends behind it and the byte order mark that some editors put before it.
 ///
 /// # Errors
 /// Why it holds none, for who named it.
@@ -20,10 +20,10 @@ pub(crate) fn read(file: &Path) -> Result<Secret, String> {
     let read = File::open(file).and_then(|opened| opened.take(MAX_BYTES + 1).read_to_end(&mut bytes));
     read.map_err(|error| format!("{shown} can't be read: {error}"))?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(format!("{shown} is larger than {MAX_BYTES} bytes; this is no secret"));
+        return Err(format!("{shown} is larger than {MAX_BYTES} bytes; this is not a secret"));
     }
     let text = String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8 text"))?;
-    match text.trim_end_matches(['\r', '\n']) {
+    match text.strip_prefix('\u{feff}').unwrap_or(&text).trim_end_matches(['\r', '\n']) {
         "" => Err(format!("{shown} is empty")),
         secret => Ok(Secret::new(secret)),
     }
@@ -42,15 +42,19 @@ mod tests {
             std::fs::write(&file, bytes).unwrap();
             read(&file).map(|secret| secret.expose().to_owned())
         };
-        for whole in ["hunter2", "hunter2\n", "hunter2\r\n", "hunter2\n\n"] {
+        for whole in ["hunter2", "hunter2\n", "hunter2\r\n", "hunter2\n\n", "\u{feff}hunter2\n"] {
             assert_eq!(of(whole.as_bytes()).as_deref(), Ok("hunter2"), "{whole:?}");
         }
         assert_eq!(of(b" one\ntwo \n").as_deref(), Ok(" one\ntwo "), "all else is the secret's");
         let large = vec![b'x'; 64 * 1024 + 1];
         assert_eq!(of(&large[1..]).map(|text| text.len()), Ok(64 * 1024));
-        for (bytes, words) in
-            [(&b""[..], "is empty"), (&b"\n"[..], "is empty"), (&b"hunter2\xff"[..], "is not UTF-8"), (&large[..], "is larger than")]
-        {
+        for (bytes, words) in [
+            (&b""[..], "is empty"),
+            (&b"\n"[..], "is empty"),
+            (&b"\xef\xbb\xbf\n"[..], "is empty"),
+            (&b"hunter2\xff"[..], "is not UTF-8"),
+            (&large[..], "is larger than"),
+        ] {
             let said = of(bytes).unwrap_err();
             assert!(said.contains(words) && !said.contains("hunter2"), "{said}");
         }

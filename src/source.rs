@@ -12,6 +12,7 @@ pub mod kafka;
 pub mod log;
 pub mod options;
 pub mod registry;
+mod section;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::units::Secret;
 use codes::Code;
 pub use options::Options;
 pub use registry::Registry;
+pub(crate) use section::Section;
 
 /// Redrive's own headers in a record or message. A consumer that forwards a message with all its headers brings those of another redrive along.
 const OWN_HEADERS: [&str; 3] = ["redrive-id", "redrive-attempt", "redrive-key"];
@@ -59,8 +61,14 @@ pub trait Source: Send + Sync + 'static {
         None
     }
 
-    /// Closes connections. Nothing is under way when it is called, or else `within` is all the time that is left; things that take a moment to end in
-    /// good order, such as a process, may use it.
+    /// Whether the [result](Outcome::result) of a send is kept with the message even where the option `keep_result` is not set: for results that are
+    /// short and say where the message is now, such as a partition and an offset.
+    fn keeps_result(&self) -> bool {
+        false
+    }
+
+    /// Lets go of connections. Nothing is under way when it is called, or `within` is all the time that is left for it; what then takes a moment to
+    /// be ended in good order, such as a process, may have that moment.
     async fn close(&self, within: Duration) {
         let _ = within;
     }
@@ -82,6 +90,11 @@ pub trait Pipeline: Send + Sync + 'static {
     /// As [`Source::blocked`].
     fn blocked(&self) -> Option<String> {
         None
+    }
+
+    /// As [`Source::keeps_result`].
+    fn keeps_result(&self) -> bool {
+        false
     }
 
     /// As [`Source::close`].
@@ -127,7 +140,16 @@ impl Sender {
         }
     }
 
-    /// Closes connections.
+    /// Whether results are kept even where `keep_result` is not set.
+    #[must_use]
+    pub fn keeps_result(&self) -> bool {
+        match self {
+            Self::Each(source) => source.keeps_result(),
+            Self::Pipelined(pipeline) => pipeline.keeps_result(),
+        }
+    }
+
+    /// Lets go of connections.
     pub async fn close(&self, within: Duration) {
         match self {
             Self::Each(source) => source.close(within).await,

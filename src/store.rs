@@ -19,12 +19,14 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use config::Config;
-pub use look::{Attempt, Changed, Count, Id, List, MAX_PAGE_BYTES, MAX_SHOWN_PAYLOAD, Page, Purge, Purged, Record, Sample, Surplus, Sweep, Swept};
+pub use look::{
+    Attempt, Changed, Count, Id, LastError, List, MAX_PAGE_BYTES, MAX_SHOWN_PAYLOAD, Page, Purge, Purged, Record, Sample, Surplus, Sweep, Swept,
+};
 pub use nodes::{Heartbeat, Served, Stray, Strays, Taken, Unserved};
 pub use sql::Guard;
 pub(crate) use sql::sqlite_file;
 pub use work::{
-    Address, Claim, Claimed, Completion, Due, Held, Idempotency, Insert, Inserted, Lapsed, LastError, Lease, Mark, NewMessage, NextDue, Outlook,
+    Address, Claim, Claimed, Completion, Due, Failure, Held, Idempotency, Insert, Inserted, Lapsed, Lease, Mark, NewMessage, NextDue, Outlook,
     Prepared, Queues, Ready, Row, TakeOver, Unusable, Upcoming, Verdict,
 };
 

@@ -1,9 +1,22 @@
-//! `tls:` in the configuration of a store and of a source.
+//! `tls:` in the configuration of a store and of a source, and what its files hold.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::fault::Fault;
+
+/// The largest file that is read for a certificate.
+const MOST_BYTES: u64 = 1 << 20;
+/// What the sections of certificates are called.
+const CERTIFICATE: &[&str] = &["CERTIFICATE"];
+/// That of the only key that most clients take.
+pub(crate) const PKCS8: &[&str] = &["PRIVATE KEY"];
+/// Those of the keys that OpenSSL takes.
+pub(crate) const ANY_KEY: &[&str] = &["PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "DSA PRIVATE KEY"];
 
 /// Certificates in PEM files.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -18,4 +31,98 @@ pub struct Tls {
     /// The client's key, PKCS#8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<PathBuf>,
+}
+
+/// What the files hold.
+pub(crate) struct Pem {
+    /// The authority.
+    pub(crate) ca: Option<Vec<u8>>,
+    /// The client's certificate and its key.
+    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Tls {
+    /// What the files hold; `folder` is where relative paths start, `key` what the section of the key may be called. A client that finds no file, or
+    /// nothing in it, would say so late, and as if the server were away.
+    ///
+    /// # Errors
+    /// Every fault, from `tls.` on.
+    pub(crate) fn read(&self, folder: &Path, key: &[&str]) -> Result<Pem, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut take = |name: &str, file: Option<&PathBuf>, sections: &[&str]| {
+            pem(&folder.join(file?), sections).map_err(|message| faults.push(Fault::new(format!("tls.{name}"), message))).ok()
+        };
+        let ca = take("ca", self.ca.as_ref(), CERTIFICATE);
+        let identity = take("cert", self.cert.as_ref(), CERTIFICATE).zip(take("key", self.key.as_ref(), key));
+        if self.cert.is_some() != self.key.is_some() {
+            let missing = if self.cert.is_some() { "tls.key" } else { "tls.cert" };
+            faults.push(Fault::new(missing, "is missing: a client certificate needs both cert and key"));
+        }
+        if faults.is_empty() { Ok(Pem { ca, identity }) } else { Err(faults) }
+    }
+}
+
+/// What a file holds, which must be a section of one of these names at the least.
+fn pem(file: &Path, sections: &[&str]) -> Result<Vec<u8>, String> {
+    let shown = file.display();
+    let mut bytes = Vec::new();
+    // Cut off rather than trusting what the file says of its size: it may be a pipe.
+    let read = File::open(file).and_then(|opened| opened.take(MOST_BYTES + 1).read_to_end(&mut bytes));
+    read.map_err(|error| format!("{shown} can't be read: {error}"))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(format!("{shown} is larger than 1 MiB"));
+    }
+    let name = |line: &str| line.trim_end().strip_prefix("-----BEGIN ")?.strip_suffix("-----").map(str::to_owned);
+    if String::from_utf8_lossy(&bytes).lines().filter_map(name).any(|name| sections.contains(&name.as_str())) {
+        return Ok(bytes);
+    }
+    let wanted = sections.first().copied().unwrap_or_default();
+    // What most tools write is of another kind.
+    let make = if sections == PKCS8 { " (`openssl pkcs8 -topk8 -nodes` makes one of another key)" } else { "" };
+    Err(format!("{shown} holds no PEM section `-----BEGIN {wanted}-----`{make}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AUTHORITY: &str = "some words\n-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+
+    /// The faults of files with these contents; one without a content is not named.
+    fn faults(ca: Option<&str>, cert: Option<&str>, key: Option<&str>, keys: &[&str]) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: Option<&str>| {
+            content.map(|content| {
+                std::fs::write(folder.path().join(name), content).unwrap();
+                PathBuf::from(name)
+            })
+        };
+        let tls = Tls { ca: file("ca", ca), cert: file("cert", cert), key: file("key", key) };
+        tls.read(folder.path(), keys).err().unwrap_or_default().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_file_without_what_it_is_named_for_is_a_fault_at_its_key() {
+        let (pkcs8, rsa) = ("-----BEGIN PRIVATE KEY-----\r\n", "-----BEGIN RSA PRIVATE KEY-----\n");
+        assert!(faults(None, None, None, PKCS8).is_empty());
+        assert!(faults(Some(AUTHORITY), Some(AUTHORITY), Some(pkcs8), PKCS8).is_empty());
+        assert!(faults(None, Some(AUTHORITY), Some(rsa), ANY_KEY).is_empty());
+        let nonsense = faults(Some("hunter2"), Some("hunter2"), Some("hunter2"), PKCS8);
+        assert_eq!(nonsense.len(), 3, "{nonsense:?}");
+        for (fault, key) in nonsense.iter().zip(["tls.ca: ", "tls.cert: ", "tls.key: "]) {
+            assert!(fault.starts_with(key) && fault.contains("holds no PEM section `-----BEGIN ") && !fault.contains("hunter2"), "{fault}");
+        }
+        // Each in the place of the other, and a key that is not PKCS#8.
+        assert_eq!(faults(None, Some(pkcs8), Some(AUTHORITY), ANY_KEY).len(), 2);
+        assert!(faults(None, Some(AUTHORITY), Some(rsa), PKCS8)[0].contains("openssl pkcs8 -topk8"));
+        assert!(faults(Some(&"x".repeat(2 << 20)), None, None, PKCS8)[0].contains("larger than 1 MiB"));
+    }
+
+    #[test]
+    fn half_a_client_certificate_is_a_fault_where_the_other_half_is_missing() {
+        assert_eq!(faults(None, Some(AUTHORITY), None, PKCS8), ["tls.key: is missing: a client certificate needs both cert and key"]);
+        let tls = Tls { key: Some("absent".into()), ..Tls::default() };
+        let paths: Vec<String> = tls.read(Path::new("/nowhere"), PKCS8).err().unwrap().into_iter().map(|fault| fault.path).collect();
+        assert_eq!(paths, ["tls.key", "tls.cert"]);
+    }
 }

@@ -16,7 +16,10 @@ pub fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A duration written with its unit: `500ms`, `5s`, `10m`, `2h`, `1d`, `7d 12h`. At most 100 years.
+/// A number with its unit, or several, as a regular expression. Long forms such as `5min` and `2days` are taken too.
+const SUM: &str = r"([0-9]+(\.[0-9]+)?\s*[a-z]+\s*)+";
+
+/// A duration written with its unit: `500ms`, `5s`, `10m`, `1.5h`, `1d`, `2w`, `7d 12h`. At most 100 years.
 ///
 /// ```
 /// use redrive::units::Span;
@@ -24,6 +27,7 @@ pub fn millis(span: Duration) -> u64 {
 /// assert_eq!(span.get().as_secs(), 90);
 /// assert_eq!(span.to_string(), "1m 30s");
 /// assert!("5".parse::<Span>().is_err());
+/// assert!("5M".parse::<Span>().is_err());
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(Duration);
@@ -60,9 +64,12 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
-        // humantime reads `0` but no other bare number; so do we, since `0s` and `0` can't be mistaken.
-        let parsed = humantime::parse_duration(text)
-            .map_err(|error| format!("`{text}` is not a duration ({error}); write a number with its unit, such as 500ms, 5s, 10m, 2h or 7d"))?;
+        // humantime's `M` is a month: `5M`, meant as minutes, would be 150 days.
+        let is_clear = !text.contains(char::is_uppercase);
+        // It reads `0` but no other bare number; so do we, since `0s` and `0` can't be mistaken.
+        let parsed = humantime::parse_duration(text).ok().filter(|_| is_clear).ok_or_else(|| {
+            format!("`{text}` is not a duration; write a number with its unit, ms, s, m, h, d or w, such as 500ms, 10m, 1.5h or 7d 12h")
+        })?;
         if parsed > LONGEST {
             return Err(format!("`{text}` is longer than 100 years"));
         }
@@ -71,10 +78,19 @@ impl FromStr for Span {
 }
 
 impl fmt::Display for Span {
+    // It is read again: a message's own policy stands in its row like this.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // humantime writes 86400 s as `1day`; the short unit is what people type.
-        let text = humantime::format_duration(self.0).to_string();
-        f.write_str(&text.replace("days", "d").replace("day", "d"))
+        let (secs, nanos) = (self.0.as_secs(), self.0.subsec_nanos());
+        let mut parts: Vec<String> = [(secs / 86_400, "d"), (secs / 3600 % 24, "h"), (secs / 60 % 60, "m"), (secs % 60, "s")]
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, unit)| format!("{count}{unit}"))
+            .collect();
+        if nanos > 0 {
+            let millis = format!("{}.{:06}", nanos / 1_000_000, nanos % 1_000_000);
+            parts.push(format!("{}ms", millis.trim_end_matches('0').trim_end_matches('.')));
+        }
+        if parts.is_empty() { f.write_str("0s") } else { f.write_str(&parts.join(" ")) }
     }
 }
 
@@ -104,8 +120,8 @@ impl JsonSchema for Span {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "description": "A number with its unit: 500ms, 5s, 10m, 2h, 7d.",
-            "pattern": r"^\s*(0|([0-9]+\s*[a-z]+\s*)+)$",
+            "description": "A number with its unit, ms, s, m, h, d or w, or a sum of such: 500ms, 10m, 1.5h, 7d 12h.",
+            "pattern": format!(r"^\s*(0\s*|{SUM})$"),
         })
     }
 }
@@ -172,8 +188,8 @@ impl JsonSchema for Limit {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "description": "A number with its unit (500ms, 5s, 10m, 2h, 7d), or `never`.",
-            "pattern": r"^\s*(never|0|([0-9]+\s*[a-z]+\s*)+)$",
+            "description": "A number with its unit, ms, s, m, h, d or w, or a sum of such (500ms, 10m, 1.5h, 7d 12h), or `never`.",
+            "pattern": format!(r"^\s*((never|0)\s*|{SUM})$"),
         })
     }
 }
@@ -316,14 +332,30 @@ mod tests {
 
     #[test]
     fn a_span_is_written_as_it_is_read() {
-        for text in ["500ms", "5s", "1m 40s", "2h", "1d", "7d 12h", "0s"] {
+        for text in ["500ms", "5s", "1m 40s", "2h", "1d", "7d 12h", "0s", "0.5ms", "1s 10.25ms", "90d", "400d 1h", "36500d"] {
             assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
+        }
+        for (text, shown) in [("1.5s", "1s 500ms"), ("2w", "14d"), (" 90 m ", "1h 30m"), ("1h30m", "1h 30m"), ("0.5d", "12h"), ("0", "0s")] {
+            assert_eq!(text.parse::<Span>().unwrap().to_string(), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_unit_that_may_be_mistaken_is_refused() {
+        for (text, seconds) in [("5 minutes", 300), ("5min", 300), ("1sec", 1), ("2days", 172_800)] {
+            assert_eq!(text.parse(), Ok(Span::secs(seconds)), "{text}");
+        }
+        // `5M` would be five months.
+        for text in ["5M", "1h 5M", "5S", "1D", "7x"] {
+            let said = text.parse::<Span>().unwrap_err();
+            assert!(said.contains("write a number with its unit, ms, s, m, h, d or w"), "{said}");
+            assert!(text.parse::<Limit>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_span_without_a_unit_or_past_a_century_is_refused() {
-        for text in ["5", "", "five", "-1s", "101y", "99999999999999999999s"] {
+        for text in ["5", "", "five", "-1s", "36501d", "99999999999999999999s"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
     }

@@ -64,8 +64,8 @@ pub struct MessageView {
     /// The idempotency key that it was submitted with.
     pub idempotency_key: Option<String>,
     /// Why its last attempt failed.
-    pub last_error: Option<ErrorView>,
-    /// The destination's answer: a JSON value if it is one, else a string.
+    pub last_error: Option<LastError>,
+    /// What the destination answered: the JSON value if it is one, else a string.
     pub result: Option<Box<RawValue>>,
 }
 
@@ -103,30 +103,13 @@ impl MessageView {
             finished_at: record.finished_at,
             expires_at: record.expires_at,
             idempotency_key: record.idempotency_key,
-            last_error: record.last_error.map(Into::into),
+            last_error: record.last_error,
             result: record.result.as_deref().map(json_or_text),
         }
     }
 }
 
-/// Why an attempt failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ErrorView {
-    /// `permanent`, `refused`, `unreachable`, `expired`, `lost` or `invalid`.
-    pub class: String,
-    /// A stable code.
-    pub code: String,
-    /// The details, in words.
-    pub detail: String,
-}
-
-impl From<LastError> for ErrorView {
-    fn from(error: LastError) -> Self {
-        Self { class: error.class, code: error.code, detail: error.detail }
-    }
-}
-
-/// One attempt, or several similar ones in a row, as they are shown.
+/// An attempt, or several like ones in a row, as they are shown.
 #[derive(Clone, Debug, Serialize)]
 pub struct AttemptView {
     /// The epoch.
@@ -148,8 +131,8 @@ pub struct AttemptView {
     /// The outcome.
     pub outcome: AttemptOutcome,
     /// What went wrong.
-    pub error: Option<ErrorView>,
-    /// The destination's answer: a JSON value if it is one, else a string.
+    pub error: Option<LastError>,
+    /// What the destination answered: the JSON value if it is one, else a string.
     pub result: Option<Box<RawValue>>,
 }
 
@@ -164,7 +147,7 @@ impl From<Attempt> for AttemptView {
             last_at: attempt.last_at,
             duration_ms: millis(attempt.duration),
             outcome: attempt.outcome,
-            error: attempt.error.map(Into::into),
+            error: attempt.error,
             result: attempt.result.as_deref().map(json_or_text),
         }
     }

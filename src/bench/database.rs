@@ -81,13 +81,14 @@ enum Target {
 impl Database {
     /// The database of a configuration that has been checked.
     pub(super) fn of(config: &Config) -> Result<Self, Error> {
-        // The driver's own message may repeat parts of the URL.
-        let wrong = |_| Error::Usage("store.url is not a database URL".to_owned());
+        // What a driver says of a URL may repeat parts of it.
+        let wrong = |_| Error::Usage("store.url is not a valid URL of a database".to_owned());
         let url = config.url.expose().to_owned();
         let target = match url.split(':').next() {
             Some("sqlite") => Target::Sqlite(sqlite_file(&url)),
             Some("postgres" | "postgresql") => {
                 let mut options = PgConnectOptions::from_str(&url).map_err(wrong)?.application_name("redrive-bench");
+                options = config.password.iter().fold(options, |options, password| options.password(password.expose()));
                 if let Some(tls) = &config.tls {
                     options = options.ssl_mode(if tls.ca.is_some() { PgSslMode::VerifyFull } else { PgSslMode::Require });
                     options = tls.ca.iter().fold(options, PgConnectOptions::ssl_root_cert);
@@ -98,6 +99,7 @@ impl Database {
             }
             _ => {
                 let mut options = MySqlConnectOptions::from_str(&url.replacen("mariadb:", "mysql:", 1)).map_err(wrong)?;
+                options = config.password.iter().fold(options, |options, password| options.password(password.expose()));
                 if let Some(tls) = &config.tls {
                     options = options.ssl_mode(if tls.ca.is_some() { MySqlSslMode::VerifyIdentity } else { MySqlSslMode::Required });
                     options = tls.ca.iter().fold(options, MySqlConnectOptions::ssl_ca);

@@ -12,7 +12,7 @@ use crate::config::{Config, Scope};
 use crate::fault::Fault;
 use crate::message::Message;
 use crate::outcome::Outcome;
-use crate::source::{Context, Registry, Sender, Source};
+use crate::source::{Context, Registry, Section, Sender, Source};
 
 /// The source under test, as it is configured.
 #[derive(Clone)]
@@ -25,7 +25,7 @@ pub(super) struct Subject {
 impl Subject {
     /// Its section, parsed as its kind's configuration.
     pub(super) fn config<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_value(self.section.clone()).map_err(|error| Error::Failed(error.to_string()))
+        T::deserialize(Section(self.section.clone())).map_err(|error| Error::Failed(error.to_string()))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::de::value::StrDeserializer;
-use serde::de::{self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor};
+use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::tree::{Content, Entry, Meaning, Node, Step};
@@ -101,14 +101,18 @@ impl<'de> de::Deserializer<'de> for &'de Node {
     }
 
     fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, _: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
-        self.deserialize_map(visitor)
+        // Of a list serde would take the items for the fields, in their order.
+        match &self.content {
+            Content::List(_) => Err(de::Error::invalid_type(de::Unexpected::Seq, &visitor)),
+            _ => self.deserialize_map(visitor),
+        }
     }
 
-    fn deserialize_enum<V: Visitor<'de>>(self, _: &'static str, _: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_enum<V: Visitor<'de>>(self, _: &'static str, words: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
         match &self.content {
             Content::Scalar { text, .. } if !self.is_null() => visitor.visit_enum(text.as_str().into_deserializer()),
-            Content::Map(entries) if entries.len() == 1 => visitor.visit_enum(Tagged(&entries[0])),
-            _ => self.deserialize_any(visitor),
+            // Each of ours is a word.
+            _ => Err(de::Error::custom(format_args!("must be one of {}", words.join(", ")))),
         }
     }
 
@@ -157,38 +161,5 @@ impl<'de> MapAccess<'de> for Entries<'de> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         let entry = self.current.take().ok_or_else(|| de::Error::custom("a value was asked for before its key"))?;
         seed.deserialize(&entry.node).map_err(|error| error.under(Step::Key(entry.key.clone())))
-    }
-}
-
-/// `{ variant: value }`.
-struct Tagged<'de>(&'de Entry);
-
-impl<'de> EnumAccess<'de> for Tagged<'de> {
-    type Error = Error;
-    type Variant = Self;
-
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Error> {
-        let key: StrDeserializer<'_, Error> = self.0.key.as_str().into_deserializer();
-        Ok((seed.deserialize(key)?, self))
-    }
-}
-
-impl<'de> VariantAccess<'de> for Tagged<'de> {
-    type Error = Error;
-
-    fn unit_variant(self) -> Result<(), Error> {
-        Err(de::Error::custom("expected a word, found a mapping"))
-    }
-
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Error> {
-        seed.deserialize(&self.0.node).map_err(|error| error.under(Step::Key(self.0.key.clone())))
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Error> {
-        de::Deserializer::deserialize_any(&self.0.node, visitor)
-    }
-
-    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
-        de::Deserializer::deserialize_any(&self.0.node, visitor)
     }
 }

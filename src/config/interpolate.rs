@@ -13,11 +13,16 @@ pub(super) struct Filled {
 }
 
 /// Puts variables in: `${VAR}` must be set and not empty, `${VAR:-default}` takes the default otherwise, `$$` is a dollar sign.
-/// What a variable holds is not looked at again.
+/// What a variable holds is not looked at again. A value that is `$VAR` and nothing else is refused: whoever writes that means the variable, and its
+/// name would pass for a secret. Within a text, such as a shell's, it stays as it is.
 ///
 /// # Errors
 /// Every variable that is at fault.
 pub(super) fn fill(text: &str, environment: Environment<'_>) -> Result<Filled, Vec<String>> {
+    if text.strip_prefix('$').is_some_and(is_a_name) {
+        // Which is not repeated: it may be a password.
+        return Err(vec!["is `$` and a name; write ${NAME} for a variable, $$NAME for the text".to_owned()]);
+    }
     let mut filled = Filled { text: String::with_capacity(text.len()), values: Vec::new() };
     let mut faults = Vec::new();
     let mut rest = text;
@@ -45,8 +50,8 @@ pub(super) fn fill(text: &str, environment: Environment<'_>) -> Result<Filled, V
             }
             rest = &inner[end + 1..];
         } else {
-            filled.text.push('$');
             rest = &rest[1..];
+            filled.text.push('$');
         }
     }
     filled.text.push_str(rest);
@@ -107,15 +112,19 @@ pub(super) fn unshield(text: &str, variables: &[&str]) -> String {
 /// The name and value of what stands between the braces; no value where the default is to be taken.
 fn variable<'a>(inner: &'a str, environment: Environment<'_>) -> Result<(&'a str, Option<String>), String> {
     let (name, default) = inner.split_once(":-").map_or((inner, None), |(name, default)| (name, Some(default)));
-    let valid = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if !valid {
+    if !is_a_name(name) {
         return Err(format!("`${{{inner}}}` names no variable; write ${{NAME}} or ${{NAME:-default}}, and $$ for a dollar sign"));
     }
     match (environment(name).filter(|value| !value.is_empty()), default) {
         (Some(value), _) => Ok((name, Some(value))),
         (None, Some(_)) => Ok((name, None)),
-        (None, None) => Err(format!("the environment variable {name} is not set; set it, or write ${{{name}:-default}}")),
+        (None, None) => Err(format!("the environment variable {name} is not set, or empty; set it, or write ${{{name}:-default}}")),
     }
+}
+
+fn is_a_name(text: &str) -> bool {
+    let is_in = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.starts_with(|c: char| is_in(c) && !c.is_ascii_digit()) && text.chars().all(is_in)
 }
 
 #[cfg(test)]
@@ -162,7 +171,18 @@ mod tests {
     fn every_variable_at_fault_is_named() {
         let faults = fill("${NONE} ${EMPTY} ${1x} ${HOST", &environment).unwrap_err();
         assert_eq!(faults.len(), 4);
-        assert!(faults[0].contains("NONE is not set") && faults[1].contains("EMPTY is not set"));
+        assert!(faults[0].contains("NONE is not set") && faults[1].contains("EMPTY is not set, or empty"));
         assert!(faults[2].contains("names no variable") && faults[3].contains("not closed"));
+    }
+
+    #[test]
+    fn a_variable_without_braces_is_a_fault_that_does_not_repeat_it() {
+        let faults = fill("$HOST", &environment).unwrap_err();
+        assert!(faults[0].contains("write ${NAME} for a variable, $$NAME for the text"), "{faults:?}");
+        assert!(!faults[0].contains("HOST"), "{faults:?}");
+        assert_eq!(text("$$HOST"), "$HOST");
+        for shell in ["echo $HOST", "pa$sword", "$5", "$"] {
+            assert_eq!(text(shell), shell);
+        }
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn text(file: &Path) -> Result<String, Faults> {
     let unreadable = |message: String| Faults::unreadable(file, message);
     let bytes = bounded(file, yaml::MAX_BYTES as u64)
         .map_err(|error| unreadable(format!("can't be read ({error}); name the file with -c or REDRIVE_CONFIG")))?
-        .ok_or_else(|| unreadable(format!("is larger than {} bytes; this is no configuration", yaml::MAX_BYTES)))?;
+        .ok_or_else(|| unreadable(format!("is larger than {} bytes; this is not a configuration", yaml::MAX_BYTES)))?;
     String::from_utf8(bytes).map_err(|error| {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|byte| *byte == b'\n').count();
         unreadable(format!("line {line} is not UTF-8; save the file as UTF-8"))
@@ -39,10 +39,10 @@ fn bounded(file: &Path, max: u64) -> std::io::Result<Option<Vec<u8>>> {
 /// From text to a configuration.
 pub(super) fn parse(text: &str, file: &Path, environment: Environment<'_>, registry: &Registry, scope: Scope<'_>) -> Result<Config, Faults> {
     if text.len() > yaml::MAX_BYTES {
-        return Err(Faults::unreadable(file, format!("is larger than {} bytes; this is no configuration", yaml::MAX_BYTES)));
+        return Err(Faults::unreadable(file, format!("is larger than {} bytes; this is not a configuration", yaml::MAX_BYTES)));
     }
     let mut gathered = Gathered::default();
-    let Some(origin) = yaml::read(text, environment, &mut gathered) else {
+    let Some(origin) = yaml::read(text, environment, &|path| scope.looks_at(path), &mut gathered) else {
         return Err(gathered.finish(file).unwrap_or_else(|| Faults::unreadable(file, "can't be read".to_owned())));
     };
     // The folder of a bare name is an empty path, which nothing can be started in.
@@ -76,16 +76,22 @@ impl Loading<'_> {
         if let Some(url) = self.secret("store", "url", "url_file", read.store.url_file.as_deref()) {
             read.store.url = url;
         }
-        if let Some(token) = self.secret("api", "token", "token_file", read.api.token_file.as_deref()) {
+        if let Some(password) = self.secret("store", "password", "password_file", read.store.password_file.as_deref()) {
+            read.store.password = Some(password);
+        }
+        if scope.serves()
+            && let Some(token) = self.secret("api", "token", "token_file", read.api.token_file.as_deref())
+        {
             read.api.token = Some(token);
         }
         // They are read, against the right folder; nobody needs to read them again.
-        let from_file = read.store.url_file.take().is_some();
-        let has_token_file = read.api.token_file.take().is_some();
-        let token = [Step::Key("api".to_owned()), Step::Key("token".to_owned())];
-        if read.api.token.is_none() && (has_token_file || self.gathered.is_known(&token)) {
-            // One is meant, and what keeps it from being read is reported: that it is missing would only confuse.
-            read.api.token = Some(Secret::new("unreadable"));
+        let (url_file, password_file) = (read.store.url_file.take().is_some(), read.store.password_file.take().is_some());
+        let token_file = read.api.token_file.take().is_some();
+        let gone = |key: &str| self.gathered.is_known(&[Step::Key("api".to_owned()), Step::Key(key.to_owned())]);
+        if read.api.token.is_none() && (token_file || gone("token") || gone("token_file")) {
+            // One is meant, and what keeps it from being read is reported, or nobody needs it: that it is missing would only confuse. This one is
+            // known to nobody.
+            read.api.token = Some(Secret::new(format!("{:032x}", rand::random::<u128>())));
         }
         if let Some(tls) = &mut read.store.tls {
             for path in [&mut tls.ca, &mut tls.cert, &mut tls.key].into_iter().flatten() {
@@ -101,10 +107,10 @@ impl Loading<'_> {
             limits: read.limits,
         };
         self.faults(engine.faults());
-        self.faults(read.api.faults().into_iter().map(|fault| fault.within("api")));
+        self.faults(read.api.faults().into_iter().map(|fault| at_file(fault, "token", token_file).within("api")));
         self.faults(read.log.faults().into_iter().map(|fault| fault.within("log")));
         if let Err(faults) = store::open(&read.store, &project) {
-            let place = |fault: Fault| if fault.path == "url" && from_file { Fault::new("url_file", fault.message) } else { fault };
+            let place = |fault| at_file(at_file(fault, "url", url_file), "password", password_file);
             self.faults(faults.into_iter().map(|fault| place(fault).within("store")));
         }
         if let (Some(api), Some(health)) = (read.api.listen, read.health.listen)
@@ -133,7 +139,7 @@ impl Loading<'_> {
             && project.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
             && project.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_'));
         if !valid {
-            self.fault(&path, format!("`{}` is no name for a project; {SHAPE}", project.chars().take(80).collect::<String>().escape_debug()));
+            self.fault(&path, format!("`{}` is not a valid project name; {SHAPE}", project.chars().take(80).collect::<String>().escape_debug()));
         }
         project.to_owned()
     }
@@ -223,6 +229,11 @@ impl Loading<'_> {
             self.fault(&path, fault.message);
         }
     }
+}
+
+/// The fault at the key that names the file, if it is of a secret that came from one.
+fn at_file(fault: Fault, key: &str, from_file: bool) -> Fault {
+    if from_file && fault.path == key { Fault::new(format!("{key}_file"), fault.message) } else { fault }
 }
 
 /// The tree with the variables at and below a path as they are written; `None` if there are none.

@@ -6,6 +6,9 @@ use serde_json::{Map, Value, json};
 use super::File;
 use crate::source::{Options, Registry};
 
+/// What a text holds in which a variable is to be put, as a regular expression.
+const VARIABLE: &str = r"\$\{";
+
 /// The schema, with the kinds of sources that the registry knows.
 ///
 /// ```
@@ -43,6 +46,7 @@ pub fn schema(registry: &Registry) -> Value {
         }
     }
     tidy(&mut root);
+    loosen(&mut root);
     prune(&mut root);
     root
 }
@@ -98,6 +102,41 @@ fn tidy(schema: &mut Value) {
             object.values_mut().for_each(tidy);
         }
         Value::Array(items) => items.iter_mut().for_each(tidy),
+        _ => {}
+    }
+}
+
+/// What stands in a file before its variables are put in is taken too, and so is a section whose keys are all commented out.
+fn loosen(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            object.values_mut().for_each(loosen);
+            let mut types: Vec<String> = match object.get("type") {
+                Some(Value::Array(types)) => types.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+                Some(Value::String(one)) => vec![one.clone()],
+                _ => Vec::new(),
+            };
+            let is = |name: &str| types.iter().any(|of| of == name);
+            if is("string") {
+                if let Some(Value::String(pattern)) = object.get_mut("pattern") {
+                    pattern.push('|');
+                    pattern.push_str(VARIABLE);
+                }
+            } else if is("integer") || is("number") || is("boolean") {
+                types.push("string".to_owned());
+                object.insert("type".to_owned(), json!(types));
+                object.insert("pattern".to_owned(), json!(VARIABLE));
+            } else if is("object") && !is("null") && !object.contains_key("required") {
+                types.push("null".to_owned());
+                object.insert("type".to_owned(), json!(types));
+            }
+            if let Some(Value::Array(words)) = object.get_mut("oneOf")
+                && words.iter().all(|word| word.get("const").is_some())
+            {
+                words.push(json!({ "type": "string", "pattern": VARIABLE }));
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(loosen),
         _ => {}
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn build(
     for Entry { key: name, node, .. } in entries {
         let at = [root.clone(), Step::Key(name.clone())];
         if !is_name(&name) {
-            let message = "is no name for a source; write 1 to 63 letters, digits, `-`, `_` and `.`, beginning with a letter or digit";
+            let message = "is not a valid source name; write 1 to 63 letters, digits, `-`, `_` and `.`, beginning with a letter or digit";
             loading.fault(&at, message.to_owned());
         }
         let Some((kind, options, own)) = split(loading, &at, node, registry) else { continue };

@@ -37,6 +37,9 @@ pub(super) fn reword(message: &str, also: &[&str]) -> Said {
         let nearest = nearest(value, &known).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
         return Said::Other(format!("must be one of {}{nearest}", known.join(", ")));
     }
+    if message == "invalid socket address syntax" {
+        return Said::Other("write an address and a port such as 127.0.0.1:8087; a name is not taken".to_owned());
+    }
     for start in ["invalid type: ", "invalid value: ", "invalid length "] {
         if let Some(rest) = message.strip_prefix(start)
             && let Some((found, expected)) = rest.rsplit_once(", expected ")
@@ -78,9 +81,10 @@ fn expectation(expected: &str) -> &str {
         "f32" | "f64" => "a number",
         "a boolean" => "true or false",
         "a string" | "string" | "str" | "path string" => "text",
+        "socket address" => "an address and a port such as 127.0.0.1:8087",
         "a sequence" => "a list",
         "a map" => "a mapping (`key: value`)",
-        other if other.starts_with("struct ") || other.starts_with("enum ") => "a mapping (`key: value`)",
+        other if other.starts_with("struct ") => "a mapping (`key: value`)",
         other => other,
     }
 }

@@ -13,20 +13,25 @@ const MAX_NODES: usize = 20_000;
 /// The deepest nesting.
 const MAX_DEPTH: usize = 32;
 
-/// Reads the text of a file. What is at fault goes to `gathered`; where a value is, its default will take over.
+/// Whether anything comes of the value at a path.
+pub(super) type LookedAt<'a> = &'a dyn Fn(&[Step]) -> bool;
+
+/// Reads the text of a file. What is at fault goes to `gathered`; where a value is, its default will take over. A variable that is missing where
+/// nobody looks is none.
 ///
 /// `None` where the text can't be read to its end: nothing more can be said about it.
-pub(super) fn read(text: &str, environment: Environment<'_>, gathered: &mut Gathered) -> Option<Node> {
+pub(super) fn read(text: &str, environment: Environment<'_>, looked_at: LookedAt<'_>, gathered: &mut Gathered) -> Option<Node> {
     // A byte order mark, as some editors leave it.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (text, variables) = interpolate::shield(text);
-    let mut reader = Reader { parser: Parser::new_from_str(&text), variables, environment, gathered, path: Vec::new(), nodes: 0 };
+    let mut reader = Reader { parser: Parser::new_from_str(&text), variables, environment, looked_at, gathered, path: Vec::new(), nodes: 0 };
     match reader.document() {
         Ok(node) => Some(node),
         Err(Stop::Syntax(error)) => {
             let message = format!("this is not YAML: {}", explain(error.info()));
-            // The scanner counts columns from 0.
-            gathered.push(Located { line: Some(error.marker().line()), path: String::new(), message });
+            // What ends too early is found behind the last line, which is the one to be looked at.
+            let last = text.trim_end().lines().count().max(1);
+            gathered.push(Located { line: Some(error.marker().line().min(last)), path: String::new(), message });
             None
         }
         Err(Stop::Refused { line, message }) => {
@@ -58,6 +63,7 @@ struct Reader<'a, 'text> {
     parser: Parser<'text, StrInput<'text>>,
     variables: Vec<&'text str>,
     environment: Environment<'a>,
+    looked_at: LookedAt<'a>,
     gathered: &'a mut Gathered,
     path: Vec<Step>,
     nodes: usize,
@@ -97,7 +103,7 @@ impl<'text> Reader<'_, 'text> {
     fn node(&mut self, event: Event<'text>, line: usize) -> Result<Option<Node>, Stop> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
-            return Err(Stop::Refused { line, message: format!("more than {MAX_NODES} values; this is no configuration") });
+            return Err(Stop::Refused { line, message: format!("more than {MAX_NODES} values; this is not a configuration") });
         }
         if self.path.len() > MAX_DEPTH {
             return Err(Stop::Refused { line, message: format!("nested deeper than {MAX_DEPTH} levels") });
@@ -141,8 +147,12 @@ impl<'text> Reader<'_, 'text> {
                 Some(Node { line, content: Content::Scalar { text: filled, plain }, written })
             }
             Err(messages) => {
-                for message in messages {
-                    self.fault(line, message);
+                if (self.looked_at)(&self.path) {
+                    for message in messages {
+                        self.fault(line, message);
+                    }
+                } else {
+                    self.gathered.take_out(self.path.clone());
                 }
                 None
             }

@@ -1,11 +1,11 @@
-//! An alarm clock: whoever knows of something due sets it, whoever looks for what is due sleeps until it rings.
+//! An alarm clock: whoever knows of something due sets it, and whoever looks for due messages sleeps until it rings.
 
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Rings at the earliest moment that was asked for since it last rang.
+/// Rings at the earliest moment requested since it last rang.
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
     at: Mutex<Option<Instant>>,

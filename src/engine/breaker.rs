@@ -1,7 +1,7 @@
-//! The node's own breaker: keeps the load off a destination that can't be reached.
+//! The node's own breaker: keeps load off a destination that can't be reached.
 //!
-//! Closed until so many outcomes in a row were unreachable, then open: one message a `probe` is tried, and the first one that
-//! reaches the destination, whatever it answers, closes it.
+//! Closed until a number of outcomes in a row were unreachable, then open: one message per `probe` is tried, and the first one that reaches the
+//! destination, whatever the answer, closes it.
 
 use std::time::Duration;
 
@@ -26,11 +26,11 @@ pub(super) enum Allows {
 /// A change that deserves a line in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It opened after so many unreachable outcomes in a row.
+    /// It opened after this many unreachable outcomes in a row.
     Opened(u32),
-    /// It is still open: so many probes failed since it opened.
+    /// It is still open; `failed` probes have failed since it opened.
     StillOpen { failed: u32, since: Duration },
-    /// It closed after so long.
+    /// It closed after having been open for this long.
     Closed { after: Duration },
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Breaker {
     after: u32,
     probe: Duration,
     in_a_row: u32,
-    /// What began before the last change says nothing about the destination as it is now.
+    /// An attempt that began before the last change says nothing about the destination as it is now.
     changed: Instant,
     open: Option<Open>,
 }
@@ -56,7 +56,7 @@ impl Breaker {
         Self { after: options.after, probe: options.probe.get(), in_a_row: 0, changed: now, open: None }
     }
 
-    /// What may be sent now. A probe that is allowed is counted as taken: the next one is a `probe` away.
+    /// What may be sent now. An allowed probe counts as taken: the next one is a `probe` away.
     pub(super) fn allows(&mut self, now: Instant) -> Allows {
         match &mut self.open {
             None => Allows::All,
@@ -68,7 +68,7 @@ impl Breaker {
         }
     }
 
-    /// Nothing was sent for a probe that was allowed: the next message may go at once. Answers whether that concerns anybody.
+    /// Nothing was sent for an allowed probe, so the next message may be sent at once. Returns whether the breaker is open.
     pub(super) fn probe_unused(&mut self, now: Instant) -> bool {
         if let Some(open) = &mut self.open {
             open.next_probe = now;
@@ -76,7 +76,7 @@ impl Breaker {
         self.open.is_some()
     }
 
-    /// Notes what an attempt that began at `began` came to.
+    /// Records the outcome of an attempt that began at `began`.
     pub(super) fn note(&mut self, unreachable: bool, began: Instant, now: Instant) -> Option<Change> {
         match (&mut self.open, unreachable) {
             (None, false) => {

@@ -1,5 +1,5 @@
-//! Commits messages. What comes while a commit is under way goes into the next one, or, if it is much, into one beside it (group commit, without a
-//! linger when nothing is under way).
+//! Commits messages in groups. Messages that arrive while a commit is under way go into the next one, or, if there are many, into one beside it; when
+//! nothing is under way, a commit starts at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,70 +7,77 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::RETRY_AFTER;
-use super::alarm::Alarm;
 use super::dispatcher::{Fate, Job, Ticket};
 use super::feed::Feed;
-use super::health::StoreHealth;
 use super::lane::{Lane, Place};
-use super::lease::{Ledger, Term};
-use super::submission::Refusal;
-use crate::clock::{self, StoreClock};
+use super::lease::{Holder, Term};
+use super::node::Node;
+use super::submission::{Accepted, Refusal};
+use crate::clock;
 use crate::message::{self, Headers, Key, Message, Standing, State};
-use crate::store::{Due, Error, Held, Insert, NewMessage, Store, Verdict};
+use crate::store::{Due, Error, Held, Insert, NewMessage, Verdict};
 
-/// At most so many messages, or so many bytes, a commit.
+/// The most messages, and the most bytes, in one commit.
 const BATCH: usize = 500;
 const BATCH_BYTES: usize = 4 << 20;
-/// A commit that the database asks to try again is tried so often at the most.
+/// The most times that a commit is tried where the database asks for another try.
 const TRIES: u32 = 5;
-/// What a message weighs besides its payload, key and headers while it waits, in bytes.
+/// The overhead of a waiting message besides its payload, key and headers, in bytes.
 const OVERHEAD: usize = 512;
 
 /// A message on its way to a commit.
 #[derive(Debug)]
 struct Entry {
     message: NewMessage,
+    answer: Answer,
+}
+
+/// What is to be done once a message is committed.
+#[derive(Debug)]
+struct Answer {
     lane: Arc<Lane>,
     weight: usize,
-    /// Committed under this node's lease although it has no place: its first send is already under way.
-    sent_already: bool,
-    /// Since when it waits.
+    /// When the message was queued.
     since: Instant,
-    reply: oneshot::Sender<Result<Committed, Refusal>>,
+    first: FirstSend,
 }
 
-/// A message that is committed.
+type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+/// Receives the result for a queued message.
+pub(super) type Committed<T> = oneshot::Receiver<Result<T, Refusal>>;
+
+/// How a message gets its first send, and who learns that it is committed.
 #[derive(Debug)]
-pub(super) enum Committed {
-    New { id: Uuid, state: State, lease: Option<(i64, Arc<Term>)> },
-    Duplicate { id: Uuid },
+enum FirstSend {
+    /// After the commit: directly from memory if it has a place, otherwise by a claim.
+    Later { place: Option<Place>, reply: Reply<Accepted> },
+    /// Already under way. The message is committed under this node's lease although it has no place; the reply tells the lease.
+    Begun(Reply<(i64, Arc<Term>)>),
 }
 
-/// Commits what comes in, in batches; several workers may run.
+impl FirstSend {
+    fn refuse(self, refusal: Refusal) {
+        match self {
+            Self::Later { reply, .. } => drop(reply.send(Err(refusal))),
+            Self::Begun(reply) => drop(reply.send(Err(refusal))),
+        }
+    }
+}
+
+/// Commits incoming messages in batches; several workers may run.
 #[derive(Debug)]
 pub(super) struct Committer {
-    pub(super) project: Arc<str>,
-    pub(super) store: Arc<dyn Store>,
-    pub(super) clock: Arc<StoreClock>,
-    pub(super) health: Arc<StoreHealth>,
-    pub(super) ledger: Arc<Ledger>,
-    pub(super) alarm: Arc<Alarm>,
+    pub(super) node: Arc<Node>,
     pub(super) keep_keys: Duration,
-    /// Whether this node sends at all.
-    pub(super) sends: bool,
-    /// Cancelled when nothing more may be sent first.
-    pub(super) stopping: CancellationToken,
     pub(super) backlog: Backlog,
 }
 
 /// What waits to be committed.
 #[derive(Debug)]
 pub(super) struct Backlog {
-    /// In bytes.
+    /// The limit in bytes.
     most: usize,
     bytes: AtomicUsize,
     entries: mpsc::UnboundedSender<Entry>,
@@ -78,7 +85,7 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    /// At most so many bytes.
+    /// A backlog of at most `most` bytes.
     pub(super) fn new(most: usize) -> Self {
         let (entries, queue) = mpsc::unbounded_channel();
         Self { most, bytes: AtomicUsize::new(0), entries, queue: Feed::new(queue) }
@@ -86,45 +93,44 @@ impl Backlog {
 }
 
 impl Committer {
-    /// Queues a message for the next commit. The answer comes once it is durable, whether or not anyone still waits for it.
-    pub(super) fn commit(
-        &self,
-        message: NewMessage,
-        lane: Arc<Lane>,
-        sent_already: bool,
-    ) -> Result<oneshot::Receiver<Result<Committed, Refusal>>, Refusal> {
+    /// Queues a message for the next commit. The result comes once the message is durable, whether or not anyone is still waiting for it.
+    pub(super) fn commit(&self, message: NewMessage, lane: Arc<Lane>) -> Result<Committed<Accepted>, Refusal> {
+        let (reply, committed) = oneshot::channel();
+        self.queue(message, lane, FirstSend::Later { place: None, reply })?;
+        Ok(committed)
+    }
+
+    /// The same for a message whose first send is under way; the result is the lease under which it is committed.
+    pub(super) fn commit_begun(&self, message: NewMessage, lane: Arc<Lane>) -> Result<Committed<(i64, Arc<Term>)>, Refusal> {
+        let (reply, committed) = oneshot::channel();
+        self.queue(message, lane, FirstSend::Begun(reply))?;
+        Ok(committed)
+    }
+
+    fn queue(&self, message: NewMessage, lane: Arc<Lane>, first: FirstSend) -> Result<(), Refusal> {
         let weight = weigh(message.payload.as_ref(), message.key.as_ref(), &message.headers);
         let before = self.backlog.bytes.fetch_add(weight, Ordering::Relaxed);
-        // One that was sent already must not be refused as if nothing had happened; the lane's places, and that none is sent once this is full,
-        // bound these.
-        if before + weight > self.backlog.most && before > 0 && !sent_already {
+        // A message that was already sent must not be refused as if nothing had happened. Their number is bounded by the places of the lane, and none
+        // is sent first while the backlog is full.
+        if before + weight > self.backlog.most && before > 0 && matches!(first, FirstSend::Later { .. }) {
             self.backlog.bytes.fetch_sub(weight, Ordering::Relaxed);
             return Err(Refusal::Overloaded { after: RETRY_AFTER });
         }
-        let (reply, answer) = oneshot::channel();
-        let entry = Entry { message, lane, weight, sent_already, since: Instant::now(), reply };
-        if self.backlog.entries.send(entry).is_err() {
-            return Err(Refusal::Draining);
-        }
-        Ok(answer)
+        let answer = Answer { lane, weight, since: Instant::now(), first };
+        self.backlog.entries.send(Entry { message, answer }).map_err(|_| Refusal::Draining)
     }
 
-    /// Whether a message may be sent from memory.
-    pub(super) fn may_send(&self) -> bool {
-        self.sends && !self.stopping.is_cancelled()
-    }
-
-    /// Whether no more may wait to be committed. What is sent first is not refused once it was sent, so it is not sent then.
+    /// Whether the backlog is full. Messages that were sent first are never refused, so none is sent first then.
     pub(super) fn is_full(&self) -> bool {
         self.backlog.bytes.load(Ordering::Relaxed) >= self.backlog.most
     }
 
-    /// Whether anything waits to be committed.
+    /// Whether any message is waiting to be committed.
     pub(super) fn is_busy(&self) -> bool {
         self.backlog.bytes.load(Ordering::Relaxed) > 0
     }
 
-    /// One committer; several may run, each with a batch of its own.
+    /// Runs one worker; several may run, each with its own batch.
     pub(super) async fn run(self: Arc<Self>) {
         let mut entries = Vec::with_capacity(BATCH);
         loop {
@@ -132,11 +138,11 @@ impl Committer {
             let mut batch = Vec::with_capacity(entries.len());
             let mut bytes = 0;
             for entry in entries.drain(..) {
-                if bytes + entry.weight > BATCH_BYTES && !batch.is_empty() {
+                if bytes + entry.answer.weight > BATCH_BYTES && !batch.is_empty() {
                     self.insert(std::mem::take(&mut batch)).await;
                     bytes = 0;
                 }
-                bytes += entry.weight;
+                bytes += entry.answer.weight;
                 batch.push(entry);
             }
             self.insert(batch).await;
@@ -147,67 +153,67 @@ impl Committer {
     async fn insert(&self, entries: Vec<Entry>) {
         let entries = self.in_time(entries);
         let Some(first) = entries.first() else { return };
-        let deadline = first.since + self.store.patience();
-        let mut waiting = Vec::with_capacity(entries.len());
+        let deadline = first.answer.since + self.node.store.patience();
+        let mut answers = Vec::with_capacity(entries.len());
         let mut messages = Vec::with_capacity(entries.len());
-        for mut entry in entries {
-            let place = self.place(&entry);
-            entry.message.leased = place.is_some() || entry.sent_already;
-            waiting.push(Answer {
-                lane: entry.lane,
-                weight: entry.weight,
-                place,
-                sent_already: entry.sent_already,
-                since: entry.since,
-                reply: entry.reply,
-            });
-            messages.push(entry.message);
+        for Entry { mut message, mut answer } in entries {
+            message.leased = match &mut answer.first {
+                FirstSend::Begun(_) => true,
+                FirstSend::Later { place, .. } => {
+                    if place.is_none() && message.due == Due::Now && self.node.may_send() {
+                        *place = answer.lane.try_enter(answer.weight);
+                    }
+                    place.is_some()
+                }
+            };
+            messages.push(message);
+            answers.push(answer);
         }
         let mut messages = Arc::new(messages);
         let mut tries = 0;
         loop {
-            let lease = self.ledger.lease();
+            let lease = self.node.ledger.lease();
             let (token, asked) = (lease.token, Instant::now());
-            let insert = Insert { project: self.project.clone(), messages: messages.clone(), lease, keep_keys: self.keep_keys };
+            let insert = Insert { project: self.node.project.clone(), messages: messages.clone(), lease, keep_keys: self.keep_keys };
             tries += 1;
-            match self.store.insert(insert).await {
+            match self.node.store.insert(insert).await {
                 Ok(inserted) => {
-                    self.health.kept();
-                    self.clock.read(inserted.now);
+                    self.node.health.kept();
+                    self.node.clock.read(inserted.now);
                     let messages = Arc::try_unwrap(messages).unwrap_or_else(|shared| shared.as_ref().clone());
                     let leased = messages.iter().zip(&inserted.verdicts).filter(|(message, verdict)| message.leased && **verdict == Verdict::New);
-                    let term = self.ledger.hold(token, asked, inserted.now, leased.map(|(message, _)| message.id), false);
-                    for ((message, verdict), answer) in messages.into_iter().zip(inserted.verdicts).zip(waiting) {
+                    let term = self.node.ledger.hold(token, asked, inserted.now, leased.map(|(message, _)| message.id), Holder::Rows);
+                    for ((message, verdict), answer) in messages.into_iter().zip(inserted.verdicts).zip(answers) {
                         self.answer(answer, message, verdict, token, &term);
                     }
                     return;
                 }
-                // What waited for a lock may wait as long again, and by the deadline producers have given up.
+                // Another try may wait for a lock as long as this one did, and producers give up at the deadline.
                 Err(Error::Contended(why)) if tries < TRIES && Instant::now() + asked.elapsed() < deadline => {
-                    tracing::debug!(error = why, "a commit is tried again");
+                    tracing::debug!(error.detail = why, "a commit is tried again");
                     tokio::time::sleep(Duration::from_millis(5) * tries).await;
                 }
-                // One message that the database won't have must not take its neighbours along.
-                Err(Error::Refused(why)) if waiting.len() > 1 => {
-                    tracing::debug!(error = why, batch = waiting.len(), "a commit was refused; its halves are committed");
+                // One message that the database refuses must not fail the others.
+                Err(Error::Refused(why)) if answers.len() > 1 => {
+                    tracing::debug!(error.detail = why, batch = answers.len(), "a commit was refused; its halves are committed");
                     let owned = std::mem::take(Arc::make_mut(&mut messages));
-                    let mut entries: Vec<_> = owned.into_iter().zip(waiting).map(|(message, answer)| answer.back(message)).collect();
+                    let mut entries: Vec<_> = owned.into_iter().zip(answers).map(|(message, answer)| Entry { message, answer }).collect();
                     let rest = entries.split_off(entries.len() / 2);
                     Box::pin(self.insert(entries)).await;
                     Box::pin(self.insert(rest)).await;
                     return;
                 }
                 Err(error) => {
-                    self.health.failed("insert", &error);
-                    // A table that somebody has locked keeps nothing either, though all else goes on.
+                    self.node.health.failed("insert", &error);
+                    // A locked table accepts no messages either, although everything else goes on.
                     if matches!(error, Error::Refused(_) | Error::Contended(_)) {
-                        self.health.refused();
+                        self.node.health.refused();
                     }
                     let detail = error.to_string();
                     let refusal = if matches!(error, Error::Refused(_)) { Refusal::NotKept { detail } } else { Refusal::Unavailable { detail } };
-                    for answer in waiting {
-                        self.backlog.bytes.fetch_sub(answer.weight, Ordering::Relaxed);
-                        let _ = answer.reply.send(Err(refusal.clone()));
+                    for Answer { weight, first, .. } in answers {
+                        self.backlog.bytes.fetch_sub(weight, Ordering::Relaxed);
+                        first.refuse(refusal.clone());
                     }
                     return;
                 }
@@ -215,68 +221,53 @@ impl Committer {
         }
     }
 
-    /// Those that the store may still be asked to keep. While it is away no others are, and none whose producers have given up meanwhile: what is kept
-    /// then they hand in once more.
+    /// The entries that should still be committed. All others are refused: every entry while the store is away, and entries whose producers have
+    /// given up by now and would hand in the message again.
     fn in_time(&self, mut entries: Vec<Entry>) -> Vec<Entry> {
-        let (reason, patience) = (self.health.reason(), self.store.patience());
+        let (reason, patience) = (self.node.health.reason(), self.node.store.patience());
         let (now, is_away) = (Instant::now(), reason.is_some());
-        // Nearly always none, and the first has waited for longest.
-        if !is_away && entries.first().is_none_or(|first| now - first.since < patience) {
+        // Usually no entry is late, and the first one has waited longest.
+        if !is_away && entries.first().is_none_or(|first| now - first.answer.since < patience) {
             return entries;
         }
         let detail = reason.unwrap_or_else(|| "the messages before it took too long to be kept".to_owned());
-        for entry in entries.extract_if(.., |entry| is_away || now - entry.since >= patience) {
-            self.backlog.bytes.fetch_sub(entry.weight, Ordering::Relaxed);
-            let _ = entry.reply.send(Err(Refusal::Unavailable { detail: detail.clone() }));
+        for Entry { answer, .. } in entries.extract_if(.., |entry| is_away || now - entry.answer.since >= patience) {
+            self.backlog.bytes.fetch_sub(answer.weight, Ordering::Relaxed);
+            answer.first.refuse(Refusal::Unavailable { detail: detail.clone() });
         }
         entries
     }
 
-    /// A place for the first send, straight from memory, where nothing stands against it.
-    fn place(&self, entry: &Entry) -> Option<Place> {
-        if entry.sent_already || entry.message.due != Due::Now || !self.may_send() {
-            return None;
-        }
-        entry.lane.try_enter(entry.weight)
-    }
-
     fn answer(&self, answer: Answer, message: NewMessage, verdict: Verdict, token: i64, term: &Arc<Term>) {
-        let Answer { lane, weight, place, sent_already, reply, .. } = answer;
+        let Answer { lane, weight, first, .. } = answer;
         self.backlog.bytes.fetch_sub(weight, Ordering::Relaxed);
         let id = message.id;
-        let committed = match verdict {
-            Verdict::Duplicate(id) => Ok(Committed::Duplicate { id }),
-            Verdict::Conflict(id) => Err(Refusal::Conflict { id }),
-            Verdict::New => {
-                if sent_already {
-                    lane.metrics.accepted_on_failure.inc()
-                } else {
-                    lane.metrics.accepted_write_ahead.inc()
-                };
-                let state = if message.leased { State::Sending } else { State::Pending };
-                let lease = sent_already.then(|| (token, term.clone()));
-                Ok(Committed::New { id, state, lease })
+        match (verdict, first) {
+            (Verdict::New, FirstSend::Begun(reply)) => {
+                lane.metrics.accepted_on_failure.inc();
+                let _ = reply.send(Ok((token, term.clone())));
             }
-        };
-        // The producer first: what follows is not its concern.
-        let _ = reply.send(committed);
-        if verdict != Verdict::New {
-            return;
-        }
-        if let Some(place) = place {
-            self.first_send(&lane, message, place, Held { id, token }, term.clone());
-        } else if !message.leased {
-            match message.due {
-                Due::Now => lane.due(1 << message.priority.min(9)),
-                Due::After(delay) => self.alarm.ring_by(Instant::now() + delay),
-                Due::At(at) => self.alarm.ring_by(Instant::now() + clock::between(self.clock.now(), at)),
+            (Verdict::New, FirstSend::Later { place, reply }) => {
+                lane.metrics.accepted_write_ahead.inc();
+                let state = if place.is_some() { State::Sending } else { State::Pending };
+                // Answer the producer first; it is not concerned with what follows.
+                let _ = reply.send(Ok(Accepted::Kept { id, state }));
+                match (place, message.due) {
+                    (Some(place), _) => self.first_send(&lane, message, place, Held { id, token }, term.clone()),
+                    (None, Due::Now) => lane.due(1 << message.priority.min(9)),
+                    (None, Due::After(delay)) => self.node.alarm.ring_by(Instant::now() + delay),
+                    (None, Due::At(at)) => self.node.alarm.ring_by(Instant::now() + clock::between(self.node.clock.now(), at)),
+                }
             }
+            (Verdict::Duplicate(id), FirstSend::Later { reply, .. }) => drop(reply.send(Ok(Accepted::Duplicate { id }))),
+            // A message that is sent first has no idempotency key.
+            (Verdict::Duplicate(id) | Verdict::Conflict(id), first) => first.refuse(Refusal::Conflict { id }),
         }
     }
 
     fn first_send(&self, lane: &Arc<Lane>, new: NewMessage, place: Place, held: Held, term: Arc<Term>) {
         let began = Instant::now();
-        let now = self.clock.at(began);
+        let now = self.node.clock.at(began);
         let message = self.message(&new);
         let retry = new.retry;
         let standing = Standing { expires_at: new.expires_after.map(|age| clock::after(now, age)), ..Standing::default() };
@@ -284,11 +275,11 @@ impl Committer {
         lane.dispatch(Job { message, fate: Fate::Held(Box::new(ticket)) });
     }
 
-    /// What is sent of a message that comes in now.
+    /// The message to send for an incoming message.
     pub(super) fn message(&self, new: &NewMessage) -> Message {
         Message {
             id: new.id,
-            project: self.project.clone(),
+            project: self.node.project.clone(),
             source: new.source.clone(),
             topic: new.topic.clone(),
             key: new.key.clone(),
@@ -301,25 +292,7 @@ impl Committer {
     }
 }
 
-/// Whom to answer when a commit is through.
-struct Answer {
-    lane: Arc<Lane>,
-    weight: usize,
-    place: Option<Place>,
-    sent_already: bool,
-    since: Instant,
-    reply: oneshot::Sender<Result<Committed, Refusal>>,
-}
-
-impl Answer {
-    /// The entry that it was for, which has no place any more.
-    fn back(self, message: NewMessage) -> Entry {
-        let Self { lane, weight, sent_already, since, reply, .. } = self;
-        Entry { message, lane, weight, sent_already, since, reply }
-    }
-}
-
-/// What a message weighs while it waits.
+/// The weight of a message while it waits, in bytes.
 pub(super) fn weigh(payload: Option<&bytes::Bytes>, key: Option<&Key>, headers: &Headers) -> usize {
     OVERHEAD + message::weight(payload, key, headers)
 }

@@ -1,4 +1,5 @@
-//! Writes what attempts came to, in batches: what is reported while one is written goes into the next, or, if it is much, into one beside it.
+//! Records the outcomes of attempts, in batches. Outcomes reported while a batch is written go into the next one, or, if there are many, into one
+//! beside it.
 
 mod desk;
 
@@ -10,24 +11,22 @@ use rand::rngs::StdRng;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::alarm::Alarm;
 use super::config::Keep;
 use super::dispatcher::Ticket;
 use super::feed::Feed;
-use super::health::StoreHealth;
-use super::lease::{Ledger, locked};
-use crate::clock::{self, StoreClock};
-use crate::message::judge::{Log, Reason, attempt_outcome, judge};
-use crate::message::{AttemptOutcome, State};
-use crate::outcome::{Class, MAX_DETAIL, Outcome, fitting};
-use crate::store::{Completion, Error, Held, LastError, Store};
+use super::node::Node;
+use crate::clock;
+use crate::message::judge::{Log, judge};
+use crate::message::{AttemptOutcome, ErrorClass, State};
+use crate::outcome::{MAX_DETAIL, Outcome, fitting};
+use crate::store::{Completion, Error, Failure, Held};
 use crate::telemetry::throttle::Throttle;
 use desk::{Desk, Outcomes};
 
-/// At most so many outcomes a batch.
+/// The most outcomes in one batch.
 const BATCH: usize = 1000;
-/// An outcome that the store refuses by itself is kept for so many leases: whoever made the table refuse it may see that and mend it. No longer,
-/// since it keeps a place of its source's; and not while the node stops, or a run has nothing else to do.
+/// An outcome that the store refuses even on its own is retried for this many leases, so that whoever made the table refuse it has time to notice and
+/// fix it. No longer, since it occupies a place of its source; and not while the node stops, or a run has nothing else to do.
 const REFUSED_LEASES: u32 = 3;
 
 /// The end of an attempt.
@@ -40,42 +39,38 @@ pub(super) struct Report {
 /// How an attempt ended.
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// It was made.
+    /// The send was made.
     Sent { outcome: Outcome, took: Duration },
-    /// Its lease ran out without a word from the node that held it.
+    /// Its lease expired without a report from the node that held it.
     Lost { node: Arc<str> },
-    /// It was not made: the message is too old.
+    /// It was not sent: the message is too old.
     Expired,
-    /// It was not made: the row can't be sent.
+    /// It was not sent: the row can't be sent.
     Invalid { code: &'static str, detail: String },
-    /// It was not made, and another node, or this one later, shall make it.
+    /// It was not sent; another node, or this one later, should send it.
     HandBack,
 }
 
-/// What the completer's workers share.
+/// The state that the completer's workers share.
 #[derive(Debug)]
 pub(super) struct Completer {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) clock: Arc<StoreClock>,
-    pub(super) health: Arc<StoreHealth>,
-    pub(super) ledger: Arc<Ledger>,
+    pub(super) node: Arc<Node>,
     pub(super) keep: Keep,
     pub(super) reports: Feed<Report>,
-    pub(super) alarm: Arc<Alarm>,
-    /// Cancelled when nobody waits any longer for the store to take what it refuses.
+    /// Cancelled when outcomes that the store refuses are no longer retried.
     pub(super) settling: CancellationToken,
 }
 
 impl Completer {
-    /// One worker; several may run, each with a batch of its own.
+    /// Runs one worker; several may run, each with its own batch.
     pub(super) async fn run(self: Arc<Self>, rng: StdRng) {
         let mut desk = Desk::new(rng, BATCH);
         let mut reports = Vec::with_capacity(BATCH);
         let mut is_open = true;
         while is_open || !desk.aside.is_empty() {
-            // None when the time has come for what was set aside; what was taken until then is here all the same.
+            // `None` when it is time to retry what was set aside; reports taken before then are in `reports` all the same.
             let _turn = tokio::select! {
-                // What comes in is written before what was set aside is tried again.
+                // New reports are written before what was set aside is retried.
                 biased;
                 turn = self.reports.take(&mut reports, BATCH), if is_open => {
                     is_open = turn.is_some();
@@ -83,17 +78,19 @@ impl Completer {
                 }
                 () = tokio::time::sleep_until(desk.again), if !desk.aside.is_empty() => None,
             };
-            let back: Vec<_> = reports.extract_if(.., |report| matches!(report.ending, Ending::HandBack)).collect();
+            let (now, mut back) = (self.node.clock.now(), Vec::new());
+            let judged = reports.drain(..).filter_map(|mut report| match self.completion(&mut report, now, &mut desk.rng) {
+                Some(completion) => Some((report, completion)),
+                None => {
+                    back.push(report);
+                    None
+                }
+            });
+            let outcomes = Outcomes::of(judged, false);
             if !back.is_empty() {
                 self.hand_back(&back).await;
             }
-            if !reports.is_empty() {
-                let now = self.clock.now();
-                let judged = reports.drain(..).map(|mut report| {
-                    let completion = self.completion(&mut report, now, &mut desk.rng);
-                    (report, completion)
-                });
-                let outcomes = Outcomes::of(judged, false);
+            if outcomes.count() > 0 {
                 self.write(outcomes, &mut desk).await;
             }
             if !desk.aside.is_empty() && desk.again <= Instant::now() {
@@ -102,7 +99,7 @@ impl Completer {
         }
     }
 
-    /// Writes what was set aside, but for what somebody else still has locked, as long as there is some use in it.
+    /// Retries what was set aside, except for messages that are still locked by somebody else, as long as there is a point in trying.
     async fn write_again(&self, desk: &mut Desk) {
         let mut waiting = std::mem::take(&mut desk.aside);
         while !waiting.is_empty() {
@@ -117,10 +114,10 @@ impl Completer {
         desk.aside.append(&mut waiting);
     }
 
-    /// Sets aside what is locked by somebody else, for another time; answers the others, if any.
+    /// Sets aside the outcomes of messages locked by somebody else; returns the others, if any.
     async fn set_aside(&self, outcomes: Outcomes, desk: &mut Desk) -> Option<Outcomes> {
         let ids = outcomes.completions.iter().map(|completion| completion.held.id).collect();
-        let locked = locked(&*self.store, &self.health, ids).await;
+        let locked = self.node.locked(ids).await;
         if locked.is_empty() {
             return Some(outcomes);
         }
@@ -129,8 +126,8 @@ impl Completer {
         (free.count() > 0).then_some(free)
     }
 
-    /// What is written of an attempt, which takes what its outcome says along.
-    fn completion(&self, report: &mut Report, now: DateTime<Utc>, rng: &mut StdRng) -> Completion {
+    /// The completion to write for an attempt, which takes texts out of its outcome; `None` if the message is handed back.
+    fn completion(&self, report: &mut Report, now: DateTime<Utc>, rng: &mut StdRng) -> Option<Completion> {
         let Report { ticket, ending } = report;
         let mut completion = Completion {
             held: ticket.held,
@@ -147,7 +144,7 @@ impl Completer {
             result: None,
             started_at: ticket.started_at,
             duration: Duration::ZERO,
-            node: self.ledger.node().clone(),
+            node: self.node.ledger.node().clone(),
             log: Log::Own,
             delete: false,
         };
@@ -162,46 +159,39 @@ impl Completer {
                 lost = Outcome::unreachable("lost", "the lease ran out without a word from the node that held it");
                 (&mut lost, true)
             }
-            Ending::Expired => return unsent(completion, "expired", "expired", "too old to be sent", &self.keep),
-            Ending::Invalid { code, detail } => return unsent(completion, "invalid", code, detail, &self.keep),
-            Ending::HandBack => return unsent(completion, "invalid", "bug", "handed back", &self.keep),
+            Ending::Expired => return Some(unsent(completion, ErrorClass::Expired, "expired", "too old to be sent", &self.keep)),
+            Ending::Invalid { code, detail } => return Some(unsent(completion, ErrorClass::Invalid, code, detail, &self.keep)),
+            Ending::HandBack => return None,
         };
         let policy = ticket.lane.policy_for(ticket.retry.as_deref());
         let verdict = judge(outcome, is_lost, ticket.attempt, &ticket.standing, &policy, now, rng);
         completion.state = verdict.state;
         completion.delay = verdict.delay;
         completion.retries = verdict.retries;
-        completion.outcome = attempt_outcome(outcome.class, is_lost);
+        completion.outcome = verdict.outcome;
         completion.log = verdict.log;
         completion.delete = verdict.state.is_finished() && self.keep.deletes(verdict.state);
-        let keeps_result = ticket.lane.spec.options.keep_result || ticket.lane.spec.kind == "kafka";
-        if keeps_result && !completion.delete {
+        let spec = &ticket.lane.spec;
+        if (spec.options.keep_result || spec.sender.keeps_result()) && !completion.delete {
             completion.result = outcome.result.take();
         }
-        if outcome.class != Class::Succeeded {
-            let class = match verdict.reason {
-                Some(Reason::Expired) => "expired",
-                _ if is_lost => "lost",
-                _ => outcome.class.as_str(),
-            };
-            completion.error =
-                Some(LastError { class: class.to_owned(), code: outcome.code.to_string(), detail: std::mem::take(&mut outcome.detail) });
-        }
-        completion
+        let detail = std::mem::take(&mut outcome.detail);
+        completion.error = verdict.error.map(|class| Failure { class, code: outcome.code.to_string(), detail });
+        Some(completion)
     }
 
-    /// Writes a batch, however long the store is away: until then its leases are renewed, or pass to others and the write changes nothing. Where it
-    /// can't be written whole it is in parts: what is too much for the database at once, what somebody else has locked, or what the store does not
-    /// take by itself does not hold the rest up.
+    /// Writes a batch, however long the store is away; meanwhile its leases are renewed, or they pass to other nodes and the write changes nothing.
+    /// What can't be written whole is written in parts, so that the rest is not held up by a batch that is too large for the database, by messages
+    /// that somebody else has locked, or by outcomes that the store refuses.
     async fn write(&self, outcomes: Outcomes, desk: &mut Desk) {
         desk.begin();
-        // The last of them is written next.
+        // The last part is written next.
         let mut parts = vec![outcomes];
         while let Some(mut part) = parts.pop() {
             if part.count() > desk.portion.size() {
                 parts.push(part.split_off(desk.portion.size()));
             }
-            let error = match self.store.complete(part.completions.clone()).await {
+            let error = match self.node.store.complete(part.completions.clone()).await {
                 Ok(ours) => {
                     desk.wrote(part.count());
                     self.settle(part, ours, desk).await;
@@ -229,12 +219,12 @@ impl Completer {
                     continue;
                 }
                 Error::Contended(_) => {
-                    self.health.failed("complete", &error);
+                    self.node.health.failed("complete", &error);
                     // On PostgreSQL a batch may be two statements, each for itself.
                     part.is_repeated = true;
                     let count = part.count();
                     let Some(free) = self.set_aside(part, desk).await else { continue };
-                    // If it is no message that somebody has locked, it may be the attempt log, which most outcomes do without.
+                    // If none of the messages is locked, it may be the attempt log, which most outcomes do not touch.
                     let (logged, free) =
                         if free.count() == count { free.partition(|completion| completion.log != Log::Own) } else { (Outcomes::default(), free) };
                     if logged.count() > 0 {
@@ -247,11 +237,11 @@ impl Completer {
                     desk.wait()
                 }
                 _ => {
-                    // Else one outcome that is too much would have the node refuse messages each time that it is tried.
+                    // Otherwise one outcome that is too large would make the node refuse messages each time that it is tried.
                     if desk.failed_before(&part) {
-                        self.health.failed_again("complete", &error);
+                        self.node.health.failed_again("complete", &error);
                     } else {
-                        self.health.failed("complete", &error);
+                        self.node.health.failed("complete", &error);
                     }
                     part.is_repeated = true;
                     desk.put_back(part, &mut parts, &error)
@@ -261,27 +251,28 @@ impl Completer {
         }
     }
 
-    /// What was written, or is nobody's business any more: its leases end, and whoever waits is told.
+    /// Ends the leases of outcomes that are written, or that no longer matter, and notifies whoever waits for them.
     async fn settle(&self, outcomes: Outcomes, ours: Vec<bool>, desk: &mut Desk) {
-        self.health.answered();
+        self.node.health.answered();
         let Outcomes { reports, completions, is_repeated } = outcomes;
-        let ended = self.ledger.drop_held(completions.iter().map(|completion| &completion.held));
+        let ended = self.node.ledger.drop_held(completions.iter().map(|completion| &completion.held));
         if let Some(soonest) = completions.iter().filter(|completion| completion.state == State::Retrying).map(|completion| completion.delay).min() {
-            self.alarm.ring_by(Instant::now() + soonest);
+            self.node.alarm.ring_by(Instant::now() + soonest);
         }
         let now = Instant::now();
         for ((report, completion), ours) in reports.into_iter().zip(completions.iter()).zip(ours) {
             let is_unsure = desk.forget(&completion.held) || is_repeated;
-            // What is not there as it was, though nobody else can have taken it yet, was written by a try that failed, or whose answer was lost.
+            // If the row has changed although no other node can have taken it yet, an earlier try, which failed or whose answer was lost, has written
+            // it.
             let was_written = is_unsure && !report.ticket.term.left_of(&completion.held.id, now).is_zero();
             written(report, completion, ours || was_written, &mut desk.failures);
         }
         self.close(ended).await;
     }
 
-    /// An outcome was refused by itself: it is tried again later, or given up.
+    /// Handles an outcome that was refused on its own: it is retried later, or given up.
     async fn refused(&self, outcome: Outcomes, error: &Error, desk: &mut Desk) {
-        // What is refused was not written before.
+        // A refused outcome was not written by an earlier try.
         let outcome = Outcomes { is_repeated: false, ..outcome };
         if self.is_kept(&outcome.completions[0].held, error, desk) {
             desk.lay_aside(outcome);
@@ -290,66 +281,66 @@ impl Completer {
         }
     }
 
-    /// The store finds out by itself, once the leases run out, that these outcomes were not written.
+    /// Gives outcomes up: the store treats them as lost once the leases expire.
     async fn give_up(&self, outcomes: Outcomes, error: &Error, desk: &mut Desk) {
         for Completion { held, .. } in outcomes.completions.iter() {
-            self.ledger.leave_open(held);
-            tracing::error!(message.id = %held.id, error = error.to_string(),
-                "an outcome can't be written and is given up: once its lease, or its claim's, runs out the attempt is lost, and the message sent again");
+            self.node.ledger.leave_open(held);
+            tracing::error!(message.id = %held.id, error.detail = error.to_string(),
+                "an outcome can't be written and is given up; once its lease (or its claim's) expires, the attempt counts as lost and the message is sent again");
         }
         let ours = vec![false; outcomes.count()];
         self.settle(Outcomes { is_repeated: false, ..outcomes }, ours, desk).await;
     }
 
-    /// Whether an outcome that the store refused by itself is tried again; said once.
+    /// Whether an outcome that the store refused on its own is retried; logs that once.
     fn is_kept(&self, held: &Held, error: &Error, desk: &mut Desk) -> bool {
         let now = Instant::now();
         let since = desk.refused_since(held, now);
-        if !self.settling.is_cancelled() && now.duration_since(since.unwrap_or(now)) < self.ledger.ttl() * REFUSED_LEASES {
+        if !self.settling.is_cancelled() && now.duration_since(since.unwrap_or(now)) < self.node.ledger.ttl() * REFUSED_LEASES {
             if since.is_none()
                 && let Some(held_back) = desk.failures.pass(now)
             {
-                tracing::warn!(message.id = %held.id, error = error.to_string(), lines_held_back = held_back,
-                    "the database refuses an outcome; its lease is kept, and it is tried again each second");
+                tracing::warn!(message.id = %held.id, error.detail = error.to_string(), lines.held_back = held_back,
+                    "the database refuses an outcome; its lease is kept, and the outcome is tried again every second");
             }
             return true;
         }
         false
     }
 
-    /// Closes claims of which nothing is held any more. Not tried again: what is left open ends with its lease.
+    /// Closes claims that have no held messages left. Not retried: a claim that is left open ends with its lease.
     async fn close(&self, claims: Vec<i64>) {
         if !claims.is_empty()
-            && let Err(error) = self.store.close_claims(claims).await
+            && let Err(error) = self.node.store.close_claims(claims).await
         {
-            self.health.failed("close_claims", &error);
+            self.node.health.failed("close_claims", &error);
         }
     }
 
     async fn hand_back(&self, reports: &[Report]) {
         let held: Vec<_> = reports.iter().map(|report| report.ticket.held).collect();
-        match self.store.release(held.clone()).await {
+        match self.node.store.release(held.clone()).await {
             Ok(ours) => {
                 tracing::debug!(messages = ours, "messages handed back");
-                self.alarm.ring_by(Instant::now());
+                self.node.alarm.ring_by(Instant::now());
             }
-            // Not tried again: their leases run out, which comes to the same a little later.
-            Err(error) => self.health.failed("release", &error),
+            // Not retried: the leases expire, which has the same effect a little later.
+            Err(error) => self.node.health.failed("release", &error),
         }
-        let ended = self.ledger.drop_held(held.iter());
+        let ended = self.node.ledger.drop_held(held.iter());
         self.close(ended).await;
     }
 }
 
-/// A message that ends without this attempt having been made.
-fn unsent(mut completion: Completion, class: &str, code: &str, detail: &str, keep: &Keep) -> Completion {
+/// Fails a message without this attempt having been made.
+fn unsent(mut completion: Completion, class: ErrorClass, code: &str, detail: &str, keep: &Keep) -> Completion {
     completion.begun = false;
-    completion.error = Some(LastError { class: class.to_owned(), code: code.to_owned(), detail: fitting(detail.to_owned(), MAX_DETAIL) });
+    completion.error = Some(Failure { class, code: code.to_owned(), detail: fitting(detail.to_owned(), MAX_DETAIL) });
     completion.delete = keep.deletes(State::Failed);
     completion
 }
 
-/// An outcome is on record: counts it, logs a failure, tells whoever waits.
+/// An outcome is recorded: counts it, logs a failure and notifies whoever waits.
 fn written(report: Report, completion: &Completion, ours: bool, failures: &mut Throttle) {
     let Ticket { lane, waiter, attempt, .. } = *report.ticket;
     if !ours {
@@ -365,28 +356,27 @@ fn written(report: Report, completion: &Completion, ours: bool, failures: &mut T
             lane.metrics.finished_succeeded.inc();
         }
         State::Failed => {
-            let class = completion.error.as_ref().map_or("", |error| error.class.as_str());
-            let counter = match class {
-                "permanent" => &lane.metrics.failed_permanent,
-                "expired" => &lane.metrics.failed_expired,
-                "invalid" => &lane.metrics.failed_invalid,
-                _ => &lane.metrics.failed_exhausted,
+            let error = completion.error.as_ref();
+            let counter = match error.map(|error| error.class) {
+                Some(ErrorClass::Permanent) => &lane.metrics.failed_permanent,
+                Some(ErrorClass::Expired) => &lane.metrics.failed_expired,
+                Some(ErrorClass::Invalid) => &lane.metrics.failed_invalid,
+                Some(ErrorClass::Refused | ErrorClass::Unreachable | ErrorClass::Lost) | None => &lane.metrics.failed_exhausted,
             };
             counter.inc();
             if let Some(held_back) = failures.pass(Instant::now()) {
-                let error = completion.error.as_ref();
-                tracing::warn!(message.id = %completion.held.id, message.source = %lane.name(), message.attempts = attempt,
-                    error.class = class, error.code = error.map_or("", |error| error.code.as_str()),
-                    error.detail = error.map_or("", |error| error.detail.as_str()), lines_held_back = held_back, "the message failed");
+                tracing::warn!(message.id = %completion.held.id, source.name = %lane.name(), message.attempts = attempt,
+                    error.class = error.map_or("", |error| error.class.as_str()), error.code = error.map_or("", |error| error.code.as_str()),
+                    error.detail = error.map_or("", |error| error.detail.as_str()), lines.held_back = held_back, "the message failed");
             }
         }
-        _ => tracing::debug!(message.id = %completion.held.id, message.source = %lane.name(), message.attempts = attempt,
+        _ => tracing::debug!(message.id = %completion.held.id, source.name = %lane.name(), message.attempts = attempt,
             error.code = completion.error.as_ref().map_or("", |error| error.code.as_str()),
             retry_in_ms = u64::try_from(completion.delay.as_millis()).unwrap_or(u64::MAX), "the message will be sent again"),
     }
 }
 
-/// The age limit of a message at its first attempt in an epoch, where the row does not say one.
+/// The age limit of a message at its first attempt in an epoch, where the row does not specify one.
 pub(super) fn age_limit(created_at: DateTime<Utc>, due_at: DateTime<Utc>, policy: &crate::retry::Policy) -> Option<DateTime<Utc>> {
     policy.expires_after().map(|age| clock::after(created_at.max(due_at), age))
 }

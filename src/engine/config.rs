@@ -30,9 +30,9 @@ pub struct Config {
 pub struct Poller {
     /// `false`: this node only accepts; others send.
     pub enabled: bool,
-    /// At most so many messages a claim, 1 to 10000; five times as many where a claim has to wait for those of other nodes.
+    /// The most messages per claim, 1 to 10000; five times as many where a claim has to wait for claims of other nodes.
     pub batch: u32,
-    /// How often the table is asked when nothing says that something is due: 10ms to 1m.
+    /// How often the table is checked when nothing else says that something is due: 10ms to 1m.
     pub interval: Span,
     /// How long a claim holds without renewal; a node that dies loses its messages to others after this. 2s to 1h.
     pub lease: Span,
@@ -50,11 +50,11 @@ impl Default for Poller {
 pub struct History {
     /// By state; `0s` deletes a message as it finishes.
     pub keep: Keep,
-    /// At most so many finished messages are kept, whatever their age: delivered ones go first, then cancelled, then failed ones.
+    /// The most finished messages that are kept, whatever their age; beyond it, delivered ones are deleted first, then cancelled, then failed ones.
     pub max_rows: u64,
     /// How often old ones are purged: 100ms to 1d.
     pub every: Span,
-    /// At most so many are deleted at once, 1 to 10000.
+    /// The most messages deleted at once, 1 to 10000.
     pub batch: u32,
 }
 
@@ -106,7 +106,7 @@ impl Keep {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Idempotency {
-    /// How long a key is known, whatever becomes of its message: 1s to 365d.
+    /// How long a key is remembered, whatever becomes of its message: 1s to 365d.
     pub keep: Span,
 }
 
@@ -120,9 +120,9 @@ impl Default for Idempotency {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Shutdown {
-    /// Messages are still accepted for so long, no longer than `grace`.
+    /// How long messages are still accepted, at most `grace`.
     pub accept_for: Span,
-    /// After so long what is under way is no longer waited for, and the process ends.
+    /// How long to wait for what is under way before the process ends.
     pub grace: Span,
 }
 
@@ -136,9 +136,9 @@ impl Default for Shutdown {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Messages that wait to be committed; over it producers are told to wait (429). From 1MiB.
+    /// Messages that are waiting to be committed; beyond it producers are told to wait (429). From 1MiB.
     pub intake: Size,
-    /// Messages that are being sent, all sources together; over it no more are claimed. One half is kept for all sources in equal shares. From 1MiB.
+    /// Messages that are being sent, all sources together; beyond it no more are claimed. One half is reserved for all sources in equal shares. From 1MiB.
     pub in_flight: Size,
 }
 

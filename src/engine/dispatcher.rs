@@ -1,4 +1,4 @@
-//! From a held message to the source's sender: one dispatcher a lane.
+//! Passes held messages to the source's sender: one dispatcher per lane.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,14 +8,13 @@ use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::completer::{Ending, Report};
 use super::lane::{Lane, Place};
 use super::lease::Term;
-use crate::clock::{self, StoreClock};
+use super::node::Node;
+use crate::clock;
 use crate::message::{Message, Standing, State};
 use crate::outcome::Outcome;
 use crate::retry;
@@ -23,15 +22,15 @@ use crate::source::{Delivery, Sender, Source};
 use crate::store::{Address, Held};
 use crate::units::Span;
 
-/// At most so many messages go to a pipeline at once.
+/// The most messages handed to a pipeline at once.
 const BATCH: usize = 1000;
-/// How long a source without a timeout of its own may take.
+/// How long a send may take for a source without a timeout of its own.
 const LONGEST_SEND: Duration = Duration::from_secs(60);
-/// A source that has a timeout reports its own, a command once its processes are gone too (`source/command/process.rs`); the engine's
+/// A source with a timeout reports it itself (a command only once its processes are gone, see `source/command/process.rs`); the engine's own timeout
 /// comes after it.
 const TIMEOUT_GRACE: Duration = Duration::from_secs(3);
 
-/// What the engine remembers of an attempt while it is under way.
+/// What the engine knows about an attempt while it is under way.
 #[derive(Debug)]
 pub(super) struct Ticket {
     pub(super) lane: Arc<Lane>,
@@ -46,14 +45,14 @@ pub(super) struct Ticket {
     /// When the attempt began, on the database's clock and on the machine's.
     pub(super) started_at: DateTime<Utc>,
     pub(super) began: Instant,
-    /// Its place in the lane; none for what is not sent from here, such as a lost attempt.
+    /// Its place in the lane; `None` for an attempt that is not sent from here, such as a lost one.
     pub(super) place: Option<Place>,
-    /// Who waits for the state that is written.
+    /// Receives the state once it is written.
     pub(super) waiter: Option<oneshot::Sender<State>>,
 }
 
 impl Ticket {
-    /// The ticket of a first attempt that begins now, on the database's clock and on the machine's; what is known better replaces it.
+    /// The ticket of a first attempt that begins now, on the database's clock and on the machine's; the caller replaces what differs.
     pub(super) fn new(lane: Arc<Lane>, held: Held, term: Arc<Term>, started_at: DateTime<Utc>, began: Instant) -> Self {
         Self {
             lane,
@@ -85,17 +84,17 @@ pub(super) struct Job {
 pub(super) enum Fate {
     /// To the completer: the message is held under a lease.
     Held(Box<Ticket>),
-    /// To the intake: the message is kept only if the send fails (`on_failure`). Nothing is sent to `waiter` if it was not made.
+    /// To the intake: the message is committed only if the send fails (`on_failure`). `waiter` is dropped if nothing was sent.
     Tried { place: Place, waiter: oneshot::Sender<Outcome>, until: Arc<Until> },
 }
 
-/// Until when a message that is tried first may be sent: for ever, until it is about to be committed as being sent. From then on others may send it
-/// once its lease has run out.
+/// Until when a message that is tried first may be sent: without limit until it is about to be committed as being sent. From then on others may send
+/// it once its lease has expired.
 #[derive(Debug, Default)]
 pub(super) struct Until(Mutex<Option<Arc<Term>>>);
 
 impl Until {
-    /// For as long as this lease holds.
+    /// Limits it to the term of this lease.
     pub(super) fn set(&self, term: Arc<Term>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(term);
     }
@@ -107,12 +106,9 @@ impl Until {
 
 /// Feeds one lane's sender.
 pub(super) struct Dispatcher {
+    pub(super) node: Arc<Node>,
     pub(super) lane: Arc<Lane>,
-    pub(super) clock: Arc<StoreClock>,
     pub(super) reports: mpsc::UnboundedSender<Report>,
-    pub(super) tracker: TaskTracker,
-    /// Cancelled when nothing more may be sent.
-    pub(super) stopping: CancellationToken,
 }
 
 impl Dispatcher {
@@ -123,40 +119,40 @@ impl Dispatcher {
             let batch: Vec<Delivery> = jobs.drain(..).filter_map(|job| self.prepare(job)).collect();
             match &self.lane.spec.sender {
                 Sender::Pipelined(pipeline) if !batch.is_empty() => {
-                    // What it had not finished yet says that itself as it is let go of.
+                    // Deliveries that it had not finished report themselves when they are dropped.
                     if AssertUnwindSafe(pipeline.send(batch)).catch_unwind().await.is_err() {
-                        tracing::error!(message.source = %self.lane.name(), "the source panicked; this is a bug in it");
+                        tracing::error!(source.name = %self.lane.name(), "the source panicked; this is a bug in it");
                     }
                 }
                 Sender::Pipelined(_) => {}
                 Sender::Each(source) => {
                     let limit = self.lane.spec.options.timeout.map_or(LONGEST_SEND, Span::get) + TIMEOUT_GRACE;
                     for delivery in batch {
-                        self.tracker.spawn(send_one(source.clone(), delivery, limit));
+                        self.node.tracker.spawn(send_one(source.clone(), delivery, limit));
                     }
                 }
             }
         }
     }
 
-    /// The delivery of a job; `None` if it must not be sent, and then its end is reported.
+    /// The delivery for a job; `None` if it must not be sent, which is reported.
     fn prepare(&self, job: Job) -> Option<Delivery> {
         match job.fate {
             Fate::Held(ticket) => self.prepare_held(job.message, ticket),
             Fate::Tried { mut place, waiter, until } => {
                 let lane = self.lane.clone();
                 let began = Instant::now();
-                // Whoever waits learns that it was not sent, and hands it back once it is committed.
+                // The intake learns that it was not sent, and hands the message back once it is committed.
                 if until.term().is_some_and(|term| self.must_not_send(&term, &job.message.id, began)) {
                     drop(place);
                     lane.probe_unused();
                     return None;
                 }
-                Some(Delivery::new(Message { began_at: Some(self.clock.at(began)), ..job.message }, move |outcome| {
+                Some(Delivery::new(Message { began_at: Some(self.node.clock.at(began)), ..job.message }, move |outcome| {
                     let outcome = lane.reclassify(outcome);
                     lane.note(&outcome, began, Instant::now());
                     place.release_memory();
-                    // Whoever waits has the place until the outcome is dealt with, so it goes first.
+                    // Release the place first: whoever waits for the outcome may need it as soon as it learns the outcome.
                     drop(place);
                     let _ = waiter.send(outcome);
                 }))
@@ -164,9 +160,9 @@ impl Dispatcher {
         }
     }
 
-    /// A lease that ran out while the message waited here may be another node's by now; and a node that stops hands back.
+    /// A lease that expired while the message waited here may belong to another node by now; and a stopping node hands messages back.
     fn must_not_send(&self, term: &Term, id: &Uuid, now: Instant) -> bool {
-        term.left_of(id, now).is_zero() || self.stopping.is_cancelled()
+        term.left_of(id, now).is_zero() || self.node.stopping.is_cancelled()
     }
 
     fn prepare_held(&self, message: Message, mut ticket: Box<Ticket>) -> Option<Delivery> {
@@ -175,7 +171,7 @@ impl Dispatcher {
             self.unsent(ticket, Ending::HandBack);
             return None;
         }
-        (ticket.started_at, ticket.began) = (self.clock.at(now), now);
+        (ticket.started_at, ticket.began) = (self.node.clock.at(now), now);
         if ticket.standing.expires_at.is_some_and(|end| end <= ticket.started_at) {
             self.unsent(ticket, Ending::Expired);
             return None;

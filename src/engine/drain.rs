@@ -9,56 +9,56 @@ use super::walk::Walk;
 use crate::store::{Claimed, Error};
 use crate::telemetry::throttle::Throttle;
 
-/// A claim that waited longer than this for others of its source is followed by one that takes so many times as much: what one claim costs, and the
-/// wait for its turn, are then borne by more messages.
+/// A claim that waited longer than this for other claims of its source is followed by one that takes this many times as much, so that the cost of a
+/// claim and the wait for its turn are spread over more messages.
 const CROWDED: Duration = Duration::from_millis(3);
 const CROWDED_BATCHES: u32 = 5;
 
-/// The drain of one lane's queues.
+/// The state of draining one lane's queues.
 #[derive(Debug)]
 pub(super) struct Drain {
     pub(super) walk: Walk,
-    /// The levels, as a set, of which something was taken since they were last found empty.
+    /// The set of levels from which something was taken since they were last found empty.
     pub(super) took: u16,
     pub(super) ordered: Throttle,
     usual: u32,
-    /// Whether the last claim waited for those of other nodes.
+    /// Whether the last claim had to wait for claims of other nodes.
     is_crowded: bool,
     portion: Portion,
-    /// About what a message weighs at the least, if not all that were asked for fitted; else 0.
+    /// The approximate weight of a message if not all that were asked for fitted, otherwise 0.
     weight: u64,
 }
 
 impl Drain {
-    /// One that usually claims so many messages at once.
+    /// A drain that usually claims `usual` messages at once.
     pub(super) fn new(usual: u32) -> Self {
         let portion = Portion::new(usual.saturating_mul(CROWDED_BATCHES) as usize);
         let ordered = Throttle::new(1, Duration::from_secs(60));
         Self { walk: Walk::default(), took: 0, ordered, usual, is_crowded: false, portion, weight: 0 }
     }
 
-    /// At most so many messages are claimed next.
+    /// The most messages that the next claim may take.
     pub(super) fn batch(&self) -> u32 {
         let batch = if self.is_crowded { self.usual.saturating_mul(CROWDED_BATCHES) } else { self.usual };
         batch.min(u32::try_from(self.portion.size()).unwrap_or(u32::MAX))
     }
 
-    /// How many messages a claim asks for that has so many places and bytes for them. The store reads all that it is asked for, headers and keys too,
-    /// and leaves behind what does not fit: where that was so, no more than twice what probably fits is asked for.
+    /// How many messages a claim with these places and bytes asks for. The store reads everything that it is asked for, headers and keys included,
+    /// and leaves behind what does not fit; where that happened, no more than twice what probably fits is asked for.
     pub(super) fn limit(&self, places: u32, max_bytes: u64) -> u32 {
         let fitting = max_bytes.checked_div(self.weight).map_or(u32::MAX, |count| u32::try_from(count.saturating_mul(2)).unwrap_or(u32::MAX));
         places.min(fitting).max(1)
     }
 
-    /// A claim for so many bytes was made.
+    /// Records a claim made for at most `max_bytes`.
     pub(super) fn made(&mut self, claimed: &Claimed, max_bytes: u64, now: Instant) {
         self.is_crowded = claimed.waited > CROWDED;
         self.portion.worked(claimed.rows.len(), now);
-        // What comes next may be lighter.
+        // The next messages may be lighter.
         self.weight = if claimed.cut { max_bytes / (claimed.rows.len() as u64).max(1) } else { self.weight / 2 };
     }
 
-    /// A claim of so many messages on this level failed.
+    /// Records a failed claim of `limit` messages on this level.
     pub(super) fn failed(&mut self, level: u8, limit: u32, error: &Error, now: Instant) {
         self.walk.end(level);
         self.portion.failed(limit as usize, error, now);

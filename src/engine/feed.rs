@@ -1,23 +1,24 @@
-//! Where those who write to the store take their batches from: small ones one at a time, so that what comes meanwhile joins the next.
+//! Where the writers to the store take their batches from: small batches are written one at a time, so that items that arrive meanwhile join the next
+//! one.
 
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Mutex, MutexGuard};
 
-/// From so many items on a batch is worth a transaction beside the one that is under way.
+/// From this many items on, a batch is worth a transaction beside the one that is under way.
 const WORTH: usize = 64;
-/// A smaller one waits no longer than this for its turn: what is under way may be large, or the store slow.
+/// A smaller batch waits no longer than this for its turn: the one under way may be large, or the store slow.
 const LONGEST_WAIT: Duration = Duration::from_millis(5);
 
-/// A queue of which several workers take batches.
+/// A queue from which several workers take batches.
 #[derive(Debug)]
 pub(super) struct Feed<T> {
     queue: Mutex<UnboundedReceiver<T>>,
     turn: Mutex<()>,
 }
 
-/// Kept while a batch is written: small ones wait for it.
+/// Held while a batch is written: small batches wait for it.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Turn<'a> {
@@ -29,7 +30,7 @@ impl<T> Feed<T> {
         Self { queue: Mutex::new(queue), turn: Mutex::default() }
     }
 
-    /// Waits for items and adds at most so many to an empty batch. `None` once nothing more will come.
+    /// Waits for items and adds at most `most` of them to an empty batch. `None` once nothing more will come.
     pub(super) async fn take(&self, batch: &mut Vec<T>, most: usize) -> Option<Turn<'_>> {
         let mut queue = self.queue.lock().await;
         if queue.recv_many(batch, most).await == 0 {

@@ -1,4 +1,4 @@
-//! Whether the store can be used, as the last thing that was asked of it showed.
+//! Whether the store can be used, judging by the last request to it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,66 +11,67 @@ use crate::store::Error;
 use crate::telemetry::throttle::Throttle;
 use crate::units::millis;
 
-/// While the store is away its failure is logged this often.
+/// How often the failure is logged while the store is away.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
-/// After so many messages in a row that the database would not have it is not one of them that is at fault.
+/// After this many refused messages in a row, the fault lies not with the messages but with the database.
 const REFUSALS: u32 = 3;
-/// For so long, if nobody hands in another: a node that is not ready may be given none.
+/// How long that verdict lasts if no further message is handed in: a node that is not ready may not be given any.
 const REFUSES_FOR: Duration = Duration::from_secs(60);
 
-/// The state of the store as this node sees it. One line is logged when it goes, one a minute while it is away, one when it is back.
+/// The state of the store as this node sees it. One line is logged when it goes away, one a minute while it is away, and one when it is back.
 #[derive(Debug)]
 pub(super) struct StoreHealth {
     up: watch::Sender<bool>,
     why: Mutex<Why>,
-    /// Messages in a row that it refused to keep, or that somebody's lock kept it from keeping.
+    /// How many messages in a row it refused to keep, or could not keep because of a lock.
     refusals: AtomicU32,
-    /// Told when it answers a question although it could not be written to.
+    /// Notified when the store answers a question although it could not be written to.
     doubt: Notify,
 }
 
-/// What was asked of a store that did not do it.
+/// The kind of request that the store failed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
     /// To change something.
     Write,
     /// Something that changes nothing.
     Question,
-    /// Something beside sending, that may be slow.
+    /// Something other than sending, which may be slow.
     Beside,
-    /// To write what it could not before.
+    /// To write what could not be written before.
     Again,
 }
 
 #[derive(Debug)]
 struct Why {
     reason: String,
-    /// The same for everybody.
+    /// The same, without details, for everybody.
     word: &'static str,
     since: Instant,
-    /// Whether it is held for away because it could not be written to, as one that stands by for another, or a full one, can be read all the same.
+    /// Whether it is considered away because it could not be written to; a standby, or a full database, can still be read.
     unwritable: bool,
-    /// When it was last said that the store is away, and whether that it is so now: one that comes and goes says so once a while.
+    /// When it was last logged that the store is away, and whether that was logged for the present outage: a store that comes and goes is logged once
+    /// in a while.
     reported: Option<Instant>,
-    told: bool,
+    said: bool,
     /// When it last refused to keep a message.
     refused: Option<Instant>,
-    /// Failures that do not mean that it is away.
+    /// Limits the lines about failures that do not mean that the store is away.
     others: Throttle,
 }
 
 impl Default for StoreHealth {
-    /// Down until it answers for the first time.
+    /// Away until it answers for the first time.
     fn default() -> Self {
         let word = "the store has not answered yet";
         let others = Throttle::new(10, REPORT_EVERY);
-        let why = Why { reason: word.to_owned(), word, since: Instant::now(), unwritable: false, reported: None, told: false, refused: None, others };
+        let why = Why { reason: word.to_owned(), word, since: Instant::now(), unwritable: false, reported: None, said: false, refused: None, others };
         Self { up: watch::Sender::new(false), why: Mutex::new(why), refusals: AtomicU32::new(0), doubt: Notify::new() }
     }
 }
 
 impl StoreHealth {
-    /// The store did what it was asked, and that was to write.
+    /// The store carried out a write.
     pub(super) fn answered(&self) {
         if *self.up.borrow() {
             return;
@@ -80,13 +81,13 @@ impl StoreHealth {
         }
         let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
         why.unwritable = false;
-        if std::mem::take(&mut why.told) {
+        if std::mem::take(&mut why.said) {
             tracing::info!(store.away_ms = millis(why.since.elapsed()), "the store is back");
         }
     }
 
-    /// The store answered a question, which does not say that it can be written to.
-    pub(super) fn told(&self) {
+    /// The store answered a question, which does not prove that it can be written to.
+    pub(super) fn answered_question(&self) {
         if *self.up.borrow() {
             return;
         }
@@ -97,48 +98,48 @@ impl StoreHealth {
         }
     }
 
-    /// Waits until the store answers questions although it could not be written to: somebody should try whether it can.
+    /// Waits until the store answers questions although it could not be written to: somebody should check whether it can be now.
     pub(super) async fn is_doubtful(&self) {
         self.doubt.notified().await;
     }
 
-    /// The store kept what it was given.
+    /// The store kept a message.
     pub(super) fn kept(&self) {
         self.answered();
-        // It is read first because it is nearly always 0, and all committers share it.
+        // Read first, since it is almost always 0 and all committers share it.
         if self.refusals.load(Ordering::Relaxed) > 0 {
             self.refusals.store(0, Ordering::Relaxed);
         }
     }
 
-    /// The store answers, but would not keep a message.
+    /// The store answers, but refused to keep a message.
     pub(super) fn refused(&self) {
         self.refusals.fetch_add(1, Ordering::Relaxed);
         self.why.lock().unwrap_or_else(PoisonError::into_inner).refused = Some(Instant::now());
     }
 
-    /// Whether it refuses whatever it is given. It is given more all the same, to see whether that has changed.
+    /// Whether the store refuses every message. It is given more all the same, to see whether that has changed.
     fn refuses(&self) -> bool {
         self.refusals.load(Ordering::Relaxed) >= REFUSALS
             && self.why.lock().unwrap_or_else(PoisonError::into_inner).refused.is_some_and(|at| at.elapsed() < REFUSES_FOR)
     }
 
-    /// The store did not do what it was asked. Only what says that it is away changes the state.
+    /// A write failed. Only an error that means that the store is away changes the state.
     pub(super) fn failed(&self, op: &'static str, error: &Error) {
         self.note(op, error, Asked::Write);
     }
 
-    /// The same of a question.
-    pub(super) fn told_nothing(&self, op: &'static str, error: &Error) {
+    /// The same for a question.
+    pub(super) fn failed_question(&self, op: &'static str, error: &Error) {
         self.note(op, error, Asked::Question);
     }
 
-    /// The same of what is done beside sending and may be slow in a large table: that it took too long does not say that the store is away.
+    /// The same for work other than sending that may be slow in a large table: a timeout does not mean that the store is away.
     pub(super) fn failed_beside(&self, op: &'static str, error: &Error) {
         self.note(op, error, Asked::Beside);
     }
 
-    /// The same of what it could not write before, which may be at fault itself: others tell whether it is away.
+    /// The same for a write that has failed before and may itself be at fault: other requests show whether the store is away.
     pub(super) fn failed_again(&self, op: &'static str, error: &Error) {
         self.note(op, error, Asked::Again);
     }
@@ -157,7 +158,7 @@ impl StoreHealth {
         }
         if !away {
             if let Some(held_back) = why.others.pass(now) {
-                tracing::warn!(store.op = op, error = error.to_string(), lines_held_back = held_back, "the store failed");
+                tracing::warn!(store.op = op, error.detail = error.to_string(), lines.held_back = held_back, "the store failed");
             }
             return;
         }
@@ -166,12 +167,12 @@ impl StoreHealth {
             why.since = now;
         }
         if why.reported.is_none_or(|at| now.duration_since(at) >= REPORT_EVERY) {
-            (why.reported, why.told) = (Some(now), true);
-            tracing::warn!(store.op = op, error = error.to_string(), "the store is away");
+            (why.reported, why.said) = (Some(now), true);
+            tracing::warn!(store.op = op, error.detail = error.to_string(), "the store is away");
         }
     }
 
-    /// Whether the store answered the last time.
+    /// Whether the store answered the last request.
     pub(super) fn is_up(&self) -> bool {
         *self.up.borrow()
     }
@@ -181,7 +182,7 @@ impl StoreHealth {
         (!self.is_up()).then(|| self.why.lock().unwrap_or_else(PoisonError::into_inner).reason.clone())
     }
 
-    /// Why nothing can be kept, for everybody: `/readyz` asks for no token.
+    /// Why no message can be kept, in words that are safe for everybody: `/readyz` requires no token.
     pub(super) fn word(&self) -> Option<&'static str> {
         if !self.is_up() {
             return Some(self.why.lock().unwrap_or_else(PoisonError::into_inner).word);
@@ -192,7 +193,7 @@ impl StoreHealth {
     /// Waits until it answers.
     pub(super) async fn is_back(&self) {
         let mut up = self.up.subscribe();
-        // The sender lives as long as self, so the channel can't be closed here.
+        // The sender lives as long as `self`, so the channel can't be closed here.
         let _ = up.wait_for(|up| *up).await;
     }
 }
@@ -230,17 +231,17 @@ mod tests {
     async fn what_can_be_read_is_not_back_until_it_can_be_written_to() {
         let (health, gone) = (StoreHealth::default(), Error::Unavailable("gone".to_owned()));
         health.answered();
-        health.told_nothing("upcoming", &gone);
-        health.told();
+        health.failed_question("upcoming", &gone);
+        health.answered_question();
         assert!(health.is_up(), "it was not written to meanwhile");
         health.failed("heartbeat", &gone);
-        health.told();
+        health.answered_question();
         assert!(!health.is_up());
         health.is_doubtful().await;
         health.answered();
         assert!(health.is_up());
-        health.told_nothing("upcoming", &gone);
-        health.told();
+        health.failed_question("upcoming", &gone);
+        health.answered_question();
         assert!(health.is_up(), "what was before is over");
     }
 

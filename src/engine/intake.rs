@@ -1,17 +1,16 @@
-//! Takes messages in: checks them, sends first where that is the mode, and has them committed.
+//! Accepts messages: checks them, sends them first in mode `on_failure`, and has them committed.
 
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::Lanes;
 use super::committer::{Committed, Committer, weigh};
 use super::completer::{Ending, Report, age_limit};
 use super::dispatcher::{Fate, Job, Ticket, Until};
 use super::lane::{Lane, Place};
+use super::node::Node;
 use super::submission::{Accepted, Refusal, Submission};
 use super::unbroken::Unbroken;
 use crate::message::{Standing, State};
@@ -19,32 +18,31 @@ use crate::outcome::{Class, Outcome};
 use crate::source::options::Mode;
 use crate::store::{Held, NewMessage};
 
-/// The way in.
+/// Where messages come in.
 #[derive(Debug)]
 pub(super) struct Intake {
+    pub(super) node: Arc<Node>,
     pub(super) committer: Arc<Committer>,
-    pub(super) lanes: Arc<Lanes>,
     pub(super) reports: mpsc::UnboundedSender<Report>,
-    pub(super) tracker: TaskTracker,
-    /// Cancelled when nothing more is taken.
+    /// Cancelled when no more messages are accepted.
     pub(super) closed: CancellationToken,
 }
 
 impl Intake {
-    /// Takes a message.
+    /// Accepts a message.
     pub(super) async fn submit(self: &Arc<Self>, submission: Submission) -> Result<Accepted, Refusal> {
         let (lane, mode) = self.admit(&submission)?;
         if mode == Mode::OnFailure
             && let Some(place) = self.may_try(&submission, &lane)
         {
-            // Whoever asked may go away, the send and what follows must not.
-            return Unbroken::new(self.clone().try_first(submission, lane, place), self.tracker.clone()).await;
+            // The caller may go away; the send and what follows must go on.
+            return Unbroken::new(self.clone().try_first(submission, lane, place), self.node.tracker.clone()).await;
         }
         let message = new_message(submission, &lane);
-        kept(self.committer.commit(message, lane, false)?.await)
+        answered(self.committer.commit(message, lane)?).await
     }
 
-    /// Takes many messages: all are queued before the first answer is awaited, so that they share commits.
+    /// Accepts many messages: all are queued before the first result is awaited, so that they share commits.
     pub(super) async fn submit_many(self: &Arc<Self>, submissions: Vec<Submission>) -> Vec<Result<Accepted, Refusal>> {
         let mut waiting = Vec::with_capacity(submissions.len());
         for submission in submissions {
@@ -52,10 +50,10 @@ impl Intake {
                 Err(refusal) => Waiting::Done(Err(refusal)),
                 Ok((_, Mode::OnFailure)) => {
                     let intake = self.clone();
-                    Waiting::Task(self.tracker.spawn(async move { intake.submit(submission).await }))
+                    Waiting::Task(self.node.tracker.spawn(async move { intake.submit(submission).await }))
                 }
-                Ok((lane, Mode::WriteAhead)) => match self.committer.commit(new_message(submission, &lane), lane, false) {
-                    Ok(answer) => Waiting::Commit(answer),
+                Ok((lane, Mode::WriteAhead)) => match self.committer.commit(new_message(submission, &lane), lane) {
+                    Ok(committed) => Waiting::Commit(committed),
                     Err(refusal) => Waiting::Done(Err(refusal)),
                 },
             });
@@ -64,7 +62,7 @@ impl Intake {
         for waiting in waiting {
             verdicts.push(match waiting {
                 Waiting::Done(verdict) => verdict,
-                Waiting::Commit(answer) => kept(answer.await),
+                Waiting::Commit(committed) => answered(committed).await,
                 Waiting::Task(task) => task.await.unwrap_or_else(|_| Err(unknown())),
             });
         }
@@ -74,8 +72,8 @@ impl Intake {
     /// Checks a submission against its source and the state of the node.
     fn admit(&self, submission: &Submission) -> Result<(Arc<Lane>, Mode), Refusal> {
         submission.check()?;
-        let Some(lane) = self.lanes.get(&submission.source) else {
-            let known = self.lanes.names().iter().map(ToString::to_string).collect();
+        let Some(lane) = self.node.lanes.get(&submission.source) else {
+            let known = self.node.lanes.names().iter().map(ToString::to_string).collect();
             return Err(Refusal::UnknownSource { name: submission.source.clone(), known });
         };
         let bytes = submission.payload.as_ref().map_or(0, bytes::Bytes::len);
@@ -87,22 +85,22 @@ impl Intake {
         if self.closed.is_cancelled() {
             return Err(Refusal::Draining);
         }
-        if let Some(detail) = self.committer.health.reason() {
+        if let Some(detail) = self.node.health.reason() {
             return Err(Refusal::Unavailable { detail });
         }
         let mode = submission.mode.unwrap_or(lane.spec.options.mode);
         Ok((lane.clone(), mode))
     }
 
-    /// A place for a send before anything is committed, if that is what may be done with this message now.
+    /// A place to send the message before anything is committed, if that may be done now.
     fn may_try(&self, submission: &Submission, lane: &Arc<Lane>) -> Option<Place> {
-        if submission.due.is_some() || submission.idempotency_key.is_some() || !self.committer.may_send() || self.committer.is_full() {
+        if submission.due.is_some() || submission.idempotency_key.is_some() || !self.node.may_send() || self.committer.is_full() {
             return None;
         }
         lane.try_enter(weigh(submission.payload.as_ref(), submission.key.as_ref(), &submission.headers))
     }
 
-    /// Sends first; commits only what the send did not settle in time.
+    /// Sends first; commits only if the send has not succeeded in time.
     async fn try_first(self: Arc<Self>, submission: Submission, lane: Arc<Lane>, place: Place) -> Result<Accepted, Refusal> {
         let new = new_message(submission, &lane);
         let limit = lane.spec.options.on_failure.timeout.get();
@@ -118,36 +116,35 @@ impl Intake {
                 return Ok(Accepted::Delivered { id: new.id, result: outcome.result });
             }
             Ok(settled) => Some(settled.unwrap_or_else(|_| dropped())),
-            // It may not have begun: from here on it must not once others may take the message. The commit may be through long before it is known.
+            // The send may not have begun. From here on it must not begin once others may take the message, and the commit may be through long before
+            // this node knows.
             Err(_) => {
-                until.set(self.committer.ledger.ahead());
+                until.set(self.node.ledger.ahead());
                 None
             }
         };
-        let (retry, took) = (new.retry.clone(), began.elapsed());
-        let Committed::New { id, lease: Some((token, term)), .. } = answered(self.committer.commit(new, lane.clone(), true)?.await)? else {
-            return Err(Refusal::Unavailable { detail: "the message was not committed under a lease".to_owned() });
-        };
+        let (id, retry, took) = (new.id, new.retry.clone(), began.elapsed());
+        let (token, term) = answered(self.committer.commit_begun(new, lane.clone())?).await?;
         until.set(term.clone());
-        let now = self.committer.clock.now();
+        let now = self.node.clock.now();
         let standing = Standing { expires_at: age_limit(now, now, &lane.policy_for(retry.as_deref())), ..Standing::default() };
         let (waiter, written) = oneshot::channel();
         let ticket = Box::new(Ticket {
             standing,
             retry,
             waiter: Some(waiter),
-            ..Ticket::new(lane, Held { id, token }, term, self.committer.clock.at(began), began)
+            ..Ticket::new(lane, Held { id, token }, term, self.node.clock.at(began), began)
         });
         let reports = self.reports.clone();
         let report = move |ending| drop(reports.send(Report { ticket, ending }));
         if let Some(outcome) = settled {
             report(Ending::Sent { outcome, took });
-            // It is committed already: whoever asked need not wait for a store that has gone away since.
+            // The message is committed, so the caller need not wait for a store that has gone away since.
             let state = tokio::time::timeout(limit, written).await.ok().and_then(Result::ok);
             return Ok(Accepted::Kept { id, state: state.unwrap_or(State::Sending) });
         }
-        // The running send decides the row; the producer is not kept waiting for it.
-        self.tracker.spawn(async move {
+        // The outcome of the running send is written later; the producer does not wait for it.
+        self.node.tracker.spawn(async move {
             report(match outcome.await {
                 Ok(outcome) => Ending::Sent { outcome, took: began.elapsed() },
                 Err(_) => Ending::HandBack,
@@ -157,10 +154,10 @@ impl Intake {
     }
 }
 
-/// A submission whose verdict is not known yet.
+/// A submission whose result is not known yet.
 enum Waiting {
     Done(Result<Accepted, Refusal>),
-    Commit(oneshot::Receiver<Result<Committed, Refusal>>),
+    Commit(Committed<Accepted>),
     Task(tokio::task::JoinHandle<Result<Accepted, Refusal>>),
 }
 
@@ -168,22 +165,13 @@ fn new_message(submission: Submission, lane: &Lane) -> NewMessage {
     submission.into_message(lane.name().clone(), &lane.policy)
 }
 
-type Answered = Result<Result<Committed, Refusal>, oneshot::error::RecvError>;
-
-fn answered(answer: Answered) -> Result<Committed, Refusal> {
-    answer.unwrap_or_else(|_| Err(unknown()))
+async fn answered<T>(committed: Committed<T>) -> Result<T, Refusal> {
+    committed.await.unwrap_or_else(|_| Err(unknown()))
 }
 
-/// What is said where nobody knows any more what became of a message.
+/// The refusal where it is unknown what became of a message.
 fn unknown() -> Refusal {
     Refusal::Unavailable { detail: "the node stopped before the commit was known".to_owned() }
-}
-
-fn kept(answer: Answered) -> Result<Accepted, Refusal> {
-    Ok(match answered(answer)? {
-        Committed::New { id, state, .. } => Accepted::Kept { id, state },
-        Committed::Duplicate { id } => Accepted::Duplicate { id },
-    })
 }
 
 fn dropped() -> Outcome {

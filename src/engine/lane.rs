@@ -1,4 +1,4 @@
-//! A lane: all of one source on this node. Its budget, its breaker, its sender, its counters; a dead destination jams its own lane alone.
+//! A lane: everything that belongs to one source on this node, its budget, breaker, sender and counters. A dead destination blocks only its own lane.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -22,16 +22,16 @@ use crate::store::Queues;
 use crate::telemetry::metrics::LaneMetrics;
 use crate::units::millis;
 
-/// How many messages are under way at once where the configuration says nothing: for senders that pipeline, and for those that take one at a time.
+/// How many messages are under way at once by default, for senders that pipeline and for those that take one at a time.
 const PIPELINED_IN_FLIGHT: u32 = 10_000;
 const SINGLE_IN_FLIGHT: u32 = 64;
 
-/// How long a send of a sender that pipelines should take at the most, where the configuration gives it no timeout; a quarter of that if it does.
+/// How long a send should take at most with a sender that pipelines and has no configured timeout; with one, a quarter of it.
 const PATIENCE: Duration = Duration::from_millis(2500);
-/// A claim waits so long for all the places that it asks for.
+/// How long a claim waits for all the places that it asks for.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// A place in a lane, and the memory of the message in it. Both are given back when it is dropped; the memory may go earlier.
+/// A place in a lane, and the memory of the message in it. Both are released when it is dropped; the memory may be released earlier.
 #[derive(Debug)]
 pub(super) struct Place {
     permit: Option<OwnedSemaphorePermit>,
@@ -40,7 +40,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The payload is not held any more; the place is, until the outcome is written.
+    /// Releases the memory, as the payload is no longer held; the place stays taken until the outcome is written.
     pub(super) fn release_memory(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if bytes > 0 {
@@ -54,14 +54,14 @@ impl Drop for Place {
         self.release_memory();
         self.lane.metrics.in_flight.dec();
         self.permit = None;
-        // A claimer waits for some of the few places there are.
+        // A claimer may be waiting for places where there are few.
         if !self.lane.window.is_full() {
             self.lane.wake.notify_one();
         }
     }
 }
 
-/// All of one source on this node.
+/// Everything that belongs to one source on this node.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) spec: SourceSpec,
@@ -75,14 +75,14 @@ pub(super) struct Lane {
     breaker: Mutex<Breaker>,
     last_error: Mutex<Option<Cow<'static, str>>>,
     window: Window,
-    /// Whether something is due in the table for which the window has no room.
+    /// Whether something is due in the table but the window has no room for it.
     claim_waits: AtomicBool,
     jobs: mpsc::UnboundedSender<Job>,
     pub(super) levels: Levels,
 }
 
 impl Lane {
-    /// A lane and the queue from which its dispatcher is fed. The queue is bounded by the lane's places.
+    /// A lane, and the queue that feeds its dispatcher. The queue is bounded by the lane's places.
     pub(super) fn new(spec: SourceSpec, metrics: LaneMetrics, memory: Arc<Memory>) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
         let (default, patience) = match spec.sender {
             Sender::Pipelined(_) => (PIPELINED_IN_FLIGHT, Some(spec.options.timeout.map_or(PATIENCE, |timeout| timeout.get() / 4))),
@@ -112,12 +112,12 @@ impl Lane {
         &self.spec.name
     }
 
-    /// A place for a first send, if there is one, the destination is not known to be away and memory allows.
+    /// A place for a first send, if one is free, the destination is not known to be away, and memory allows it.
     pub(super) fn try_enter(self: &Arc<Self>, bytes: usize) -> Option<Place> {
         if self.is_held_back() || !self.budget.has_room(bytes) {
             return None;
         }
-        // A claim needs many places at once: first sends that took each as it comes free would leave it none.
+        // A claim needs many places at once: first sends that took each one as it becomes free would leave it none.
         if self.in_flight() >= self.window.size() || (self.claim_waits.load(Ordering::Relaxed) && !self.window.is_full()) {
             return None;
         }
@@ -125,13 +125,13 @@ impl Lane {
         Some(self.enter(permit, bytes))
     }
 
-    /// How many messages a claim may bring now, `batch` at the most.
+    /// How many messages a claim may bring now, at most `batch`.
     pub(super) fn claim_count(&self, batch: u32) -> u32 {
         let most = batch.min(self.capacity.div_ceil(2));
         if self.window.is_full() { most } else { most.min(self.window.room(self.in_flight())) }
     }
 
-    /// Notes whether a claim waits for room.
+    /// Records whether a claim is waiting for room.
     pub(super) fn claim_waits(&self, waits: bool) {
         self.claim_waits.store(waits, Ordering::Relaxed);
     }
@@ -140,8 +140,8 @@ impl Lane {
         self.capacity.saturating_sub(u32::try_from(self.places.available_permits()).unwrap_or(u32::MAX))
     }
 
-    /// Waits for places for a claim: a moment for all of them, so that claims are large, then for whatever is free, so that sends that
-    /// take long hold up no others. `None` when the lane is closed.
+    /// Waits for places for a claim: for a moment for all of them, so that claims are large, then for whatever is free, so that slow sends do not
+    /// hold up the others. Never `None`, as the semaphore is never closed.
     pub(super) async fn reserve(&self, count: u32) -> Option<OwnedSemaphorePermit> {
         self.budget.has_reserve().await;
         let count = count.clamp(1, self.capacity);
@@ -156,52 +156,52 @@ impl Lane {
         Some(places)
     }
 
-    /// How many bytes a claim may bring: a quarter of what is free, so that lanes that claim at once stay within the bound together.
+    /// How many bytes a claim may bring: a quarter of what is free, so that lanes that claim at the same time stay within the limit together.
     pub(super) fn claim_bytes(&self) -> usize {
         self.budget.free() / 4
     }
 
-    /// Whether nothing may be sent but a probe.
+    /// Whether nothing but a probe may be sent.
     pub(super) fn is_held_back(&self) -> bool {
         self.is_open() || self.spec.sender.blocked().is_some()
     }
 
-    /// Shows in the metrics whether it is: a broker that holds back publishers says so whether or not anything is sent.
+    /// Updates the metric of that: a broker that holds back publishers says so whether or not anything is sent.
     pub(super) fn show_held_back(&self) {
         self.metrics.breaker.set(i64::from(self.is_held_back()));
     }
 
-    /// Takes a reserved place.
+    /// Occupies a reserved place.
     pub(super) fn enter(self: &Arc<Self>, permit: OwnedSemaphorePermit, bytes: usize) -> Place {
         self.budget.take(bytes);
         self.metrics.in_flight.inc();
         Place { permit: Some(permit), lane: self.clone(), bytes }
     }
 
-    /// Hands a job to the dispatcher; gives it back if the lane is closed.
+    /// Hands a job to the dispatcher.
     pub(super) fn dispatch(&self, job: Job) {
-        // A closed queue means that the dispatcher was stopped hard; the job is dropped and its lease runs out.
+        // If the dispatcher has been aborted, the job is dropped and its lease expires.
         let _ = self.jobs.send(job);
     }
 
-    /// Remembers levels that have something due, and wakes the claimer.
+    /// Records levels that have something due, and wakes the claimer.
     pub(super) fn due(&self, levels: u16) {
         self.levels.due(levels);
         self.wake.notify_one();
     }
 
-    /// The queues that are worth a look.
+    /// The queues that the scout should look at.
     pub(super) fn unknown(&self) -> Queues {
         let all = Queues::all(self.spec.name.clone());
         Queues { levels: all.levels & self.levels.unknown(), ..all }
     }
 
-    /// What the breaker lets through now.
+    /// What the breaker allows now.
     pub(super) fn allows(&self) -> Allows {
         self.breaker().allows(Instant::now())
     }
 
-    /// What was claimed ended, or went back, without a send: behind an open breaker the next message is the probe.
+    /// A claimed message ended, or was handed back, without a send: behind an open breaker the next message becomes the probe.
     pub(super) fn probe_unused(&self) {
         if self.breaker().probe_unused(Instant::now()) {
             self.wake.notify_one();
@@ -212,7 +212,7 @@ impl Lane {
         self.breaker().is_open()
     }
 
-    /// The outcome after the configuration's own table of codes.
+    /// The outcome with the class that the source's `outcomes` option gives to its code.
     pub(super) fn reclassify(&self, mut outcome: Outcome) -> Outcome {
         if let Some(class) = self.spec.options.outcomes.get(outcome.code.as_ref()) {
             outcome.class = *class;
@@ -220,7 +220,7 @@ impl Lane {
         outcome
     }
 
-    /// Notes what a send that began at `began` came to by `now`, for the breaker and the counters.
+    /// Records the outcome of a send that began at `began` and ended at `now`, for the breaker and the counters.
     pub(super) fn note(&self, outcome: &Outcome, began: Instant, now: Instant) {
         let counter = match outcome.class {
             Class::Succeeded => &self.metrics.succeeded,
@@ -249,7 +249,7 @@ impl Lane {
         }
     }
 
-    /// A lease of this source ran out without a word.
+    /// A lease of this source expired without a report.
     pub(super) fn note_lost(&self) {
         self.metrics.lost.inc();
     }
@@ -261,23 +261,23 @@ impl Lane {
             Change::Opened(count) => {
                 self.window.lost();
                 *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.code.clone());
-                tracing::warn!(message.source = %source, error.code = &*outcome.code, error.detail = outcome.detail, attempts = count,
+                tracing::warn!(source.name = %source, error.code = &*outcome.code, error.detail = outcome.detail, attempts = count,
                     probe_ms = millis(self.spec.options.breaker.probe.get()),
-                    "the destination can't be reached: its messages wait, one is tried each probe");
+                    "the destination can't be reached; its messages wait, and one is tried per probe");
             }
             Change::StillOpen { failed, since } => {
-                tracing::warn!(message.source = %source, error.code = &*outcome.code, error.detail = outcome.detail, probes.failed = failed,
+                tracing::warn!(source.name = %source, error.code = &*outcome.code, error.detail = outcome.detail, probes.failed = failed,
                     since_ms = millis(since), "the destination still can't be reached");
             }
             Change::Closed { after } => {
                 *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                tracing::info!(message.source = %source, after_ms = millis(after), "the destination is back: its messages go out");
+                tracing::info!(source.name = %source, after_ms = millis(after), "the destination is back; its messages are sent");
                 self.wake.notify_one();
             }
         }
     }
 
-    /// How the lane is doing.
+    /// The status of the lane.
     pub(super) fn status(&self) -> SourceStatus {
         let blocked = self.spec.sender.blocked().is_some();
         let breaker = if self.is_open() {
@@ -287,12 +287,12 @@ impl Lane {
         } else {
             "closed"
         };
-        // Details are for the log: they may name hosts and users, or be what a command wrote on its stderr.
+        // Details belong in the log only: they may name hosts and users, or be what a command wrote to its stderr.
         let last_error = if blocked { Some("blocked".into()) } else { self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone() };
         SourceStatus { name: self.name().clone(), kind: self.spec.kind.clone(), breaker, last_error, in_flight: u64::from(self.in_flight()) }
     }
 
-    /// The policy of a message that overrides some of it.
+    /// The policy for a message that overrides parts of it.
     pub(super) fn policy_for(&self, overrides: Option<&retry::Config>) -> Cow<'_, Policy> {
         overrides.map_or(Cow::Borrowed(&self.policy), |overrides| Cow::Owned(self.policy.with(overrides)))
     }

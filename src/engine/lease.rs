@@ -10,15 +10,15 @@ use rand::RngExt;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::health::StoreHealth;
+use super::node::Node;
 use crate::clock::{self, StoreClock};
-use crate::store::{Error, Held, Lease, Store};
+use crate::store::{Error, Held, Lease};
 
-/// From so many on, leases are not renewed with others.
+/// Leases are renewed in batches of about this many.
 const RENEW_AT_ONCE: usize = 1000;
 
-/// The last moment at which a lease surely holds, by two clocks: the machine's monotonic one stands still while the machine sleeps, the
-/// database's may be put forward, or be another's that is ahead. Whichever comes first counts.
+/// The last moment at which a lease is certain to hold, on two clocks: the machine's monotonic clock stands still while the machine sleeps; the
+/// database's may be set forward, or be that of another server that is ahead. Whichever comes first counts.
 #[derive(Clone, Copy, Debug)]
 struct End {
     here: Instant,
@@ -26,8 +26,8 @@ struct End {
 }
 
 impl End {
-    /// The end of what was asked for at `asked`: the moment before the store was asked, so that it ends here no later than there. `now` was the
-    /// database's time when it was taken, or before.
+    /// The end of a lease requested at `asked`, the moment before the store was asked, so that it ends here no later than there. `now` is the
+    /// database's time when the lease was taken, or earlier.
     fn new(asked: Instant, now: DateTime<Utc>, ttl: Duration) -> Self {
         Self { here: asked + ttl, there: clock::after(now, ttl) }
     }
@@ -37,7 +37,7 @@ impl End {
     }
 }
 
-/// Until when a group of leases taken together surely holds.
+/// Until when a group of leases taken together is certain to hold.
 #[derive(Debug)]
 pub(super) struct Term {
     clock: Arc<StoreClock>,
@@ -47,7 +47,7 @@ pub(super) struct Term {
 #[derive(Debug)]
 struct Ends {
     all: End,
-    /// Those that were not renewed together with the others: when they end themselves; none if they are not ours any more.
+    /// Messages not renewed together with the others, and when their leases end; `None` if they are no longer ours.
     apart: HashMap<Uuid, Option<End>>,
 }
 
@@ -56,12 +56,12 @@ impl Term {
         Self { clock, ends: Mutex::new(Ends { all: end, apart: HashMap::new() }) }
     }
 
-    /// How long it holds for from a moment on that both clocks tell.
+    /// How long it still holds at a moment given on both clocks.
     fn left_at(&self, here: Instant, there: DateTime<Utc>) -> Duration {
         self.ends().all.left(here, there)
     }
 
-    /// How long the lease of one of its messages holds, whatever becomes of the others.
+    /// How long the lease of one of its messages still holds, whatever happens to the others.
     pub(super) fn left_of(&self, id: &Uuid, now: Instant) -> Duration {
         let ends = self.ends();
         let end = ends.apart.get(id).copied().unwrap_or(Some(ends.all));
@@ -69,19 +69,19 @@ impl Term {
         end.map_or(Duration::ZERO, |end| end.left(now, self.clock.at(now)))
     }
 
-    /// A message is not renewed now, whether or not the others are.
+    /// Leaves a message out of a renewal, whether or not the others are renewed.
     fn leave_out(&self, id: Uuid) {
         let mut ends = self.ends();
         let all = ends.all;
         ends.apart.entry(id).or_insert(Some(all));
     }
 
-    /// A message is not ours any more.
+    /// A message is no longer ours.
     fn lose(&self, id: Uuid) {
         self.ends().apart.insert(id, None);
     }
 
-    /// A message was renewed, with all others or by itself.
+    /// A message was renewed, together with all others or on its own.
     fn renewed(&self, id: Uuid, end: End, with_all: bool) {
         let mut ends = self.ends();
         if with_all {
@@ -104,20 +104,27 @@ impl Term {
     }
 }
 
+/// What marks messages as held in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// A claim, which is [closed](crate::store::Store::close_claims) once none of its messages is held any longer.
+    Claim,
+    /// Their own rows.
+    Rows,
+}
+
 #[derive(Debug)]
 struct Group {
     term: Arc<Term>,
     ids: HashSet<Uuid>,
-    /// Whether the store wants to know when none is left.
-    open: bool,
+    holder: Holder,
 }
 
 /// Leases that are renewed together.
 #[derive(Debug)]
 struct Aging {
-    /// Whether claims hold them, and not their rows.
-    open: bool,
-    /// Whether these are whole groups, and not what was left out of them before.
+    holder: Holder,
+    /// Whether these are whole groups rather than messages left out of them before.
     whole: bool,
     held: Vec<Held>,
 }
@@ -125,7 +132,7 @@ struct Aging {
 /// All leases that this node holds, by token.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    /// Whether lost attempts are being taken over, which are held only once that is known.
+    /// Whether lost attempts are being taken over; which ones are held is known only afterwards.
     taking_over: AtomicBool,
     node: Arc<str>,
     ttl: Duration,
@@ -138,29 +145,28 @@ impl Ledger {
         Self { taking_over: AtomicBool::new(false), node, ttl, clock, groups: Mutex::default() }
     }
 
-    /// A lease about to be taken, with a token that was never used: 63 random bits.
+    /// A lease about to be taken, with a token that was never used before: 63 random bits.
     pub(super) fn lease(&self) -> Lease {
         Lease { token: rand::rng().random_range(1..=i64::MAX), node: self.node.clone(), ttl: self.ttl }
     }
 
-    /// The term of leases that are about to be taken: they hold for as long at least.
+    /// The term of leases about to be taken: they hold at least this long.
     pub(super) fn ahead(&self) -> Arc<Term> {
         let now = Instant::now();
         Arc::new(Term::new(self.clock.clone(), End::new(now, self.clock.at(now), self.ttl)))
     }
 
-    /// Notes what was taken under a token, asked for at `asked` and taken when it was `now` for the database, or later, and whether a claim of the
-    /// store took it, which is [closed](Store::close_claims) in the end.
-    pub(super) fn hold(&self, token: i64, asked: Instant, now: DateTime<Utc>, ids: impl Iterator<Item = Uuid>, open: bool) -> Arc<Term> {
+    /// Records what was taken under a token, requested at `asked`, when the database's time was `now` or later.
+    pub(super) fn hold(&self, token: i64, asked: Instant, now: DateTime<Utc>, ids: impl Iterator<Item = Uuid>, holder: Holder) -> Arc<Term> {
         let term = Arc::new(Term::new(self.clock.clone(), End::new(asked, now, self.ttl)));
         let ids: HashSet<Uuid> = ids.collect();
         if !ids.is_empty() {
-            self.lock().insert(token, Group { term: term.clone(), ids, open });
+            self.lock().insert(token, Group { term: term.clone(), ids, holder });
         }
         term
     }
 
-    /// Forgets leases: their outcome is written, or they are not ours any more. Answers the tokens of open claims of which nothing is left.
+    /// Forgets leases whose outcome is written or that are no longer ours. Returns the tokens of claims that have none left and are to be closed.
     pub(super) fn drop_held<'a>(&self, held: impl Iterator<Item = &'a Held>) -> Vec<i64> {
         let mut groups = self.lock();
         let mut ended = Vec::new();
@@ -168,7 +174,7 @@ impl Ledger {
             if let Some(group) = groups.get_mut(&held.token) {
                 group.ids.remove(&held.id);
                 if group.ids.is_empty() {
-                    ended.extend(group.open.then_some(held.token));
+                    ended.extend((group.holder == Holder::Claim).then_some(held.token));
                     groups.remove(&held.token);
                 }
             }
@@ -176,22 +182,22 @@ impl Ledger {
         ended
     }
 
-    /// Has the store find out by itself that this lease ends: its outcome can't be written. A claim's lease is one, and ends only once nothing of it is
-    /// held any more.
+    /// Leaves a lease to expire in the store because its outcome can't be written. A claim has one lease for all its messages: it is not closed then,
+    /// and expires once this node holds none of them.
     pub(super) fn leave_open(&self, held: &Held) {
         if let Some(group) = self.lock().get_mut(&held.token) {
-            group.open = false;
+            group.holder = Holder::Rows;
         }
     }
 
-    /// Notes whether lost attempts are being taken over.
+    /// Records whether lost attempts are being taken over.
     pub(super) fn set_taking_over(&self, taking_over: bool) {
         self.taking_over.store(taking_over, Ordering::SeqCst);
     }
 
-    /// Whether leases are held, or may be as soon as the store answers.
+    /// Whether no leases are held, nor may be as soon as the store answers.
     pub(super) fn is_empty(&self) -> bool {
-        // In this order: what was taken over is held before it is no more being taken.
+        // In this order: lost attempts are held before the takeover ends.
         !self.taking_over.load(Ordering::SeqCst) && self.len() == 0
     }
 
@@ -205,113 +211,39 @@ impl Ledger {
         self.ttl
     }
 
-    /// How many leases are held.
+    /// The number of leases held.
     pub(super) fn len(&self) -> usize {
         self.lock().values().map(|group| group.ids.len()).sum()
     }
 
-    /// Prolongs leases before they run out; never returns.
-    pub(super) async fn keep(self: Arc<Self>, store: Arc<dyn Store>, health: Arc<StoreHealth>) {
-        let mut ticks = tokio::time::interval(self.ttl / 6);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            // With a tick every sixth and two thirds left at the most, a renewal has three more chances before a lease ends.
-            for aging in self.aging(self.ttl * 2 / 3, self.clock.now()) {
-                self.renew(&*store, &health, aging).await;
-            }
-        }
-    }
-
-    /// Leases that hold no longer than this from `now` on, by the database's clock, in batches. Groups stay whole: their term is one. Those of claims
-    /// go apart from those that rows hold. What was left out of a renewal is old whatever its term says: its neighbours' renewals prolonged that.
+    /// Leases that hold no longer than `left` from `now` on, by the database's clock, in batches. Groups stay whole, since they share a term. Those
+    /// held by claims are kept apart from those held by rows. A message that was left out of a renewal counts as old whatever its term says, since
+    /// the renewal of the others prolonged that.
     fn aging(&self, left: Duration, now: DateTime<Utc>) -> Vec<Aging> {
         let (groups, here) = (self.lock(), Instant::now());
         let is_old = |group: &Group| group.term.left_at(here, now) <= left;
         let mut batches = Vec::new();
-        for open in [true, false] {
+        for holder in [Holder::Claim, Holder::Rows] {
             let mut held = Vec::new();
-            for (token, group) in groups.iter().filter(|(_, group)| group.open == open && is_old(group)) {
+            for (token, group) in groups.iter().filter(|(_, group)| group.holder == holder && is_old(group)) {
                 held.extend(group.ids.iter().map(|id| Held { id: *id, token: *token }));
                 if held.len() >= RENEW_AT_ONCE {
-                    batches.push(Aging { open, whole: true, held: std::mem::take(&mut held) });
+                    batches.push(Aging { holder, whole: true, held: std::mem::take(&mut held) });
                 }
             }
             if !held.is_empty() {
-                batches.push(Aging { open, whole: true, held });
+                batches.push(Aging { holder, whole: true, held });
             }
         }
         let mut behind = Vec::new();
         for (token, group) in groups.iter().filter(|(_, group)| !is_old(group)) {
             behind.extend(group.term.left_out().into_iter().filter(|id| group.ids.contains(id)).map(|id| Held { id, token: *token }));
         }
-        batches.extend(behind.chunks(RENEW_AT_ONCE).map(|held| Aging { open: false, whole: false, held: held.to_vec() }));
+        batches.extend(behind.chunks(RENEW_AT_ONCE).map(|held| Aging { holder: Holder::Rows, whole: false, held: held.to_vec() }));
         batches
     }
 
-    /// Renews leases whose time had run out when it was `now` for the database, or will before they would have been renewed, and that nobody else
-    /// took. Answers which it had to leave out, because somebody has them locked; `None` if the store did not say which are still ours.
-    pub(super) async fn revive(&self, store: &dyn Store, health: &StoreHealth, now: DateTime<Utc>) -> Option<Vec<Uuid>> {
-        let mut left_out = Vec::new();
-        for aging in self.aging(self.ttl * 2 / 3, now) {
-            left_out.extend(self.renew(store, health, aging).await?);
-        }
-        Some(left_out)
-    }
-
-    /// Answers what it left out; `None` if the store failed.
-    async fn renew(&self, store: &dyn Store, health: &StoreHealth, aging: Aging) -> Option<Vec<Uuid>> {
-        let asked = Instant::now();
-        let end = End::new(asked, self.clock.at(asked), self.ttl);
-        let Aging { open, whole, held: mut batch } = aging;
-        let mut left_out = Vec::new();
-        if !open {
-            // A renewal of what somebody has locked would wait and fail, and its neighbours' with it. Nobody can take such a message meanwhile.
-            let locked = locked(store, health, batch.iter().map(|held| held.id).collect()).await;
-            let out: Vec<_> = batch.extract_if(.., |held| locked.contains(&held.id)).collect();
-            // Before the others are prolonged.
-            self.each_term(&out, |term, id| term.leave_out(id));
-            left_out.extend(out.iter().map(|held| held.id));
-        }
-        self.prolong(store, health, whole, batch, end).await.then_some(left_out)
-    }
-
-    /// Has the store renew leases, until `end` at least; answers whether it said which are still ours.
-    async fn prolong(&self, store: &dyn Store, health: &StoreHealth, whole: bool, mut batch: Vec<Held>, end: End) -> bool {
-        if batch.is_empty() {
-            return true;
-        }
-        match store.renew(batch.clone(), self.ttl).await {
-            Ok(lost) => {
-                let lost: HashSet<Uuid> = lost.into_iter().collect();
-                self.each_term(&batch, |term, id| {
-                    if lost.contains(&id) {
-                        term.lose(id);
-                    } else {
-                        term.renewed(id, end, whole);
-                    }
-                });
-                if !lost.is_empty() {
-                    tracing::debug!(leases.lost = lost.len(), "leases were not ours any more when they were to be renewed");
-                    self.drop_held(batch.iter().filter(|held| lost.contains(&held.id)));
-                }
-                true
-            }
-            // One that is refused keeps no other from being renewed, and is not renewed with them.
-            Err(Error::Refused(_)) if batch.len() > 1 => {
-                self.each_term(&batch, |term, id| term.leave_out(id));
-                let rest = batch.split_off(batch.len() / 2);
-                // The end of the first try: what is renewed later holds longer, and a term is one for all.
-                Box::pin(self.prolong(store, health, whole, batch, end)).await && Box::pin(self.prolong(store, health, whole, rest, end)).await
-            }
-            Err(error) => {
-                health.failed("renew", &error);
-                matches!(error, Error::Refused(_))
-            }
-        }
-    }
-
-    /// Changes the terms of those of these leases that are still held.
+    /// Applies a change to the terms of those of these leases that are still held.
     fn each_term(&self, held: &[Held], change: impl Fn(&Term, Uuid)) {
         let groups = self.lock();
         for held in held {
@@ -326,13 +258,92 @@ impl Ledger {
     }
 }
 
-/// Which of these messages somebody else has locked; none if the store does not say.
-pub(super) async fn locked(store: &dyn Store, health: &StoreHealth, ids: Vec<Uuid>) -> HashSet<Uuid> {
-    match store.locked(ids).await {
-        Ok(locked) => locked.into_iter().collect(),
-        Err(error) => {
-            health.told_nothing("locked", &error);
-            HashSet::new()
+/// The work on leases that needs the store.
+impl Node {
+    /// Renews leases before they expire; never returns.
+    pub(super) async fn keep_leases(self: Arc<Self>) {
+        let ttl = self.ledger.ttl;
+        let mut ticks = tokio::time::interval(ttl / 6);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // With a tick every sixth of a lease and at most two thirds left, a renewal has three more chances before the lease ends.
+            for aging in self.ledger.aging(ttl * 2 / 3, self.clock.now()) {
+                self.renew(aging).await;
+            }
+        }
+    }
+
+    /// Renews leases that, at `now` on the database's clock, had expired or would before their next renewal, unless somebody else has taken them.
+    /// Returns those that it left out because somebody has locked them; `None` if the store did not say which are still ours.
+    pub(super) async fn revive(&self, now: DateTime<Utc>) -> Option<Vec<Uuid>> {
+        let mut left_out = Vec::new();
+        for aging in self.ledger.aging(self.ledger.ttl * 2 / 3, now) {
+            left_out.extend(self.renew(aging).await?);
+        }
+        Some(left_out)
+    }
+
+    /// Returns those that it left out; `None` if the store failed.
+    async fn renew(&self, aging: Aging) -> Option<Vec<Uuid>> {
+        let asked = Instant::now();
+        let end = End::new(asked, self.clock.at(asked), self.ledger.ttl);
+        let Aging { holder, whole, held: mut batch } = aging;
+        let mut left_out = Vec::new();
+        if holder == Holder::Rows {
+            // Renewing a locked message would wait and fail, together with the others in the batch. Nobody can take such a message meanwhile.
+            let locked = self.locked(batch.iter().map(|held| held.id).collect()).await;
+            let out: Vec<_> = batch.extract_if(.., |held| locked.contains(&held.id)).collect();
+            // Before the others are renewed.
+            self.ledger.each_term(&out, |term, id| term.leave_out(id));
+            left_out.extend(out.iter().map(|held| held.id));
+        }
+        self.prolong(whole, batch, end).await.then_some(left_out)
+    }
+
+    /// Renews leases until at least `end`; returns whether the store said which are still ours.
+    async fn prolong(&self, whole: bool, mut batch: Vec<Held>, end: End) -> bool {
+        if batch.is_empty() {
+            return true;
+        }
+        match self.store.renew(batch.clone(), self.ledger.ttl).await {
+            Ok(lost) => {
+                let lost: HashSet<Uuid> = lost.into_iter().collect();
+                self.ledger.each_term(&batch, |term, id| {
+                    if lost.contains(&id) {
+                        term.lose(id);
+                    } else {
+                        term.renewed(id, end, whole);
+                    }
+                });
+                if !lost.is_empty() {
+                    tracing::debug!(leases.lost = lost.len(), "leases were no longer ours when they were to be renewed");
+                    self.ledger.drop_held(batch.iter().filter(|held| lost.contains(&held.id)));
+                }
+                true
+            }
+            // A refused lease must not keep others from being renewed, and is not renewed with them.
+            Err(Error::Refused(_)) if batch.len() > 1 => {
+                self.ledger.each_term(&batch, |term, id| term.leave_out(id));
+                let rest = batch.split_off(batch.len() / 2);
+                // Keep the end of the first try: what is renewed later holds longer, and the group shares one term.
+                Box::pin(self.prolong(whole, batch, end)).await && Box::pin(self.prolong(whole, rest, end)).await
+            }
+            Err(error) => {
+                self.health.failed("renew", &error);
+                matches!(error, Error::Refused(_))
+            }
+        }
+    }
+
+    /// Which of these messages somebody else has locked; none if the store does not say.
+    pub(super) async fn locked(&self, ids: Vec<Uuid>) -> HashSet<Uuid> {
+        match self.store.locked(ids).await {
+            Ok(locked) => locked.into_iter().collect(),
+            Err(error) => {
+                self.health.failed_question("locked", &error);
+                HashSet::new()
+            }
         }
     }
 }
@@ -355,22 +366,23 @@ mod tests {
     #[test]
     fn groups_are_renewed_whole_and_claims_apart_from_rows() {
         let (ledger, clock) = ledger();
+        let holder_of = |token: i64| if token % 2 == 0 { Holder::Claim } else { Holder::Rows };
         for token in 0..6 {
-            ledger.hold(token, Instant::now(), clock.now(), (0..600).map(|_| Uuid::now_v7()), token % 2 == 0);
+            ledger.hold(token, Instant::now(), clock.now(), (0..600).map(|_| Uuid::now_v7()), holder_of(token));
         }
         let batches = ledger.aging(Duration::from_secs(31), clock.now());
         assert_eq!(batches.iter().map(|batch| batch.held.len()).sum::<usize>(), 6 * 600);
-        for Aging { open, held, .. } in &batches {
+        for Aging { holder, held, .. } in &batches {
             let tokens: HashSet<_> = held.iter().map(|held| held.token).collect();
             assert_eq!(held.len(), tokens.len() * 600, "whole groups");
-            assert!(tokens.len() <= 2 && tokens.iter().all(|token| (token % 2 == 0) == *open));
+            assert!(tokens.len() <= 2 && tokens.iter().all(|token| holder_of(*token) == *holder));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn leases_end_by_the_databases_clock_too_if_that_goes_ahead() {
         let (ledger, clock) = ledger();
-        let term = ledger.hold(1, Instant::now(), clock.now(), [Uuid::now_v7()].into_iter(), false);
+        let term = ledger.hold(1, Instant::now(), clock.now(), [Uuid::now_v7()].into_iter(), Holder::Rows);
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(term.left_of(&Uuid::nil(), Instant::now()), Duration::from_secs(25));
         assert!(ledger.aging(OLD, clock.now()).is_empty());
@@ -379,7 +391,7 @@ mod tests {
         assert_eq!(ledger.aging(OLD, ahead).len(), 1, "it is what the database said that counts");
         clock.read(ahead);
         assert_eq!(term.left_of(&Uuid::nil(), Instant::now()), Duration::ZERO);
-        let fresh = ledger.hold(2, Instant::now(), clock.now(), [Uuid::now_v7()].into_iter(), false);
+        let fresh = ledger.hold(2, Instant::now(), clock.now(), [Uuid::now_v7()].into_iter(), Holder::Rows);
         assert_eq!(fresh.left_of(&Uuid::nil(), Instant::now()), TTL, "what is taken by the new time is not concerned");
         assert_eq!(ledger.aging(OLD, clock.now()).len(), 1);
     }
@@ -391,7 +403,7 @@ mod tests {
         // The answer takes 4 s, and so the clock is taken for 4 s behind, until it is read again.
         tokio::time::advance(Duration::from_secs(4)).await;
         clock.read(taken);
-        let term = ledger.hold(1, asked, taken, [Uuid::now_v7()].into_iter(), false);
+        let term = ledger.hold(1, asked, taken, [Uuid::now_v7()].into_iter(), Holder::Rows);
         assert_eq!(term.left_of(&Uuid::nil(), Instant::now()), Duration::from_secs(26));
         clock.read(clock::after(taken, Duration::from_secs(4)));
         assert_eq!(term.left_of(&Uuid::nil(), Instant::now()), Duration::from_secs(26));
@@ -404,7 +416,7 @@ mod tests {
         let (ledger, clock) = ledger();
         let ids = [Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()];
         let [kept, locked, lost] = ids;
-        let term = ledger.hold(1, Instant::now(), clock.now(), ids.into_iter(), false);
+        let term = ledger.hold(1, Instant::now(), clock.now(), ids.into_iter(), Holder::Rows);
         let end = || End::new(Instant::now(), clock.now(), TTL);
         let left = |id: Uuid| term.left_of(&id, Instant::now()).as_secs();
         tokio::time::advance(Duration::from_secs(12)).await;
@@ -414,7 +426,7 @@ mod tests {
         assert_eq!((left(kept), left(locked), left(lost)), (30, 18, 0));
         tokio::time::advance(Duration::from_secs(1)).await;
         let behind = ledger.aging(OLD, clock.now());
-        let [Aging { open: false, whole: false, held }] = &behind[..] else { panic!("{behind:?}") };
+        let [Aging { holder: Holder::Rows, whole: false, held }] = &behind[..] else { panic!("{behind:?}") };
         assert_eq!(*held, [Held { id: locked, token: 1 }]);
         tokio::time::advance(Duration::from_secs(6)).await;
         term.leave_out(locked);

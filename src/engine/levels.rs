@@ -1,4 +1,4 @@
-//! What a node knows of one source's levels: which have something due, so that nobody asks the store for what is known.
+//! What a node knows about one source's levels: which of them have something due, so that the store is not asked about what is known.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,11 +8,11 @@ pub(super) struct Levels(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Those that were seen due.
+    /// Levels that were found due.
     due: u16,
-    /// Those on which a claim is under way.
+    /// Levels on which a claim is under way.
     claiming: u16,
-    /// Those that were left out of a look because of it.
+    /// Levels that a look left out because of that claim.
     overlooked: u16,
 }
 
@@ -22,31 +22,31 @@ impl Levels {
         self.known().due |= levels;
     }
 
-    /// The highest that was seen due.
+    /// The highest level that was found due.
     pub(super) fn highest_due(&self) -> Option<u8> {
         self.known().due.checked_ilog2().and_then(|level| u8::try_from(level).ok())
     }
 
-    /// Those that are worth a look: the claimer does not know yet that something is due, and is not just about to see.
+    /// The levels worth a look: those that are not known to be due and not just being claimed.
     pub(super) fn unknown(&self) -> u16 {
         let mut known = self.known();
         known.overlooked |= known.claiming;
         !(known.due | known.claiming)
     }
 
-    /// Whether a claim is under way, whose messages may be taken already and are not known here yet.
+    /// Whether a claim is under way, which may have taken messages that are not known here yet.
     pub(super) fn is_claiming(&self) -> bool {
         self.known().claiming != 0
     }
 
-    /// A claim begins that takes what is due on this level; what is noted meanwhile stays noted.
+    /// A claim of what is due on this level begins; whatever is recorded meanwhile stays recorded.
     pub(super) fn claim_begins(&self, level: u8) {
         let mut known = self.known();
         known.due &= !(1 << level);
         (known.claiming, known.overlooked) = (1 << level, 0);
     }
 
-    /// It ended, and noted what it left behind. Answers whether it was in the way of a look that has to be made now.
+    /// The claim ended and has recorded what it left behind. Returns whether it kept a look from a level that has to be looked at now.
     pub(super) fn claim_ended(&self) -> bool {
         let mut known = self.known();
         known.claiming = 0;

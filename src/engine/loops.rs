@@ -1,4 +1,4 @@
-//! The loops that an engine is made of. None of them ends by a panic unheard: whoever runs the engine is told, and ends as a bug does.
+//! The loops of an engine. No panic in them goes unnoticed: it is reported to whoever runs the engine, which then exits as it does for a bug.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -8,10 +8,10 @@ use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// What a panic was given.
+/// The payload of a panic.
 pub type Panic = Box<dyn Any + Send>;
 
-/// The loops that are under way.
+/// The running loops.
 #[derive(Clone, Debug)]
 pub(super) struct Loops {
     tracker: TaskTracker,
@@ -24,7 +24,7 @@ impl Loops {
         Self { tracker, broken: CancellationToken::new(), panic: Arc::default() }
     }
 
-    /// Starts a loop, which ends with its work or when `stop` is cancelled.
+    /// Starts a loop, which ends when its work does or when `stop` is cancelled.
     pub(super) fn spawn(&self, stop: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
         let (stop, all) = (stop.clone(), self.clone());
         self.tracker.spawn(async move {
@@ -35,7 +35,7 @@ impl Loops {
         });
     }
 
-    /// Waits until a loop has panicked, which none should ever do.
+    /// Waits until a loop has panicked, which none ever should.
     pub(super) async fn panicked(&self) -> Panic {
         self.broken.cancelled().await;
         let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();

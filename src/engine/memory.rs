@@ -1,26 +1,26 @@
-//! What messages under way may hold in memory: a part for each lane, whatever the others do, and one for whoever needs more.
+//! The memory that messages under way may use: a guaranteed share for each lane, and a common part for whichever lane needs more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// What all lanes together may hold, in bytes: one half is theirs in equal shares, the other is for all.
+/// The memory of all lanes together, in bytes: one half is divided into equal shares, the other is common to all.
 #[derive(Debug)]
 pub(super) struct Memory {
-    /// What is there for all.
+    /// The size of the common part.
     common: usize,
-    /// How much of it is used.
+    /// How much of the common part is used.
     used: AtomicUsize,
-    /// What each lane has to itself.
+    /// The share of each lane.
     share: usize,
-    /// What a claim waits for. First sends leave it free, or they could keep a lane from claiming for as long as messages come in.
+    /// What a claim waits for. First sends leave it free; otherwise they could keep a lane from claiming for as long as messages come in.
     reserve: usize,
     freed: Notify,
 }
 
 impl Memory {
-    /// `max` bytes for so many lanes.
+    /// `max` bytes for this many lanes.
     pub(super) fn new(max: usize, lanes: usize) -> Self {
         let share = max / 2 / lanes.max(1);
         let common = max - share * lanes;
@@ -28,7 +28,7 @@ impl Memory {
     }
 }
 
-/// What one lane holds of it.
+/// The part of the memory that one lane uses.
 #[derive(Debug)]
 pub(super) struct Budget {
     memory: Arc<Memory>,
@@ -36,20 +36,20 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// That of a lane which holds nothing yet.
+    /// The budget of a lane that uses nothing yet.
     pub(super) const fn of(memory: Arc<Memory>) -> Self {
         Self { memory, bytes: AtomicUsize::new(0) }
     }
 
-    /// The bytes that the lane may still take.
+    /// How many more bytes the lane may use.
     pub(super) fn free(&self) -> usize {
         let own = self.memory.share.saturating_sub(self.bytes.load(Ordering::Relaxed));
-        // A change may be seen before the one that it follows: less than nothing is nothing.
+        // Changes may be seen out of order, so the counter may seem to be below zero.
         let used = Some(self.memory.used.load(Ordering::Relaxed)).filter(|used| *used <= usize::MAX / 2).unwrap_or(0);
         own + self.memory.common.saturating_sub(used)
     }
 
-    /// Whether a first send of so many bytes leaves a claim what it needs.
+    /// Whether a first send of `bytes` bytes leaves enough for a claim.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.free() >= bytes + self.memory.reserve
     }
@@ -65,7 +65,7 @@ impl Budget {
         self.memory.freed.notify_waiters();
     }
 
-    /// How much of so many bytes is not the lane's own share.
+    /// How much of `bytes` exceeds the lane's own share.
     fn beyond(&self, bytes: usize) -> usize {
         bytes.saturating_sub(self.memory.share)
     }

@@ -1,4 +1,4 @@
-//! Finds what is due and claims it: one scout asks what is due for all lanes, one claimer a lane takes it.
+//! Finds due messages and claims them: one scout looks for all lanes, and one claimer per lane takes what is due.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,86 +7,78 @@ use chrono::{DateTime, Utc};
 use rand::RngExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::alarm::Alarm;
 use super::breaker::Allows;
 use super::completer::{Ending, Report, age_limit};
+use super::config;
 use super::dispatcher::{Fate, Job, Ticket};
 use super::drain::Drain;
-use super::health::StoreHealth;
 use super::lane::Lane;
-use super::lease::{Ledger, Term};
+use super::lease::{Holder, Term};
+use super::node::Node;
 use super::portion::Portion;
-use super::{Lanes, config};
-use crate::clock::{self, StoreClock};
-use crate::store::{Claim, Error, Held, Lapsed, Ready, Row, Store, TakeOver, Upcoming};
+use crate::clock;
+use crate::store::{Claim, Error, Held, Lapsed, Ready, Row, TakeOver, Upcoming};
 
-/// However often it is woken, the scout asks no more often than this.
+/// The scout looks no more often than this, however often it is woken.
 const SCOUT_GAP: Duration = Duration::from_millis(5);
-/// At most so many lapsed leases are taken over at once.
+/// The most expired leases that are taken over at once.
 const TAKE_OVER: usize = 500;
-/// What is due next on a level that was just emptied is looked for after this at the latest; where rows come in all the time, the look
-/// that they cause does it too.
+/// How soon the next due message is looked for on a level that was just emptied; where rows come in all the time, the look that they cause does this
+/// too.
 const EMPTIED: Duration = Duration::from_millis(20);
-/// Where leases ran out and the database won't have them taken over, that is tried again only after this part of a lease: meanwhile nothing is found
-/// due. And where nothing was there to be taken, since somebody has it locked or another node was faster, after so long at the most.
+/// When the database refuses to have expired leases taken over, the next try comes only after this fraction of a lease, since the scout finds nothing
+/// due while it tries. After other failures, and when there was nothing to take over, because somebody has it locked or another node was faster, it
+/// comes after `NOTHING_REST` at most.
 const TAKE_OVER_REST: u32 = 6;
 const NOTHING_REST: Duration = Duration::from_secs(1);
-/// How long a claimer waits before it looks again whether its destination still holds back publishers.
+/// How long a claimer waits before it checks again whether its destination still holds back publishers.
 const BLOCKED_WAIT: Duration = Duration::from_millis(250);
 
-/// What the scout and the claimers share.
+/// The state that the scout and the claimers share.
 #[derive(Debug)]
 pub(super) struct Poller {
-    pub(super) project: Arc<str>,
-    pub(super) store: Arc<dyn Store>,
-    pub(super) clock: Arc<StoreClock>,
-    pub(super) health: Arc<StoreHealth>,
-    pub(super) ledger: Arc<Ledger>,
-    pub(super) lanes: Arc<Lanes>,
-    pub(super) alarm: Arc<Alarm>,
+    pub(super) node: Arc<Node>,
     pub(super) options: config::Poller,
     pub(super) reports: mpsc::UnboundedSender<Report>,
-    pub(super) stopping: CancellationToken,
 }
 
 impl Poller {
-    /// Asks what is due, wakes the claimers concerned and sleeps until something will be due or a lease ends, the poll interval at the most.
+    /// Looks for what is due, wakes the claimers concerned, and sleeps until something will be due or a lease ends, at most for the poll interval.
     pub(super) async fn scout(self: Arc<Self>) {
-        let sources = self.lanes.names();
+        let sources = self.node.lanes.names();
         let mut lapses = Lapses { from: Instant::now(), portion: Portion::new(TAKE_OVER) };
         loop {
             let asked = Instant::now();
-            // Jitter keeps many nodes from asking in step.
+            // Jitter keeps nodes from asking in step.
             let interval = self.options.interval.get().mul_f64(rand::rng().random_range(0.9..=1.1));
             let soonest = self.look(&sources, interval, &mut lapses).await;
             let latest = asked + soonest.map_or(interval, |soon| soon.min(interval)).max(SCOUT_GAP);
             tokio::select! {
-                () = self.alarm.wait(latest) => {}
-                () = self.stopping.cancelled() => return,
+                () = self.node.alarm.wait(latest) => {}
+                () = self.node.stopping.cancelled() => return,
             }
             tokio::time::sleep_until(asked + SCOUT_GAP).await;
         }
     }
 
-    /// One look; answers how soon the next message is due that is not due yet, or the next lease ends within the horizon.
+    /// Looks once; returns how soon the next message becomes due, or the next lease ends within the horizon.
     async fn look(&self, sources: &[Arc<str>], horizon: Duration, lapses: &mut Lapses) -> Option<Duration> {
-        // Levels of which it is known already are left to the claimers, which empty them: a look would pass over all that is held there.
-        let queues = self.lanes.iter().map(|lane| lane.unknown()).collect();
-        let outlook = match self.store.upcoming(Upcoming { project: self.project.clone(), queues, horizon }).await {
+        // Levels already known to be due are left to the claimers, which empty them: a look would have to pass over everything held there.
+        let queues = self.node.lanes.iter().map(|lane| lane.unknown()).collect();
+        let outlook = match self.node.store.upcoming(Upcoming { project: self.node.project.clone(), queues, horizon }).await {
             Ok(outlook) => outlook,
             Err(error) => {
-                self.health.told_nothing("upcoming", &error);
+                self.node.health.failed_question("upcoming", &error);
                 return None;
             }
         };
-        self.health.told();
-        self.clock.read(outlook.now);
+        self.node.health.answered_question();
+        self.node.clock.read(outlook.now);
         let mut next = outlook.next_lapse;
         for due in &outlook.due {
-            let Some(lane) = self.lanes.get(&due.source) else { continue };
+            let Some(lane) = self.node.lanes.get(&due.source) else { continue };
             if due.at <= outlook.now {
                 lane.due(1 << due.level.min(9));
             } else {
@@ -94,8 +86,8 @@ impl Poller {
             }
         }
         if outlook.lapsed && lapses.from <= Instant::now() {
-            // What is still ours is no lost attempt, however long the store was away: its outcome may be waiting to be written.
-            let rest = match self.ledger.revive(&*self.store, &self.health, outlook.now).await {
+            // A lease that is still ours is not a lost attempt, however long the store was away: its outcome may be waiting to be written.
+            let rest = match self.node.revive(outlook.now).await {
                 Some(locked) => self.take_over(sources, locked, &mut lapses.portion).await,
                 None => NOTHING_REST,
             };
@@ -104,44 +96,44 @@ impl Poller {
         next.map(|at| clock::between(outlook.now, at))
     }
 
-    /// Attempts whose lease ran out are lost: they are judged, and their messages go on. But for `own`, which could not be renewed because
-    /// somebody had them locked, and may be free by now: those are this node's still. Answers how long to let it be then.
+    /// Takes over attempts whose lease has expired: they count as lost, are judged, and their messages go on. Messages in `own` are left alone: they
+    /// are still held by this node, which could not renew them because somebody had them locked. Returns how long to wait before the next takeover.
     async fn take_over(&self, sources: &[Arc<str>], own: Vec<Uuid>, portion: &mut Portion) -> Duration {
-        let rest = self.ledger.ttl() / TAKE_OVER_REST;
-        let lease = self.ledger.lease();
+        let rest = self.node.ledger.ttl() / TAKE_OVER_REST;
+        let lease = self.node.ledger.lease();
         let token = lease.token;
         let (asked, limit) = (Instant::now(), u32::try_from(portion.size()).unwrap_or(u32::MAX));
-        let take = TakeOver { project: self.project.clone(), sources: sources.to_vec(), except: own, limit, lease };
-        self.ledger.set_taking_over(true);
-        let taken = self.store.take_over(take).await;
+        let take = TakeOver { project: self.node.project.clone(), sources: sources.to_vec(), except: own, limit, lease };
+        self.node.ledger.set_taking_over(true);
+        let taken = self.node.store.take_over(take).await;
         let lapsed = match taken {
             Ok(lapsed) => lapsed,
             Err(error) => {
-                self.ledger.set_taking_over(false);
-                // Else lost attempts that are too much at once would have the node refuse messages each time that they are tried.
+                self.node.ledger.set_taking_over(false);
+                // Otherwise lost attempts that are too many at once would make the node refuse messages each time that they are tried.
                 if portion.size() < TAKE_OVER {
-                    self.health.failed_again("take_over", &error);
+                    self.node.health.failed_again("take_over", &error);
                 } else {
-                    self.health.failed("take_over", &error);
+                    self.node.health.failed("take_over", &error);
                 }
                 portion.failed(limit as usize, &error, Instant::now());
                 return if matches!(error, Error::Refused(_)) { rest } else { rest.min(NOTHING_REST) };
             }
         };
         let rest = if lapsed.is_empty() { rest.min(NOTHING_REST) } else { Duration::ZERO };
-        // A node that dies may leave thousands: they are looked for until there are none, and told in one line for all that are taken over at once.
+        // A node that dies may leave thousands: they are taken over until none is left, and reported in one line per batch.
         if let Some(first) = lapsed.first() {
-            self.alarm.ring_by(Instant::now());
-            tracing::warn!(messages = lapsed.len(), message.id = %first.id, message.source = &*first.source, lease.node = &*first.node,
-                "leases ran out without a word from their node: the attempts are lost, the messages go on");
+            self.node.alarm.ring_by(Instant::now());
+            tracing::warn!(messages = lapsed.len(), message.id = %first.id, source.name = &*first.source, lease.node = &*first.node,
+                "leases expired without a report from their node; the attempts count as lost and the messages continue");
         }
-        let term = self.ledger.hold(token, asked, self.clock.at(asked), lapsed.iter().map(|row| row.id), false);
-        self.ledger.set_taking_over(false);
+        let term = self.node.ledger.hold(token, asked, self.node.clock.at(asked), lapsed.iter().map(|row| row.id), Holder::Rows);
+        self.node.ledger.set_taking_over(false);
         portion.worked(lapsed.len(), Instant::now());
         for row in lapsed {
-            let Some(lane) = self.lanes.get(&row.source) else { continue };
-            tracing::debug!(message.id = %row.id, message.source = &*row.source, message.attempts = row.attempt, lease.node = &*row.node,
-                "the lease ran out without a word from its node: the attempt is lost");
+            let Some(lane) = self.node.lanes.get(&row.source) else { continue };
+            tracing::debug!(message.id = %row.id, source.name = &*row.source, message.attempts = row.attempt, lease.node = &*row.node,
+                "the lease expired without a report from its node; the attempt counts as lost");
             lane.note_lost();
             let ending = if row.attempt == 0 { Ending::HandBack } else { Ending::Lost { node: row.node.clone() } };
             let ticket = Box::new(lost_ticket(lane.clone(), token, term.clone(), row));
@@ -150,15 +142,15 @@ impl Poller {
         rest
     }
 
-    /// Claims what is due on one lane, the highest level first, as fast as the lane takes it. Only its waits are cut short when the node
-    /// stops: a claim under way is made whatever becomes of whoever asked, and its rows are to be handed back.
+    /// Claims what is due on one lane, the highest level first, as fast as the lane takes it. When the node stops, only its waits are cut short: a
+    /// claim under way completes even if nobody waits for it, and its rows have to be handed back.
     pub(super) async fn claim(self: Arc<Self>, lane: Arc<Lane>) {
         let mut drain = Drain::new(self.options.batch);
-        while let Some(Some(Turn { level, probe, places })) = self.stopping.run_until_cancelled(self.turn(&lane, drain.batch())).await {
+        while let Some(Some(Turn { level, probe, places })) = self.node.stopping.run_until_cancelled(self.turn(&lane, drain.batch())).await {
             lane.levels.claim_begins(level);
             let claimed = self.claim_once(&lane, &mut drain, level, places).await;
             if lane.levels.claim_ended() {
-                self.alarm.ring_by(Instant::now());
+                self.node.alarm.ring_by(Instant::now());
             }
             if probe && claimed == 0 {
                 lane.probe_unused();
@@ -166,7 +158,7 @@ impl Poller {
         }
     }
 
-    /// Waits until something is due and may be claimed. `None` when the lane is closed.
+    /// Waits until something is due and may be claimed. Never `None`, as in [`Lane::reserve`].
     async fn turn(&self, lane: &Arc<Lane>, batch: u32) -> Option<Turn> {
         loop {
             let Some(level) = lane.levels.highest_due() else {
@@ -174,7 +166,7 @@ impl Poller {
                 lane.wake.notified().await;
                 continue;
             };
-            self.health.is_back().await;
+            self.node.health.is_back().await;
             if lane.spec.sender.blocked().is_some() {
                 tokio::time::sleep(BLOCKED_WAIT).await;
                 continue;
@@ -183,7 +175,7 @@ impl Poller {
                 Allows::All => false,
                 Allows::Probe => true,
                 Allows::Nothing(until) => {
-                    // Woken early only by the breaker's closing; a wake for something due finds it open still and sleeps again.
+                    // Woken early only when the breaker closes; if woken for something due, it finds the breaker still open and sleeps again.
                     tokio::select! {
                         () = tokio::time::sleep_until(until) => {}
                         () = lane.wake.notified() => {}
@@ -194,27 +186,27 @@ impl Poller {
             let count = if probe { 1 } else { lane.claim_count(batch) };
             lane.claim_waits(count == 0);
             if count == 0 {
-                // Woken by the first answer, or by a place that is free again; or the breaker opens.
+                // Woken by the first answer, by a free place, or because the breaker opens.
                 let _ = tokio::time::timeout(BLOCKED_WAIT, lane.wake.notified()).await;
                 continue;
             }
             let places = lane.reserve(count).await?;
-            // Meanwhile the destination may have gone away, or something more urgent come due.
+            // Meanwhile the destination may have gone away, or something more urgent may have become due.
             if probe || !lane.is_held_back() {
                 return Some(Turn { level: lane.levels.highest_due().unwrap_or(level), probe, places });
             }
         }
     }
 
-    /// One claim; answers how many rows it brought.
+    /// Makes one claim; returns how many rows it brought.
     async fn claim_once(&self, lane: &Arc<Lane>, drain: &mut Drain, level: u8, mut places: OwnedSemaphorePermit) -> usize {
         let max_bytes = lane.claim_bytes() as u64;
         let count = drain.limit(u32::try_from(places.num_permits()).unwrap_or(u32::MAX), max_bytes);
-        let (lease, asked) = (self.ledger.lease(), Instant::now());
+        let (lease, asked) = (self.node.ledger.lease(), Instant::now());
         let (token, after) = (lease.token, drain.walk.after(level, asked));
         let swept = after.is_none();
         let claim = Claim {
-            project: self.project.clone(),
+            project: self.node.project.clone(),
             source: lane.name().clone(),
             level,
             limit: count,
@@ -223,23 +215,23 @@ impl Poller {
             after,
             lease,
         };
-        let claimed = match self.store.claim(claim).await {
+        let claimed = match self.node.store.claim(claim).await {
             Ok(claimed) => claimed,
             Err(error) => {
-                self.health.failed("claim", &error);
+                self.node.health.failed("claim", &error);
                 drain.failed(level, count, &error, Instant::now());
                 lane.due(1 << level);
                 tokio::time::sleep(BLOCKED_WAIT).await;
                 return 0;
             }
         };
-        self.health.answered();
+        self.node.health.answered();
         if let Some(error) = &claimed.refused {
-            self.health.failed("claim", error);
+            self.node.health.failed("claim", error);
         }
-        self.clock.read(claimed.now);
+        self.node.clock.read(claimed.now);
         drain.made(&claimed, max_bytes, Instant::now());
-        let term = self.ledger.hold(token, asked, claimed.now, claimed.rows.iter().map(id_of), true);
+        let term = self.node.ledger.hold(token, asked, claimed.now, claimed.rows.iter().map(id_of), Holder::Claim);
         let full = claimed.cut || claimed.rows.len() >= count as usize;
         let (rows, at) = (claimed.rows.len(), Instant::now());
         drain.walk.note(level, claimed.last.filter(|_| full), asked, at);
@@ -249,12 +241,12 @@ impl Poller {
         if full || !swept {
             lane.due(1 << level);
         } else if drain.took & (1 << level) != 0 {
-            // The last look saw the first of this level alone: what is due next there is not known. What brings nothing, such as a row that
-            // somebody has locked, is left to the next poll.
+            // The last look saw only the first message of this level, so what is due next there is unknown. A claim that brings nothing, such as for
+            // a row that somebody has locked, is left to the next poll.
             drain.took &= !(1 << level);
-            self.alarm.ring_by(at + EMPTIED);
+            self.node.alarm.ring_by(at + EMPTIED);
         }
-        let taken = Taken { token, term, at, now: self.clock.at(at) };
+        let taken = Taken { token, term, at, now: self.node.clock.at(at) };
         for row in claimed.rows {
             let Some(place) = places.split(1) else { break };
             self.take(lane, row, &taken, place, drain);
@@ -267,7 +259,7 @@ impl Poller {
         let row = match row {
             Row::Ready(ready) => *ready,
             Row::Unusable(row) => {
-                // It has its place until that is written, so that no more are claimed meanwhile.
+                // It keeps its place until that is written, so that no more are claimed meanwhile.
                 let place = Some(lane.enter(permit, 0));
                 let ticket = Ticket { epoch: row.epoch, attempt: row.attempt, place, ..taken.ticket(lane, row.id) };
                 let ending = Ending::Invalid { code: row.code, detail: row.detail };
@@ -279,8 +271,8 @@ impl Poller {
         if row.ordered
             && let Some(held_back) = drain.ordered.pass(taken.at)
         {
-            tracing::warn!(message.id = %row.message.id, message.source = %lane.name(), lines_held_back = held_back,
-                "a row carries an order_key; ordering is not built, it is sent like any other");
+            tracing::warn!(message.id = %row.message.id, source.name = %lane.name(), lines.held_back = held_back,
+                "a row carries an order_key; ordering is not implemented, so it is sent like any other");
         }
         let Ready { message, mut standing, retry, created_at, due_at, address, .. } = row;
         if standing.expires_at.is_none() && message.attempt == 1 {
@@ -300,18 +292,18 @@ impl Poller {
     }
 }
 
-/// What the scout knows of taking over.
+/// What the scout remembers about takeovers.
 struct Lapses {
     /// Nothing is taken over before this.
     from: Instant,
-    /// How much is taken over at once.
+    /// How many leases are taken over at once.
     portion: Portion,
 }
 
 /// A claim that may be made now.
 struct Turn {
     level: u8,
-    /// One message behind an open breaker.
+    /// Whether it is for one message behind an open breaker.
     probe: bool,
     places: OwnedSemaphorePermit,
 }

@@ -1,4 +1,4 @@
-//! How much is asked of the store at once: less where that much fails, more again where it works.
+//! How much is asked of the store at once: less where that fails, more again where it works.
 
 use std::time::Duration;
 
@@ -6,54 +6,54 @@ use tokio::time::Instant;
 
 use crate::store::Error;
 
-/// What fails where half of it has just worked is not tried again for so long.
+/// A size that fails where half of it has just worked is not tried again for this long.
 const CONTENT: Duration = Duration::from_secs(60);
 
-/// A bound on batches. One that is too large for the database, in bytes or for the time that it is given, fails however often it is repeated: after
-/// it has failed twice in a row half of it is asked for, at once half of that if it fails too, down to one, and where that works twice as much. An
-/// outage looks the same while it lasts; once it is over the bound is gone as soon as ten batches were done.
+/// A limit on batch sizes. A batch that is too large for the database, in bytes or for the time it is given, fails however often it is repeated:
+/// after two failures in a row the size is halved, and halved again at once if that fails too, down to one; where it works, the size is doubled. An
+/// outage looks the same while it lasts; once it is over, the limit is gone after about ten batches.
 #[derive(Debug)]
 pub(super) struct Portion {
     most: usize,
     size: usize,
-    /// Whether the last one failed.
+    /// Whether the last batch failed.
     has_failed: bool,
-    /// Whether one has worked since the bound was last lowered.
+    /// Whether a batch has worked since the size was last reduced.
     has_worked: bool,
-    /// Until when no more is asked for.
+    /// Until when the size is not raised.
     content: Option<Instant>,
 }
 
 impl Portion {
-    /// At most so many at the best of times, one at the least.
+    /// At most `most` at the best of times, and never less than one.
     pub(super) fn new(most: usize) -> Self {
         let most = most.max(1);
         Self { most, size: most, has_failed: false, has_worked: false, content: None }
     }
 
-    /// How many may be asked for.
+    /// The present size.
     pub(super) const fn size(&self) -> usize {
         self.size
     }
 
-    /// So many were done at once.
+    /// A batch of `count` worked.
     pub(super) fn worked(&mut self, count: usize, now: Instant) {
         (self.has_failed, self.has_worked) = (false, true);
-        // That a smaller one worked says nothing of a larger.
+        // A smaller batch that worked says nothing about a larger one.
         if self.size < self.most && count >= self.size && self.content.is_none_or(|until| until <= now) {
             self.size = self.size.saturating_mul(2).min(self.most);
         }
     }
 
-    /// So many failed at once. Answers whether that may be because they are too many.
+    /// A batch of `count` failed. Returns whether its size may be the reason.
     pub(super) fn failed(&mut self, count: usize, error: &Error, now: Instant) -> bool {
         if !matches!(error, Error::TimedOut(_) | Error::Unavailable(_)) {
             return false;
         }
         let is_lowered = self.size < self.most;
-        // Once less has worked a single failure says no more than one at the best of times.
+        // Once a smaller batch has worked, a single failure means no more than one at the best of times.
         if std::mem::replace(&mut self.has_failed, true) || (is_lowered && !self.has_worked) {
-            // Less has worked since: so it is no outage, and the next try would fail as this one did.
+            // A smaller batch has worked since, so it is not an outage, and the next try would fail as this one did.
             self.content = (is_lowered && self.has_worked && count > 1).then(|| now + CONTENT);
             self.has_worked = false;
             self.size = (self.size.min(count) / 2).max(1);
@@ -70,7 +70,7 @@ mod tests {
         Error::Unavailable("gone".to_owned())
     }
 
-    /// Tries until it works where no more than so many do; how many tries that took.
+    /// Tries until it works where batches of up to `works` do; returns how many tries that took.
     fn tries(portion: &mut Portion, works: usize, now: Instant) -> usize {
         for tries in 1..100 {
             let count = portion.size();
@@ -126,13 +126,13 @@ mod tests {
             assert_eq!(tries(&mut portion, 1000, now), 1);
         }
         assert_eq!(portion.size(), 1000);
-        // Of a small one that fails no more is known than of any other.
+        // A small batch that fails says no more than any other.
         portion.failed(1, &gone(), now);
         portion.failed(1, &gone(), now);
         assert_eq!(portion.size(), 1);
         portion.worked(1, now);
         assert_eq!(portion.size(), 2);
-        // Nor does one that is not full say anything of more.
+        // Nor does a batch that is not full say anything about more.
         portion.worked(1, now);
         assert_eq!(portion.size(), 2);
     }

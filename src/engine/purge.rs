@@ -1,4 +1,4 @@
-//! Deletes what is past its retention, and what nothing belongs to any more, in bounded batches that leave the database room between them.
+//! Deletes messages past their retention, and orphaned rows, in bounded batches that leave the database time for other work in between.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,26 +8,25 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::config;
-use super::health::StoreHealth;
+use super::node::Node;
 use super::portion::Portion;
 use crate::message::State;
 use crate::store::{self, Purged, Store, Surplus, Sweep, Swept};
-use crate::telemetry::metrics::Metrics;
 
-/// The rest between two batches while there is more to delete, in times of what the last one took: a purge takes a quarter of one
+/// The rest between two batches while there is more to delete, as a multiple of the time the last batch took: a purge takes a quarter of one
 /// connection's time and leaves the database to those who send.
 const REST: u32 = 3;
-/// That of a purge which is still at it when the next one would begin.
+/// The same for a purge that is still running when the next one would begin.
 const REST_BEHIND: u32 = 1;
 
-/// A batch that may be too large for the database is tried again in smaller ones, so many times in a row and each after so long, before the purge
-/// is given up; the next one goes on with what it came down to. One that can be no smaller is not tried again: it is not its size.
+/// A batch that may be too large for the database is retried in smaller ones, at most `TRIES` times in a row, each after `PAUSE`, before the purge is
+/// given up; the next purge starts with the size reached. A batch of one is not retried: its size is not the problem.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// So many entries of the attempt log are looked at together, for messages that are gone.
+/// How many entries of the attempt log are checked at once for messages that no longer exist.
 const LOOK: u32 = 1000;
-/// A purge of a running node looks at so many pieces of it; the next one goes on from there.
+/// How many such checks a purge of a running node makes; the next purge goes on from there.
 const LOOKS: u32 = 20;
 
 /// The purge of one project.
@@ -42,13 +41,13 @@ pub struct Purge {
 }
 
 impl Purge {
-    /// Deletes until nothing is past its retention, or until `progress` answers `false`; it is told of each batch. What was deleted is logged here, so
-    /// that failed messages which nobody dealt with go from nowhere without a line.
+    /// Deletes until nothing is past its retention, or until `progress`, which is called with each batch, returns `false`. Logs what was deleted
+    /// here, so that no failed message that nobody dealt with disappears without a line.
     pub async fn run(&self, progress: impl FnMut(&Purged) -> bool + Send) -> Result<Purged, store::Error> {
         self.run_in(&mut self.portion(), progress).await
     }
 
-    /// The same, in batches that may have been smaller before.
+    /// The same, with a batch size that may have been reduced before.
     async fn run_in(&self, portion: &mut Portion, progress: impl FnMut(&Purged) -> bool + Send) -> Result<Purged, store::Error> {
         let mut total = Purged::default();
         let done = self.delete(portion, progress, &mut total).await;
@@ -89,12 +88,13 @@ impl Purge {
         }
     }
 
-    /// Takes away what nothing belongs to any more, going through the whole of the attempt log: a command remembers no place in it.
+    /// Deletes orphaned rows, going through the whole attempt log: a command remembers no position in it.
     pub async fn sweep(&self) -> Result<Swept, store::Error> {
         self.sweep_some(&mut Uuid::nil(), u32::MAX).await
     }
 
-    /// The same, `looks` pieces of the log at the most. Where it ended is where the next one begins; behind the end, at the beginning.
+    /// The same, for at most `looks` pieces of the log, starting at `place`, which becomes where the next call goes on; after the end, that is the
+    /// beginning.
     async fn sweep_some(&self, place: &mut Uuid, looks: u32) -> Result<Swept, store::Error> {
         let mut total = Swept::default();
         for _ in 0..looks {
@@ -126,24 +126,24 @@ impl Purge {
         }
     }
 
-    /// Purges at the configured interval until it is told to stop.
-    pub(super) async fn keep(self, metrics: Arc<Metrics>, health: Arc<StoreHealth>, stop: CancellationToken) {
+    /// Purges at the configured interval until `stop` is cancelled.
+    pub(super) async fn keep(self, node: Arc<Node>, stop: CancellationToken) {
         let (mut place, mut portion) = (Uuid::nil(), self.portion());
         loop {
-            health.is_back().await;
+            node.health.is_back().await;
             let counted = |purged: &Purged| {
                 for (state, rows) in &purged.rows {
-                    metrics.purged(state.as_str(), *rows);
+                    node.metrics.purged(state.as_str(), *rows);
                 }
                 !stop.is_cancelled()
             };
             if let Err(error) = self.run_in(&mut portion, counted).await {
-                health.failed_beside("purge", &error);
+                node.health.failed_beside("purge", &error);
             }
             match self.sweep_some(&mut place, LOOKS).await {
                 Ok(Swept { attempts: 0, turns: 0, .. }) => {}
-                Ok(Swept { attempts, turns, .. }) => tracing::info!(attempts, turns, "took away what nothing belonged to any more"),
-                Err(error) => health.failed_beside("sweep", &error),
+                Ok(Swept { attempts, turns, .. }) => tracing::info!(attempts, turns, "deleted orphaned attempt-log rows"),
+                Err(error) => node.health.failed_beside("sweep", &error),
             }
             tokio::select! {
                 () = tokio::time::sleep(self.history.every.get()) => {}
@@ -162,7 +162,7 @@ fn report(total: &Purged) {
             rows.succeeded = succeeded,
             rows.cancelled = cancelled,
             keys = total.keys,
-            "purged history, failed messages among it"
+            "purged history, including failed messages"
         );
     } else if succeeded + cancelled > 0 {
         tracing::info!(rows.succeeded = succeeded, rows.cancelled = cancelled, keys = total.keys, "purged history");

@@ -1,4 +1,4 @@
-//! What a producer hands in, and what it is told.
+//! What a producer submits, and what it gets back.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub const MAX_IDEMPOTENCY_KEY: usize = 255;
 /// The highest priority.
 pub const MAX_PRIORITY: u8 = 9;
 
-/// A message that a producer hands in.
+/// A message as a producer submits it.
 #[derive(Clone, Debug, Default)]
 pub struct Submission {
     /// The name of its source.
@@ -51,7 +51,7 @@ pub struct Submission {
     pub retry: retry::Config,
     /// Its idempotency key.
     pub idempotency_key: Option<String>,
-    /// How it is to be taken, if not as its source says.
+    /// How it is to be accepted, if not as its source says.
     pub mode: Option<Mode>,
 }
 
@@ -60,7 +60,7 @@ pub struct Submission {
 pub struct Invalid {
     /// The field, as the API names it: `topic`, `retry.max_retries`.
     pub field: Cow<'static, str>,
-    /// What is wrong with it, for people.
+    /// What is wrong with it, for display.
     pub detail: String,
 }
 
@@ -83,7 +83,7 @@ impl Submission {
             return invalid("key", format!("must be at most {MAX_KEY} bytes long"));
         }
         if matches!(&self.key, Some(Key::Text(key)) if key.contains('\0')) {
-            // PostgreSQL keeps no such text.
+            // PostgreSQL can't store such text.
             return invalid("key", "must not hold NUL; send `key_base64`".to_owned());
         }
         if self.priority > MAX_PRIORITY {
@@ -129,11 +129,11 @@ impl Submission {
         Ok(())
     }
 
-    /// The message for the store, under the policy of its source; whoever commits it may take a lease on it.
+    /// The message for the store, under the policy of its source; whoever commits it may put it under a lease.
     #[must_use]
     pub fn into_message(self, source: Arc<str>, policy: &Policy) -> NewMessage {
         let idempotency = self.idempotency();
-        // Kept with the message: a retry by a person starts its age anew.
+        // Kept with the message, since a manual retry starts its age over.
         let retry = retry::Config { expires_after: self.expires_after.or(self.retry.expires_after), ..self.retry };
         NewMessage {
             id: Uuid::now_v7(),
@@ -165,7 +165,7 @@ impl Submission {
         part(self.topic.as_deref().map(str::as_bytes));
         part(self.key.as_ref().map(Key::as_bytes));
         part(self.payload.as_deref());
-        // Whoever builds headers from a map sends them in any order.
+        // Producers that build headers from a map send them in any order.
         let mut headers: Vec<_> = self.headers.iter().collect();
         headers.sort_unstable();
         for (name, value) in headers {
@@ -176,7 +176,7 @@ impl Submission {
     }
 }
 
-/// What became of a submission that was taken.
+/// The result for a submission that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
     /// It is committed, in this state.
@@ -190,17 +190,17 @@ pub enum Accepted {
     Delivered {
         /// Its id, as the consumer sees it.
         id: Uuid,
-        /// What the destination answered, as JSON text, where `keep_result` is set (Kafka: always).
+        /// What the destination answered, as JSON text, where the source keeps results.
         result: Option<String>,
     },
-    /// Its idempotency key is known with the same content.
+    /// Its idempotency key is already known, with the same content.
     Duplicate {
         /// The id of the first message.
         id: Uuid,
     },
 }
 
-/// Why a submission was not taken.
+/// Why a submission was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The configuration has no such source.
@@ -229,31 +229,31 @@ pub enum Refusal {
         /// The source's `max_payload`.
         max: usize,
     },
-    /// The idempotency key is known with other content.
+    /// The idempotency key is already known, with different content.
     #[error("the idempotency key was used for message {id} with other content")]
     Conflict {
         /// The id of the first message.
         id: Uuid,
     },
-    /// Too much is waiting to be committed.
+    /// Too many messages are waiting to be committed.
     #[error("too many messages wait to be committed; try again in {after:?}")]
     Overloaded {
         /// When to try again.
         after: Duration,
     },
-    /// The store answers, and would not keep it: a right that is missing, a trigger that raises.
+    /// The store answers, but refused to keep the message: a missing right, a trigger that raises an error.
     #[error("not kept: {detail}")]
     NotKept {
         /// What is wrong.
         detail: String,
     },
-    /// The store can't be asked, or the answer was lost: not known to be kept.
+    /// The store can't be reached, or its answer was lost: it is unknown whether the message was kept.
     #[error("not known to be kept: {detail}")]
     Unavailable {
         /// What is wrong.
         detail: String,
     },
-    /// The node is about to stop and takes nothing more.
+    /// The node is stopping and accepts no more messages.
     #[error("the node is stopping")]
     Draining,
 }

@@ -1,4 +1,4 @@
-//! Work that is finished whatever becomes of whoever waits for it, at the price of a task only when they go away.
+//! Work that is finished even if whoever waits for it goes away; only then does it cost a task.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-/// A future that goes on in a task of its own once it is dropped.
+/// A future that continues in its own task when it is dropped.
 pub(super) struct Unbroken<F: Future<Output: Send> + Send + 'static> {
     /// `None` once it has ended.
     work: Option<Pin<Box<F>>>,
@@ -34,7 +34,7 @@ impl<F: Future<Output: Send> + Send + 'static> Future for Unbroken<F> {
 
 impl<F: Future<Output: Send> + Send + 'static> Drop for Unbroken<F> {
     fn drop(&mut self) {
-        // Without a runtime nothing goes on any more.
+        // Without a runtime nothing can continue.
         if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
             self.tracker.spawn_on(work, &runtime);
         }

@@ -1,4 +1,4 @@
-//! What a node does beside sending: says that it lives, fails what nobody can claim, reports what nobody serves, samples the gauges.
+//! What a node does besides sending: sends heartbeats, fails rows that no node can claim, reports rows that no node serves, samples the gauges.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,70 +8,61 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Lanes;
 use super::config::Keep;
-use super::health::StoreHealth;
-use super::lease::Ledger;
+use super::node::Node;
 use crate::message::judge::{self, Log};
-use crate::message::{AttemptOutcome, State};
+use crate::message::{AttemptOutcome, ErrorClass, State};
 use crate::outcome::cut;
-use crate::store::{Completion, Count, Error, Heartbeat, Held, LastError, Sample, Served, Store, Stray, Strays, Taken, Unserved};
-use crate::telemetry::metrics::Metrics;
+use crate::store::{Completion, Count, Error, Failure, Heartbeat, Held, Sample, Served, Stray, Strays, Taken, Unserved};
 use crate::telemetry::throttle::Throttle;
 use crate::units::millis;
 
-/// A node says that it lives this often, and is held for dead after [`TTL`].
+/// How often a node sends its heartbeat; it is considered dead after [`TTL`].
 const BEAT: Duration = Duration::from_secs(2);
 const TTL: Duration = Duration::from_secs(6);
-/// Rows of an unknown source are left this long: another node that knows it may be about to start.
+/// How long rows of an unknown source are left alone: another node that knows it may be about to start.
 const MIN_AGE: Duration = Duration::from_secs(5);
-/// So many beats between two looks for strays, two reports of unserved rows, two samples of the gauges.
+/// The number of beats between two looks for strays, two reports of unserved rows, and two samples of the gauges.
 const STRAYS_EVERY: u32 = 4;
 const UNSERVED_EVERY: u32 = 6;
 const SAMPLE_EVERY: u32 = 10;
-/// A look for strays on which a run depends is repeated so often, each after so long, where the store fails: a row without a due time is found by nothing
-/// else.
+/// How often a look for strays that a run depends on is tried, and the pause between tries, if the store fails: nothing else finds a row without a
+/// due time.
 const SORT_OUT_TRIES: u32 = 5;
 const SORT_OUT_PAUSE: Duration = Duration::from_millis(200);
-/// So many reports of unserved rows between two rounds in which dead nodes are forgotten.
+/// The number of reports of unserved rows between two rounds of forgetting dead nodes.
 const FORGET_EVERY: u32 = 5;
-/// A sample is good for all nodes this long. No longer: a node that was just started would tell of what was there before.
+/// How long a sample is good for all nodes. No longer: a node that was just started would report what was there before.
 const SAMPLE_GOOD_FOR: Duration = Duration::from_secs(10);
-/// At most so many strays at once, and so many kinds of unserved rows in a report.
+/// The most strays failed at once, and the most kinds of unserved rows in a report.
 const STRAYS: u32 = 500;
 const UNSERVED: u32 = 20;
-/// Of a name that a row gives so many bytes are shown: it may be of any length.
+/// How many bytes are shown of a name that a row gives, which may be of any length.
 pub(super) const SHOWN: usize = 100;
-/// Sampling counts rows: it may take at most this share of the time.
+/// The largest share of the time that sampling, which counts rows, may take.
 const SAMPLE_SHARE: u32 = 20;
 
-/// What a node does beside sending.
+/// What a node does besides sending.
 #[derive(Debug)]
 pub(super) struct Upkeep {
-    pub(super) project: Arc<str>,
-    /// What this process is known by among those that live: see [`process`].
+    node: Arc<Node>,
+    /// What this process is called among live nodes. Unlike the node's name it is not shared with the process that ran before a restart, whose
+    /// configuration may have had other sources, which stay known; nor with a `redrive run` beside a `serve`.
     pub(super) process: Arc<str>,
-    pub(super) store: Arc<dyn Store>,
-    pub(super) health: Arc<StoreHealth>,
-    pub(super) ledger: Arc<Ledger>,
-    pub(super) lanes: Arc<Lanes>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) keep: Keep,
-    /// Whether this node sends; one that only accepts serves no source.
-    pub(super) sends: bool,
-    /// What nobody serves, for `/readyz`.
+    keep: Keep,
+    /// Rows that no node serves, for `/readyz`.
     pub(super) unserved: Mutex<Vec<Unserved>>,
-    pub(super) stray_lines: Mutex<Throttle>,
-}
-
-/// What a process is known by, unlike its name, which one that is started anew may share, with other sources in its configuration: what the one before
-/// it knew stays known. And so may a `redrive run` beside a `serve`, which lives on after it.
-pub(super) fn process(node: &str) -> Arc<str> {
-    format!("{node} {:016x}", rand::random::<u64>()).into()
+    stray_lines: Mutex<Throttle>,
 }
 
 impl Upkeep {
-    /// Runs until it is told to stop.
+    pub(super) fn new(node: Arc<Node>, keep: Keep) -> Self {
+        let process = format!("{} {:016x}", node.ledger.node(), rand::random::<u64>()).into();
+        let stray_lines = Mutex::new(Throttle::new(10, Duration::from_secs(60)));
+        Self { node, process, keep, unserved: Mutex::default(), stray_lines }
+    }
+
+    /// Runs until `stop` is cancelled.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (ask_strays, strays_asked) = mpsc::channel(1);
         let (ask_unserved, unserved_asked) = mpsc::channel(1);
@@ -80,19 +71,19 @@ impl Upkeep {
             let mut beats = 0_u32;
             let mut ticks = tokio::time::interval(BEAT);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            self.health.is_back().await;
+            self.node.health.is_back().await;
             loop {
                 tokio::select! {
                     _ = ticks.tick() => {}
-                    () = self.health.is_doubtful() => {}
+                    () = self.node.health.is_doubtful() => {}
                 }
-                // It is the beat that finds out that the store can be written to again.
+                // The beat is what finds out that the store can be written to again.
                 self.beat().await;
-                if !self.health.is_up() {
+                if !self.node.health.is_up() {
                     continue;
                 }
-                // What is still going on is not joined by another round of it, and holds up no beat.
-                if self.sends && beats % STRAYS_EVERY == 2 {
+                // Work that is still running is not started again, and holds up no beat.
+                if self.node.sends && beats % STRAYS_EVERY == 2 {
                     let _ = ask_strays.try_send(());
                 }
                 if beats % UNSERVED_EVERY == 4 {
@@ -114,34 +105,35 @@ impl Upkeep {
     }
 
     fn serves(&self) -> Served {
-        Served { project: self.project.clone(), sources: if self.sends { self.lanes.names() } else { Vec::new() } }
+        Served { project: self.node.project.clone(), sources: if self.node.sends { self.node.lanes.names() } else { Vec::new() } }
     }
 
     async fn beat(&self) {
-        let (project, node, sources) = (self.project.clone(), self.process.clone(), self.lanes.names());
-        let beat = Heartbeat { project, node, sources, sends: self.sends, ttl: TTL };
-        match self.store.heartbeat(beat).await {
-            Ok(()) => self.health.answered(),
+        let (project, node, sources) = (self.node.project.clone(), self.process.clone(), self.node.lanes.names());
+        let beat = Heartbeat { project, node, sources, sends: self.node.sends, ttl: TTL };
+        match self.node.store.heartbeat(beat).await {
+            Ok(()) => self.node.health.answered(),
             Err(error) => {
-                self.health.failed("heartbeat", &error);
-                // It would not have this row; that it says so is an answer to a write all the same.
+                self.node.health.failed("heartbeat", &error);
+                // The database refused this row, which still counts as an answer to a write.
                 if matches!(error, Error::Refused(_)) {
-                    self.health.answered();
+                    self.node.health.answered();
                 }
             }
         }
-        self.metrics.store_up(self.health.is_up());
-        self.lanes.iter().for_each(|lane| lane.show_held_back());
+        self.node.metrics.store_up(self.node.health.is_up());
+        self.node.lanes.iter().for_each(|lane| lane.show_held_back());
     }
 
-    /// Sees to rows that nobody can claim, whenever it is asked to.
+    /// Fails rows that no node can claim, whenever asked to.
     async fn strays(&self, mut asked: mpsc::Receiver<()>) {
         while asked.recv().await.is_some() {
             self.fail_all_strays().await;
         }
     }
 
-    /// Sees to them now, however often the store has to be asked. A run may be over before its first beat would come, and what it knows is not unknown.
+    /// The same at once, trying again if the store fails. A run may end before its first beat; it says what sources it knows first, so that these do
+    /// not count as unknown.
     pub(super) async fn sort_out(&self) {
         self.beat().await;
         for _ in 0..SORT_OUT_TRIES {
@@ -152,21 +144,21 @@ impl Upkeep {
         }
     }
 
-    /// Round after round for as long as there may be more of them; `None` if the store failed before it said that there are none.
+    /// Repeats this for as long as there may be more; `None` if the store failed before it said that there are none.
     async fn fail_all_strays(&self) -> Option<()> {
         while self.fail_strays().await? {}
         Some(())
     }
 
-    /// Rows that no node of the project can ever claim fail with that reason. Answers whether there may be more; `None` if the store failed.
+    /// Fails rows that no node of the project can ever claim, with the reason. Returns whether there may be more; `None` if the store failed.
     async fn fail_strays(&self) -> Option<bool> {
-        let lease = self.ledger.lease();
+        let lease = self.node.ledger.lease();
         let token = lease.token;
-        let strays = Strays { project: self.project.clone(), sources: self.lanes.names(), min_age: MIN_AGE, limit: STRAYS, lease };
-        let Taken { strays, more } = match self.store.take_strays(strays).await {
+        let strays = Strays { project: self.node.project.clone(), sources: self.node.lanes.names(), min_age: MIN_AGE, limit: STRAYS, lease };
+        let Taken { strays, more } = match self.node.store.take_strays(strays).await {
             Ok(taken) => taken,
             Err(error) => {
-                self.health.failed_beside("take_strays", &error);
+                self.node.health.failed_beside("take_strays", &error);
                 return None;
             }
         };
@@ -177,16 +169,16 @@ impl Upkeep {
         let mut parts = vec![&strays[..]];
         while let Some(part) = parts.pop() {
             let completions = part.iter().map(|stray| self.failure(stray, token)).collect();
-            match self.store.complete(Arc::new(completions)).await {
+            match self.node.store.complete(Arc::new(completions)).await {
                 Ok(ours) => failed += self.failed(part, &ours),
-                // One that is refused keeps no other from failing.
+                // A refused row must not keep others from failing.
                 Err(Error::Refused(_)) if part.len() > 1 => {
                     let (part, rest) = part.split_at(part.len() / 2);
                     parts.extend([rest, part]);
                 }
-                // Their lease runs out and they are found again.
+                // Their lease expires and they are found again.
                 Err(error) => {
-                    self.health.failed("complete", &error);
+                    self.node.health.failed("complete", &error);
                     if !matches!(error, Error::Refused(_)) {
                         return None;
                     }
@@ -196,16 +188,16 @@ impl Upkeep {
         Some(more && failed > 0)
     }
 
-    /// Tells of strays that failed, those that were ours; answers how many.
+    /// Counts and logs the strays that were ours and have failed; returns how many.
     fn failed(&self, strays: &[Stray], ours: &[bool]) -> usize {
         let failed: Vec<_> = strays.iter().zip(ours).filter_map(|(stray, ours)| ours.then_some(stray)).collect();
-        failed.iter().for_each(|_| self.metrics.stray_failed());
+        failed.iter().for_each(|_| self.node.metrics.stray_failed());
         if let Some(first) = failed.first()
             && let Some(held_back) = self.stray_lines.lock().unwrap_or_else(PoisonError::into_inner).pass(Instant::now())
         {
             tracing::warn!(messages = failed.len(), error.code = first.code, message.id = %first.id,
-                message.source = cut(first.source.as_deref().unwrap_or(""), SHOWN),
-                lines_held_back = held_back, "rows that nobody can send failed");
+                source.name = cut(first.source.as_deref().unwrap_or(""), SHOWN),
+                lines.held_back = held_back, "unroutable rows were failed");
         }
         failed.len()
     }
@@ -213,7 +205,7 @@ impl Upkeep {
     fn failure(&self, stray: &Stray, token: i64) -> Completion {
         let detail = match (stray.code, &stray.source) {
             ("unknown_source", Some(source)) => {
-                format!("no node of project `{}` has a source `{}`", self.project, cut(source, SHOWN))
+                format!("no node of project `{}` has a source `{}`", self.node.project, cut(source, SHOWN))
             }
             ("no_source", _) => "the row names no source".to_owned(),
             ("invalid_due_at", _) => "due_at is not a time at which anything can be sent".to_owned(),
@@ -221,7 +213,7 @@ impl Upkeep {
         };
         let (outcome, node, log) = match stray.lost {
             Some(_) => (AttemptOutcome::Lost, &stray.node, judge::log(AttemptOutcome::Lost, &stray.standing)),
-            None => (AttemptOutcome::Permanent, self.ledger.node(), Log::Own),
+            None => (AttemptOutcome::Permanent, self.node.ledger.node(), Log::Own),
         };
         Completion {
             held: Held { id: stray.id, token },
@@ -234,7 +226,7 @@ impl Upkeep {
             retries: stray.standing.retries,
             expires_at: stray.standing.expires_at,
             outcome,
-            error: Some(LastError { class: "invalid".to_owned(), code: stray.code.to_owned(), detail }),
+            error: Some(Failure { class: ErrorClass::Invalid, code: stray.code.to_owned(), detail }),
             result: None,
             started_at: stray.lost.unwrap_or_default(),
             duration: Duration::ZERO,
@@ -244,21 +236,21 @@ impl Upkeep {
         }
     }
 
-    /// Reports waiting rows that no live node serves, and forgets nodes that are dead: one that was killed can't sign off.
+    /// Reports waiting rows that no live node serves, and forgets dead nodes: one that was killed can't sign off.
     async fn report_unserved(&self, mut asked: mpsc::Receiver<()>) {
         let mut lines = Throttle::new(1, Duration::from_secs(60));
         let mut reports = 0_u32;
         while asked.recv().await.is_some() {
             if reports.is_multiple_of(FORGET_EVERY)
-                && let Err(error) = self.store.forget_nodes(&self.project).await
+                && let Err(error) = self.node.store.forget_nodes(&self.node.project).await
             {
-                self.health.failed_beside("forget_nodes", &error);
+                self.node.health.failed_beside("forget_nodes", &error);
             }
             reports = reports.wrapping_add(1);
-            let found = match self.store.unserved(self.serves(), MIN_AGE, UNSERVED).await {
+            let found = match self.node.store.unserved(self.serves(), MIN_AGE, UNSERVED).await {
                 Ok(found) => found,
                 Err(error) => {
-                    self.health.failed_beside("unserved", &error);
+                    self.node.health.failed_beside("unserved", &error);
                     continue;
                 }
             };
@@ -266,10 +258,10 @@ impl Upkeep {
                 if let Some(held_back) = lines.pass(Instant::now()) {
                     tracing::warn!(
                         project = cut(&row.project, SHOWN),
-                        message.source = cut(&row.source, SHOWN),
+                        source.name = cut(&row.source, SHOWN),
                         oldest_ms = millis(row.oldest),
-                        lines_held_back = held_back,
-                        "messages wait that no live node serves"
+                        lines.held_back = held_back,
+                        "messages are waiting that no live node serves"
                     );
                 }
             }
@@ -279,37 +271,38 @@ impl Upkeep {
 
     /// Samples the table-wide gauges.
     async fn sample(&self, mut asked: mpsc::Receiver<()>) {
-        let served = self.lanes.names();
+        let served = self.node.lanes.names();
         let mut others: BTreeSet<String> = BTreeSet::new();
         while asked.recv().await.is_some() {
             match self.counted().await {
                 Ok(counts) => {
                     let mut counts: BTreeMap<_, _> = counts.into_iter().map(|count| (count.source.clone(), count)).collect();
-                    // Sources that nobody here serves are told of while something of theirs waits; they may be made up, and others each time.
+                    // Sources that this node does not serve are reported only while they have messages waiting; their names may be made up, and
+                    // different each time.
                     for gone in others.iter().filter(|source| !counts.contains_key(*source)) {
-                        self.metrics.forget_waiting(gone);
+                        self.node.metrics.forget_waiting(gone);
                     }
-                    others = counts.keys().filter(|source| self.lanes.get(source).is_none()).cloned().collect();
+                    others = counts.keys().filter(|source| self.node.lanes.get(source).is_none()).cloned().collect();
                     for source in &served {
                         counts.entry(source.to_string()).or_insert_with(|| Count { source: source.to_string(), ..Count::default() });
                     }
                     for Count { source, states, overdue } in counts.into_values() {
-                        self.metrics.overdue(&source, overdue);
+                        self.node.metrics.overdue(&source, overdue);
                         for state in State::WAITING {
-                            self.metrics.waiting(&source, state.as_str(), states.get(&state).copied().unwrap_or(0));
+                            self.node.metrics.waiting(&source, state.as_str(), states.get(&state).copied().unwrap_or(0));
                         }
                     }
                 }
-                Err(error) => self.health.failed_beside("sample", &error),
+                Err(error) => self.node.health.failed_beside("sample", &error),
             }
         }
     }
 
-    /// What waits, by this node's count or another's; the first is waited for.
+    /// The number of waiting messages, counted by this node or another; the first count is waited for.
     async fn counted(&self) -> Result<Vec<Count>, Error> {
         loop {
-            let sample = Sample { project: self.project.clone(), sources: self.lanes.names(), every: SAMPLE_GOOD_FOR, share: SAMPLE_SHARE };
-            match self.store.sample(sample).await? {
+            let sample = Sample { project: self.node.project.clone(), sources: self.node.lanes.names(), every: SAMPLE_GOOD_FOR, share: SAMPLE_SHARE };
+            match self.node.store.sample(sample).await? {
                 Some(counts) => return Ok(counts),
                 None => tokio::time::sleep(BEAT).await,
             }

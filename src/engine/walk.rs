@@ -1,4 +1,4 @@
-//! How the claims of a drain walk through the queues of a source.
+//! How the claims of a drain move through the queues of a source.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use tokio::time::Instant;
 
 use crate::store::Mark;
 
-/// A drain goes on where its last claim ended, and sweeps from the start this often, for what was committed late.
+/// A drain continues where its last claim ended, and starts over this often, to find what was committed late.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// A sweep passes over all that any node holds, and over dead entries that can't go yet. It may take at most this share of the time, so that
-/// sweeps are made more seldom where many nodes drain; but this often in any case.
+/// Such a sweep passes over everything that any node holds, and over dead index entries that can't be removed yet. It may take at most this share of
+/// the time, so that sweeps become rarer where many nodes drain; but it happens at least this often.
 const SWEEP_SHARE: u32 = 50;
 const SWEEP_AT_LEAST_EVERY: Duration = Duration::from_secs(10);
 
-/// Where a drain stands on each level, so that it need not walk again over what it has just claimed.
+/// Where a drain stands on each level, so that it need not pass again over what it has just claimed.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     levels: [Option<Step>; 10],
@@ -26,7 +26,7 @@ struct Step {
 }
 
 impl Walk {
-    /// Behind what a claim at `now` may start; `None` for the very start.
+    /// The message behind which a claim at `now` may start; `None` for the very beginning.
     pub(super) fn after(&mut self, level: u8, now: Instant) -> Option<Mark> {
         let step = self.levels.get_mut(usize::from(level))?;
         if step.as_ref().is_some_and(|step| step.sweep_at <= now) {
@@ -35,17 +35,17 @@ impl Walk {
         step.as_ref().map(|step| step.last)
     }
 
-    /// The next claim looks from the very start.
+    /// The next claim starts from the very beginning.
     pub(super) fn end(&mut self, level: u8) {
         if let Some(step) = self.levels.get_mut(usize::from(level)) {
             *step = None;
         }
     }
 
-    /// A claim that was made from `asked` to `now` ended behind this message; `None` if there was nothing more.
+    /// A claim made from `asked` to `now` ended behind this message; `None` if there was nothing more.
     pub(super) fn note(&mut self, level: u8, last: Option<Mark>, asked: Instant, now: Instant) {
         let Some(step) = self.levels.get_mut(usize::from(level)) else { return };
-        // One that had no step to go on from was a sweep itself.
+        // A claim without a step to continue from was itself a sweep.
         let next_sweep = || now + (now.duration_since(asked) * SWEEP_SHARE).clamp(SWEEP_EVERY, SWEEP_AT_LEAST_EVERY);
         *step = last.map(|last| Step { last, sweep_at: step.as_ref().map_or_else(next_sweep, |step| step.sweep_at) });
     }
@@ -57,7 +57,7 @@ mod tests {
 
     use super::*;
 
-    /// How long after a first claim that took so long the walk begins anew, though claims go on all the while.
+    /// How long after a first claim that took `took` the walk starts over, while claims keep coming.
     fn swept_after(took: Duration) -> Duration {
         let (mut walk, asked) = (Walk::default(), Instant::now());
         let begun = asked + took;

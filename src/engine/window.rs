@@ -6,29 +6,29 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// To a destination that has not answered since the start, or since its breaker opened: enough to find out, and an outage costs no more
-/// attempts than that.
+/// The window for a destination that has not answered since the start, or since its breaker opened: enough to find out, so that an outage costs no
+/// more attempts than this.
 const FEWEST: u32 = 16;
-/// To one that has, before it is known how quick it is: even fifty a second are answered in time then.
+/// The window once it has answered, until its speed is known: even at fifty a second these are answered in time.
 const FIRST: u32 = 256;
 
-/// Of senders that pipeline, what is under way waits for what went before it: a destination that takes a hundred a second has ten thousand
-/// for too long for any timeout, and none of them can be taken back for another node, or for what is more urgent.
+/// With senders that pipeline, each message waits for those before it: a destination that takes a hundred a second would hold ten thousand for longer
+/// than any timeout, and none of them could be given to another node or make way for a more urgent one.
 #[derive(Debug)]
 pub(super) struct Window {
     most: u32,
-    /// An answer that took longer came too late for comfort. `None`: no send waits for another.
+    /// An answer that took longer than this is late. `None`: no send waits for another.
     patience: Option<Duration>,
     /// Whether the destination has answered since the start, or since its breaker opened.
     proven: AtomicBool,
     size: AtomicU32,
-    /// How many were answered, and whether any in time since the mark.
+    /// How many were answered, and whether any was in time since the mark.
     answers: AtomicU64,
     in_time: AtomicBool,
     mark: Mutex<Mark>,
 }
 
-/// From where the rate of answers is measured.
+/// Where the measurement of the answer rate starts.
 #[derive(Debug)]
 struct Mark {
     at: Instant,
@@ -36,7 +36,7 @@ struct Mark {
 }
 
 impl Window {
-    /// For `most` messages at a time, each of which should be answered within `patience`.
+    /// A window of at most `most` messages, each of which should be answered within `patience`.
     pub(super) fn new(most: u32, patience: Option<Duration>, now: Instant) -> Self {
         Self {
             most,
@@ -55,12 +55,12 @@ impl Window {
         if self.proven.load(Ordering::Relaxed) { size } else { size.min(FEWEST) }
     }
 
-    /// Whether that is all that there is room for.
+    /// Whether the window is at its largest.
     pub(super) fn is_full(&self) -> bool {
         self.size() >= self.most
     }
 
-    /// How many a claim may bring where so many are under way: none until there is room for some.
+    /// How many messages a claim may bring while `under_way` are; 0 until there is room enough to be worth it.
     pub(super) fn room(&self, under_way: u32) -> u32 {
         let size = self.size();
         let room = size.saturating_sub(under_way);
@@ -68,7 +68,7 @@ impl Window {
         if room >= worth { room } else { 0 }
     }
 
-    /// The destination answered what was under way for so long. Answers whether that was its first word.
+    /// The destination answered a message that was under way for `took`. Returns whether that was its first answer.
     pub(super) fn answered(&self, took: Duration, now: Instant) -> bool {
         self.answers.fetch_add(1, Ordering::Relaxed);
         if let Some(patience) = self.patience.filter(|patience| took <= *patience) {
@@ -83,8 +83,8 @@ impl Window {
         !self.proven.load(Ordering::Relaxed) && !self.proven.swap(true, Ordering::Relaxed)
     }
 
-    /// Something was under way for so long, answered or not. Where nothing is answered in time any more, no more may be under way than are
-    /// answered in half of it. What takes long beside others that don't, such as a partition that has lost its leader, is no reason.
+    /// A message was under way for `took`, answered or not. Once no answers are in time any longer, the window shrinks to as many messages as are
+    /// answered within half of the patience. Slow messages beside quick ones, such as those for a partition that has lost its leader, do not count.
     pub(super) fn ended(&self, took: Duration, now: Instant) {
         let Some(patience) = self.patience.filter(|patience| took > *patience) else { return };
         let mut mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +94,7 @@ impl Window {
         }
         let answers = self.answers.load(Ordering::Relaxed);
         let in_time = self.in_time.swap(false, Ordering::Relaxed);
-        // An old mark tells of other times.
+        // An old mark says nothing about the present.
         if !in_time && span < patience * 2 {
             let measured = u128::from(answers - mark.answers) * (patience / 2).as_nanos() / span.as_nanos().max(1);
             self.size.fetch_min(u32::try_from(measured).unwrap_or(u32::MAX).max(FEWEST), Ordering::Relaxed);
@@ -102,7 +102,7 @@ impl Window {
         *mark = Mark { at: now, answers };
     }
 
-    /// The destination can't be reached any more.
+    /// The destination can't be reached any longer.
     pub(super) fn lost(&self) {
         self.proven.store(false, Ordering::Relaxed);
     }
@@ -126,7 +126,7 @@ mod tests {
         window
     }
 
-    /// So many answers a second for a while, each after so long.
+    /// `rate` answers a second for `seconds`, each after `took`.
     fn answers(window: &Window, from: Instant, seconds: u32, rate: u32, took: Duration) -> Instant {
         for n in 0..seconds * rate {
             window.answered(took, from + Duration::from_secs(1) * n / rate);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rand::Rng;
 
-use super::{AttemptOutcome, Entry, Standing, State};
+use super::{AttemptOutcome, Entry, ErrorClass, Standing, State};
 use crate::outcome::{Class, Outcome};
 use crate::retry::Policy;
 
@@ -21,36 +21,15 @@ pub struct Verdict {
     pub delay: Duration,
     /// Refused attempts of this epoch, this one included.
     pub retries: u32,
-    /// Why it failed; `None` while it goes on, or if it succeeded.
-    pub reason: Option<Reason>,
-    /// What to write to the attempt log.
+    /// What the attempt came to.
+    pub outcome: AttemptOutcome,
+    /// What went wrong; `None` if it succeeded.
+    pub error: Option<ErrorClass>,
+    /// What the attempt log is told.
     pub log: Log,
 }
 
-/// Why a message failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Refused for good.
-    Permanent,
-    /// Refused `max_retries` + 1 times.
-    Exhausted,
-    /// Too old, or it would be before its next attempt.
-    Expired,
-}
-
-impl Reason {
-    /// The name in logs and in metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Permanent => "permanent",
-            Self::Exhausted => "exhausted",
-            Self::Expired => "expired",
-        }
-    }
-}
-
-/// What to write to the attempt log. An attempt that succeeded is kept on its message's own row, which saves a write for each message.
+/// What the attempt log is told. An attempt that succeeds is kept on its message's own row, which spares a write for each message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Log {
     /// Nothing: it is on the message's own row.
@@ -69,12 +48,12 @@ pub fn judge(outcome: &Outcome, lost: bool, attempt: u32, standing: &Standing, p
         Class::Unreachable => policy.counts_unreachable(),
     };
     let retries = standing.retries.saturating_add(u32::from(counts));
-    let log = log(attempt_outcome(outcome.class, lost), standing);
-    let over = |state, reason| Verdict { state, delay: Duration::ZERO, retries, reason, log };
+    let came_to = attempt_outcome(outcome.class, lost);
+    let verdict = |state, delay| Verdict { state, delay, retries, outcome: came_to, error: came_to.error(), log: log(came_to, standing) };
     match outcome.class {
-        Class::Succeeded => return over(State::Succeeded, None),
-        Class::Permanent => return over(State::Failed, Some(Reason::Permanent)),
-        _ if counts && retries > policy.max_retries() => return over(State::Failed, Some(Reason::Exhausted)),
+        Class::Succeeded => return verdict(State::Succeeded, Duration::ZERO),
+        Class::Permanent => return verdict(State::Failed, Duration::ZERO),
+        _ if counts && retries > policy.max_retries() => return verdict(State::Failed, Duration::ZERO),
         _ => {}
     }
     let delay = match outcome.class {
@@ -83,14 +62,13 @@ pub fn judge(outcome: &Outcome, lost: bool, attempt: u32, standing: &Standing, p
     };
     // A message that can't be tried again before it expires fails now: waiting for the age limit would only hide it from the operator.
     if standing.expires_at.is_some_and(|end| now + delay >= end) {
-        return over(State::Failed, Some(Reason::Expired));
+        return Verdict { error: Some(ErrorClass::Expired), ..verdict(State::Failed, Duration::ZERO) };
     }
-    Verdict { state: State::Retrying, delay, retries, reason: None, log }
+    verdict(State::Retrying, delay)
 }
 
-/// The name of an outcome in the attempt log.
-#[must_use]
-pub const fn attempt_outcome(class: Class, lost: bool) -> AttemptOutcome {
+/// The name that the attempt log gives to an outcome.
+const fn attempt_outcome(class: Class, lost: bool) -> AttemptOutcome {
     match class {
         Class::Succeeded => AttemptOutcome::Succeeded,
         Class::Permanent => AttemptOutcome::Permanent,
@@ -148,7 +126,7 @@ mod tests {
         let policy = Policy::of(&config);
         let standing = Standing { retries: 4, ..Standing::default() };
         let verdict = judge(&Outcome::unreachable("x", "down"), false, 5, &standing, &policy, DateTime::UNIX_EPOCH, &mut StdRng::seed_from_u64(7));
-        assert_eq!((verdict.state, verdict.reason), (State::Failed, Some(Reason::Exhausted)));
+        assert_eq!((verdict.state, verdict.error), (State::Failed, Some(ErrorClass::Unreachable)));
     }
 
     #[test]
@@ -159,7 +137,7 @@ mod tests {
         };
         let verdict = lost(&Standing { retries: 4, ..Standing::default() });
         assert_eq!((verdict.state, verdict.retries, verdict.delay), (State::Retrying, 4, Duration::from_secs(30)), "it uses up no retry");
-        assert_eq!((attempt_outcome(Class::Unreachable, true), verdict.log), (AttemptOutcome::Lost, Log::Insert));
+        assert_eq!((verdict.outcome, verdict.log), (AttemptOutcome::Lost, Log::Insert));
         let after = |outcome| lost(&Standing { logged: 1, last_entry: Some(Entry { number: 3, outcome }), ..Standing::default() }).log;
         assert_eq!(after(AttemptOutcome::Unreachable), Log::Insert, "it does not pass for an outage");
         assert_eq!(after(AttemptOutcome::Lost), Log::Extend(3));
@@ -172,7 +150,7 @@ mod tests {
             let wait = |seconds| judged(&asked(seconds), 1, &Standing::default()).delay.as_secs();
             assert_eq!([wait(1), wait(60), wait(1_000_000)], [5, 60, 21_600], "{}", outcome.class);
             let soon_too_old = Standing { expires_at: Some(DateTime::UNIX_EPOCH + Duration::from_secs(30)), ..Standing::default() };
-            assert_eq!(judged(&asked(60), 1, &soon_too_old).reason, Some(Reason::Expired), "{}", outcome.class);
+            assert_eq!(judged(&asked(60), 1, &soon_too_old).error, Some(ErrorClass::Expired), "{}", outcome.class);
         }
     }
 
@@ -187,14 +165,14 @@ mod tests {
     #[test]
     fn a_permanent_refusal_fails_at_once() {
         let verdict = judged(&Outcome::permanent("x", ""), 1, &Standing::default());
-        assert_eq!((verdict.state, verdict.reason, verdict.retries), (State::Failed, Some(Reason::Permanent), 0));
+        assert_eq!((verdict.state, verdict.error, verdict.retries), (State::Failed, Some(ErrorClass::Permanent), 0));
     }
 
     #[test]
     fn a_message_whose_next_try_would_be_past_its_age_is_over() {
         let at = |seconds| Some(DateTime::UNIX_EPOCH + Duration::from_secs(seconds));
         let early = judged(&refused(), 1, &Standing { expires_at: at(5), ..Standing::default() });
-        assert_eq!((early.state, early.reason), (State::Failed, Some(Reason::Expired)));
+        assert_eq!((early.state, early.error), (State::Failed, Some(ErrorClass::Expired)));
         assert_eq!(judged(&refused(), 1, &Standing { expires_at: at(6), ..Standing::default() }).state, State::Retrying);
     }
 

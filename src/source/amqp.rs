@@ -8,7 +8,7 @@ mod errors;
 mod lane;
 mod publishing;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ use super::codes::Code;
 use super::{Context, Delivery, Pipeline, Sender};
 use crate::fault::Fault;
 use crate::outcome::Outcome;
+use crate::tls;
 use crate::units::{Secret, Span};
 
 /// How long a send may take unless `timeout` is set.
@@ -95,7 +96,7 @@ impl super::Config for Config {
             faults.push(Fault::new("channels", "must be between 1 and 64"));
         }
         let uri = self.uri(cx, &mut faults);
-        let tls = tls(cx, uri.as_ref(), &mut faults);
+        let tls = certificates(cx, uri.as_ref(), &mut faults);
         let Some(uri) = uri.filter(|_| faults.is_empty()) else { return Err(faults) };
         let target = Target {
             source: cx.name.clone(),
@@ -118,7 +119,7 @@ impl Config {
     pub(crate) fn broker(&self, cx: &Context) -> Result<(AMQPUri, OwnedTLSConfig), Vec<Fault>> {
         let mut faults = Vec::new();
         let uri = self.uri(cx, &mut faults);
-        let tls = tls(cx, uri.as_ref(), &mut faults);
+        let tls = certificates(cx, uri.as_ref(), &mut faults);
         uri.filter(|_| faults.is_empty()).map(|uri| (uri, tls)).ok_or(faults)
     }
 
@@ -168,32 +169,21 @@ impl Config {
     }
 }
 
-fn tls(cx: &Context, uri: Option<&AMQPUri>, faults: &mut Vec<Fault>) -> OwnedTLSConfig {
-    let mut config = OwnedTLSConfig::default();
-    let Some(tls) = &cx.options.tls else { return config };
+fn certificates(cx: &Context, uri: Option<&AMQPUri>, faults: &mut Vec<Fault>) -> OwnedTLSConfig {
+    let Some(tls) = &cx.options.tls else { return OwnedTLSConfig::default() };
     if uri.is_some_and(|uri| uri.scheme == AMQPScheme::AMQP) {
         faults.push(Fault::new("tls", "is given, but the URL begins with amqp:// and not amqps://"));
     }
-    let mut read = |path: &str, file: &Path, holds: &str| match std::fs::read_to_string(cx.path(file)) {
-        Ok(text) if text.contains(holds) => Some(text),
-        Ok(_) => {
-            faults.push(Fault::new(path, format!("{} has no PEM section `{holds}`", cx.path(file).display())));
-            None
+    match tls.read(&cx.folder, tls::PKCS8) {
+        Ok(files) => OwnedTLSConfig {
+            identity: files.identity.map(|(pem, key)| OwnedIdentity::PKCS8 { pem, key }),
+            cert_chain: files.ca.map(|ca| String::from_utf8_lossy(&ca).into_owned()),
+        },
+        Err(more) => {
+            faults.extend(more);
+            OwnedTLSConfig::default()
         }
-        Err(error) => {
-            faults.push(Fault::new(path, format!("{} can't be read: {error}", cx.path(file).display())));
-            None
-        }
-    };
-    config.cert_chain = tls.ca.as_deref().and_then(|file| read("tls.ca", file, "-----BEGIN CERTIFICATE-----"));
-    let pem = tls.cert.as_deref().map(|file| read("tls.cert", file, "-----BEGIN CERTIFICATE-----"));
-    let key = tls.key.as_deref().map(|file| read("tls.key", file, "-----BEGIN PRIVATE KEY-----"));
-    match (pem, key) {
-        (Some(Some(pem)), Some(Some(key))) => config.identity = Some(OwnedIdentity::PKCS8 { pem: pem.into_bytes(), key: key.into_bytes() }),
-        (Some(_), None) | (None, Some(_)) => faults.push(Fault::new("tls", "a client certificate needs both cert and key")),
-        _ => {}
     }
-    config
 }
 
 struct Amqp {
@@ -318,7 +308,7 @@ mod tests {
         cx.options.tls = Some(Tls { ca: Some("/missing".into()), cert: Some("/missing".into()), key: None });
         let config: Config = serde_json::from_value(serde_json::json!({"url": "amqp://h", "channels": 0, "exchange": "x".repeat(256)})).unwrap();
         let faults: Vec<_> = super::super::Config::build(config, &cx).unwrap_err().into_iter().map(|fault| fault.path).collect();
-        for path in ["exchange", "channels", "tls", "tls.ca", "tls.cert"] {
+        for path in ["exchange", "channels", "tls", "tls.ca", "tls.cert", "tls.key"] {
             assert!(faults.iter().any(|have| have == path), "{path}: {faults:?}");
         }
     }

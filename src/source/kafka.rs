@@ -213,6 +213,11 @@ impl Pipeline for Kafka {
         }
     }
 
+    /// The partition and the offset.
+    fn keeps_result(&self) -> bool {
+        true
+    }
+
     async fn close(&self, within: Duration) {
         let Some(producer) = self.replace(None) else { return };
         producer.retire();

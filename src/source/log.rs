@@ -17,7 +17,9 @@ pub struct Config {}
 
 impl super::Config for Config {
     fn build(self, cx: &Context) -> Result<Sender, Vec<Fault>> {
-        let _ = cx;
+        if cx.options.tls.is_some() {
+            return Err(vec![Fault::new("tls", "has no effect: the log has no connection")]);
+        }
         Ok(Sender::each(Log))
     }
 

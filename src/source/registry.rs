@@ -7,7 +7,7 @@ use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
 use super::codes::{Code, OF_THE_ENGINE};
-use super::{Config, Context, Sender, amqp, command, http, kafka, log};
+use super::{Config, Context, Section, Sender, amqp, command, http, kafka, log};
 use crate::fault::Fault;
 
 type Build = Arc<dyn Fn(Value, &Context) -> Result<Sender, Vec<Fault>> + Send + Sync>;
@@ -57,7 +57,7 @@ impl Registry {
     /// Registers a kind by its configuration type. Replaces a kind of the same name.
     pub fn register<C: Config>(&mut self, kind: &str) {
         let build: Build = Arc::new(|value, cx| {
-            let config: C = serde_path_to_error::deserialize(value).map_err(|error| {
+            let config: C = serde_path_to_error::deserialize(Section(value)).map_err(|error| {
                 let path = error.path().to_string();
                 vec![Fault::new(if path == "." { String::new() } else { path }, error.inner())]
             })?;
@@ -94,7 +94,7 @@ impl Registry {
     pub fn build(&self, kind: &str, section: Value, cx: &Context) -> Result<Sender, Vec<Fault>> {
         let Some(found) = self.kinds.get(kind) else {
             let known = self.names().collect::<Vec<_>>().join(", ");
-            return Err(vec![Fault::new("kind", format!("`{kind}` is not a kind of source; the kinds are {known}"))]);
+            return Err(vec![Fault::new("kind", format!("unknown kind of source `{kind}`; known kinds: {known}"))]);
         };
         (found.build)(section, cx)
     }

@@ -12,11 +12,18 @@ use crate::units::{Secret, Span};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// `sqlite://redrive.db`, `postgres://user:password@host/database`, `mysql://…` (MySQL and MariaDB).
+    /// `sqlite://redrive.db`, `postgres://user:password@host/database`, `mysql://…` (MySQL and MariaDB). In user and password `@ / ? # %` are
+    /// written `%40 %2F %3F %23 %25`.
     pub url: Secret,
     /// A file that holds the URL instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url_file: Option<PathBuf>,
+    /// PostgreSQL, MySQL, MariaDB: the password, as it is, instead of one in the URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    /// A file that holds the password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
     /// Certificates for the connection. With a `ca` the server's certificate and name are verified, without one they are not: see docs/database.md.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
@@ -42,6 +49,8 @@ impl Default for Config {
         Self {
             url: Secret::new("sqlite://redrive.db"),
             url_file: None,
+            password: None,
+            password_file: None,
             tls: None,
             schema: None,
             table_prefix: String::new(),

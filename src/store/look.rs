@@ -10,9 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use uuid::Uuid;
 
-use super::work::LastError;
 use crate::message::{AttemptOutcome, Key, State};
 use crate::retry;
 
@@ -220,7 +220,18 @@ pub struct Attempt {
     pub result: Option<String>,
 }
 
-/// The result of a change that a person asked for.
+/// Why an attempt failed, as the table says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LastError {
+    /// What redrive writes is one of [`ErrorClass`](crate::message::ErrorClass).
+    pub class: String,
+    /// A stable code.
+    pub code: String,
+    /// For people.
+    pub detail: String,
+}
+
+/// What became of a person's wish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
     /// Done; the message is now in this state.

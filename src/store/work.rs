@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::message::judge::Log;
-use crate::message::{AttemptOutcome, Headers, Key, Message, Standing, State};
+use crate::message::{AttemptOutcome, ErrorClass, Headers, Key, Message, Standing, State};
 use crate::retry;
 use crate::store::Error;
 
@@ -295,7 +295,7 @@ pub struct Completion {
     /// The outcome.
     pub outcome: AttemptOutcome,
     /// What went wrong; `None` when it succeeded.
-    pub error: Option<LastError>,
+    pub error: Option<Failure>,
     /// What the destination answered.
     pub result: Option<String>,
     /// When the attempt began, on the database's clock.
@@ -310,11 +310,11 @@ pub struct Completion {
     pub delete: bool,
 }
 
-/// Why the last attempt of a message failed.
+/// Why an attempt failed, to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastError {
-    /// `permanent`, `refused`, `unreachable`, `expired`, `lost` or `invalid`.
-    pub class: String,
+pub struct Failure {
+    /// What kind of error it is.
+    pub class: ErrorClass,
     /// A stable code.
     pub code: String,
     /// The details, in words.

@@ -462,7 +462,7 @@ async fn a_purge_by_hand_warns_of_failed_messages() {
     let output = run(folder, &["purge"]);
     assert_eq!((code(&output), out(&output).as_str()), (0, "deleted: 1 succeeded, 1 failed, 0 cancelled messages and 0 idempotency keys\n"));
     let line: Value = serde_json::from_str(err(&output).trim()).unwrap();
-    assert_eq!((&line["level"], &line["message"]), (&Value::from("WARN"), &Value::from("purged history, failed messages among it")));
+    assert_eq!((&line["level"], &line["message"]), (&Value::from("WARN"), &Value::from("purged history, including failed messages")));
     assert_eq!((&line["rows.failed"], &line["rows.succeeded"]), (&Value::from(1), &Value::from(1)));
     assert_eq!((code(&run(folder, &["purge"])), err(&run(folder, &["purge"])).as_str()), (0, ""), "nothing is no news");
 }

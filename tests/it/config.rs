@@ -75,6 +75,10 @@ fn secrets_are_read_from_files_beside_the_configuration() {
     let config = parse_with(text, &folder.path().join("redrive.yaml"), &[]).unwrap();
     assert_eq!(config.store.url.expose(), "sqlite://from-a-file.db");
     assert_eq!(config.api.token.unwrap().expose(), "t0ken");
+    std::fs::write(folder.path().join("password"), "a/b?c#d@e%20\n").unwrap();
+    let text = "project: orders\nstore: { url: 'postgres://redrive@db/orders', password_file: password }\n";
+    let config = parse_with(text, &folder.path().join("redrive.yaml"), &[]).unwrap();
+    assert_eq!(config.store.password.unwrap().expose(), "a/b?c#d@e%20");
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! The files under `deploy/`.
 
+mod monitoring;
+mod systemd;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use redrive::config::{Config, Scope};
+use redrive::config::{Config, Environment, Scope};
 use redrive::source::Registry;
 use redrive::units::Span;
 use serde_json::Value;
@@ -18,12 +21,17 @@ fn text(file: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
 
-/// A configuration without its sources; each variable holds something that is valid for any. It has a runtime, because opening a store may need one.
-fn config(text: &str, file: &Path) -> Config {
+/// A configuration without its sources. It has a runtime, because opening a store may need one.
+fn config(text: &str, file: &Path, environment: Environment<'_>, scope: Scope) -> Config {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let _entered = runtime.enter();
-    let anything = |_: &str| Some("postgres://database".to_owned());
-    Config::parse(text, file, &anything, &Registry::default(), Scope::Store).unwrap()
+    Config::parse(text, file, environment, &Registry::default(), scope).unwrap()
+}
+
+/// A variable that holds what would do for any.
+#[allow(clippy::unnecessary_wraps, reason = "it is an environment")]
+fn anything(_: &str) -> Option<String> {
+    Some("postgres://database".to_owned())
 }
 
 /// The first order of the compose file's producer, if it is started at this time.
@@ -53,7 +61,7 @@ fn a_producer_that_is_started_again_submits_other_orders() {
 fn an_engine_waits_longer_than_the_node_takes_to_stop() {
     let compose = &documents(&text("compose.yaml"))[0];
     let waits: Span = compose["services"]["redrive"]["stop_grace_period"].as_str().unwrap().parse().unwrap();
-    let config = config(&text("deploy/compose/redrive.yaml"), Path::new("deploy/compose/redrive.yaml"));
+    let config = config(&text("deploy/compose/redrive.yaml"), Path::new("deploy/compose/redrive.yaml"), &anything, Scope::Store);
     assert!(waits.get() >= config.engine.shutdown.grace.get() + Duration::from_secs(5), "{waits}");
 }
 
@@ -77,6 +85,7 @@ fn the_sidecar_of_kubernetes_is_one_that_starts_is_asked_and_has_time_to_stop() 
     let (user, group) = (&sidecar["securityContext"]["runAsUser"], &sidecar["securityContext"]["runAsGroup"]);
     assert!(image.contains(&format!("USER {user}:{group}\n")), "{user}:{group}");
     assert_eq!(&pod["securityContext"]["fsGroup"], group);
+    assert_eq!(pod["automountServiceAccountToken"], false, "nothing here asks Kubernetes");
 
     // The file as it is mounted.
     let configuration = of(&manifest, "ConfigMap")["data"]["redrive.yaml"].as_str().unwrap();
@@ -89,14 +98,18 @@ fn the_sidecar_of_kubernetes_is_one_that_starts_is_asked_and_has_time_to_stop() 
             assert!(preface.contains(&format!("={key}=")), "the command that makes the secret gives it no {key}");
             let file = folder.path().join(item["path"].as_str().unwrap());
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            let secret = if key == "database-url" { "postgres://redrive:s3cret@postgres/orders" } else { "t0ken" };
+            let secret = match key {
+                "database-url" => "postgres://redrive:s3cret@postgres/orders",
+                "ca.crt" => "-----BEGIN CERTIFICATE-----\n",
+                _ => "t0ken",
+            };
             std::fs::write(file, secret).unwrap();
         }
     }
     let check = run(folder.path(), &["check"]);
     assert_eq!(code(&check), 0, "{}", err(&check));
-    let config = config(configuration, &folder.path().join("redrive.yaml"));
-    // None of the system's authorities can certify a server name that exists only in the cluster.
+    let config = config(configuration, &folder.path().join("redrive.yaml"), &anything, Scope::Store);
+    // No authority of the system's knows a server whose name is known in the cluster alone.
     let ca = config.store.tls.as_ref().and_then(|tls| tls.ca.as_deref());
     assert!(ca.is_some_and(Path::is_file), "{ca:?}");
 

@@ -6,6 +6,7 @@ pub(crate) mod endpoint;
 pub(crate) mod process;
 mod proxy;
 mod raw;
+pub(crate) mod schema;
 pub(crate) mod sends;
 pub(crate) mod yaml;
 

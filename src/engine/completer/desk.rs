@@ -1,4 +1,4 @@
-//! What one writer of outcomes has before it: batches, and what has to wait.
+//! The working state of one writer of outcomes: its batch size, and what it has set aside.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use crate::engine::portion::Portion;
 use crate::store::{Completion, Error, Held};
 use crate::telemetry::throttle::Throttle;
 
-/// How long to wait before what could not be written is tried again, at first and at the most.
+/// How long to wait before outcomes that could not be written are retried, at first and at most.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// How long what somebody else has locked, or the store did not take by itself, is left alone.
+/// How long outcomes that are locked by somebody else, or that the store refused on their own, are left alone.
 const ASIDE_WAIT: Duration = Duration::from_secs(1);
-/// Where so many in a row could not be written, each by itself, the others are left alone too for a while: it looks like an outage.
+/// When this many outcomes in a row could not be written, each on its own, the others are left alone for a while too: it looks like an outage.
 const ALONE_IN_A_ROW: u32 = 2;
-/// So many that the store refused before are tried at once.
+/// How many previously refused outcomes are retried together.
 const REFUSED_AT_ONCE: usize = 32;
 
-/// Attempts that ended, and what is written of each.
+/// Attempts that ended, and the completion of each.
 #[derive(Debug, Default)]
 pub(super) struct Outcomes {
     pub(super) reports: Vec<Report>,
     pub(super) completions: Arc<Vec<Completion>>,
-    /// Whether a try that failed may have written some of them.
+    /// Whether an earlier, failed try may have written some of them.
     pub(super) is_repeated: bool,
 }
 
@@ -41,13 +41,13 @@ impl Outcomes {
         self.reports.len()
     }
 
-    /// Leaves so many; answers the others.
+    /// Keeps the first `count`; returns the others.
     pub(super) fn split_off(&mut self, count: usize) -> Self {
         let completions = Arc::make_mut(&mut self.completions).split_off(count);
         Self { reports: self.reports.split_off(count), completions: Arc::new(completions), is_repeated: self.is_repeated }
     }
 
-    /// Those of which this holds, and those of which it does not.
+    /// Splits into those that match and those that do not.
     pub(super) fn partition(self, holds: impl Fn(&Completion) -> bool) -> (Self, Self) {
         let is_repeated = self.is_repeated;
         let (these, those): (Vec<_>, Vec<_>) = self.pairs().partition(|(_, completion)| holds(completion));
@@ -59,27 +59,27 @@ impl Outcomes {
     }
 }
 
-/// What one worker has of its own.
+/// The state of one worker.
 pub(super) struct Desk {
     pub(super) rng: StdRng,
     pub(super) failures: Throttle,
     /// How many outcomes are written at once.
     pub(super) portion: Portion,
     wait: Duration,
-    /// How many in a row could not be written, each by itself.
+    /// How many in a row could not be written, each on its own.
     alone: u32,
-    /// Outcomes of messages that somebody else has locked, and those that the store did not take by themselves; and when they are tried again if
-    /// there are any.
+    /// Outcomes set aside, because somebody else has locked their messages or the store refused them on their own, and when they are retried if there
+    /// are any.
     pub(super) aside: Vec<(Report, Completion)>,
     pub(super) again: Instant,
-    /// Of those aside the ones that an earlier try may have written.
+    /// Those of the outcomes set aside that an earlier try may have written.
     unsure: HashSet<Held>,
-    /// Since when the store has refused outcomes, each by itself.
+    /// When the store first refused each outcome on its own.
     refused: HashMap<Held, Instant>,
 }
 
 impl Desk {
-    /// One that writes at most so many outcomes at once.
+    /// A desk that writes at most `batch` outcomes at once.
     pub(super) fn new(rng: StdRng, batch: usize) -> Self {
         Self {
             rng,
@@ -94,43 +94,43 @@ impl Desk {
         }
     }
 
-    /// So many were written at once.
+    /// `count` outcomes were written at once.
     pub(super) fn wrote(&mut self, count: usize) {
         (self.wait, self.alone) = (FIRST_WAIT, 0);
         self.portion.worked(count, Instant::now());
     }
 
-    /// How long to wait after one more failure in a row that is none of size.
+    /// Counts a consecutive failure that was not caused by batch size; returns how long to wait.
     pub(super) fn wait(&mut self) -> Duration {
         let wait = self.wait;
         self.wait = (wait * 2).min(LONGEST_WAIT);
         wait
     }
 
-    /// Another batch is about to be written, whatever became of the last.
+    /// Another batch is about to be written, whatever happened to the last.
     pub(super) const fn begin(&mut self) {
         self.alone = 0;
     }
 
-    /// Whether what was tried last looks as if nothing could be written.
+    /// Whether the last tries look as if nothing can be written.
     pub(super) const fn is_stuck(&self) -> bool {
         self.alone >= ALONE_IN_A_ROW
     }
 
-    /// Whether all of these were laid aside before because they could not be written.
+    /// Whether all of these were set aside before because they could not be written.
     pub(super) fn failed_before(&self, outcomes: &Outcomes) -> bool {
         outcomes.completions.iter().all(|completion| self.unsure.contains(&completion.held))
     }
 
-    /// Outcomes were not written, and it is not they that the store refuses. `parts` is what is to be written besides, the last of it first. Answers
-    /// how long to wait before that.
+    /// Outcomes were not written, for a reason other than a refusal. `parts` are the others still to be written, the last one first. Returns how long
+    /// to wait before going on.
     pub(super) fn put_back(&mut self, part: Outcomes, parts: &mut Vec<Outcomes>, error: &Error) -> Duration {
         let (count, is_least) = (part.count(), self.portion.size() == 1);
         if !self.portion.failed(count, error, Instant::now()) {
             parts.push(part);
             return self.wait();
         }
-        // What is too much for the database gets no less by waiting; that it is an outage shows soon, where one alone is not written either.
+        // Waiting does not make a batch smaller. An outage shows soon: a single outcome can't be written either.
         if !is_least {
             parts.push(part);
             return FIRST_WAIT;
@@ -140,8 +140,8 @@ impl Desk {
             self.lay_aside(part);
             return FIRST_WAIT;
         }
-        // However many are too much by themselves, others are not kept from their turn for longer than one wait. What was not tried by itself comes
-        // before what was.
+        // However many outcomes are too large on their own, the others are delayed by one wait at most. Those not yet tried on their own come before
+        // those that were.
         let (tried, again) = (std::mem::take(&mut self.aside), self.again);
         for rest in parts.drain(..).rev() {
             self.lay_aside(rest);
@@ -154,7 +154,7 @@ impl Desk {
         self.wait()
     }
 
-    /// Has outcomes tried another time.
+    /// Sets outcomes aside to be retried later.
     pub(super) fn lay_aside(&mut self, outcomes: Outcomes) {
         if self.aside.is_empty() {
             self.again = Instant::now() + ASIDE_WAIT;
@@ -165,16 +165,16 @@ impl Desk {
         self.aside.extend(outcomes.pairs());
     }
 
-    /// The halves of a batch that the store refuses, the one to be written next behind the other. Most of those that it refused before are left for
-    /// another time: that it takes the whole batch shows soon enough that it refuses them no more.
+    /// The halves of a refused batch, the one to be written next last. Most of the outcomes that were refused before are left for later; once the
+    /// store accepts a whole batch, it soon shows whether it still refuses them.
     pub(super) fn halves(&mut self, mut outcomes: Outcomes, error: &Error) -> [Outcomes; 2] {
         // On PostgreSQL a batch may be two statements, each for itself.
-        let (batch, is_told) = (outcomes.count(), std::mem::replace(&mut outcomes.is_repeated, true));
+        let (batch, is_reported) = (outcomes.count(), std::mem::replace(&mut outcomes.is_repeated, true));
         let (mut before, others) = outcomes.partition(|completion| self.was_refused(&completion.held));
-        if !is_told && others.count() > 0 {
-            tracing::warn!(error = error.to_string(), batch, "a batch of outcomes was refused; those that the database takes are written");
+        if !is_reported && others.count() > 0 {
+            tracing::warn!(error.detail = error.to_string(), batch, "a batch of outcomes was refused; those that the database accepts are written");
         }
-        // These go before those that are refused once more, so that the next time it is their turn.
+        // These come before those that are refused once more, so that it is their turn next time.
         if before.count() > REFUSED_AT_ONCE {
             let later = before.split_off(REFUSED_AT_ONCE);
             self.lay_aside(later);
@@ -184,14 +184,14 @@ impl Desk {
         [rest, first]
     }
 
-    /// Whether the store refused this outcome by itself before.
+    /// Whether the store has already refused this outcome on its own.
     pub(super) fn was_refused(&self, held: &Held) -> bool {
         self.refused.contains_key(held)
     }
 
-    /// Since when the store has refused this outcome; `None` if this is the first time.
+    /// When the store first refused this outcome; `None` if it has not before. Remembers it either way.
     pub(super) fn refused_since(&mut self, held: &Held, now: Instant) -> Option<Instant> {
-        // That it refuses it says that it was not written before.
+        // The refusal shows that no earlier try has written it.
         self.unsure.remove(held);
         let since = self.refused.get(held).copied();
         if since.is_none() {
@@ -200,9 +200,9 @@ impl Desk {
         since
     }
 
-    /// Forgets an outcome that is dealt with; answers whether a try before it was laid aside may have written it.
+    /// Forgets an outcome that is settled; returns whether a try before it was set aside may have written it.
     pub(super) fn forget(&mut self, held: &Held) -> bool {
-        // Nearly always there are none.
+        // Usually there are none.
         if !self.refused.is_empty() {
             self.refused.remove(held);
         }

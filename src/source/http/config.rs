@@ -17,7 +17,7 @@ use super::{Http, request, table};
 use crate::fault::Fault;
 use crate::source::codes::Code;
 use crate::source::{Context, Sender};
-use crate::tls::Tls;
+use crate::tls::{self, Tls};
 use crate::units::Secret;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,8 +27,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const MOST_IDLE: usize = 64;
 /// The maximum number of headers in an answer. A receiver behind several proxies may well send more than the hundred that a library usually allows.
 const MOST_ANSWER_HEADERS: usize = 1000;
-/// The maximum size of a certificate file.
-const MOST_FILE_BYTES: u64 = 1 << 20;
 
 /// `kind: http`: sends one request per message to an HTTP endpoint, or to a handler on this machine.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -95,8 +93,9 @@ impl crate::source::Config for Config {
         let mut faults = Vec::new();
         let target = self.target(cx, &mut faults);
         let timeout = cx.options.timeout.map_or(DEFAULT_TIMEOUT, Into::into);
+        let key = if self.webhook_secret_file.is_some() { "webhook_secret_file" } else { "webhook_secret" };
         let signer = secret("webhook_secret", self.webhook_secret.as_ref(), self.webhook_secret_file.as_deref(), cx, &mut faults)
-            .and_then(|secret| or_fault(Signer::try_new(secret.expose()), "webhook_secret", &mut faults));
+            .and_then(|secret| or_fault(Signer::try_new(secret.expose()), key, &mut faults));
         let headers = self.headers(signer.is_some(), cx, &mut faults);
         let client = self.client(target.as_ref(), timeout, cx, &mut faults);
         let (Some(target), Some(client), true) = (target, client, faults.is_empty()) else {
@@ -156,7 +155,8 @@ impl Config {
             }
         }
         if let Some(token) = secret("bearer", self.bearer.as_ref(), self.bearer_file.as_deref(), cx, faults) {
-            set("bearer".into(), AUTHORIZATION.as_str(), &format!("Bearer {}", token.expose()), faults);
+            let key = if self.bearer_file.is_some() { "bearer_file" } else { "bearer" };
+            set(key.into(), AUTHORIZATION.as_str(), &format!("Bearer {}", token.expose()), faults);
         }
         if let Some(basic) = &self.basic {
             if basic.username.contains(':') {
@@ -236,34 +236,25 @@ fn proxy_for(proxy: &Secret) -> Result<reqwest::Proxy, String> {
 }
 
 fn with_tls(mut builder: reqwest::ClientBuilder, tls: &Tls, cx: &Context, faults: &mut Vec<Fault>) -> reqwest::ClientBuilder {
-    if let Some(ca) = &tls.ca {
-        let certificates = read(ca, cx).and_then(|pem| match reqwest::Certificate::from_pem_bundle(&pem) {
-            Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-            Ok(_) => Err(format!("{} contains no PEM certificate", ca.display())),
-            Err(error) => Err(format!("{} is not a bundle of PEM certificates: {error}", ca.display())),
-        });
+    let files = match tls.read(&cx.folder, tls::PKCS8) {
+        Ok(files) => files,
+        Err(more) => {
+            faults.extend(more);
+            return builder;
+        }
+    };
+    if let Some(ca) = files.ca {
+        let certificates = reqwest::Certificate::from_pem_bundle(&ca).map_err(|error| format!("is not a bundle of certificates in PEM: {error}"));
         if let Some(certificates) = or_fault(certificates, "tls.ca", faults) {
             builder = builder.tls_certs_merge(certificates);
         }
     }
-    match (&tls.cert, &tls.key) {
-        (Some(cert), Some(key)) => {
-            let cert = or_fault(read(cert, cx), "tls.cert", faults);
-            let key = or_fault(read(key, cx), "tls.key", faults);
-            if let (Some(cert), Some(key)) = (cert, key) {
-                let identity = reqwest::Identity::from_pkcs8_pem(&cert, &key).map_err(|error| {
-                    format!(
-                        "certificate and key can't be used ({error}); the key must be PKCS#8 (`openssl pkcs8 -topk8 -nodes`) and match the certificate"
-                    )
-                });
-                if let Some(identity) = or_fault(identity, "tls.key", faults) {
-                    builder = builder.identity(identity);
-                }
-            }
+    if let Some((cert, key)) = files.identity {
+        let identity = reqwest::Identity::from_pkcs8_pem(&cert, &key)
+            .map_err(|error| format!("certificate and key can't be used ({error}); the key must be PKCS#8 and fit the certificate"));
+        if let Some(identity) = or_fault(identity, "tls.key", faults) {
+            builder = builder.identity(identity);
         }
-        (None, None) => {}
-        (Some(_), None) => faults.push(Fault::new("tls.key", "is missing: a certificate needs its key")),
-        (None, Some(_)) => faults.push(Fault::new("tls.cert", "is missing: a key needs its certificate")),
     }
     builder
 }
@@ -276,19 +267,6 @@ fn secret(key: &str, value: Option<&Secret>, file: Option<&Path>, cx: &Context, 
         return None;
     }
     Some(secret)
-}
-
-fn read(file: &Path, cx: &Context) -> Result<Vec<u8>, String> {
-    use std::io::Read as _;
-
-    let mut bytes = Vec::new();
-    let opened = std::fs::File::open(cx.folder.join(file));
-    let count = opened.and_then(|opened| opened.take(MOST_FILE_BYTES + 1).read_to_end(&mut bytes));
-    match count {
-        Ok(count) if count as u64 <= MOST_FILE_BYTES => Ok(bytes),
-        Ok(_) => Err(format!("{} is larger than 1 MiB", file.display())),
-        Err(error) => Err(format!("{} can't be read: {error}", file.display())),
-    }
 }
 
 fn or_fault<T>(result: Result<T, String>, path: &str, faults: &mut Vec<Fault>) -> Option<T> {

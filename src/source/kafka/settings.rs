@@ -10,6 +10,7 @@ use super::Config;
 use super::properties;
 use crate::fault::Fault;
 use crate::source::Context;
+use crate::tls;
 
 /// The longest message timeout that is derived; a longer one must be configured.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -149,22 +150,15 @@ fn credentials(config: &Config, cx: &Context, given: &mut BTreeMap<String, Strin
     }
     let password = cx.secret("password", config.password.clone(), config.password_file.as_deref());
     if let Ok(Some(password)) = &password {
-        set("password", "sasl.password", password.expose().to_owned(), given);
+        let path = if config.password_file.is_some() { "password_file" } else { "password" };
+        set(path, "sasl.password", password.expose().to_owned(), given);
     }
     if let Err(fault) = password {
         faults.push(fault);
     }
-    if let Some(tls) = tls {
-        for (path, file) in [("tls.ca", &tls.ca), ("tls.cert", &tls.cert), ("tls.key", &tls.key)] {
-            if let Some(file) = file
-                && let Err(error) = std::fs::metadata(cx.path(file))
-            {
-                faults.push(Fault::new(path, format!("{} can't be read: {error}", cx.path(file).display())));
-            }
-        }
-        if tls.cert.is_some() != tls.key.is_some() {
-            faults.push(Fault::new("tls", "a client certificate needs both cert and key"));
-        }
+    // With `ssl.key.password` among the properties it takes a key that is encrypted, too.
+    if let Some(Err(more)) = tls.map(|tls| tls.read(&cx.folder, tls::ANY_KEY)) {
+        faults.extend(more);
     }
     let sasl = given.contains_key("sasl.username") || given.contains_key("sasl.password");
     if config.username.is_some() != (config.password.is_some() || config.password_file.is_some()) && !given.contains_key("sasl.password") {
@@ -302,7 +296,7 @@ mod tests {
     #[test]
     fn the_protocol_follows_tls_and_credentials() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("ca.pem"), "x").unwrap();
+        std::fs::write(folder.path().join("ca.pem"), "-----BEGIN CERTIFICATE-----\n").unwrap();
         std::fs::write(folder.path().join("secret"), "hunter2\n").unwrap();
         let mut cx = Context { folder: folder.path().to_owned(), ..context() };
         let plain = settings(&config(r#"{"brokers":["a:1"],"username":"u","password_file":"secret"}"#), &cx).unwrap();
@@ -321,11 +315,17 @@ mod tests {
         assert!(faults(r#"{"brokers":["a:1"],"username":"u"}"#, &cx)[0].contains("belong together"));
         assert!(faults(r#"{"brokers":["a:1"],"username":"u","password":"p","password_file":"secret"}"#, &cx)[0].contains("not both"));
         assert!(faults(r#"{"brokers":["a:1"],"username":"u","password_file":"missing"}"#, &cx)[0].contains("can't be read"));
+        let twice = faults(r#"{"brokers":["a:1"],"username":"u","password_file":"secret","properties":{"sasl.password":"p"}}"#, &cx);
+        assert!(twice[0].starts_with("password_file: is given twice"), "{twice:?}");
         cx.options.tls = Some(Tls { ca: Some("missing.pem".into()), cert: Some("ca.pem".into()), ..Tls::default() });
         let found = faults(r#"{"brokers":["a:1"]}"#, &cx);
         assert!(
             found.iter().any(|fault| fault.starts_with("tls.ca: ")) && found.iter().any(|fault| fault.contains("both cert and key")),
             "{found:?}"
         );
+        // The client library would say so of all its properties together.
+        cx.options.tls = Some(Tls { ca: Some("secret".into()), ..Tls::default() });
+        let found = faults(r#"{"brokers":["a:1"]}"#, &cx);
+        assert!(found.len() == 1 && found[0].starts_with("tls.ca: ") && found[0].contains("holds no PEM section"), "{found:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! MySQL 8 and later, MariaDB 10.6 and later: no RETURNING and no array parameters. Batches are passed as JSON; rows are locked, changed and read in
 //! one transaction.
 
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 use super::decode;
 use super::dialect::{Bad, Batch, Dialect, Id, Kind, Role, Value, driver};
 use super::nodelay;
+use super::open::Login;
 use super::pool::{Core, Work};
 use crate::fault::Fault;
 use crate::store::config::Migrate;
@@ -29,19 +31,27 @@ const COLLATION: &str = "CHARACTER SET utf8mb4 /*M!100600 COLLATE utf8mb4_nopad_
 const LEAST: Duration = Duration::from_secs(3);
 
 /// MySQL or MariaDB.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Mysql {
     options: MySqlConnectOptions,
     /// The settings of every session.
     session: String,
 }
 
+impl fmt::Debug for Mysql {
+    // The options would show the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mysql").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
 impl Mysql {
-    /// From a URL and the certificates.
-    pub(super) fn try_new(url: &str, config: &Config) -> Result<Self, Vec<Fault>> {
-        // sqlx's own message may repeat parts of the URL.
-        let options =
-            MySqlConnectOptions::from_str(url).map_err(|_| vec![Fault::new("url", "is not a valid MySQL URL: check its port and its parameters")])?;
+    /// From where the server is and the certificates.
+    pub(super) fn try_new(login: &Login, config: &Config) -> Result<Self, Vec<Fault>> {
+        // What sqlx says of a URL may repeat parts of it.
+        let options = MySqlConnectOptions::from_str(&login.url)
+            .map_err(|_| vec![Fault::new("url", "is not a valid MySQL URL (check the port and the parameters)")])?;
+        let options = login.password.iter().fold(options, |options, password| options.password(password.expose()));
         if options.get_database().is_none_or(str::is_empty) {
             return Err(vec![Fault::new("url", "does not name a database; write mysql://user:password@host/database")]);
         }

@@ -1,6 +1,6 @@
 //! From the configuration to a store: every fault at once, nothing is connected.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,42 +19,66 @@ use super::template::Names;
 use crate::fault::Fault;
 use crate::store::config::Migrate;
 use crate::store::{Config, Observer, Store};
+use crate::units::Secret;
+use crate::{secret, tls};
 
 /// The longest table prefix: names of indexes must fit PostgreSQL's 63 bytes.
 const MOST_PREFIX: usize = 30;
 
-/// The database that a URL names.
+/// The database that a configuration names.
 pub(super) enum Target {
     Sqlite(PathBuf),
-    Postgres(String),
-    Mysql(String),
+    Postgres(Login),
+    Mysql(Login),
 }
 
-/// What a URL asks for. The URL may hold a password and is never repeated.
+/// Where a server is, and the password, if it is not in the URL.
+pub(super) struct Login {
+    pub(super) url: String,
+    pub(super) password: Option<Secret>,
+}
+
+/// What a configuration asks for. The URL may hold a password and is never repeated.
 pub(super) fn target(config: &Config) -> Result<Target, Vec<Fault>> {
+    let fault = |path: &str, message: &str| vec![Fault::new(path, message)];
     let (path, text) = match &config.url_file {
         None => ("url", config.url.expose().to_owned()),
-        Some(file) => match crate::secret::read(file) {
-            Ok(url) => ("url_file", url.expose().trim().to_owned()),
-            Err(message) => return Err(vec![Fault::new("url_file", message)]),
-        },
+        Some(file) => ("url_file", secret::read(file).map_err(|message| fault("url_file", &message))?.expose().trim().to_owned()),
     };
-    let fault = |message: &str| Err(vec![Fault::new(path, message)]);
+    let (key, password) = match (&config.password, &config.password_file) {
+        (Some(_), Some(_)) => return Err(fault("password_file", "give password or password_file, not both")),
+        (None, Some(file)) => ("password_file", Some(secret::read(file).map_err(|message| fault("password_file", &message))?)),
+        (password, None) => ("password", password.clone()),
+    };
     match text.split_once(':').map(|(scheme, _)| scheme) {
-        Some("sqlite") => file(&text["sqlite:".len()..]).map(Target::Sqlite).or_else(fault),
-        Some(scheme @ ("postgres" | "postgresql" | "mysql" | "mariadb")) => match Url::from_str(&text) {
-            Ok(_) if scheme.starts_with("postgres") => Ok(Target::Postgres(text)),
-            Ok(mut url) => {
-                if scheme == "mariadb" {
-                    // Both are special to nobody, so the change is always allowed.
-                    let _ = url.set_scheme("mysql");
-                }
-                Ok(Target::Mysql(url.into()))
+        Some("sqlite") if password.is_some() => Err(fault(key, "does not apply to SQLite")),
+        Some("sqlite") => file(&text["sqlite:".len()..]).map(Target::Sqlite).map_err(|message| fault(path, message)),
+        Some(scheme @ ("postgres" | "postgresql" | "mysql" | "mariadb")) => {
+            let mut url = server(&text).map_err(|message| fault(path, &message))?;
+            if password.is_some() && (url.password().is_some() || url.query_pairs().any(|(key, _)| key == "password")) {
+                return Err(fault(key, "the URL holds a password too; leave one of them out"));
             }
-            Err(error) => fault(&format!("is no URL: {error}")),
-        },
-        _ => fault("must begin with sqlite:, postgres: or mysql:"),
+            if scheme.starts_with("postgres") {
+                return Ok(Target::Postgres(Login { url: text, password }));
+            }
+            if scheme == "mariadb" {
+                // Both are special to nobody, so the change is always allowed.
+                let _ = url.set_scheme("mysql");
+            }
+            Ok(Target::Mysql(Login { url: url.into(), password }))
+        }
+        _ => Err(fault(path, "must begin with sqlite:, postgres: or mysql:")),
     }
+}
+
+/// The URL of a server. What the parser says of one repeats nothing of it.
+fn server(text: &str) -> Result<Url, String> {
+    const ENCODED: &str =
+        "in a user or password write @ / ? # % as %40 %2F %3F %23 %25, or leave the password out and give it as it is, as store.password";
+    let url = Url::from_str(text).map_err(|error| format!("is not a valid URL ({error}); {ENCODED}"))?;
+    // What stands before such a character in a password may pass for a port, and the rest for a path, parameters or a fragment.
+    let torn = url.path().contains('@') || url.fragment().is_some() || url.query_pairs().any(|(key, _)| key.contains('@'));
+    if torn { Err(format!("is not a valid URL; {ENCODED}")) } else { Ok(url) }
 }
 
 /// The file that a URL of SQLite names, from behind its scheme: `//redrive.db`, `redrive.db`, `///var/lib/redrive.db`, and, as other tools write
@@ -69,7 +93,7 @@ pub(crate) fn file(rest: &str) -> Result<PathBuf, &'static str> {
     if !matches!(query, "" | "mode=rwc") {
         return Err("takes nothing behind its `?` but mode=rwc; take it out, and write %3F for a `?` in the name of the file");
     }
-    let file = percent_encoding::percent_decode_str(file).decode_utf8().map_err(|_| "is no UTF-8 once decoded")?;
+    let file = percent_encoding::percent_decode_str(file).decode_utf8().map_err(|_| "is not UTF-8 once decoded")?;
     Ok(match file.trim_start_matches('/') {
         relative if relative.len() == file.len() => PathBuf::from(relative),
         below_root => PathBuf::from(format!("/{below_root}")),
@@ -112,15 +136,10 @@ fn only(config: &Config, postgres: bool, sqlite: bool) -> Vec<Fault> {
     if !postgres && config.notify {
         faults.push(Fault::new("notify", "is for PostgreSQL alone; elsewhere poller.interval bounds the wait"));
     }
-    if sqlite && config.tls.is_some() {
-        faults.push(Fault::new("tls", "makes no sense with a file"));
-    }
-    let files = config.tls.iter().flat_map(|tls| [("tls.ca", &tls.ca), ("tls.cert", &tls.cert), ("tls.key", &tls.key)]);
-    for (path, file) in files.filter_map(|(path, file)| Some((path, file.as_ref()?))) {
-        // A driver that finds no file says so as if the server were away.
-        if let Err(error) = std::fs::File::open(file) {
-            faults.push(Fault::new(path, format!("{} can't be read: {error}", file.display())));
-        }
+    match &config.tls {
+        Some(_) if sqlite => faults.push(Fault::new("tls", "does not apply to SQLite")),
+        Some(tls) => faults.extend(tls.read(Path::new(""), tls::PKCS8).err().into_iter().flatten()),
+        None => {}
     }
     faults
 }
@@ -141,8 +160,8 @@ pub(super) fn open(config: &Config, project: &str, observer: Observer) -> Result
             let dialect = Sqlite { file, create, busy: timeout.mul_f32(0.9), cache: config.statement_cache as usize };
             Ok(store(config, names, dialect, timeout, true, true, observer))
         }
-        Target::Postgres(url) => Ok(store(config, names, Postgres::try_new(&url, config)?, timeout, keep, false, observer)),
-        Target::Mysql(url) => Ok(store(config, names, Mysql::try_new(&url, config)?, Mysql::timeout(config), keep, false, observer)),
+        Target::Postgres(login) => Ok(store(config, names, Postgres::try_new(&login, config)?, timeout, keep, false, observer)),
+        Target::Mysql(login) => Ok(store(config, names, Mysql::try_new(&login, config)?, Mysql::timeout(config), keep, false, observer)),
     }
 }
 
@@ -199,7 +218,6 @@ fn print<D: Dialect>(names: &Names, from: Option<&str>) -> Result<String, Unprin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Secret;
 
     fn file(url: &str) -> Result<PathBuf, String> {
         let config = Config { url: Secret::new(url), ..Config::default() };
@@ -234,5 +252,51 @@ mod tests {
         for url in ["sqlite:", "sqlite://", "sqlite://?mode=rwc", "sqlite::memory:", "sqlite://:memory:"] {
             assert!(file(url).unwrap_err().contains("names no file"), "{url}");
         }
+    }
+
+    #[test]
+    fn a_password_that_tears_the_url_apart_is_told_how_to_be_written() {
+        for password in ["hunter2/", "hunter2#x", "hunter2?x", "12/x", "12#x", "12?x", "/x", "?x"] {
+            let url = format!("postgres://redrive:{password}@db.internal:5432/orders?sslmode=require");
+            let said = file(&url).unwrap_err();
+            assert!(said.starts_with("url: is not a valid URL") && said.contains("as %40 %2F %3F %23 %25"), "{password}: {said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+        // Whoever writes it so is taken at his word.
+        for url in ["postgres://redrive:p%2F%23%3F%40%25@db/orders", "mysql://a%40b:c@db/x?ssl-mode=REQUIRED", "postgres:///x?host=/run&user=a@b"] {
+            assert_eq!(file(url), Err("another database".to_owned()), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_password_stands_beside_the_url_or_in_it() {
+        let of = |url: &str, password: Option<&str>, file: Option<PathBuf>| {
+            let config = Config { url: Secret::new(url), password: password.map(Secret::new), password_file: file, ..Config::default() };
+            match target(&config) {
+                Ok(Target::Sqlite(_)) => Ok(None),
+                Ok(Target::Postgres(login) | Target::Mysql(login)) => Ok(login.password.map(|password| password.expose().to_owned())),
+                Err(faults) => Err(faults.iter().map(ToString::to_string).collect::<String>()),
+            }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let written = folder.path().join("password");
+        std::fs::write(&written, "p@/?#%20\n").unwrap();
+        let taken = Ok(Some("p@/?#%20".to_owned()));
+        for url in ["postgres://redrive@db/orders", "mysql://redrive@db/orders", "mariadb://db/orders", "postgres:///orders?host=/run"] {
+            assert_eq!(of(url, Some("p@/?#%20"), None), taken, "{url}");
+            assert_eq!(of(url, None, Some(written.clone())), taken, "{url}");
+            assert_eq!(of(url, None, None), Ok(None), "{url}");
+        }
+        for (url, said) in [
+            ("postgres://u:hunter2@db/x", "password: the URL holds a password too; leave one of them out"),
+            ("postgres://db/x?user=u&password=hunter2", "password: the URL holds a password too; leave one of them out"),
+            ("sqlite://redrive.db", "password: does not apply to SQLite"),
+        ] {
+            assert_eq!(of(url, Some("hunter3"), None), Err(said.to_owned()), "{url}");
+        }
+        let of_a_file = of("sqlite://redrive.db", None, Some(written.clone())).unwrap_err();
+        assert_eq!(of_a_file, "password_file: does not apply to SQLite");
+        assert!(of("postgres://db/x", Some("hunter2"), Some(written)).unwrap_err().starts_with("password_file: give password or"));
+        assert!(of("postgres://db/x", None, Some("/absent".into())).unwrap_err().starts_with("password_file: /absent can't be read"));
     }
 }

@@ -1,5 +1,6 @@
 //! PostgreSQL 13 and later: changes return their rows, arrays are parameters, LISTEN and NOTIFY.
 
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use super::dialect::{Bad, Batch, Column, Dialect, Id, Kind, Role, Value, driver};
 use super::listen;
 use super::nodelay;
+use super::open::Login;
 use super::pool::Core;
 use crate::fault::Fault;
 use crate::store::config::Migrate;
@@ -26,7 +28,7 @@ use crate::store::{Address, Config, Error};
 const EPOCH: i64 = 946_684_800_000_000;
 
 /// PostgreSQL.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Postgres {
     pub(super) options: PgConnectOptions,
     /// The settings of a new session.
@@ -37,12 +39,20 @@ pub(super) struct Postgres {
     pub(super) notify: bool,
 }
 
+impl fmt::Debug for Postgres {
+    // The options would show the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres").field("session", &self.session).field("notify", &self.notify).finish_non_exhaustive()
+    }
+}
+
 impl Postgres {
-    /// From a URL and the certificates.
-    pub(super) fn try_new(url: &str, config: &Config) -> Result<Self, Vec<Fault>> {
-        // sqlx's own message may repeat parts of the URL.
-        let options = PgConnectOptions::from_str(url)
-            .map_err(|_| vec![Fault::new("url", "is not a valid PostgreSQL URL: check its port and its parameters")])?;
+    /// From where the server is and the certificates.
+    pub(super) fn try_new(login: &Login, config: &Config) -> Result<Self, Vec<Fault>> {
+        // What sqlx says of a URL may repeat parts of it.
+        let options = PgConnectOptions::from_str(&login.url)
+            .map_err(|_| vec![Fault::new("url", "is not a valid PostgreSQL URL (check the port and the parameters)")])?;
+        let options = login.password.iter().fold(options, |options, password| options.password(password.expose()));
         let mut options = options.disable_statement_logging().statement_cache_capacity(config.statement_cache as usize).extra_float_digits(None);
         if options.get_application_name().is_none() {
             options = options.application_name("redrive");

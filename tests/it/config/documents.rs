@@ -10,13 +10,19 @@ use redrive::{api, engine, store, telemetry};
 use serde_json::{Value, json};
 
 use super::parse_with;
+use crate::support::schema::faults;
+use crate::support::yaml::documents;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+fn read(file: &str) -> String {
+    std::fs::read_to_string(root().join(file)).unwrap()
+}
+
 fn shown() -> String {
-    std::fs::read_to_string(root().join("config/redrive.yaml")).unwrap()
+    read("config/redrive.yaml")
 }
 
 /// `config/redrive.yaml` with the commented-out keys enabled: in `#key:` the key follows the sign directly or after two or more spaces; after a
@@ -85,7 +91,8 @@ fn kinds(schema: &Value) -> Vec<(String, Value)> {
 #[test]
 fn the_file_of_all_keys_shows_every_key_there_is() {
     let text = uncommented();
-    let variables = [("REDRIVE_TOKEN", "t"), ("KAFKA_PASSWORD", "p"), ("CRM_TOKEN", "t"), ("CRM_PASSWORD", "p"), ("AMQP_PASSWORD", "p")];
+    let variables =
+        [("REDRIVE_TOKEN", "t"), ("KAFKA_PASSWORD", "p"), ("CRM_TOKEN", "t"), ("CRM_PASSWORD", "p"), ("AMQP_PASSWORD", "p"), ("DB_PASSWORD", "p")];
     if let Err(faults) = parse_with(&text, Path::new("config/redrive.yaml"), &variables) {
         let faults = faults.to_string();
         assert!(!faults.contains("unknown") && !faults.contains("not YAML") && !faults.contains("is not set"), "{faults}");
@@ -134,8 +141,7 @@ fn occurs(lines: &[&str], path: &[&str]) -> bool {
 
 #[test]
 fn the_quick_start_loads() {
-    let text = std::fs::read_to_string(root().join("config/quickstart.yaml")).unwrap();
-    let config = parse_with(&text, Path::new("config/quickstart.yaml"), &[]).unwrap();
+    let config = parse_with(&read("config/quickstart.yaml"), Path::new("config/quickstart.yaml"), &[]).unwrap();
     assert_eq!(config.sources.len(), 1);
 }
 
@@ -153,6 +159,75 @@ fn the_schema_takes_what_is_shown_and_refuses_unknown_keys() {
             assert!(!schema["properties"][key].is_null(), "{kind} lacks {key}");
         }
     }
+
+    let says = |text: &str| documents(text).iter().flat_map(|file| faults(file, &schema, &schema)).collect::<Vec<_>>();
+    let of_kubernetes = documents(&read("deploy/kubernetes/sidecar.yaml"))[0]["data"]["redrive.yaml"].as_str().unwrap().to_owned();
+    let files = [
+        "config/redrive.yaml",
+        "config/quickstart.yaml",
+        "deploy/compose/redrive.yaml",
+        "examples/quickstart/redrive.yaml",
+        "examples/outbox/redrive.yaml",
+        "examples/handler.yaml",
+    ];
+    for text in files.map(read).into_iter().chain([uncommented(), of_kubernetes]) {
+        assert_eq!(says(&text), Vec::<String>::new(), "{text}");
+    }
+}
+
+/// An editor that knows the schema says what `redrive check` says.
+#[test]
+fn the_schema_and_the_loader_take_the_same() {
+    let schema = schema(&Registry::default());
+    let variables = [("POOL", "9"), ("ON", "true"), ("WAIT", "5s"), ("NAME", "orders"), ("SIZE", "1MiB"), ("MODE", "on_failure")];
+    let http = |keys: &str| format!("sources: {{ h: {{ kind: http, url: 'http://localhost/', {keys} }} }}");
+    for (keys, taken) in [
+        ("health:\nstore:\napi: ~\nlog:\nlimits:\nsources:".to_owned(), true),
+        ("history: { keep: }".to_owned(), true),
+        ("store: { pool: \"8\" }".to_owned(), false),
+        ("store: []".to_owned(), false),
+        ("poller: [false]".to_owned(), false),
+        ("poller: { lease: 1.5m, interval: 1s 500ms }".to_owned(), true),
+        ("poller: { lease: 5M }".to_owned(), false),
+        ("poller: { lease: 1 minute }".to_owned(), true),
+        ("history: { keep: { failed: never, succeeded: 1.5d } }".to_owned(), true),
+        ("limits: { intake: 4MB }".to_owned(), false),
+        ("log: { format: ~ }".to_owned(), false),
+        (http("retry:, breaker: ~, outcomes:, headers:, basic:"), true),
+        (http("retry: [9]"), false),
+        (http("basic: [u, p]"), false),
+        (http("basic: { username: u }, mode: on_failure"), true),
+        (http("mode: ~"), false),
+        (http("method: ~"), false),
+        (http("in_flight: '7'"), false),
+        ("sources: { h: ~ }".to_owned(), false),
+    ] {
+        let text = format!("project: orders\n{keys}\n");
+        let by_schema = faults(&documents(&text)[0], &schema, &schema);
+        assert_eq!(by_schema.is_empty(), taken, "{text}{by_schema:?}");
+        let loaded = parse_with(&text, Path::new("x.yaml"), &variables);
+        assert_eq!(loaded.is_ok(), taken, "{text}{loaded:?}");
+    }
+    // What a variable holds only the loader knows; without quotes it has the type that is asked for.
+    let text = "\
+project: ${NAME}
+store: { timeout: \"${WAIT}\", url: 'sqlite://${NAME}.db' }
+poller:
+  batch: ${POOL:-8}
+  enabled: ${ON}
+limits: { intake: \"${SIZE}\" }
+sources:
+  l:
+    kind: log
+    mode: ${MODE}
+    retry: { expires_after: \"${WAIT}\" }
+  h:
+    kind: http
+    url: http://localhost/
+    in_flight: ${POOL}
+";
+    assert_eq!(faults(&documents(text)[0], &schema, &schema), Vec::<String>::new());
+    parse_with(text, Path::new("x.yaml"), &variables).unwrap();
 }
 
 /// The reference is generated from the schema: `REDRIVE_WRITE_DOCS=1 cargo test --test it config::documents` rewrites it.

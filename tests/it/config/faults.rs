@@ -1,6 +1,11 @@
 //! Every fault at once, each with its line; no input causes a panic.
 
-use super::{parse, places};
+use std::path::Path;
+
+use redrive::config::{Config, Scope};
+use redrive::source::Registry;
+
+use super::{parse, parse_with, places};
 
 #[test]
 fn a_file_with_many_faults_shows_them_all_with_their_lines() {
@@ -93,7 +98,23 @@ fn a_message_says_what_to_write_instead() {
     };
     says("{}", "project: is missing");
     says("project: orders\nstore: { url: ${NONE_SUCH} }", "NONE_SUCH is not set");
+    says("project: orders\nstore: { url: $DATABASE_URL }", "write ${NAME} for a variable, $$NAME for the text");
     says("project: orders\nstore: { timeout: 5 }", "write a number with its unit");
+    says("project: orders\nstore: { timeout: 5M }", "ms, s, m, h, d or w");
+    for listen in ["8087", "':8087'", "'*:8087'", "localhost:8087"] {
+        says(&format!("project: orders\napi: {{ listen: {listen} }}"), "write an address and a port such as 127.0.0.1:8087; a name is not taken");
+        says(&format!("project: orders\nhealth: {{ listen: {listen} }}"), "health.listen: write an address and a port");
+    }
+    says("project: orders\napi: { listen: [8087] }", "expected an address and a port such as 127.0.0.1:8087, found a list");
+    says("project: orders\nlog: { format: ~ }", "log.format: must be one of auto, json, text");
+    says("project: orders\nlog: { format: { json: 1 } }", "log.format: must be one of auto, json, text");
+    says("project: orders\nsources: { a: { kind: log, mode: ~ } }", "mode: must be one of write_ahead, on_failure");
+    says("project: orders\nsources: { a: { kind: http, url: 'http://localhost/', method: ~ } }", "method: must be one of POST, PUT, PATCH, DELETE");
+    says("project: orders\nsources: { a: { kind: log, tls: {} } }", "tls: has no effect");
+    says("project: orders\nstore: { tls: {} }", "store.tls: does not apply to SQLite");
+    says("project: orders\nstore: { password: x }", "store.password: does not apply to SQLite");
+    says("project: orders\nstore: { url: 'postgres://redrive:a/b@db/orders' }", "write @ / ? # % as %40 %2F %3F %23 %25");
+    says("project: orders\nstore: { password: x, password_file: y, url: 'mysql://db/x' }", "`store.password` is given too");
     says("project: orders\napi: { listen: 0.0.0.0:1 }", "set `api.token`");
     says("project: orders\nsources: { a: { kind: kafak } }", "did you mean `kafka`?");
     says("project: orders\nsources: { a: { kind: log, tiemout: 1s } }", "did you mean `timeout`?");
@@ -106,6 +127,105 @@ fn a_message_says_what_to_write_instead() {
     says("project: orders\nsources: { a: { kind: http, url: 'http://localhost/', basic: { user: x } } }", "did you mean `username`?");
     says("project: orders\nstore: { migrate: vrify }", "did you mean `verify`?");
     says("project: orders\npoller: !yes {}\nnode: !secret x", "`!secret` means nothing here");
+}
+
+#[test]
+fn a_list_is_no_mapping_wherever_it_stands() {
+    let text = "\
+project: orders
+store: [\"sqlite://x.db\"]
+poller: [false]
+history:
+  keep: [1d]
+sources:
+  a: { kind: log, retry: [9] }
+  b:
+    kind: http
+    url: http://localhost/
+    basic: [u, p]
+";
+    assert_eq!(places(text), ["2 store", "3 poller", "5 history.keep", "7 sources.a.retry", "11 sources.b.basic"]);
+    let faults = parse(text).unwrap_err();
+    for fault in faults.list() {
+        assert_eq!(fault.message, "expected a mapping (`key: value`), found a list", "{faults}");
+    }
+    assert_eq!(parse("- a\n").unwrap_err().to_string(), "redrive.yaml:1: expected a mapping (`key: value`), found a list");
+}
+
+#[test]
+fn what_is_cut_off_is_reported_on_its_last_line() {
+    for (text, line) in [
+        ("project: orders\nstore: { pool: 1", 2),
+        ("project: orders\nstore: { pool: 1\n", 2),
+        ("project: orders\nstore:\n  url: x\n  pool\n", 4),
+        ("project: orders\nstore:\n  url: x\n  pool\n\n\n", 4),
+        ("project: orders\nnode", 2),
+        ("project", 1),
+    ] {
+        assert_eq!(places(text), [format!("{line} ")], "{text:?}");
+    }
+}
+
+/// Who only looks at the store, or submits to one source, has neither the variables nor the files of the rest.
+#[test]
+fn what_is_not_looked_at_need_not_be_there() {
+    let text = "\
+project: orders
+store: { url: 'sqlite://x.db' }
+api:
+  listen: 0.0.0.0:8087
+  token: ${TOKEN}
+sources:
+  a: { kind: amqp, url: 'amqp://localhost', username: \"${A_USER}\", password_file: absent }
+  b: { kind: command, argv: [\"${B_PROGRAM}\"], directory: $HOME }
+";
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let read = |text: &str, scope, variables: &[(&str, &str)]| {
+        let environment = |name: &str| variables.iter().find(|(have, _)| *have == name).map(|(_, value)| (*value).to_owned());
+        Config::parse(text, Path::new("x.yaml"), &environment, &Registry::default(), scope)
+    };
+    let at_fault = |text: &str, scope| -> Vec<String> {
+        match read(text, scope, &[]) {
+            Ok(_) => Vec::new(),
+            Err(faults) => faults.list().iter().map(|fault| fault.path.clone()).collect(),
+        }
+    };
+    let of_b = ["sources.b.argv[0]", "sources.b.directory"];
+    assert_eq!(at_fault(text, Scope::Store), Vec::<String>::new());
+    assert_eq!(at_fault(text, Scope::Source("b")), of_b);
+    let all = ["api.token", "sources.a.username", "sources.a.password_file", of_b[0], of_b[1]];
+    assert_eq!(at_fault(text, Scope::Whole), all);
+    for file in ["token_file: absent", "token_file: ${TOKEN_FILE}"] {
+        let text = text.replace("token: ${TOKEN}", file);
+        assert_eq!(at_fault(&text, Scope::Store), Vec::<String>::new(), "{file}");
+        assert_eq!(at_fault(&text, Scope::Whole)[..2], ["api.token_file", "sources.a.username"], "{file}");
+    }
+    // One is meant, so that none is missing; it is not one that could be guessed.
+    let token = |variables: &[(&str, &str)]| read(text, Scope::Store, variables).unwrap().api.token.unwrap().expose().to_owned();
+    assert_ne!(token(&[]), token(&[]));
+    assert_eq!(token(&[("TOKEN", "t0ken")]), "t0ken");
+    // What it does look at must be there.
+    let text = "project: orders\nstore: { url: \"${DB}\" }\nsources: { a: { kind: \"${KIND}\", retry: { max_retries: \"${MOST}\" } } }\n";
+    assert_eq!(at_fault(text, Scope::Store), ["store.url", "sources.a.kind", "sources.a.retry.max_retries"]);
+}
+
+#[test]
+fn a_secret_of_a_file_is_at_fault_where_the_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("secret"), "hunter2 hunter3\n").unwrap();
+    let text = "\
+project: orders
+store: { url: 'postgres://u:p@db/x', password_file: secret }
+api: { token_file: secret }
+sources:
+  h: { kind: http, url: 'http://localhost/', webhook_secret_file: secret }
+  k: { kind: kafka, brokers: ['localhost:1'], username: u, password_file: secret, properties: { sasl.password: x } }
+";
+    let faults = parse_with(text, &folder.path().join("x.yaml"), &[]).unwrap_err();
+    let found: Vec<&str> = faults.list().iter().map(|fault| fault.path.as_str()).collect();
+    assert_eq!(found, ["store.password_file", "api.token_file", "sources.h.webhook_secret_file", "sources.k.password_file"], "{faults}");
+    assert!(!faults.to_string().contains("hunter"), "{faults}");
 }
 
 #[test]

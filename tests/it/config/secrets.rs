@@ -26,6 +26,9 @@ fn what_a_variable_holds_is_in_no_fault() {
         "project: x\nsources: { a: { kind: http, url: 'http://localhost/', headers: { x: \"a\\n${S}\" } } }".to_owned(),
         "project: x\nsources: { a: { kind: kafka, brokers: ['${S}'], properties: { '${S}': '${S}', linger.ms: '${S}' } } }".to_owned(),
         "project: x\nstore: { url_file: secret }\napi: { token_file: secret, listen: '0.0.0.0:1' }".to_owned(),
+        "project: x\nstore: { url: 'postgres://u:p@db/x', password: '${S}' }".to_owned(),
+        "project: x\nstore: { url: 'postgres://u:p@db/x', password_file: secret }".to_owned(),
+        "project: x\nstore: { url: 'mysql://u:${S}/@db/x' }".to_owned(),
         "project: x\nstore: { url: '${S}' }".to_owned(),
         "project: x\napi: { token: '${S} with a space' }".to_owned(),
     ];
@@ -48,7 +51,7 @@ fn what_a_variable_holds_is_in_no_fault() {
     let mut refused = 0;
     for text in texts {
         let said = match parse_with(&text, &folder.path().join("x.yaml"), &[("S", SECRET)]) {
-            Ok(config) => format!("{:?} {:?}", config.store.url, config.api.token),
+            Ok(config) => format!("{:?} {:?}", config.store, config.api.token),
             Err(faults) => {
                 refused += 1;
                 format!("{faults} {faults:?}")
@@ -84,7 +87,7 @@ fn a_file_that_holds_no_secret_is_a_fault_wherever_it_is_named() {
         std::fs::write(folder.path().join("secret"), content).unwrap();
         let text = "\
 project: x
-store: { url_file: secret }
+store: { url_file: secret, password_file: secret }
 api: { token_file: secret }
 sources:
   h: { kind: http, url: 'http://localhost/', bearer_file: secret, headers_file: { X-Key: secret } }
@@ -95,6 +98,7 @@ sources:
         let faults = parse_with(text, &folder.path().join("x.yaml"), &[]).unwrap_err();
         let places = [
             "store.url_file",
+            "store.password_file",
             "api.token_file",
             "sources.h.bearer_file",
             "sources.h.headers_file.X-Key",

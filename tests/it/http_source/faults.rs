@@ -42,7 +42,7 @@ fn what_does_not_go_together_is_refused() {
     assert_eq!(faults("http", json!({ "url": url, "bearer": "a", "headers": { "authorization": "b" } }), json!({})), ["bearer"]);
     assert_eq!(faults("http", json!({ "url": url }), json!({ "tls": {} })), ["tls"]);
     let half = json!({ "tls": { "cert": "/absent" } });
-    assert_eq!(faults("http", json!({ "url": "https://localhost/" }), half), ["tls.key"]);
+    assert_eq!(faults("http", json!({ "url": "https://localhost/" }), half), ["tls.cert", "tls.key"]);
     let signed = json!({ "url": url, "webhook_secret": "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "headers": { "Webhook-Id": "x" } });
     assert_eq!(faults("http", signed, json!({})), ["headers.Webhook-Id"]);
 }
@@ -62,6 +62,9 @@ fn what_may_hold_a_secret_may_stand_in_a_file() {
     assert_eq!(faults("http", json!({ "url_file": url, "unix": "/s", "proxy_file": proxy }), json!({})), ["proxy_file"]);
     let nowhere = file("nowhere", "ftp://hook.example/");
     assert_eq!(faults("http", json!({ "url_file": nowhere, "proxy_file": nowhere }), json!({})), ["url_file", "proxy_file"]);
+    let (two_lines, unsigned) = (file("two-lines", "hunter2\nhunter3\n"), file("webhook", "hunter2\n"));
+    let keys = json!({ "url": "http://localhost/", "bearer_file": two_lines, "webhook_secret_file": unsigned });
+    assert_eq!(faults("http", keys, json!({})), ["webhook_secret_file", "bearer_file"]);
     assert_eq!(faults("http", json!({ "url": "" }), json!({})), ["url"]);
 }
 

@@ -169,7 +169,7 @@ fn files_that_hold_no_certificate_are_faults() {
     std::fs::write(&nonsense, "nonsense").unwrap();
     let section = json!({ "url": "https://localhost/" });
     assert_eq!(faults("http", section.clone(), json!({ "tls": { "ca": nonsense } })), ["tls.ca"]);
-    assert_eq!(faults("http", section.clone(), json!({ "tls": { "cert": nonsense, "key": nonsense } })), ["tls.key"]);
+    assert_eq!(faults("http", section.clone(), json!({ "tls": { "cert": nonsense, "key": nonsense } })), ["tls.cert", "tls.key"]);
     assert_eq!(
         faults("http", section, json!({ "tls": { "ca": "/absent", "cert": "/absent", "key": "/absent" } })),
         ["tls.ca", "tls.cert", "tls.key"]

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use redrive::message::judge::Log;
-use redrive::message::{AttemptOutcome, Entry, State};
+use redrive::message::{AttemptOutcome, Entry, ErrorClass, State};
 use redrive::store::{Attempt, Claim, Completion, Held};
 use uuid::Uuid;
 
-use super::fixture::{Fixture, LONG, NONE, error, failed, message, ready, refused, succeeded};
+use super::fixture::{Fixture, LONG, NONE, error, failed, failure, message, ready, refused, succeeded};
 use crate::support::assert_near;
 
 const NEAR: Duration = Duration::from_secs(10);
@@ -71,7 +71,7 @@ pub(crate) async fn failure_for_good(cx: Fixture) {
 pub(crate) async fn nothing_was_sent(cx: Fixture) {
     // A row that can't be sent fails, and no attempt is recorded.
     let (_, held) = cx.claimed("billing").await;
-    let unsent = |held, state| Completion { begun: false, state, error: Some(error("invalid", "invalid_headers")), ..failed(held) };
+    let unsent = |held, state| Completion { begun: false, state, error: Some(failure(ErrorClass::Invalid, "invalid_headers")), ..failed(held) };
     assert_eq!(cx.complete(vec![unsent(held, State::Failed)]).await, [true]);
     let shown = cx.get(held.id).await;
     assert_eq!((shown.state, shown.attempts), (State::Failed, 0));
@@ -97,7 +97,7 @@ async fn fail_next(cx: &Fixture, id: Uuid, number: u32, outcome: AttemptOutcome,
         log,
         started_at,
         duration: Duration::from_millis(number.into()),
-        error: Some(error(outcome.as_str(), &code)),
+        error: outcome.error().map(|class| failure(class, &code)),
         ..refused(held, Duration::ZERO)
     };
     assert_eq!(cx.complete(vec![refusal]).await, [true]);

@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use redrive::message::judge::Log;
-use redrive::message::{AttemptOutcome, Headers, Key, State};
+use redrive::message::{AttemptOutcome, ErrorClass, Headers, Key, State};
 use redrive::store::{
-    Claim, Claimed, Completion, Due, Heartbeat, Held, Insert, LastError, Lease, List, NewMessage, Outlook, Queues, Ready, Record, Row, Store,
-    TakeOver, Upcoming, Verdict,
+    Claim, Claimed, Completion, Due, Failure, Heartbeat, Held, Insert, LastError, Lease, List, NewMessage, Outlook, Queues, Ready, Record, Row,
+    Store, TakeOver, Upcoming, Verdict,
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use uuid::Uuid;
@@ -276,7 +276,7 @@ pub(crate) fn refused(held: Held, delay: Duration) -> Completion {
         delay,
         retries: 1,
         outcome: AttemptOutcome::Refused,
-        error: Some(error("refused", "http_503")),
+        error: Some(failure(ErrorClass::Refused, "http_503")),
         log: Log::Insert,
         ..succeeded(held)
     }
@@ -287,12 +287,17 @@ pub(crate) fn failed(held: Held) -> Completion {
     Completion {
         state: State::Failed,
         outcome: AttemptOutcome::Permanent,
-        error: Some(error("permanent", "http_410")),
+        error: Some(failure(ErrorClass::Permanent, "http_410")),
         log: Log::Insert,
         ..succeeded(held)
     }
 }
 
+pub(crate) fn failure(class: ErrorClass, code: &str) -> Failure {
+    Failure { class, code: code.to_owned(), detail: "the destination said no".to_owned() }
+}
+
+/// How a failure reads.
 pub(crate) fn error(class: &str, code: &str) -> LastError {
     LastError { class: class.to_owned(), code: code.to_owned(), detail: "the destination said no".to_owned() }
 }

@@ -1,6 +1,7 @@
 //! What the configuration of a store may contain. Nothing connects.
 
 use redrive::store::{self, Config};
+use redrive::tls::Tls;
 use redrive::units::{Secret, Span};
 
 fn faults(config: &Config) -> Vec<String> {
@@ -17,6 +18,41 @@ fn a_url_that_leads_nowhere_is_refused_without_its_password() {
         let faults = faults(&at(url));
         assert!(faults.iter().any(|fault| fault.starts_with("url: ")), "{url}: {faults:?}");
         assert!(!faults.concat().contains("hunter2"), "{faults:?}");
+    }
+}
+
+#[test]
+fn a_store_shows_no_password() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    for scheme in ["postgres", "mysql"] {
+        let inside = at(&format!("{scheme}://redrive:hunter2@db/x"));
+        let beside = Config { password: Some(Secret::new("hunter2")), ..at(&format!("{scheme}://redrive@db/x")) };
+        for config in [inside, beside] {
+            let store = store::open(&config, "orders").unwrap_or_else(|faults| panic!("{faults:?}"));
+            assert!(!format!("{config:?} {store:?}").contains("hunter2"), "{config:?} {store:?}");
+        }
+    }
+}
+
+#[test]
+fn certificates_are_looked_at_before_anything_is_connected() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        Some(path)
+    };
+    let (cert, nonsense) = (file("cert.pem", "-----BEGIN CERTIFICATE-----\n"), file("nonsense.pem", "nonsense"));
+    for (url, tls, expected) in [
+        ("postgres://db/x", Tls { cert: cert.clone(), ..Tls::default() }, "tls.key: is missing"),
+        ("mysql://db/x", Tls { cert: cert.clone(), ..Tls::default() }, "tls.key: is missing"),
+        ("postgres://db/x", Tls { ca: nonsense, ..Tls::default() }, "tls.ca: "),
+        ("mysql://db/x", Tls { ca: Some("/absent.pem".into()), ..Tls::default() }, "tls.ca: /absent.pem can't be read"),
+        ("sqlite://x.db", Tls { cert, ..Tls::default() }, "tls: does not apply to SQLite"),
+    ] {
+        let faults = faults(&Config { tls: Some(tls), ..at(url) });
+        assert!(faults.len() == 1 && faults[0].starts_with(expected), "{url}: {faults:?}");
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) fn documents(text: &str) -> Vec<Value> {
 
 fn node<'a>(event: Event<'a>, events: &mut impl Iterator<Item = Event<'a>>) -> Value {
     match event {
+        Event::Scalar(text, ScalarStyle::Plain, ..) if matches!(&*text, "" | "~") => Value::Null,
         Event::Scalar(text, ScalarStyle::Plain, ..) => serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.into_owned())),
         Event::Scalar(text, ..) => Value::String(text.into_owned()),
         Event::SequenceStart(..) => {
