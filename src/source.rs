@@ -67,8 +67,8 @@ pub trait Source: Send + Sync + 'static {
         false
     }
 
-    /// Lets go of connections. Nothing is under way when it is called, or `within` is all the time that is left for it; what then takes a moment to
-    /// be ended in good order, such as a process, may have that moment.
+    /// Closes connections. Nothing is under way when it is called, or else `within` is all the time that is left; things that take a moment to end in
+    /// good order, such as a process, may use it.
     async fn close(&self, within: Duration) {
         let _ = within;
     }
@@ -149,7 +149,7 @@ impl Sender {
         }
     }
 
-    /// Lets go of connections.
+    /// Closes connections.
     pub async fn close(&self, within: Duration) {
         match self {
             Self::Each(source) => source.close(within).await,

@@ -65,7 +65,7 @@ pub struct MessageView {
     pub idempotency_key: Option<String>,
     /// Why its last attempt failed.
     pub last_error: Option<LastError>,
-    /// What the destination answered: the JSON value if it is one, else a string.
+    /// The destination's answer: a JSON value if it is one, else a string.
     pub result: Option<Box<RawValue>>,
 }
 
@@ -109,7 +109,7 @@ impl MessageView {
     }
 }
 
-/// An attempt, or several like ones in a row, as they are shown.
+/// One attempt, or several similar ones in a row, as they are shown.
 #[derive(Clone, Debug, Serialize)]
 pub struct AttemptView {
     /// The epoch.
@@ -132,7 +132,7 @@ pub struct AttemptView {
     pub outcome: AttemptOutcome,
     /// What went wrong.
     pub error: Option<LastError>,
-    /// What the destination answered: the JSON value if it is one, else a string.
+    /// The destination's answer: a JSON value if it is one, else a string.
     pub result: Option<Box<RawValue>>,
 }
 

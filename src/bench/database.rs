@@ -81,7 +81,7 @@ enum Target {
 impl Database {
     /// The database of a configuration that has been checked.
     pub(super) fn of(config: &Config) -> Result<Self, Error> {
-        // What a driver says of a URL may repeat parts of it.
+        // The driver's own message may repeat parts of the URL.
         let wrong = |_| Error::Usage("store.url is not a valid URL of a database".to_owned());
         let url = config.url.expose().to_owned();
         let target = match url.split(':').next() {

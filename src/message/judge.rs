@@ -21,15 +21,15 @@ pub struct Verdict {
     pub delay: Duration,
     /// Refused attempts of this epoch, this one included.
     pub retries: u32,
-    /// What the attempt came to.
+    /// The outcome of the attempt.
     pub outcome: AttemptOutcome,
     /// What went wrong; `None` if it succeeded.
     pub error: Option<ErrorClass>,
-    /// What the attempt log is told.
+    /// What to write to the attempt log.
     pub log: Log,
 }
 
-/// What the attempt log is told. An attempt that succeeds is kept on its message's own row, which spares a write for each message.
+/// What to write to the attempt log. An attempt that succeeded is kept on its message's own row, which saves a write for each message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Log {
     /// Nothing: it is on the message's own row.
@@ -67,7 +67,7 @@ pub fn judge(outcome: &Outcome, lost: bool, attempt: u32, standing: &Standing, p
     verdict(State::Retrying, delay)
 }
 
-/// The name that the attempt log gives to an outcome.
+/// The name of an outcome in the attempt log.
 const fn attempt_outcome(class: Class, lost: bool) -> AttemptOutcome {
     match class {
         Class::Succeeded => AttemptOutcome::Succeeded,

@@ -220,18 +220,18 @@ pub struct Attempt {
     pub result: Option<String>,
 }
 
-/// Why an attempt failed, as the table says it.
+/// Why an attempt failed, as the row says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LastError {
-    /// What redrive writes is one of [`ErrorClass`](crate::message::ErrorClass).
+    /// Redrive writes one of [`ErrorClass`](crate::message::ErrorClass).
     pub class: String,
     /// A stable code.
     pub code: String,
-    /// For people.
+    /// The details, in words.
     pub detail: String,
 }
 
-/// What became of a person's wish.
+/// The result of a change that a person asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
     /// Done; the message is now in this state.

@@ -48,7 +48,7 @@ impl fmt::Debug for Mysql {
 impl Mysql {
     /// From where the server is and the certificates.
     pub(super) fn try_new(login: &Login, config: &Config) -> Result<Self, Vec<Fault>> {
-        // What sqlx says of a URL may repeat parts of it.
+        // sqlx's own message may repeat parts of the URL.
         let options = MySqlConnectOptions::from_str(&login.url)
             .map_err(|_| vec![Fault::new("url", "is not a valid MySQL URL (check the port and the parameters)")])?;
         let options = login.password.iter().fold(options, |options, password| options.password(password.expose()));
