@@ -17,7 +17,7 @@ import javax.crypto.spec.SecretKeySpec;
 
 /**
  * A handler in the producer's own language, behind a redrive source of {@code kind: http}. It verifies the signature (Standard Webhooks)
- * and drops copies by Redrive-Id. The JDK's own classes only:
+ * and drops copies by Redrive-Id, with only the JDK's own classes:
  *
  * <pre>WEBHOOK_SECRET=whsec_... java Handler.java 9000</pre>
  */
@@ -25,7 +25,7 @@ public class Handler {
     private static final long TOLERANCE_SECONDS = 300;
     private static final int MOST_BYTES = 16 << 20;
 
-    /** In a real handler: a unique key in the database, inserted in the transaction that does the work (examples/handler.py does). */
+    /** A real handler uses a unique key in the database, inserted in the transaction that does the work, as examples/handler.py does. */
     private static final Set<String> HANDLED = ConcurrentHashMap.newKeySet();
 
     public static void main(String[] args) throws IOException {

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """A handler in the producer's own language, behind a redrive source of `kind: http`.
 
-It verifies the signature (Standard Webhooks), drops copies by Redrive-Id, and does its work in the same transaction in which
-it writes down that it did. Standard library only.
+It verifies the signature (Standard Webhooks), drops copies by Redrive-Id, and does its work in the same transaction that
+records the id as handled. Standard library only.
 
     WEBHOOK_SECRET=whsec_... python3 handler.py --unix /tmp/handler.sock [--database handled.db]
     WEBHOOK_SECRET=whsec_... python3 handler.py --port 9000
 
---lose-first-answer shows what the copies are about: the first answer to each message is lost after the work is done.
+--lose-first-answer shows why copies occur: the first answer to each message is lost after the work is done.
 """
 import argparse
 import base64
@@ -29,7 +29,7 @@ MOST_BYTES = 16 << 20
 def signature_is_good(secrets, headers, body, now):
     """Whether one of the secrets signed this id, this time and this body."""
     identity, sent_at = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
-    # isdigit() alone would let other digits than ASCII's through.
+    # isdigit() alone would also accept digits other than ASCII's.
     if not (sent_at.isascii() and sent_at.isdigit()) or abs(now - int(sent_at)) > TOLERANCE:
         return False
     signed = f"{identity}.{sent_at}.".encode() + body
@@ -59,11 +59,11 @@ class Handler(BaseHTTPRequestHandler):
         topic = unquote(self.headers.get("Redrive-Topic", ""))
         database = sqlite3.connect(self.server.database, timeout=10)
         try:
-            with database:  # one transaction: the work and the note that it was done
+            with database:  # one transaction: the work, and the record that it was done
                 new = database.execute("INSERT OR IGNORE INTO handled (id) VALUES (?)", (identity,)).rowcount == 1
                 if new:
                     work(database, topic, body)
-        except Exception as error:  # 500 is `refused`: redrive comes again, later
+        except Exception as error:  # 500 is `refused`: redrive tries again later
             print(f"failed {identity}: {error}", flush=True)
             return self.answer(500, "the work failed")
         finally:
@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def work(database, topic, body):
-    """What the handler is for."""
+    """The actual work of the handler."""
     database.execute("INSERT INTO orders (topic, body) VALUES (?, ?)", (topic, body))
 
 

@@ -1,7 +1,7 @@
 #!/bin/sh
-# A producer that hands redrive one order a second, and the same order again until it is accepted.
-# The idempotency key makes the repetition harmless. The start time is in it: a container that is started again keeps its name,
-# counts from 1 again, and means other orders.
+# A producer that submits one order a second, and repeats each order until it is accepted.
+# The idempotency key makes the repetition harmless. It contains the start time: a container that is started again keeps its name
+# and counts from 1 again, but its orders are new ones.
 set -eu
 started=$(date +%s)
 number=0

@@ -10,7 +10,7 @@ import sys
 
 def place_order(database, number, total):
     database.execute("INSERT INTO orders (number, total) VALUES (?, ?)", (number, total))
-    # Four columns are enough; redrive's table fills in the rest. The id is chosen by the table too.
+    # These columns are enough; the table's defaults fill in the rest, including the id.
     database.execute(
         "INSERT INTO resend_log (source, topic, msg_key, payload, headers) VALUES (?, ?, ?, ?, ?)",
         ("orders-events", "orders", number, json.dumps({"order": number, "total": total}), json.dumps({"tenant": "a"})),

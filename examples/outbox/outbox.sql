@@ -6,12 +6,12 @@ CREATE TABLE IF NOT EXISTS orders (number text PRIMARY KEY, total integer NOT NU
 
 BEGIN;
 INSERT INTO orders (number, total) VALUES ('o-17', 12);
--- Four columns are enough; the table's defaults fill in the rest. The payload is bytea: text is given as its bytes.
+-- Four columns are enough; the table's defaults fill in the rest. The payload is bytea, so text is converted to bytes.
 INSERT INTO resend_log (source, topic, msg_key, payload)
 VALUES ('orders-events', 'orders', 'o-17', convert_to('{"order": "o-17", "total": 12}', 'UTF8'));
 COMMIT;
 
--- Nothing of this is ever sent.
+-- None of this is ever sent.
 BEGIN;
 INSERT INTO orders (number, total) VALUES ('o-18', 99);
 INSERT INTO resend_log (source, topic, msg_key, payload)
