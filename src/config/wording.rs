@@ -59,7 +59,7 @@ pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
         Some(near) => format!("unknown {what}; did you mean `{near}`?"),
         None if known.is_empty() => format!("unknown {what}; none is allowed here"),
         None if known.len() > MOST_SHOWN => {
-            format!("unknown {what}; write one of {} or of {} others", known[..MOST_SHOWN].join(", "), known.len() - MOST_SHOWN)
+            format!("unknown {what}; write one of {}, or one of {} others", known[..MOST_SHOWN].join(", "), known.len() - MOST_SHOWN)
         }
         None => format!("unknown {what}; write one of {}", known.join(", ")),
     }
