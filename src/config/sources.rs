@@ -69,7 +69,7 @@ fn split(loading: &mut Loading<'_>, at: &[Step], node: Node, registry: &Registry
     let line = node.line;
     let kinds: Vec<&str> = registry.names().collect();
     let Content::Map(entries) = node.content else {
-        loading.fault(at, format!("expected a mapping that begins with `kind:`, one of {}", kinds.join(", ")));
+        loading.fault(at, format!("expected a mapping that begins with `kind:` and one of {}", kinds.join(", ")));
         return None;
     };
     let mut kind = None;
