@@ -1,7 +1,7 @@
-//! The configuration: one YAML file a project, composed of what each module takes, and the factory of the sources.
+//! The configuration: one YAML file per project, composed of the modules' own `Config` structs, and the factory of the sources.
 //!
-//! A file is read, its variables put in, each section deserialised and checked, each source built. Every fault is found and reported at once,
-//! with its line; then there is either a whole [`Config`] or none. Nothing below [`crate::app`] knows this module.
+//! Loading reads the file, fills in its variables, deserialises and checks each section, and builds each source. All faults are reported at once,
+//! with their lines; the result is either a complete [`Config`] or none. Nothing below [`crate::app`] imports this module.
 
 mod de;
 mod faults;
@@ -28,16 +28,16 @@ use tree::Step;
 pub use faults::{Faults, Located};
 pub use interpolate::Environment;
 
-/// A configuration that was checked whole.
+/// A complete and checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The project.
     pub project: Arc<str>,
-    /// The name of this process, in leases and in the attempt log.
+    /// The name of this process in leases and the attempt log.
     pub node: Arc<str>,
-    /// `store:`, with the URL in place.
+    /// `store:`, with the URL read from its file, if there is one.
     pub store: store::Config,
-    /// `api:`, with the token in place.
+    /// `api:`, with the token read from its file, if there is one.
     pub api: api::Config,
     /// `health:`
     pub health: api::config::Health,
@@ -45,21 +45,21 @@ pub struct Config {
     pub engine: engine::Config,
     /// `log:`
     pub log: telemetry::Config,
-    /// What each source under `sources:` takes, whatever its kind, by name.
+    /// The options of each source under `sources:` that don't depend on its kind, by name.
     pub options: BTreeMap<String, Options>,
-    /// The sources that were to be built; none with [`Scope::Store`].
+    /// The sources that were built; none with [`Scope::Store`].
     pub sources: Vec<SourceSpec>,
 }
 
-/// How much is built.
+/// How much of the configuration is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope<'a> {
     /// Everything.
     Whole,
-    /// No sources: for commands that only look at the store. The keys of a kind are not looked at either, nor is the API's token: who only looks
-    /// needs neither these variables nor these files.
+    /// No sources: for commands that only work on the store. The keys of a kind and the API's token are not read either, so that such a command needs
+    /// neither their variables nor their files.
     Store,
-    /// The same, but for the source of this name.
+    /// The same, except that the source of this name is built.
     Source(&'a str),
 }
 
@@ -78,7 +78,7 @@ impl Scope<'_> {
         self == Self::Whole
     }
 
-    /// Whether anything comes of the value at a path.
+    /// Whether the value at a path is used.
     fn looks_at(self, path: &[Step]) -> bool {
         let keys: Vec<&str> = path.iter().map_while(|step| if let Step::Key(key) = step { Some(key.as_str()) } else { None }).collect();
         match keys[..] {
@@ -90,7 +90,7 @@ impl Scope<'_> {
 }
 
 impl Config {
-    /// Reads a file, with the variables of the process's environment.
+    /// Reads a file, taking variables from the process's environment.
     ///
     /// ```no_run
     /// # use redrive::{config::{Config, Scope}, source::Registry};
@@ -105,7 +105,7 @@ impl Config {
         Self::parse(&text, file, &|name| std::env::var(name).ok(), registry, scope)
     }
 
-    /// Reads the text of a file. `file` is named in faults, and its folder is where most relative paths start.
+    /// Parses the text of a file. Faults name `file`, and most relative paths start at its folder.
     ///
     /// # Errors
     /// Every fault, each with its line.
@@ -114,32 +114,32 @@ impl Config {
     }
 }
 
-/// The file, its sources aside.
+/// The file without its sources.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct File {
-    /// The application whose messages these are: 1 to 63 lower-case letters, digits, `-` and `_`, the first one a letter or digit.
+    /// The application that the messages belong to: 1 to 63 lower-case letters, digits, `-` and `_`, starting with a letter or digit.
     #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9_-]{0,62}$"))]
     project: Option<String>,
-    /// The name of this process, in leases and in the attempt log; no two running ones may share it. 1 to 100 visible ASCII characters. Default: the
-    /// host's name and something random.
+    /// The name of this process in leases and the attempt log; no two running processes may share it. 1 to 100 visible ASCII characters. Default: the
+    /// host's name and a random suffix.
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<String>,
-    /// Where the resend log lives.
+    /// The database that holds the resend log.
     store: store::Config,
-    /// Where and how producers are heard.
+    /// Where and how producers reach redrive.
     api: api::Config,
-    /// Where health and metrics are served besides the API's own port.
+    /// Where health and metrics are served in addition to the API's own port.
     health: api::config::Health,
     /// How due messages are found and claimed.
     poller: engine::config::Poller,
     /// How long finished messages are kept.
     history: engine::config::History,
-    /// How idempotency keys are kept.
+    /// How long idempotency keys are kept.
     idempotency: engine::config::Idempotency,
     /// What happens on SIGTERM.
     shutdown: engine::config::Shutdown,
-    /// What the node may hold in memory.
+    /// How much the node may hold in memory.
     limits: engine::config::Limits,
     /// What is logged, and how.
     log: telemetry::Config,

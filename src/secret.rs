@@ -1,4 +1,4 @@
-//! Secrets in files: what every key that ends in `_file` is read by.
+//! Reads secrets from files, for every key that ends in `_file`.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -6,17 +6,17 @@ use std::path::Path;
 
 use crate::units::Secret;
 
-/// The largest file that holds a secret, in bytes.
+/// The maximum size of a file that holds a secret, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// The secret that a file holds, without the line ends behind it and the byte order mark that some editors put before it.
+/// The secret in a file, without the line ends after it and the byte order mark that some editors put before it.
 ///
 /// # Errors
-/// Why it holds none, for who named it.
+/// Why the file holds no usable secret, in words for the author of the configuration.
 pub(crate) fn read(file: &Path) -> Result<Secret, String> {
     let shown = file.display();
     let mut bytes = Vec::new();
-    // Cut off rather than trusting what the file says of its size: it may be a pipe.
+    // The file may be a pipe, so reading is cut off instead of trusting the size that the file reports.
     let read = File::open(file).and_then(|opened| opened.take(MAX_BYTES + 1).read_to_end(&mut bytes));
     read.map_err(|error| format!("{shown} can't be read: {error}"))?;
     if bytes.len() as u64 > MAX_BYTES {
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_ends_are_taken_away_and_what_is_no_secret_is_refused() {
+    fn line_ends_are_removed_and_files_without_a_secret_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("secret");
         assert!(read(&file).unwrap_err().contains("secret can't be read: "));
@@ -45,7 +45,7 @@ mod tests {
         for whole in ["hunter2", "hunter2\n", "hunter2\r\n", "hunter2\n\n", "\u{feff}hunter2\n"] {
             assert_eq!(of(whole.as_bytes()).as_deref(), Ok("hunter2"), "{whole:?}");
         }
-        assert_eq!(of(b" one\ntwo \n").as_deref(), Ok(" one\ntwo "), "all else is the secret's");
+        assert_eq!(of(b" one\ntwo \n").as_deref(), Ok(" one\ntwo "), "everything else is part of the secret");
         let large = vec![b'x'; 64 * 1024 + 1];
         assert_eq!(of(&large[1..]).map(|text| text.len()), Ok(64 * 1024));
         for (bytes, words) in [

@@ -1,4 +1,4 @@
-//! `tls:` in the configuration of a store and of a source, and what its files hold.
+//! `tls:` in the configuration of a store or a source, and the files it names.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -9,20 +9,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 
-/// The largest file that is read for a certificate.
+/// The maximum size of a file that holds a certificate or key.
 const MOST_BYTES: u64 = 1 << 20;
-/// What the sections of certificates are called.
+/// The label of the PEM sections that hold certificates.
 const CERTIFICATE: &[&str] = &["CERTIFICATE"];
-/// That of the only key that most clients take.
+/// The label of PKCS#8 keys, the only ones that most clients accept.
 pub(crate) const PKCS8: &[&str] = &["PRIVATE KEY"];
-/// Those of the keys that OpenSSL takes.
+/// The labels of the keys that OpenSSL accepts.
 pub(crate) const ANY_KEY: &[&str] = &["PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "DSA PRIVATE KEY"];
 
 /// Certificates in PEM files.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
-    /// The authority to trust.
+    /// The certificate authority to trust.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
     /// The client's certificate.
@@ -33,20 +33,20 @@ pub struct Tls {
     pub key: Option<PathBuf>,
 }
 
-/// What the files hold.
+/// The contents of the files.
 pub(crate) struct Pem {
-    /// The authority.
+    /// The certificate authority.
     pub(crate) ca: Option<Vec<u8>>,
     /// The client's certificate and its key.
     pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Tls {
-    /// What the files hold; `folder` is where relative paths start, `key` what the section of the key may be called. A client that finds no file, or
-    /// nothing in it, would say so late, and as if the server were away.
+    /// Reads the files. Relative paths start at `folder`; `key` lists the labels that the section of the key may have. A client would notice a
+    /// missing or empty file only late, and report it as if the server could not be reached.
     ///
     /// # Errors
-    /// Every fault, from `tls.` on.
+    /// Every fault, with a path that begins with `tls.`.
     pub(crate) fn read(&self, folder: &Path, key: &[&str]) -> Result<Pem, Vec<Fault>> {
         let mut faults = Vec::new();
         let mut take = |name: &str, file: Option<&PathBuf>, sections: &[&str]| {
@@ -62,11 +62,11 @@ impl Tls {
     }
 }
 
-/// What a file holds, which must be a section of one of these names at the least.
+/// The contents of a file, which must include a section with one of these labels.
 fn pem(file: &Path, sections: &[&str]) -> Result<Vec<u8>, String> {
     let shown = file.display();
     let mut bytes = Vec::new();
-    // Cut off rather than trusting what the file says of its size: it may be a pipe.
+    // The file may be a pipe, so reading is cut off instead of trusting the size that the file reports.
     let read = File::open(file).and_then(|opened| opened.take(MOST_BYTES + 1).read_to_end(&mut bytes));
     read.map_err(|error| format!("{shown} can't be read: {error}"))?;
     if bytes.len() as u64 > MOST_BYTES {
@@ -77,8 +77,8 @@ fn pem(file: &Path, sections: &[&str]) -> Result<Vec<u8>, String> {
         return Ok(bytes);
     }
     let wanted = sections.first().copied().unwrap_or_default();
-    // What most tools write is of another kind.
-    let make = if sections == PKCS8 { " (`openssl pkcs8 -topk8 -nodes` makes one of another key)" } else { "" };
+    // Most tools write another kind of key.
+    let make = if sections == PKCS8 { " (`openssl pkcs8 -topk8 -nodes` converts other keys)" } else { "" };
     Err(format!("{shown} holds no PEM section `-----BEGIN {wanted}-----`{make}"))
 }
 
@@ -88,7 +88,7 @@ mod tests {
 
     const AUTHORITY: &str = "some words\n-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
 
-    /// The faults of files with these contents; one without a content is not named.
+    /// The faults of files with these contents; `None` leaves the key out.
     fn faults(ca: Option<&str>, cert: Option<&str>, key: Option<&str>, keys: &[&str]) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str, content: Option<&str>| {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_what_it_is_named_for_is_a_fault_at_its_key() {
+    fn a_file_without_the_section_it_needs_is_a_fault_at_its_key() {
         let (pkcs8, rsa) = ("-----BEGIN PRIVATE KEY-----\r\n", "-----BEGIN RSA PRIVATE KEY-----\n");
         assert!(faults(None, None, None, PKCS8).is_empty());
         assert!(faults(Some(AUTHORITY), Some(AUTHORITY), Some(pkcs8), PKCS8).is_empty());
@@ -112,14 +112,14 @@ mod tests {
         for (fault, key) in nonsense.iter().zip(["tls.ca: ", "tls.cert: ", "tls.key: "]) {
             assert!(fault.starts_with(key) && fault.contains("holds no PEM section `-----BEGIN ") && !fault.contains("hunter2"), "{fault}");
         }
-        // Each in the place of the other, and a key that is not PKCS#8.
+        // Certificate and key swapped, and a key that is not PKCS#8.
         assert_eq!(faults(None, Some(pkcs8), Some(AUTHORITY), ANY_KEY).len(), 2);
         assert!(faults(None, Some(AUTHORITY), Some(rsa), PKCS8)[0].contains("openssl pkcs8 -topk8"));
         assert!(faults(Some(&"x".repeat(2 << 20)), None, None, PKCS8)[0].contains("larger than 1 MiB"));
     }
 
     #[test]
-    fn half_a_client_certificate_is_a_fault_where_the_other_half_is_missing() {
+    fn a_certificate_without_a_key_and_the_reverse_are_faults_at_the_missing_key() {
         assert_eq!(faults(None, Some(AUTHORITY), None, PKCS8), ["tls.key: is missing: a client certificate needs both cert and key"]);
         let tls = Tls { key: Some("absent".into()), ..Tls::default() };
         let paths: Vec<String> = tls.read(Path::new("/nowhere"), PKCS8).err().unwrap().into_iter().map(|fault| fault.path).collect();

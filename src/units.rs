@@ -1,4 +1,4 @@
-//! Values with a unit, as people write them in YAML, queries and JSON: `5s`, `2h`, `16MiB`.
+//! Values with a unit, as they are written in YAML, queries and JSON: `5s`, `2h`, `16MiB`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,15 +8,15 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The longest span that is accepted: 100 years. What is longer is a typing error, and sums of spans stay far from overflow.
+/// The longest span that is accepted: 100 years. Anything longer is a typing error, and sums of spans stay far from overflow.
 pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// The whole milliseconds of a span, for who counts or shows them.
+/// The whole milliseconds of a span.
 pub fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A number with its unit, or several, as a regular expression. Long forms such as `5min` and `2days` are taken too.
+/// One or more numbers with their units, as a regular expression. Long forms such as `5min` and `2days` are accepted too.
 const SUM: &str = r"([0-9]+(\.[0-9]+)?\s*[a-z]+\s*)+";
 
 /// A duration written with its unit: `500ms`, `5s`, `10m`, `1.5h`, `1d`, `2w`, `7d 12h`. At most 100 years.
@@ -33,7 +33,7 @@ const SUM: &str = r"([0-9]+(\.[0-9]+)?\s*[a-z]+\s*)+";
 pub struct Span(Duration);
 
 impl Span {
-    /// A span of whole seconds; more than 100 years is cut to that.
+    /// A span of whole seconds, at most 100 years.
     #[must_use]
     pub const fn secs(seconds: u64) -> Self {
         let longest = LONGEST.as_secs();
@@ -64,9 +64,9 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
-        // humantime's `M` is a month: `5M`, meant as minutes, would be 150 days.
+        // In humantime, `M` is a month: `5M`, meant as minutes, would be 150 days.
         let is_clear = !text.contains(char::is_uppercase);
-        // It reads `0` but no other bare number; so do we, since `0s` and `0` can't be mistaken.
+        // The only number that it accepts without a unit is `0`, which can't be misread; so do we.
         let parsed = humantime::parse_duration(text).ok().filter(|_| is_clear).ok_or_else(|| {
             format!("`{text}` is not a duration; write a number with its unit, ms, s, m, h, d or w, such as 500ms, 10m, 1.5h or 7d 12h")
         })?;
@@ -78,7 +78,7 @@ impl FromStr for Span {
 }
 
 impl fmt::Display for Span {
-    // It is read again: a message's own policy stands in its row like this.
+    // Must parse back to the same span: a message's own policy is stored in its row in this form.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (secs, nanos) = (self.0.as_secs(), self.0.subsec_nanos());
         let mut parts: Vec<String> = [(secs / 86_400, "d"), (secs / 3600 % 24, "h"), (secs / 60 % 60, "m"), (secs % 60, "s")]
@@ -120,7 +120,7 @@ impl JsonSchema for Span {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "description": "A number with its unit, ms, s, m, h, d or w, or a sum of such: 500ms, 10m, 1.5h, 7d 12h.",
+            "description": "A number with its unit, ms, s, m, h, d or w, or a sum of these: 500ms, 10m, 1.5h, 7d 12h.",
             "pattern": format!(r"^\s*(0\s*|{SUM})$"),
         })
     }
@@ -134,7 +134,7 @@ impl JsonSchema for Span {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// No limit at all.
+    /// No limit.
     Never,
     /// Ends after this span.
     After(Span),
@@ -188,7 +188,7 @@ impl JsonSchema for Limit {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "description": "A number with its unit, ms, s, m, h, d or w, or a sum of such (500ms, 10m, 1.5h, 7d 12h), or `never`.",
+            "description": "A number with its unit, ms, s, m, h, d or w, or a sum of these (500ms, 10m, 1.5h, 7d 12h), or `never`.",
             "pattern": format!(r"^\s*((never|0)\s*|{SUM})$"),
         })
     }
@@ -204,13 +204,13 @@ impl JsonSchema for Limit {
 pub struct Size(u64);
 
 impl Size {
-    /// So many MiB.
+    /// This many MiB.
     #[must_use]
     pub const fn mib(count: u32) -> Self {
         Self((count as u64) << 20)
     }
 
-    /// The number of bytes, cut to what the machine can address.
+    /// The number of bytes, at most what the machine can address.
     #[must_use]
     pub fn bytes(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
@@ -291,7 +291,7 @@ impl JsonSchema for Size {
     }
 }
 
-/// A secret: a password, a token, a URL that holds one. Never printed.
+/// A secret: a password, a token, or a URL that contains one. Never printed.
 ///
 /// ```
 /// use redrive::units::Secret;
@@ -331,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_is_written_as_it_is_read() {
+    fn a_span_is_written_the_way_it_is_read() {
         for text in ["500ms", "5s", "1m 40s", "2h", "1d", "7d 12h", "0s", "0.5ms", "1s 10.25ms", "90d", "400d 1h", "36500d"] {
             assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
         }
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_that_may_be_mistaken_is_refused() {
+    fn an_ambiguous_unit_is_refused() {
         for (text, seconds) in [("5 minutes", 300), ("5min", 300), ("1sec", 1), ("2days", 172_800)] {
             assert_eq!(text.parse(), Ok(Span::secs(seconds)), "{text}");
         }

@@ -1,4 +1,4 @@
-//! Deserialises a tree; an error knows the place of the value that caused it.
+//! Deserialises a tree, with errors that know which value caused them.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde::forward_to_deserialize_any;
 
 use super::tree::{Content, Entry, Meaning, Node, Step};
 
-/// What is wrong, and where: steps from the outermost, kept the other way round while the error rises.
+/// What is wrong, and where. The steps are collected from the innermost outwards while the error rises.
 #[derive(Debug)]
 pub(super) struct Error {
     message: String,
@@ -51,7 +51,7 @@ pub(super) fn from_node<'de, T: de::Deserialize<'de>>(node: &'de Node) -> Result
     T::deserialize(node)
 }
 
-/// Text stays text where text is asked for, whatever a number or a boolean it looks like: a password may be all digits.
+/// Where text is expected, a value that looks like a number or a boolean is still text: a password may be all digits.
 macro_rules! text {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -101,7 +101,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
     }
 
     fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, _: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
-        // Of a list serde would take the items for the fields, in their order.
+        // Given a list, serde would take its items as the fields, in order.
         match &self.content {
             Content::List(_) => Err(de::Error::invalid_type(de::Unexpected::Seq, &visitor)),
             _ => self.deserialize_map(visitor),
@@ -111,7 +111,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
     fn deserialize_enum<V: Visitor<'de>>(self, _: &'static str, words: &'static [&'static str], visitor: V) -> Result<V::Value, Error> {
         match &self.content {
             Content::Scalar { text, .. } if !self.is_null() => visitor.visit_enum(text.as_str().into_deserializer()),
-            // Each of ours is a word.
+            // All our enums are written as a single word.
             _ => Err(de::Error::custom(format_args!("must be one of {}", words.join(", ")))),
         }
     }
@@ -159,7 +159,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
-        let entry = self.current.take().ok_or_else(|| de::Error::custom("a value was asked for before its key"))?;
+        let entry = self.current.take().ok_or_else(|| de::Error::custom("a value was requested before its key"))?;
         seed.deserialize(&entry.node).map_err(|error| error.under(Step::Key(entry.key.clone())))
     }
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, all of it, in words that say what to write instead.
+//! Everything that is wrong with a configuration, in words that say what to write instead.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use super::tree::Step;
 
-/// The most faults that are shown.
+/// The maximum number of faults that are shown.
 pub(super) const MOST: usize = 200;
 
 /// A fault with its place in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Located {
-    /// The line, from 1; `None` where the file itself is at fault.
+    /// The line, from 1; `None` if the file itself is at fault.
     pub line: Option<usize>,
     /// The path of the key: `sources.crm.timeout`; empty for the whole file.
     pub path: String,
@@ -22,7 +22,7 @@ pub struct Located {
     pub message: String,
 }
 
-/// Every fault of a configuration, in order of lines.
+/// Every fault of a configuration, ordered by line.
 #[derive(Clone, Debug)]
 pub struct Faults {
     file: PathBuf,
@@ -62,7 +62,7 @@ impl fmt::Display for Faults {
                 write!(f, "{line}:")?;
             }
             if !fault.path.is_empty() {
-                // A key is whatever the file says; a terminal should not be told things by it.
+                // A key may contain anything, including control characters for a terminal.
                 write!(f, " {}:", fault.path.escape_debug())?;
             }
             write!(f, " {}", fault.message)?;
@@ -71,13 +71,13 @@ impl fmt::Display for Faults {
     }
 }
 
-/// The faults found so far, and what must not be shown.
+/// The faults found so far, and the values that must not be shown.
 #[derive(Default)]
 pub(super) struct Gathered {
     list: Vec<Located>,
-    /// What was taken out of the tree, so that its absence isn't reported on top.
+    /// The paths removed from the tree, so that their absence isn't reported as well.
     removed: HashSet<Vec<Step>>,
-    /// Values of variables and of secrets' files, and what is shown instead.
+    /// The values of variables and of files with secrets, each with what is shown instead.
     hidden: Vec<(String, String)>,
 }
 
@@ -93,12 +93,12 @@ impl Gathered {
         self.list.len() >= MOST
     }
 
-    /// Remembers that the value at this path is at fault and gone.
+    /// Remembers that the value at this path was at fault and has been removed.
     pub(super) fn take_out(&mut self, path: Vec<Step>) {
         self.removed.insert(path);
     }
 
-    /// Whether a fault at this path only says that something at fault is gone.
+    /// Whether a fault at this path is only the consequence of a removed value.
     pub(super) fn is_known(&self, path: &[Step]) -> bool {
         (0..=path.len()).any(|end| self.removed.contains(&path[..end]))
             || self.removed.iter().any(|gone| matches!(gone.split_last(), Some((Step::Index(_), list)) if list == path))
@@ -115,7 +115,7 @@ impl Gathered {
         for (value, instead) in &self.hidden {
             let escaped = value.escape_debug().to_string();
             for shape in [value.as_str(), escaped.as_str()] {
-                // A value of a few characters is in many a word; there it says nothing, and a message with it cut out says less.
+                // A value of a few characters occurs in many words by chance. There it reveals nothing, and cutting it out would garble the message.
                 if shape.len() >= 4 {
                     text = text.replace(shape, instead);
                 } else if !shape.is_empty() {
@@ -129,7 +129,7 @@ impl Gathered {
         text
     }
 
-    /// All that was found; `None` if nothing.
+    /// All faults that were found; `None` if there are none.
     pub(super) fn finish(mut self, file: &Path) -> Option<Faults> {
         if self.list.is_empty() {
             return None;
@@ -138,7 +138,7 @@ impl Gathered {
         for fault in &mut list {
             fault.message = self.redact(&fault.message);
         }
-        // Faults of the same line stay as they were found.
+        // The sort is stable: faults on the same line stay in the order in which they were found.
         list.sort_by_key(|fault| fault.line);
         if list.len() >= MOST {
             list.push(Located { line: None, path: String::new(), message: format!("only the first {MOST} faults are shown") });

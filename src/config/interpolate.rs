@@ -1,27 +1,27 @@
-//! `${VAR}` and `${VAR:-default}` in the values of the file.
+//! Replaces `${VAR}` and `${VAR:-default}` in the values of the file.
 
-/// Where the values of variables come from.
+/// Looks up the value of a variable.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// A scalar with its variables put in.
+/// A scalar with its variables filled in.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Filled {
     /// The text.
     pub(super) text: String,
-    /// The variables that were put in, with their values.
+    /// The variables that were filled in, with their values.
     pub(super) values: Vec<(String, String)>,
 }
 
-/// Puts variables in: `${VAR}` must be set and not empty, `${VAR:-default}` takes the default otherwise, `$$` is a dollar sign.
-/// What a variable holds is not looked at again. A value that is `$VAR` and nothing else is refused: whoever writes that means the variable, and its
-/// name would pass for a secret. Within a text, such as a shell's, it stays as it is.
+/// Fills in variables: `${VAR}` must be set and not empty, `${VAR:-default}` falls back to the default, `$$` is a dollar sign.
+/// The value of a variable is not expanded again. A value that consists of `$VAR` alone is refused: it was meant as the variable, and its name would
+/// be taken for the secret. Inside longer text, such as a shell script, `$VAR` stays as it is.
 ///
 /// # Errors
 /// Every variable that is at fault.
 pub(super) fn fill(text: &str, environment: Environment<'_>) -> Result<Filled, Vec<String>> {
     if text.strip_prefix('$').is_some_and(is_a_name) {
-        // Which is not repeated: it may be a password.
-        return Err(vec!["is `$` and a name; write ${NAME} for a variable, $$NAME for the text".to_owned()]);
+        // The message doesn't repeat the name: it may be a password.
+        return Err(vec!["is `$` followed by a name; write ${NAME} for a variable, or $$NAME for the text itself".to_owned()]);
     }
     let mut filled = Filled { text: String::with_capacity(text.len()), values: Vec::new() };
     let mut faults = Vec::new();
@@ -58,12 +58,12 @@ pub(super) fn fill(text: &str, environment: Environment<'_>) -> Result<Filled, V
     if faults.is_empty() { Ok(filled) } else { Err(faults) }
 }
 
-/// Stands for `${` and its `}` while the text is read as YAML: between braces (`{ token: ${TOKEN} }`) they would end the value.
+/// Replaces `${`, and [`CLOSE`] its `}`, while the text is read as YAML: inside braces (`{ token: ${TOKEN} }`) they would end the value.
 const OPEN: char = '\u{e000}';
 /// See [`OPEN`].
 const CLOSE: char = '\u{e001}';
 
-/// The text with its variables out of YAML's way, and the variables, by the numbers that stand for them.
+/// The text with each variable replaced by a number that YAML ignores, and the variables, indexed by that number.
 pub(super) fn shield(text: &str) -> (String, Vec<&str>) {
     let mut shielded = String::with_capacity(text.len());
     let mut variables = Vec::new();
@@ -73,7 +73,7 @@ pub(super) fn shield(text: &str) -> (String, Vec<&str>) {
         rest = &rest[dollar..];
         let end = rest.strip_prefix("${").and_then(|inner| inner.find('}')).map(|end| end + 3);
         match end {
-            // What YAML itself has to say something about (escapes, ends of quotes and lines) is left to it.
+            // Anything that means something to YAML (escapes, ends of quotes and lines) is left to it.
             Some(end) if !rest[..end].contains(['"', '\'', '\\', '\n', '\r']) => {
                 shielded.extend([OPEN.to_string(), variables.len().to_string(), CLOSE.to_string()]);
                 variables.push(&rest[..end]);
@@ -90,7 +90,7 @@ pub(super) fn shield(text: &str) -> (String, Vec<&str>) {
     (shielded, variables)
 }
 
-/// A piece of the text with its variables back in place.
+/// A piece of the text with its variables restored.
 pub(super) fn unshield(text: &str, variables: &[&str]) -> String {
     let mut whole = String::with_capacity(text.len());
     let mut rest = text;
@@ -109,11 +109,11 @@ pub(super) fn unshield(text: &str, variables: &[&str]) -> String {
     whole
 }
 
-/// The name and value of what stands between the braces; no value where the default is to be taken.
+/// The name and value of the variable between the braces; no value if the default applies.
 fn variable<'a>(inner: &'a str, environment: Environment<'_>) -> Result<(&'a str, Option<String>), String> {
     let (name, default) = inner.split_once(":-").map_or((inner, None), |(name, default)| (name, Some(default)));
     if !is_a_name(name) {
-        return Err(format!("`${{{inner}}}` names no variable; write ${{NAME}} or ${{NAME:-default}}, and $$ for a dollar sign"));
+        return Err(format!("`${{{inner}}}` does not name a variable; write ${{NAME}} or ${{NAME:-default}}, and $$ for a dollar sign"));
     }
     match (environment(name).filter(|value| !value.is_empty()), default) {
         (Some(value), _) => Ok((name, Some(value))),
@@ -145,18 +145,18 @@ mod tests {
     }
 
     #[test]
-    fn variables_defaults_and_dollars_are_put_in() {
+    fn variables_defaults_and_dollars_are_filled_in() {
         assert_eq!(text("a"), "a");
         assert_eq!(text("x://${HOST}/${DB:-orders}"), "x://db.example/orders");
         assert_eq!(text("${EMPTY:-fallback}"), "fallback", "as in a shell, empty counts as unset");
         assert_eq!(text("${NONE:-}"), "");
         assert_eq!(text("pa$$word $5 $"), "pa$word $5 $");
         assert_eq!(text("$${HOST}"), "${HOST}");
-        assert_eq!(text("${TRICKY}"), "${HOST}$$", "what a variable holds is not looked at again");
+        assert_eq!(text("${TRICKY}"), "${HOST}$$", "the value of a variable is not expanded again");
     }
 
     #[test]
-    fn what_is_shielded_comes_back_whole() {
+    fn unshielding_restores_the_text() {
         for text in ["", "a ${B} c ${D:-e, f: g}", "$${A} $ ${", "\u{e000}0\u{e001} ${A}", "${\"} ${A\n}", "\u{e000}"] {
             let (shielded, variables) = shield(text);
             if !text.contains(OPEN) {
@@ -168,17 +168,17 @@ mod tests {
     }
 
     #[test]
-    fn every_variable_at_fault_is_named() {
+    fn every_variable_at_fault_is_reported() {
         let faults = fill("${NONE} ${EMPTY} ${1x} ${HOST", &environment).unwrap_err();
         assert_eq!(faults.len(), 4);
         assert!(faults[0].contains("NONE is not set") && faults[1].contains("EMPTY is not set, or empty"));
-        assert!(faults[2].contains("names no variable") && faults[3].contains("not closed"));
+        assert!(faults[2].contains("does not name a variable") && faults[3].contains("not closed"));
     }
 
     #[test]
     fn a_variable_without_braces_is_a_fault_that_does_not_repeat_it() {
         let faults = fill("$HOST", &environment).unwrap_err();
-        assert!(faults[0].contains("write ${NAME} for a variable, $$NAME for the text"), "{faults:?}");
+        assert!(faults[0].contains("write ${NAME} for a variable, or $$NAME for the text itself"), "{faults:?}");
         assert!(!faults[0].contains("HOST"), "{faults:?}");
         assert_eq!(text("$$HOST"), "$HOST");
         for shell in ["echo $HOST", "pa$sword", "$5", "$"] {

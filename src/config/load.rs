@@ -1,4 +1,4 @@
-//! From text to a checked configuration, gathering faults on the way.
+//! Turns the text of a file into a checked configuration, collecting faults on the way.
 
 use std::fs;
 use std::io::Read as _;
@@ -17,7 +17,7 @@ use crate::source::Registry;
 use crate::units::Secret;
 use crate::{engine, secret, store};
 
-/// The text of a file.
+/// Reads the text of a file.
 pub(super) fn text(file: &Path) -> Result<String, Faults> {
     let unreadable = |message: String| Faults::unreadable(file, message);
     let bytes = bounded(file, yaml::MAX_BYTES as u64)
@@ -29,14 +29,15 @@ pub(super) fn text(file: &Path) -> Result<String, Faults> {
     })
 }
 
-/// At most `max` bytes of a file; `None` if there are more. Reading is cut off rather than trusting what the file says of its size: it may be a pipe.
+/// At most `max` bytes of a file; `None` if there are more. The file may be a pipe, so reading is cut off instead of trusting the size that the file
+/// reports.
 fn bounded(file: &Path, max: u64) -> std::io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     fs::File::open(file)?.take(max + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= max).then_some(bytes))
 }
 
-/// From text to a configuration.
+/// Parses a configuration.
 pub(super) fn parse(text: &str, file: &Path, environment: Environment<'_>, registry: &Registry, scope: Scope<'_>) -> Result<Config, Faults> {
     if text.len() > yaml::MAX_BYTES {
         return Err(Faults::unreadable(file, format!("is larger than {} bytes; this is not a configuration", yaml::MAX_BYTES)));
@@ -45,7 +46,7 @@ pub(super) fn parse(text: &str, file: &Path, environment: Environment<'_>, regis
     let Some(origin) = yaml::read(text, environment, &|path| scope.looks_at(path), &mut gathered) else {
         return Err(gathered.finish(file).unwrap_or_else(|| Faults::unreadable(file, "can't be read".to_owned())));
     };
-    // The folder of a bare name is an empty path, which nothing can be started in.
+    // The parent of a bare file name is an empty path, in which no process can be started.
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned);
     let mut loading = Loading { origin: &origin, gathered, folder };
     let config = loading.whole(registry, scope);
@@ -55,11 +56,11 @@ pub(super) fn parse(text: &str, file: &Path, environment: Environment<'_>, regis
     }
 }
 
-/// A load under way.
+/// A load in progress.
 pub(super) struct Loading<'a> {
-    /// The file as it was read: where lines are looked up.
+    /// The file as it was read, used to look up lines.
     pub(super) origin: &'a Node,
-    /// What is wrong so far.
+    /// The faults so far.
     pub(super) gathered: Gathered,
     /// The file's folder.
     pub(super) folder: PathBuf,
@@ -84,13 +85,13 @@ impl Loading<'_> {
         {
             read.api.token = Some(token);
         }
-        // They are read, against the right folder; nobody needs to read them again.
+        // These files have been read, relative to the right folder, and must not be read again.
         let (url_file, password_file) = (read.store.url_file.take().is_some(), read.store.password_file.take().is_some());
         let token_file = read.api.token_file.take().is_some();
         let gone = |key: &str| self.gathered.is_known(&[Step::Key("api".to_owned()), Step::Key(key.to_owned())]);
         if read.api.token.is_none() && (token_file || gone("token") || gone("token_file")) {
-            // One is meant, and what keeps it from being read is reported, or nobody needs it: that it is missing would only confuse. This one is
-            // known to nobody.
+            // A token was configured. Either the reason why it can't be read has been reported, or this command doesn't need it; to report it as
+            // missing would only confuse. This random one is known to nobody.
             read.api.token = Some(Secret::new(format!("{:032x}", rand::random::<u128>())));
         }
         if let Some(tls) = &mut read.store.tls {
@@ -119,7 +120,7 @@ impl Loading<'_> {
             && (api.ip() == health.ip() || api.ip().is_unspecified() || health.ip().is_unspecified())
         {
             let message =
-                format!("port {} is the API's already, which answers for health too; leave `health` out or choose another port", health.port());
+                format!("port {} is already used by the API, which serves health too; leave out `health` or choose another port", health.port());
             self.faults([Fault::new("health.listen", message)]);
         }
 
@@ -132,7 +133,7 @@ impl Loading<'_> {
         const SHAPE: &str = "write 1 to 63 lower-case letters, digits, `-` and `_`, beginning with a letter or digit";
         let path = [Step::Key("project".to_owned())];
         let Some(project) = project else {
-            self.fault(&path, format!("is missing: the name of the application whose messages these are; {SHAPE}"));
+            self.fault(&path, format!("is missing: the name of the application that the messages belong to; {SHAPE}"));
             return "none".to_owned();
         };
         let valid = (1..=63).contains(&project.len())
@@ -152,7 +153,7 @@ impl Loading<'_> {
         node.into()
     }
 
-    /// The secret that a `*_file` key names; a fault if the key itself is given too.
+    /// The secret in the file that a `*_file` key names. It is a fault if the key itself is given too.
     fn secret(&mut self, section: &str, key: &str, file_key: &str, file: Option<&Path>) -> Option<Secret> {
         let file = self.folder.join(file?);
         let path = [Step::Key(section.to_owned()), Step::Key(file_key.to_owned())];
@@ -165,17 +166,17 @@ impl Loading<'_> {
         Some(secret)
     }
 
-    /// Deserialises a tree; what is at fault is reported and taken out, so that its default takes over, until the rest will do.
-    /// `at` is where the tree belongs in the file; `also` are keys that are known at its top besides those of `T`.
+    /// Deserialises a tree. A value at fault is reported and removed, so that its default applies, until the rest is valid.
+    /// `at` is the path of the tree in the file; `also` are keys that are allowed at its top in addition to those of `T`.
     pub(super) fn settle<T: DeserializeOwned + Default>(&mut self, tree: &mut Node, at: &[Step], also: &[&str]) -> T {
-        // Each round takes something out of a tree of bounded size.
+        // This ends: each round removes something from a tree of bounded size.
         loop {
             let error = match de::from_node::<T>(tree) {
                 Ok(value) => return value,
                 Err(error) => error,
             };
             let path = error.path();
-            // The same with variables as they are written: what they hold is not for the screen, not even in part.
+            // Try again with variables as they are written: their values must not be shown, not even in part.
             let message = match concealed(tree, &path) {
                 Some(shown) => match de::from_node::<T>(&shown) {
                     Err(again) if again.path() == path => again.message().to_owned(),
@@ -192,7 +193,7 @@ impl Loading<'_> {
         }
     }
 
-    /// Reports what a deserialiser said of a place.
+    /// Reports a deserialiser's message about a path.
     pub(super) fn report(&mut self, path: &[Step], message: &str, also: &[&str]) {
         match wording::reword(message, also) {
             Said::Unknown { key, message } => {
@@ -211,7 +212,7 @@ impl Loading<'_> {
         }
     }
 
-    /// Adds a fault at a path, unless it only says that something at fault was taken out.
+    /// Adds a fault at a path, unless it is only the consequence of a removed value.
     pub(super) fn fault(&mut self, path: &[Step], message: String) {
         if !self.gathered.is_known(path) {
             let message = match self.origin.at(path) {
@@ -231,12 +232,12 @@ impl Loading<'_> {
     }
 }
 
-/// The fault at the key that names the file, if it is of a secret that came from one.
+/// Moves a fault to the key that names the file, if the secret came from one.
 fn at_file(fault: Fault, key: &str, from_file: bool) -> Fault {
     if from_file && fault.path == key { Fault::new(format!("{key}_file"), fault.message) } else { fault }
 }
 
-/// The tree with the variables at and below a path as they are written; `None` if there are none.
+/// The tree with the variables at and below a path as the file has them; `None` if there are none.
 pub(super) fn concealed(tree: &Node, path: &[Step]) -> Option<Node> {
     fn conceal(node: &mut Node) -> bool {
         let written = node.written.take();
@@ -255,7 +256,7 @@ pub(super) fn concealed(tree: &Node, path: &[Step]) -> Option<Node> {
     found.then_some(tree)
 }
 
-/// The message with a scalar's variables as they are written.
+/// The message with the value of a scalar replaced by what the file says, variables included.
 fn shown_as_written(node: &Node, message: &str) -> String {
     match (&node.written, node.text()) {
         (Some(written), Some(text)) if !text.is_empty() => message.replace(text, written),
@@ -263,7 +264,7 @@ fn shown_as_written(node: &Node, message: &str) -> String {
     }
 }
 
-/// The host's name and something random, so that two processes on one host are two nodes.
+/// The host's name and a random suffix, so that two processes on one host are two nodes.
 fn default_node() -> String {
     let host = rustix::system::uname();
     let host: String = host.nodename().to_string_lossy().chars().filter(char::is_ascii_graphic).take(64).collect();

@@ -1,4 +1,4 @@
-//! The JSON Schema of a configuration file, for editors and for the tests that hold the documents to the code.
+//! The JSON Schema of a configuration file, for editors and for the tests that compare the documentation with the code.
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -6,10 +6,10 @@ use serde_json::{Map, Value, json};
 use super::File;
 use crate::source::{Options, Registry};
 
-/// What a text holds in which a variable is to be put, as a regular expression.
+/// The start of a variable, as a regular expression.
 const VARIABLE: &str = r"\$\{";
 
-/// The schema, with the kinds of sources that the registry knows.
+/// The schema, including the kinds of sources in the registry.
 ///
 /// ```
 /// # use redrive::{config::schema::schema, source::Registry};
@@ -29,12 +29,12 @@ pub fn schema(registry: &Registry) -> Value {
         kinds.iter().map(|(name, schema)| kind(name, schema.as_ref().map(schemars::Schema::as_value), &options, &definitions)).collect();
     if let Some(object) = root.as_object_mut() {
         object.insert("title".to_owned(), json!("redrive.yaml"));
-        object.insert("description".to_owned(), json!("The configuration of redrive: one file a project."));
+        object.insert("description".to_owned(), json!("The configuration of redrive: one file per project."));
         object.insert("required".to_owned(), json!(["project"]));
     }
     if let Some(object) = root.get_mut("properties").and_then(Value::as_object_mut) {
         let sources = json!({
-            "description": "What messages are sent to, by the names under which they are submitted.",
+            "description": "The destinations of messages, by name. Each message names its source.",
             "type": ["object", "null"],
             "propertyNames": { "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$" },
             "additionalProperties": { "oneOf": kinds },
@@ -51,7 +51,7 @@ pub fn schema(registry: &Registry) -> Value {
     root
 }
 
-/// The schema of a source of one kind: what every source takes and what its kind takes, in one object.
+/// The schema of a source of one kind: the options of every source and the keys of its kind, in one object.
 fn kind(name: &str, own: Option<&Value>, options: &Map<String, Value>, definitions: &Value) -> Value {
     let mut all = Map::new();
     all.insert("kind".to_owned(), json!({ "const": name }));
@@ -62,7 +62,7 @@ fn kind(name: &str, own: Option<&Value>, options: &Map<String, Value>, definitio
         all.extend(properties(resolved, definitions));
         required.extend(resolved.get("required").and_then(Value::as_array).into_iter().flatten().cloned());
     }
-    // What a program registered without a schema may take anything.
+    // A kind that an embedding program registered without a schema may accept any key.
     let closed = resolved.is_some();
     let mut schema = json!({ "title": name, "type": "object", "properties": all, "required": required, "additionalProperties": !closed });
     if let (Some(description), Some(object)) = (resolved.and_then(|resolved| resolved.get("description")), schema.as_object_mut()) {
@@ -75,27 +75,27 @@ fn properties(schema: &Value, definitions: &Value) -> Map<String, Value> {
     resolve(schema, definitions).get("properties").and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
-/// What a reference stands for.
+/// Follows a reference.
 #[must_use]
 pub fn resolve<'a>(schema: &'a Value, definitions: &'a Value) -> &'a Value {
     let name = schema.get("$ref").and_then(Value::as_str).and_then(|reference| reference.strip_prefix("#/$defs/"));
     name.and_then(|name| definitions.get(name)).unwrap_or(schema)
 }
 
-/// Takes defaults away that say nothing: those of secrets, which are not shown, and of what is not set.
+/// Removes defaults that carry no information: those of secrets, which are not shown, and those that are null.
 fn tidy(schema: &mut Value) {
     match schema {
         Value::Object(object) => {
             if object.get("default").is_some_and(|default| *default == json!("[redacted]") || default.is_null()) {
                 object.remove("default");
             }
-            // What follows is for programmers.
+            // The example that follows is for programmers.
             if let Some(Value::String(description)) = object.get_mut("description")
                 && let Some(end) = description.find("\n\n```")
             {
                 description.truncate(end);
             }
-            // A section's default repeats those of its keys, and may hold a secret's.
+            // The default of a section repeats those of its keys, and may contain that of a secret.
             if object.get("default").is_some_and(Value::is_object) && object.contains_key("$ref") {
                 object.remove("default");
             }
@@ -106,7 +106,7 @@ fn tidy(schema: &mut Value) {
     }
 }
 
-/// What stands in a file before its variables are put in is taken too, and so is a section whose keys are all commented out.
+/// Makes the schema accept values that still contain variables, and sections whose keys are all commented out.
 fn loosen(schema: &mut Value) {
     match schema {
         Value::Object(object) => {
@@ -141,7 +141,7 @@ fn loosen(schema: &mut Value) {
     }
 }
 
-/// Takes definitions away that nothing refers to any more.
+/// Removes definitions that nothing refers to any more.
 fn prune(root: &mut Value) {
     loop {
         let text = root.to_string();

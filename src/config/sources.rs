@@ -1,4 +1,4 @@
-//! `sources:` in the configuration: each is split into what every source takes and what its kind takes, and built.
+//! `sources:` in the configuration. Each source is split into the options of every source and the keys of its kind, and built.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use crate::engine::SourceSpec;
 use crate::fault::Fault;
 use crate::source::{Context, Options, Registry, Sender};
 
-/// The most sources.
+/// The maximum number of sources.
 const MOST: usize = 1000;
-/// The most times that one source is tried again, to find the next of its faults, or of its numbers that are meant as text.
+/// How many times the build of one source is tried, each time to find its next fault, or its next number that is meant as text.
 const MAX_ROUNDS: usize = 1000;
 
-/// What each source takes, by name, and the sources themselves.
+/// The options of each source, by name, and the sources themselves.
 pub(super) fn build(
     loading: &mut Loading<'_>,
     declared: Option<Node>,
@@ -35,7 +35,7 @@ pub(super) fn build(
         return (all, specs);
     };
     if entries.len() > MOST {
-        loading.fault(&[root], format!("at most {MOST} sources are taken"));
+        loading.fault(&[root], format!("there may be at most {MOST} sources"));
         return (all, specs);
     }
     for Entry { key: name, node, .. } in entries {
@@ -57,19 +57,19 @@ pub(super) fn build(
     (all, specs)
 }
 
-/// Whether a source may be called this: it stands in URLs, metrics and rows.
+/// Whether this is a valid name for a source. It appears in URLs, metrics and rows.
 fn is_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
-/// The kind of a source, its options, and what is left for its kind; `None` without a kind that there is.
+/// The kind of a source, its options, and the remaining keys, which belong to its kind; `None` if there is no such kind.
 fn split(loading: &mut Loading<'_>, at: &[Step], node: Node, registry: &Registry) -> Option<(String, Options, Node)> {
     let line = node.line;
     let kinds: Vec<&str> = registry.names().collect();
     let Content::Map(entries) = node.content else {
-        loading.fault(at, format!("expected a mapping that begins with `kind:`; there are {}", kinds.join(", ")));
+        loading.fault(at, format!("expected a mapping that begins with `kind:` and one of {}", kinds.join(", ")));
         return None;
     };
     let mut kind = None;
@@ -102,13 +102,13 @@ fn split(loading: &mut Loading<'_>, at: &[Step], node: Node, registry: &Registry
             None
         }
         None => {
-            loading.fault(&path, format!("is missing; there are {}", kinds.join(", ")));
+            loading.fault(&path, format!("is missing; write one of {}", kinds.join(", ")));
             None
         }
     }
 }
 
-/// The keys of `outcomes:` that no send of this kind comes to: they would have no effect. (Of the empty one there is more to say.)
+/// The keys of `outcomes:` that no send of this kind can produce, and which would have no effect. (The empty key gets a message of its own.)
 fn unknown_codes(options: &Options, kind: &str, registry: &Registry) -> Vec<Fault> {
     let Some(codes) = registry.codes(kind) else { return Vec::new() };
     let shown: Vec<String> = codes.iter().map(ToString::to_string).collect();
@@ -117,9 +117,9 @@ fn unknown_codes(options: &Options, kind: &str, registry: &Registry) -> Vec<Faul
     unknown_ones.map(|key| Fault::new(format!("outcomes.{key}"), unknown("error code", key, &known))).collect()
 }
 
-/// Builds the sender of a source. A fault at a key is reported and the key taken out, to find the next one.
+/// Builds the sender of a source. When a key is at fault, it is reported and removed, and the build is tried again to find the next fault.
 fn sender(loading: &mut Loading<'_>, at: &[Step], kind: &str, mut own: Node, cx: &Context, registry: &Registry) -> Option<Sender> {
-    // Scalars that are read as text because their kind would not have them as numbers, with what it said.
+    // Scalars that are read as text because their kind refused them as numbers, with its message.
     let mut quoted: HashMap<Vec<Step>, String> = HashMap::new();
     let mut faultless = true;
     for _ in 0..MAX_ROUNDS {
@@ -128,7 +128,7 @@ fn sender(loading: &mut Loading<'_>, at: &[Step], kind: &str, mut own: Node, cx:
             Err(faults) => faults,
         };
         let [fault] = faults.as_slice() else {
-            // Several at once: the kind has looked at everything.
+            // Several at once: the kind has checked everything.
             for fault in faults {
                 let path = own.steps(&fault.path);
                 report(loading, at, &path, &fault.message);
@@ -142,7 +142,7 @@ fn sender(loading: &mut Loading<'_>, at: &[Step], kind: &str, mut own: Node, cx:
             && !matches!(Meaning::of(text), Meaning::Text | Meaning::Null)
             && !quoted.contains_key(&path)
         {
-            // A password may be all digits, and a property be `00123`.
+            // A password may be all digits, and a property may be `00123`.
             *plain = false;
             quoted.insert(path, fault.message.clone());
             continue;
@@ -157,12 +157,12 @@ fn sender(loading: &mut Loading<'_>, at: &[Step], kind: &str, mut own: Node, cx:
         }
     }
     if faultless {
-        loading.fault(at, format!("more than {MAX_ROUNDS} numbers where text is meant; put quotes around them"));
+        loading.fault(at, format!("more than {MAX_ROUNDS} numbers where text is expected; put quotes around them"));
     }
     None
 }
 
-/// A kind's message without the value of a variable: as the kind says it when it is shown the variable as it is written.
+/// A kind's message without the value of a variable: the message it gives when it sees `${VAR}` itself.
 fn unquoted(loading: &Loading<'_>, own: &Node, path: &[Step], fault: &Fault, kind: &str, cx: &Context, registry: &Registry) -> String {
     if loading.gathered.redact(&fault.message) == fault.message {
         return fault.message.clone();
@@ -172,7 +172,7 @@ fn unquoted(loading: &Loading<'_>, own: &Node, path: &[Step], fault: &Fault, kin
     same.map_or_else(|| fault.message.clone(), |fault| fault.message)
 }
 
-/// Reports a fault inside a source; answers the path of the key, which for an unknown one the message names.
+/// Reports a fault inside a source and returns the path of its key. For an unknown key, the name comes from the message.
 fn report(loading: &mut Loading<'_>, at: &[Step], path: &[Step], message: &str) -> Vec<Step> {
     let also: &[&str] = if path.len() <= 1 { &KEYS } else { &[] };
     let mut path = path.to_vec();

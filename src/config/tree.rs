@@ -4,21 +4,21 @@ use std::fmt::{self, Write as _};
 
 use serde_json::Value;
 
-/// A value and where it stands.
+/// A value and its place in the file.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     /// The line of the value, from 1.
     pub(super) line: usize,
     /// The value.
     pub(super) content: Content,
-    /// What the file says, where variables were put in: shown in place of the value.
+    /// The text in the file, if variables were filled in: shown instead of the value.
     pub(super) written: Option<Box<str>>,
 }
 
 /// What a node holds.
 #[derive(Clone)]
 pub(super) enum Content {
-    /// Text; without quotes (`plain`) it may mean a number, a boolean or nothing.
+    /// Text; without quotes (`plain`) it may mean a number, a boolean or null.
     Scalar {
         /// The text.
         text: String,
@@ -33,7 +33,7 @@ pub(super) enum Content {
 
 impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A scalar may be a secret; nobody knows which yet.
+        // Any scalar may be a secret; at this point it is unknown which are.
         match self {
             Self::Scalar { .. } => f.write_str("[redacted]"),
             Self::List(items) => items.fmt(f),
@@ -71,7 +71,7 @@ pub(super) enum Meaning {
     Bool(bool),
     /// A whole number.
     Whole(i64),
-    /// A whole number past `i64`.
+    /// A whole number beyond `i64`.
     Large(u64),
     /// Any other number.
     Number(f64),
@@ -80,7 +80,7 @@ pub(super) enum Meaning {
 }
 
 impl Meaning {
-    /// The meaning of plain text by YAML's core schema, `.inf` and `.nan` aside: no key takes them.
+    /// The meaning of plain text in YAML's core schema, except for `.inf` and `.nan`, which no key accepts.
     pub(super) fn of(text: &str) -> Self {
         match text {
             "" | "~" | "null" | "Null" | "NULL" => return Self::Null,
@@ -110,12 +110,12 @@ impl Meaning {
 }
 
 impl Node {
-    /// An empty mapping, which stands for an empty file.
+    /// An empty mapping, which represents an empty file.
     pub(super) const fn empty() -> Self {
         Self { line: 1, content: Content::Map(Vec::new()), written: None }
     }
 
-    /// Whether it says nothing.
+    /// Whether it is null.
     pub(super) fn is_null(&self) -> bool {
         matches!(&self.content, Content::Scalar { text, plain: true } if Meaning::of(text) == Meaning::Null)
     }
@@ -155,7 +155,7 @@ impl Node {
         }
     }
 
-    /// Takes the node at a path out of the tree.
+    /// Removes the node at a path from the tree.
     pub(super) fn remove(&mut self, path: &[Step]) -> Option<Self> {
         let (last, parent) = path.split_last()?;
         match (last, &mut self.at_mut(parent)?.content) {
@@ -168,7 +168,7 @@ impl Node {
         }
     }
 
-    /// The line of the key at a path, or of the nearest that there is above it.
+    /// The line of the key at a path, or of its nearest ancestor that exists.
     pub(super) fn line_of(&self, path: &[Step]) -> usize {
         let Some((first, rest)) = path.split_first() else { return self.line };
         match (first, &self.content) {
@@ -176,7 +176,7 @@ impl Node {
                 Some(entry) if rest.is_empty() => entry.line,
                 Some(entry) if matches!(entry.node.content, Content::Scalar { .. }) => entry.line,
                 Some(entry) => match entry.node.line_of(rest) {
-                    // A step that isn't there: the key above says more than the first line of what it holds.
+                    // The next step doesn't exist: the line of the key above is more helpful than the first line of its value.
                     _ if entry.node.at(&rest[..1]).is_none() => entry.line,
                     line => line,
                 },
@@ -187,8 +187,8 @@ impl Node {
         }
     }
 
-    /// The steps of a dotted path as a checking part writes it: `argv[0].x` or `argv.0.x`. Keys may hold dots themselves (`properties.security.protocol`):
-    /// the longest key that there is wins; what is not in the tree is taken at its word.
+    /// The steps of a dotted path as the checks write it: `argv[0].x` or `argv.0.x`. Keys may contain dots themselves, as in
+    /// `properties.security.protocol`: the longest existing key wins. A part that is not in the tree is split at its dots.
     pub(super) fn steps(&self, dotted: &str) -> Vec<Step> {
         let dotted = dotted.strip_prefix('.').unwrap_or(dotted);
         if dotted.is_empty() {
@@ -225,7 +225,7 @@ impl Node {
         steps
     }
 
-    /// The same as JSON, for the kinds of sources.
+    /// The node as JSON, for the kinds of sources.
     pub(super) fn to_json(&self) -> Value {
         match &self.content {
             Content::Scalar { text, plain: false } => Value::String(text.clone()),
@@ -243,7 +243,7 @@ impl Node {
     }
 }
 
-/// A path as people read it: `sources.crm.argv[0]`.
+/// A path in readable form: `sources.crm.argv[0]`.
 pub(super) fn dotted(path: &[Step]) -> String {
     let mut text = String::new();
     for step in path {

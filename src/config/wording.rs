@@ -1,9 +1,9 @@
-//! What a deserialiser says, in words for who wrote the file, and without the value that it quotes.
+//! Rewords the messages of a deserialiser for the author of the file, without the values that they quote.
 
-/// The most names that are shown where none is near.
+/// The maximum number of names that are listed if none is similar.
 const MOST_SHOWN: usize = 50;
 
-/// What a deserialiser's message comes to.
+/// The meaning of a deserialiser's message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said {
     /// There is no such key.
@@ -13,7 +13,7 @@ pub(super) enum Said {
         /// What to say about it.
         message: String,
     },
-    /// A key that must be there is not.
+    /// A required key is missing.
     Missing {
         /// The key.
         key: String,
@@ -22,7 +22,7 @@ pub(super) enum Said {
     Other(String),
 }
 
-/// Rewords a message of serde's. `also` are keys that are known besides those that it lists.
+/// Rewords one of serde's messages. `also` are keys that are allowed in addition to those it lists.
 pub(super) fn reword(message: &str, also: &[&str]) -> Said {
     if let Some((key, rest)) = quoted(message, "unknown field `") {
         let mut known: Vec<&str> = backticked(rest).collect();
@@ -38,7 +38,7 @@ pub(super) fn reword(message: &str, also: &[&str]) -> Said {
         return Said::Other(format!("must be one of {}{nearest}", known.join(", ")));
     }
     if message == "invalid socket address syntax" {
-        return Said::Other("write an address and a port such as 127.0.0.1:8087; a name is not taken".to_owned());
+        return Said::Other("write an address and a port such as 127.0.0.1:8087; host names are not accepted".to_owned());
     }
     for start in ["invalid type: ", "invalid value: ", "invalid length "] {
         if let Some(rest) = message.strip_prefix(start)
@@ -50,23 +50,23 @@ pub(super) fn reword(message: &str, also: &[&str]) -> Said {
     Said::Other(message.to_owned())
 }
 
-/// What to say about a name that there is not.
+/// The message about an unknown name.
 pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     let mut known: Vec<&str> = known.to_vec();
     known.sort_unstable();
     known.dedup();
     match nearest(name, &known) {
         Some(near) => format!("unknown {what}; did you mean `{near}`?"),
-        None if known.is_empty() => format!("unknown {what}; none is taken here"),
+        None if known.is_empty() => format!("unknown {what}; none is allowed here"),
         None if known.len() > MOST_SHOWN => {
-            format!("unknown {what}; there are {} and {} others", known[..MOST_SHOWN].join(", "), known.len() - MOST_SHOWN)
+            format!("unknown {what}; write one of {}, or one of {} others", known[..MOST_SHOWN].join(", "), known.len() - MOST_SHOWN)
         }
-        None => format!("unknown {what}; there are {}", known.join(", ")),
+        None => format!("unknown {what}; write one of {}", known.join(", ")),
     }
 }
 
 fn quoted<'a>(message: &'a str, start: &str) -> Option<(&'a str, &'a str)> {
-    // The list that follows holds backticks too; what is quoted first may hold anything but them.
+    // The list that follows contains backticks too; the first quoted text may contain anything else.
     message.strip_prefix(start)?.split_once('`')
 }
 
@@ -90,12 +90,12 @@ fn expectation(expected: &str) -> &str {
 }
 
 fn finding(found: &str, expected: &str) -> String {
-    // Never the text itself: it may be a secret in the wrong place.
+    // Never the text itself: it may be a misplaced secret.
     let plain = if found.starts_with("string ") {
         let number = matches!(expectation(expected), "a number" | "a whole number" | "a whole number, 0 or more" | "true or false");
-        if number { "text; take quotes away if there are any" } else { "text" }
+        if number { "text; remove the quotes if there are any" } else { "text" }
     } else if found.starts_with("integer ") || found.starts_with("floating point ") {
-        // Numbers quote themselves; they are held against variables later.
+        // Numbers are quoted as they are; the values of variables among them are redacted later.
         return found.trim_start_matches("integer ").trim_start_matches("floating point ").to_owned();
     } else if found.starts_with("boolean ") {
         "true or false"
@@ -111,7 +111,7 @@ fn finding(found: &str, expected: &str) -> String {
     plain.to_owned()
 }
 
-/// The name that is nearest, if it is near enough to be meant.
+/// The most similar name, if it is similar enough to be the one that was meant.
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name: String = name.chars().take(64).flat_map(char::to_lowercase).collect();
     let near = |candidate: &&str| distance(&name, &candidate.to_lowercase().replace('-', "_")).min(distance(&name.replace('-', "_"), candidate));
@@ -127,7 +127,7 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     (near(best) <= allowed).then_some(*best)
 }
 
-/// How many single-character edits, or swaps of neighbours, lie between two names.
+/// The number of single-character edits or swaps of neighbours between two names.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
@@ -155,11 +155,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_key_is_told_its_neighbour() {
+    fn an_unknown_key_suggests_the_most_similar_one() {
         let said = reword("unknown field `intervall`, expected one of `enabled`, `batch`, `interval`, `lease`", &[]);
         assert_eq!(said, Said::Unknown { key: "intervall".into(), message: "unknown key; did you mean `interval`?".into() });
         let said = reword("unknown field `colour`, expected `a` or `b`", &["retry"]);
-        assert_eq!(said, Said::Unknown { key: "colour".into(), message: "unknown key; there are a, b, retry".into() });
+        assert_eq!(said, Said::Unknown { key: "colour".into(), message: "unknown key; write one of a, b, retry".into() });
         assert_eq!(nearest("timout", &["timeout", "topic"]), Some("timeout"));
         assert_eq!(nearest("in-flight", &["in_flight", "topic"]), Some("in_flight"));
         assert_eq!(nearest("user", &["password", "username"]), Some("username"));

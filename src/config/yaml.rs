@@ -1,4 +1,4 @@
-//! From the text of a YAML file to its tree, with the variables put in.
+//! Turns the text of a YAML file into a tree, with the variables filled in.
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 
@@ -6,22 +6,22 @@ use super::faults::{Gathered, Located};
 use super::interpolate::{self, Environment};
 use super::tree::{Content, Entry, Meaning, Node, Step, dotted};
 
-/// The largest file that is read, in bytes.
+/// The maximum size of a file, in bytes.
 pub(super) const MAX_BYTES: usize = 1 << 20;
-/// The most values that a file may hold.
+/// The maximum number of values in a file.
 const MAX_NODES: usize = 20_000;
-/// The deepest nesting.
+/// The maximum depth of nesting.
 const MAX_DEPTH: usize = 32;
 
-/// Whether anything comes of the value at a path.
+/// Whether the value at a path is used.
 pub(super) type LookedAt<'a> = &'a dyn Fn(&[Step]) -> bool;
 
-/// Reads the text of a file. What is at fault goes to `gathered`; where a value is, its default will take over. A variable that is missing where
-/// nobody looks is none.
+/// Reads the text of a file. Faults go to `gathered`; a value at fault is left out, so that its default applies. A missing variable in a value
+/// that is not used is no fault.
 ///
-/// `None` where the text can't be read to its end: nothing more can be said about it.
+/// `None` if the text can't be read to its end, so that nothing more can be said about it.
 pub(super) fn read(text: &str, environment: Environment<'_>, looked_at: LookedAt<'_>, gathered: &mut Gathered) -> Option<Node> {
-    // A byte order mark, as some editors leave it.
+    // Some editors write a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (text, variables) = interpolate::shield(text);
     let mut reader = Reader { parser: Parser::new_from_str(&text), variables, environment, looked_at, gathered, path: Vec::new(), nodes: 0 };
@@ -29,7 +29,7 @@ pub(super) fn read(text: &str, environment: Environment<'_>, looked_at: LookedAt
         Ok(node) => Some(node),
         Err(Stop::Syntax(error)) => {
             let message = format!("this is not YAML: {}", explain(error.info()));
-            // What ends too early is found behind the last line, which is the one to be looked at.
+            // A text that ends too early is reported after its last line; that last line is the one to look at.
             let last = text.trim_end().lines().count().max(1);
             gathered.push(Located { line: Some(error.marker().line().min(last)), path: String::new(), message });
             None
@@ -41,14 +41,14 @@ pub(super) fn read(text: &str, environment: Environment<'_>, looked_at: LookedAt
     }
 }
 
-/// What the scanner says, with what to do about it where that is not plain.
+/// The scanner's message, with what to do about it if that isn't obvious.
 fn explain(info: &str) -> String {
     if info.contains("recursion limit") {
         format!("nested deeper than {MAX_DEPTH} levels")
     } else if info.contains("tab") {
         format!("{info}; indent with spaces")
     } else if info.contains("mapping values are not allowed") {
-        format!("{info}; put quotes around text that holds `: `")
+        format!("{info}; put quotes around text that contains `: `")
     } else {
         info.to_owned()
     }
@@ -99,7 +99,7 @@ impl<'text> Reader<'_, 'text> {
         }
     }
 
-    /// One value; `None` where it is at fault.
+    /// One value; `None` if it is at fault.
     fn node(&mut self, event: Event<'text>, line: usize) -> Result<Option<Node>, Stop> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
@@ -116,7 +116,7 @@ impl<'text> Reader<'_, 'text> {
                         (true, "str") => plain = false,
                         (true, "int" | "float" | "bool" | "null") => {}
                         _ => {
-                            self.fault(line, format!("the tag `{tag}` means nothing here; leave it out"));
+                            self.fault(line, format!("the tag `{tag}` has no meaning here; remove it"));
                             return Ok(None);
                         }
                     }
@@ -126,7 +126,7 @@ impl<'text> Reader<'_, 'text> {
             Event::SequenceStart(..) => Content::List(self.list()?),
             Event::MappingStart(..) => Content::Map(self.map()?),
             Event::Alias(_) => {
-                self.fault(line, "aliases (`*name`) are not taken; write the value out");
+                self.fault(line, "aliases (`*name`) are not supported; write the value out");
                 return Ok(None);
             }
             _ => return Err(Stop::Refused { line, message: "a value is missing here".to_owned() }),
@@ -139,7 +139,7 @@ impl<'text> Reader<'_, 'text> {
         match interpolate::fill(&text, self.environment) {
             Ok(interpolate::Filled { text: filled, values }) => {
                 let written = (!values.is_empty()).then(|| text.into_boxed_str());
-                // A variable that holds `null` or `~` holds that: a token that is dropped without a word would open the door.
+                // A variable that contains `null` or `~` is that text, not null: silently dropping a token would leave the API open.
                 let plain = plain && (written.is_none() || Meaning::of(&filled) != Meaning::Null);
                 for (name, value) in values {
                     self.gathered.conceal(value, format!("${{{name}}}"));

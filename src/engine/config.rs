@@ -9,7 +9,7 @@ use crate::fault::Fault;
 use crate::message::State;
 use crate::units::{Limit, Size, Span, millis};
 
-/// What the engine takes.
+/// The configuration of the engine.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     /// `poller:`
@@ -28,13 +28,13 @@ pub struct Config {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Poller {
-    /// `false`: this node only accepts; others send.
+    /// `false`: this node only accepts messages; other nodes send them.
     pub enabled: bool,
-    /// The most messages per claim, 1 to 10000; five times as many where a claim has to wait for claims of other nodes.
+    /// The maximum number of messages per claim, 1 to 10000; five times as many if the claim before had to wait for other nodes.
     pub batch: u32,
-    /// How often the table is checked when nothing else says that something is due: 10ms to 1m.
+    /// How often the table is checked when nothing else signals due messages: 10ms to 1m.
     pub interval: Span,
-    /// How long a claim holds without renewal; a node that dies loses its messages to others after this. 2s to 1h.
+    /// How long a claim lasts without renewal; when a node dies, others take over its messages after this. 2s to 1h.
     pub lease: Span,
 }
 
@@ -48,13 +48,13 @@ impl Default for Poller {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct History {
-    /// By state; `0s` deletes a message as it finishes.
+    /// By state; `0s` deletes a message as soon as it finishes.
     pub keep: Keep,
-    /// The most finished messages that are kept, whatever their age; beyond it, delivered ones are deleted first, then cancelled, then failed ones.
+    /// The maximum number of finished messages, whatever their age; beyond it, delivered ones are deleted first, then cancelled, then failed ones.
     pub max_rows: u64,
-    /// How often old ones are purged: 100ms to 1d.
+    /// How often old messages are purged: 100ms to 1d.
     pub every: Span,
-    /// The most messages deleted at once, 1 to 10000.
+    /// The maximum number of messages deleted at once, 1 to 10000.
     pub batch: u32,
 }
 
@@ -64,15 +64,15 @@ impl Default for History {
     }
 }
 
-/// How long messages of a finished state are kept; `0s` deletes them as they finish.
+/// How long messages in each finished state are kept; `0s` deletes them as soon as they finish.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Keep {
-    /// Delivered ones.
+    /// Delivered messages.
     pub succeeded: Limit,
-    /// Failed ones.
+    /// Failed messages.
     pub failed: Limit,
-    /// Cancelled ones.
+    /// Cancelled messages.
     pub cancelled: Limit,
 }
 
@@ -84,7 +84,7 @@ impl Default for Keep {
 }
 
 impl Keep {
-    /// The retention of a finished state; `None` for never (and for states that are not finished).
+    /// How long messages in a finished state are kept; `None` for ever, and for states that are not finished.
     #[must_use]
     pub const fn of(&self, state: State) -> Option<Duration> {
         match state {
@@ -95,18 +95,18 @@ impl Keep {
         }
     }
 
-    /// Whether messages of this state are deleted as they finish.
+    /// Whether messages in this state are deleted as soon as they finish.
     #[must_use]
     pub fn deletes(&self, state: State) -> bool {
         self.of(state) == Some(Duration::ZERO)
     }
 }
 
-/// How idempotency keys are kept.
+/// How long idempotency keys are kept.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Idempotency {
-    /// How long a key is remembered, whatever becomes of its message: 1s to 365d.
+    /// How long a key is remembered, whatever happens to its message: 1s to 365d.
     pub keep: Span,
 }
 
@@ -122,7 +122,7 @@ impl Default for Idempotency {
 pub struct Shutdown {
     /// How long messages are still accepted, at most `grace`.
     pub accept_for: Span,
-    /// How long to wait for what is under way before the process ends.
+    /// How long the process waits for work in progress before it exits.
     pub grace: Span,
 }
 
@@ -132,13 +132,14 @@ impl Default for Shutdown {
     }
 }
 
-/// What the node may hold in memory.
+/// How much the node may hold in memory.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Messages that are waiting to be committed; beyond it producers are told to wait (429). From 1MiB.
+    /// Messages waiting to be committed; beyond this, producers are asked to wait (429). At least 1MiB.
     pub intake: Size,
-    /// Messages that are being sent, all sources together; beyond it no more are claimed. One half is reserved for all sources in equal shares. From 1MiB.
+    /// Messages being sent, for all sources together; beyond this, no more are claimed. Half of it is reserved for the sources in equal shares. At
+    /// least 1MiB.
     pub in_flight: Size,
 }
 
@@ -149,7 +150,7 @@ impl Default for Limits {
 }
 
 impl Config {
-    /// What is out of range, with paths from the root of the file.
+    /// Every value that is out of range, with paths from the root of the file.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();

@@ -8,39 +8,41 @@ use serde::{Deserialize, Serialize};
 use crate::tls::Tls;
 use crate::units::{Secret, Span};
 
-/// Where the resend log lives.
+/// The database that holds the resend log.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// `sqlite://redrive.db`, `postgres://user:password@host/database`, `mysql://…` (MySQL and MariaDB). In user and password `@ / ? # %` are
-    /// written `%40 %2F %3F %23 %25`.
+    /// `sqlite://redrive.db`, `postgres://user:password@host/database`, `mysql://…` (MySQL and MariaDB). In user and password, write
+    /// `@ / ? # %` as `%40 %2F %3F %23 %25`.
     pub url: Secret,
     /// A file that holds the URL instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url_file: Option<PathBuf>,
-    /// PostgreSQL, MySQL, MariaDB: the password, as it is, instead of one in the URL.
+    /// PostgreSQL, MySQL, MariaDB: the password, without percent-encoding, instead of one in the URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<Secret>,
     /// A file that holds the password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
-    /// Certificates for the connection. With a `ca` the server's certificate and name are verified, without one they are not: see docs/database.md.
+    /// Certificates for the connection. With a `ca`, the server's certificate and name are verified; without one, they are not: see docs/database.md.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// PostgreSQL: the schema of the tables, 1 to 63 letters, digits, `_` and `-`. Default: the user's search path.
+    /// PostgreSQL: the schema that holds the tables, 1 to 63 letters, digits, `_` and `-`. Default: the user's search path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema: Option<String>,
-    /// Put before the name of each table: at most 30 lower-case letters, digits and `_`, the first one no digit.
+    /// A prefix for the name of every table: at most 30 lower-case letters, digits and `_`, not starting with a digit.
     pub table_prefix: String,
     /// `auto`: create and upgrade the tables at start. `verify`: only check them (see `redrive migrate --print-sql`).
     pub migrate: Migrate,
-    /// The most connections that are held open, 1 to 1000.
+    /// The maximum number of open connections, 1 to 1000.
     pub pool: u32,
-    /// Prepared statements kept a connection; 0 for PgBouncer in transaction mode.
+    /// The number of prepared statements cached per connection; 0 for PgBouncer in transaction mode.
     pub statement_cache: u32,
-    /// PostgreSQL: a trigger tells the poller of new rows. Costs inserts a little. `false` leaves a trigger that is there: other nodes may want it.
+    /// PostgreSQL: a trigger notifies the poller of new rows, which makes inserts slightly slower. `false` does not remove an existing trigger: other
+    /// nodes may need it.
     pub notify: bool,
-    /// How long one unit of work may take, from 100ms. MySQL and MariaDB, where nobody waits less than a second for a lock: `3s` at the least.
+    /// How long one unit of work may take, from 100ms. MySQL and MariaDB can't wait less than a second for a lock: there, less than `3s` counts as
+    /// `3s`.
     pub timeout: Span,
 }
 
@@ -63,13 +65,13 @@ impl Default for Config {
     }
 }
 
-/// What to do about the tables at start.
+/// What to do with the tables at start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Migrate {
-    /// Create and upgrade them.
+    /// Create and upgrade the tables.
     #[default]
     Auto,
-    /// Only check them.
+    /// Only check the tables.
     Verify,
 }

@@ -98,11 +98,14 @@ fn a_message_says_what_to_write_instead() {
     };
     says("{}", "project: is missing");
     says("project: orders\nstore: { url: ${NONE_SUCH} }", "NONE_SUCH is not set");
-    says("project: orders\nstore: { url: $DATABASE_URL }", "write ${NAME} for a variable, $$NAME for the text");
+    says("project: orders\nstore: { url: $DATABASE_URL }", "write ${NAME} for a variable, or $$NAME for the text itself");
     says("project: orders\nstore: { timeout: 5 }", "write a number with its unit");
     says("project: orders\nstore: { timeout: 5M }", "ms, s, m, h, d or w");
     for listen in ["8087", "':8087'", "'*:8087'", "localhost:8087"] {
-        says(&format!("project: orders\napi: {{ listen: {listen} }}"), "write an address and a port such as 127.0.0.1:8087; a name is not taken");
+        says(
+            &format!("project: orders\napi: {{ listen: {listen} }}"),
+            "write an address and a port such as 127.0.0.1:8087; host names are not accepted",
+        );
         says(&format!("project: orders\nhealth: {{ listen: {listen} }}"), "health.listen: write an address and a port");
     }
     says("project: orders\napi: { listen: [8087] }", "expected an address and a port such as 127.0.0.1:8087, found a list");
@@ -126,7 +129,7 @@ fn a_message_says_what_to_write_instead() {
     says("project: orders\nstore: { url_file: none.txt }", "none.txt can't be read");
     says("project: orders\nsources: { a: { kind: http, url: 'http://localhost/', basic: { user: x } } }", "did you mean `username`?");
     says("project: orders\nstore: { migrate: vrify }", "did you mean `verify`?");
-    says("project: orders\npoller: !yes {}\nnode: !secret x", "`!secret` means nothing here");
+    says("project: orders\npoller: !yes {}\nnode: !secret x", "`!secret` has no meaning here");
 }
 
 #[test]

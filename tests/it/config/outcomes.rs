@@ -109,7 +109,7 @@ fn it_says_what_there_is() {
         assert!(faults.contains(words), "`{faults}` should say `{words}`");
     };
     says("http", "http_timout: refused", "unknown error code; did you mean `http_timeout`?");
-    says("http", "conflict: succeeded", "there are dropped, http_100 to http_199, http_300 to http_999, http_closed, ");
+    says("http", "conflict: succeeded", "write one of dropped, http_100 to http_199, http_300 to http_999, http_closed, ");
     says("command", "sysexits: permanent", "exit_1 to exit_255");
     says("kafka", "kafka_msg_timedout: refused", "did you mean `kafka_msg_timed_out`?");
     says("kafka", "nonsense: refused", " others");
