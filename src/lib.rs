@@ -2,10 +2,12 @@
 
 pub mod api;
 pub mod app;
+#[doc(hidden)]
 pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[doc(hidden)]
 pub mod demo;
 pub mod engine;
 pub mod fault;
@@ -19,4 +21,9 @@ pub mod store;
 pub mod telemetry;
 pub mod tls;
 pub mod units;
+#[doc(hidden)]
 pub mod view;
+
+// For implementations of `Source` and of its configuration: the versions that their traits name.
+pub use async_trait::async_trait;
+pub use schemars;

@@ -44,6 +44,30 @@ fn is_own_header(name: &str) -> bool {
 ///
 /// A call should end within the source's `timeout`; three seconds after that the engine abandons it (an unreachable outcome). A panic in it is caught
 /// (a refused one).
+///
+/// ```
+/// use redrive::async_trait;
+/// use redrive::message::Message;
+/// use redrive::outcome::Outcome;
+/// use redrive::source::{Registry, Sender, Source};
+///
+/// struct Printer;
+///
+/// #[async_trait]
+/// impl Source for Printer {
+///     async fn send(&self, message: &Message) -> Outcome {
+///         match &message.payload {
+///             Some(payload) => println!("{}: {}", message.id, String::from_utf8_lossy(payload)),
+///             None => return Outcome::permanent("no_payload", "there is nothing to print"),
+///         }
+///         Outcome::succeeded()
+///     }
+/// }
+///
+/// let mut registry = Registry::default();
+/// // `kind: printer`, without keys of its own; `Registry::register` takes a type for them.
+/// registry.register_with("printer", |_section, _cx| Ok(Sender::each(Printer)));
+/// ```
 #[async_trait]
 pub trait Source: Send + Sync + 'static {
     /// Sends the message and reports the outcome. The same message may come again: [`Message::id`] identifies a copy.
@@ -75,6 +99,28 @@ pub trait Source: Send + Sync + 'static {
 }
 
 /// Performs sends that are pipelined: many under way on one connection, acknowledged later and in any order.
+///
+/// ```
+/// use redrive::async_trait;
+/// use redrive::outcome::Outcome;
+/// use redrive::source::{Delivery, Pipeline};
+/// use tokio::sync::mpsc;
+///
+/// /// Hands deliveries to a task that writes them to a connection and finishes each when its acknowledgement comes.
+/// struct Line(mpsc::Sender<Delivery>);
+///
+/// #[async_trait]
+/// impl Pipeline for Line {
+///     async fn send(&self, batch: Vec<Delivery>) {
+///         for delivery in batch {
+///             // The channel's bound is the pipeline's: this waits while too much is under way.
+///             if let Err(returned) = self.0.send(delivery).await {
+///                 returned.0.finish(Outcome::unreachable("line_closed", "the connection is closed"));
+///             }
+///         }
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Pipeline: Send + Sync + 'static {
     /// Takes a batch. Returns as soon as another batch can be taken, which bounds how much waits inside; each delivery is

@@ -108,7 +108,8 @@ macro_rules! conformance_of_a_server {
                 rows_that_a_stopped_application_holds_are_skipped an_application_that_inserts_sees_no_deadlock
                 a_row_that_somebody_holds_keeps_no_lapsed_lease_from_being_taken_over what_somebody_has_locked_is_told_at_once
                 rows_that_somebody_holds_keep_nobody_waiting_who_names_others
-                rows_that_somebody_holds_keep_no_later_claims_from_being_taken_over a_claim_says_how_long_it_waited_for_its_turn;
+                rows_that_somebody_holds_keep_no_later_claims_from_being_taken_over a_claim_says_how_long_it_waited_for_its_turn
+                a_node_that_stops_during_a_claim_holds_up_no_other;
         }
     };
 }

@@ -137,6 +137,42 @@ pub(crate) async fn a_server_that_stalls_ends_in_time(cx: Fixture) {
     store.close().await;
 }
 
+/// The server ends the transaction of a node that says nothing more, well within the shortest lease.
+pub(crate) async fn a_node_that_stops_during_a_claim_holds_up_no_other(cx: Fixture) {
+    let (put, limit) = (cx.put("billing", 2).await, 1);
+    let first = ids(&cx.claim(Claim { limit, ..cx.claim_of("billing") }).await.rows);
+    assert_eq!(first.len(), 1, "from now on the source has a turn");
+    let mut url: Url = cx.test.config.url.expose().parse().unwrap();
+    let proxy = Proxy::to(&format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())).await;
+    url.set_port(Some(proxy.port())).unwrap();
+    let stopped = store::open(&store::Config { url: Secret::new(url.as_str()), ..cx.test.config.clone() }, &cx.project).unwrap();
+    stopped.prepare().await.unwrap();
+
+    // It waits for its turn, is stopped, and has its turn then.
+    let mut raw = cx.test.raw().await;
+    raw.run("BEGIN").await;
+    raw.rows("SELECT source FROM redrive_turn FOR UPDATE").await;
+    let claim = tokio::spawn({
+        let (store, claim) = (stopped.clone(), Claim { limit, ..cx.claim_of("billing") });
+        async move { store.claim(claim).await }
+    });
+    let waits = if cx.backend.is_postgres() {
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%redrive_turn%' AND query LIKE '%' || current_schema() || '%'"
+    } else {
+        "SELECT count(*) FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE '%redrive_turn%' AND id <> CONNECTION_ID()"
+    };
+    let mut watch = cx.test.raw().await;
+    eventually(SOON, async || (watch.number(waits).await > 0).then_some(())).await;
+    proxy.stall();
+    raw.run("ROLLBACK").await;
+    let claimed = eventually(SOON, async || cx.store().await.claim(cx.claim_of("billing")).await.ok()).await;
+    assert_eq!(sorted([first, ids(&claimed.rows)].concat()), sorted(put));
+    assert!(claimed.waited < Duration::from_secs(4), "{:?}", claimed.waited);
+    claim.abort();
+    proxy.open();
+    stopped.close().await;
+}
+
 pub(crate) async fn rows_that_a_stopped_application_holds_are_skipped(cx: Fixture) {
     let now = cx.now().await;
     let batch: Vec<_> =
