@@ -38,7 +38,7 @@ fn rows(kind: Kind) -> Vec<(&'static str, String, Ends)> {
         row("source, payload, priority", "'crm', 'x', 32767", Ends::Sent),
         row("source, payload, max_retries", "'crm', 'x', -1", Ends::Sent),
         row("source, payload, max_retries", "'crm', 'x', 2147483647", Ends::Sent),
-        row("source, payload, attempts", "'crm', 'x', 2147483647", Ends::Failed("invalid_row")),
+        row("source, payload, attempts", "'crm', 'x', 2147483647", Ends::Sent),
         row("source, payload, attempts", "'crm', 'x', -1", Ends::Failed("invalid_row")),
         row("source, payload, retries", "'crm', 'x', 2147483647", Ends::Sent),
         row("source, payload, epoch", "'crm', 'x', -7", Ends::Failed("invalid_row")),
@@ -52,7 +52,7 @@ fn rows(kind: Kind) -> Vec<(&'static str, String, Ends)> {
         Kind::Postgres => {
             rows.push(row("source, payload", &format!("'crm', convert_to(repeat('x', {megabytes}), 'UTF8')"), Ends::Failed("payload_too_large")));
             rows.push(row("source, payload, due_at", "'crm', 'x', 'infinity'", Ends::Failed("invalid_due_at")));
-            rows.push(row("source, payload, due_at", "'crm', 'x', '-infinity'", Ends::Sent));
+            rows.push(row("source, payload, due_at", "'crm', 'x', '-infinity'", Ends::Failed("invalid_row")));
             rows.push(row("source, payload, expires_at", "'crm', 'x', 'infinity'", Ends::Sent));
         }
         Kind::Mariadb => {
@@ -64,7 +64,7 @@ fn rows(kind: Kind) -> Vec<(&'static str, String, Ends)> {
             rows.push(row("source, payload", &format!("'crm', zeroblob({megabytes})"), Ends::Failed("payload_too_large")));
             rows.push(row("source, payload, due_at", "'crm', 'x', 9223372036854775807", Ends::Failed("invalid_due_at")));
             rows.push(row("source, payload, due_at", "'crm', 'x', 'tomorrow'", Ends::Failed("invalid_due_at")));
-            rows.push(row("source, payload, due_at", "'crm', 'x', 1e999", Ends::Sent));
+            rows.push(row("source, payload, due_at", "'crm', 'x', 1e999", Ends::Failed("invalid_due_at")));
             rows.push(row("source, payload, priority", "'crm', 'x', 'high'", Ends::Sent));
         }
     }

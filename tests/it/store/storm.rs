@@ -161,8 +161,7 @@ pub(crate) async fn a_node_that_stops_during_a_claim_holds_up_no_other(cx: Fixtu
     } else {
         "SELECT count(*) FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE '%redrive_turn%' AND id <> CONNECTION_ID()"
     };
-    let mut watch = cx.test.raw().await;
-    eventually(SOON, async || (watch.number(waits).await > 0).then_some(())).await;
+    eventually(SOON, async || (cx.raw().await.number(waits).await > 0).then_some(())).await;
     proxy.stall();
     raw.run("ROLLBACK").await;
     let claimed = eventually(SOON, async || cx.store().await.claim(cx.claim_of("billing")).await.ok()).await;
