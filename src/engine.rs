@@ -224,7 +224,7 @@ impl Engine {
     }
 
     /// Waits until nothing is under way, until `deadline` at the latest, then releases everything. Other nodes find what is left when its lease
-    /// expires. Returns the number of messages left.
+    /// expires. Returns the number of messages left; a panic in a part of the engine goes on here.
     pub async fn finish(self, deadline: Instant) -> usize {
         self.stop_sending();
         self.close_intake();
@@ -233,7 +233,10 @@ impl Engine {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let _ = tokio::time::timeout_at(deadline, idle).await;
+        let panic = tokio::select! {
+            _ = tokio::time::timeout_at(deadline, idle) => None,
+            panic = self.panicked() => Some(panic),
+        };
         self.ending.cancel();
         let left = self.held();
         let Inner { node, upkeep, .. } = &*self.handle.inner;
@@ -248,6 +251,9 @@ impl Engine {
         node.tracker.close();
         let _ = tokio::time::timeout(Duration::from_secs(1), node.tracker.wait()).await;
         let _ = tokio::time::timeout(Duration::from_secs(2), node.store.close()).await;
+        if let Some(panic) = panic {
+            std::panic::resume_unwind(panic);
+        }
         left
     }
 }

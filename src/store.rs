@@ -85,8 +85,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Records that the node has stopped. Its sources stay known for a day. Rows of other nodes are [deleted separately](Self::forget_nodes).
     async fn sign_off(&self, project: &str, node: &str) -> Result<(), Error>;
 
-    /// Deletes the rows of nodes of the project that have not been alive within the last day, and of dead nodes whose sources are all known by one
-    /// that lived longer.
+    /// Deletes the rows of nodes of the project that have not been alive within the last day, and of dead nodes that knew the same
+    /// sources as one that lived longer.
     async fn forget_nodes(&self, project: &str) -> Result<(), Error>;
 
     /// Waiting rows, of any project, that neither the asking node nor any other live node serves, grouped by source; at most `limit` groups. Rows

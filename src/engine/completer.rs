@@ -201,7 +201,7 @@ impl Completer {
             };
             let wait = match &error {
                 Error::Refused(_) if part.count() > 1 => {
-                    let (before, others) = if self.settling.is_cancelled() {
+                    let (before, mut others) = if self.settling.is_cancelled() {
                         part.partition(|completion| desk.was_refused(&completion.held))
                     } else {
                         (Outcomes::default(), part)
@@ -210,6 +210,8 @@ impl Completer {
                         parts.extend(desk.halves(others, &error));
                     } else {
                         self.give_up(before, &error, desk).await;
+                        // On PostgreSQL a batch may be two statements, each for itself.
+                        others.is_repeated = true;
                         parts.extend((others.count() > 0).then_some(others));
                     }
                     continue;
@@ -284,6 +286,8 @@ impl Completer {
     /// Gives outcomes up: the store treats them as lost once the leases expire.
     async fn give_up(&self, outcomes: Outcomes, error: &Error, desk: &mut Desk) {
         for Completion { held, .. } in outcomes.completions.iter() {
+            // It was refused on its own, so no try has written it.
+            desk.forget(held);
             self.node.ledger.leave_open(held);
             tracing::error!(message.id = %held.id, error.detail = error.to_string(),
                 "an outcome can't be written and is given up; once its lease (or its claim's) expires, the attempt counts as lost and the message is sent again");

@@ -53,7 +53,7 @@ impl Drain {
     /// Records a claim made for at most `max_bytes`.
     pub(super) fn made(&mut self, claimed: &Claimed, max_bytes: u64, now: Instant) {
         self.is_crowded = claimed.waited > CROWDED;
-        self.portion.worked(claimed.rows.len(), now);
+        self.portion.worked(claimed.seen, now);
         // The next messages may be lighter.
         self.weight = if claimed.cut { max_bytes / (claimed.rows.len() as u64).max(1) } else { self.weight / 2 };
     }
@@ -77,7 +77,7 @@ mod tests {
 
     fn claimed(count: usize, cut: bool) -> Claimed {
         let row = Row::Unusable(Unusable { id: Uuid::nil(), epoch: 1, attempt: 1, code: "invalid_row", detail: String::new() });
-        Claimed { now: DateTime::UNIX_EPOCH, rows: vec![row; count], last: None, cut, waited: Duration::ZERO, refused: None }
+        Claimed { now: DateTime::UNIX_EPOCH, rows: vec![row; count], seen: count, last: None, cut, waited: Duration::ZERO, refused: None }
     }
 
     #[test]

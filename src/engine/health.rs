@@ -18,7 +18,8 @@ const REFUSALS: u32 = 3;
 /// How long that verdict lasts if no further message is handed in: a node that is not ready may not be given any.
 const REFUSES_FOR: Duration = Duration::from_secs(60);
 
-/// The state of the store as this node sees it. One line is logged when it goes away, one a minute while it is away, and one when it is back.
+/// The state of the store as this node sees it. One line is logged when it goes away, one a minute while it is away, and
+/// one when it is back; a store that comes and goes is logged about once a minute.
 #[derive(Debug)]
 pub(super) struct StoreHealth {
     up: watch::Sender<bool>,

@@ -109,7 +109,7 @@ impl Term {
 pub(super) enum Holder {
     /// A claim, which is [closed](crate::store::Store::close_claims) once none of its messages is held any longer.
     Claim,
-    /// Their own rows.
+    /// Their own rows, or a claim that is left open and ends with its lease.
     Rows,
 }
 

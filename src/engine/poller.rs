@@ -232,8 +232,9 @@ impl Poller {
         self.node.clock.read(claimed.now);
         drain.made(&claimed, max_bytes, Instant::now());
         let term = self.node.ledger.hold(token, asked, claimed.now, claimed.rows.iter().map(id_of), Holder::Claim);
-        let full = claimed.cut || claimed.rows.len() >= count as usize;
         let (rows, at) = (claimed.rows.len(), Instant::now());
+        // Rows that stay where they are don't make a claim a full one by themselves: it would be repeated at once.
+        let full = rows > 0 && (claimed.cut || claimed.seen >= count as usize);
         drain.walk.note(level, claimed.last.filter(|_| full), asked, at);
         if rows > 0 {
             drain.took |= 1 << level;

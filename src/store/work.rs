@@ -214,6 +214,8 @@ pub struct Claimed {
     pub now: DateTime<Utc>,
     /// What was taken, in order of due time.
     pub rows: Vec<Row>,
+    /// How many it looked at: more than it took if some had ids that could not be mended.
+    pub seen: usize,
     /// Where it ended; `None` if no row with a due time was taken.
     pub last: Option<Mark>,
     /// Whether something was left behind because of the limit on weight.

@@ -219,6 +219,17 @@ async fn a_loop_that_panics_ends_the_node_as_a_bug() {
     assert!(client.app.bug().await.is_panic());
 }
 
+/// Also if it is stopping already: what it held is not reported as handed over in good order.
+#[tokio::test]
+async fn a_loop_that_panics_while_the_node_stops_ends_it_as_a_bug() {
+    let client = client("sources: { main: { kind: fragile } }\nshutdown: { accept_for: 4s, grace: 10s }").await;
+    let id = client.submitted(r#","topic":"hold""#).await;
+    client.until(&id, "sending").await;
+    client.app.stop.cancel();
+    client.app.hold.add_permits(1);
+    assert!(client.app.bug().await.is_panic());
+}
+
 #[tokio::test]
 async fn rows_without_a_project_or_a_due_time_go_out_however_many_they_are() {
     let client = client("sources: { main: { kind: scripted } }").await;

@@ -25,22 +25,57 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
     let asked = Instant::now();
     sheet::turn(session, &claim.project, &claim.source).await?;
     let waited = asked.elapsed();
-    let Pick { now: Some(now), seen, cut } = pick(session, claim).await? else {
-        return Ok(Claimed { now: now(session).await?, rows: Vec::new(), last: None, cut: false, waited, refused: None });
-    };
     let mut parts = Parts::within(session.core.timeout);
-    let (mut rows, mut ids, mut large, mut last) = (Vec::with_capacity(seen.len()), Vec::with_capacity(seen.len()), Vec::new(), None);
-    for Seen { id, due_at, tie, read, is_large } in seen {
-        let Some((id, odd)) = mended(session, id, &mut parts).await? else {
-            last = last.max(due_at.zip(tie).map(|(due_at, row)| Mark { due_at, row }));
-            continue;
-        };
-        last = last.max(due_at.map(|due_at| Mark { due_at, row: tie.unwrap_or(id.as_u128()) }));
-        if is_large {
-            large.push(id);
+    let (mut taken, mut seen, mut read_at) = (Taken::default(), 0, None);
+    let cut = loop {
+        let Pick { now, seen: rows, cut } = pick(session, claim, seen).await?;
+        let count = rows.len();
+        read_at = read_at.or(now);
+        seen += count;
+        for row in rows {
+            taken.add(session, row, &mut parts).await?;
         }
-        ids.push(id);
-        rows.push(match (read, odd) {
+        // Rows whose ids can't be mended stay where they are. If there is nothing else among these, look behind them.
+        if !taken.ids.is_empty() || count < claim.limit as usize || parts.are_over() {
+            break cut;
+        }
+    };
+    let Taken { mut rows, ids, large, last } = taken;
+    let now = match read_at {
+        Some(now) => now,
+        None => now(session).await?,
+    };
+    if !ids.is_empty() {
+        payloads(session, large, &mut rows).await?;
+        sheet::write(session, claim, &ids, last.unwrap_or(Mark { due_at: now, row: u128::MAX })).await?;
+    }
+    Ok(Claimed { now, rows, seen, last, cut, waited, refused: parts.refused() })
+}
+
+/// The rows that a claim takes.
+#[derive(Default)]
+struct Taken {
+    rows: Vec<Row>,
+    ids: Vec<Uuid>,
+    /// Those whose payloads are still to be read.
+    large: Vec<Uuid>,
+    last: Option<Mark>,
+}
+
+impl Taken {
+    /// Adds a row, unless its id would have to be mended and can't be.
+    async fn add<D: Dialect>(&mut self, session: &mut Session<D>, seen: Seen, parts: &mut Parts) -> Result<(), Fail> {
+        let Seen { id, due_at, tie, read, is_large } = seen;
+        let Some((id, odd)) = mended(session, id, parts).await? else {
+            self.last = self.last.max(due_at.zip(tie).map(|(due_at, row)| Mark { due_at, row }));
+            return Ok(());
+        };
+        self.last = self.last.max(due_at.map(|due_at| Mark { due_at, row: tie.unwrap_or(id.as_u128()) }));
+        if is_large {
+            self.large.push(id);
+        }
+        self.ids.push(id);
+        self.rows.push(match (read, odd) {
             (Ok(mut ready), None) => {
                 ready.message.id = id;
                 Row::Ready(ready)
@@ -50,10 +85,8 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
             }
             (Err(unusable), _) => Row::Unusable(Unusable { id, ..unusable }),
         });
+        Ok(())
     }
-    payloads(session, large, &mut rows).await?;
-    sheet::write(session, claim, &ids, last.unwrap_or(Mark { due_at: now, row: u128::MAX })).await?;
-    Ok(Claimed { now, rows, last, cut, waited, refused: parts.refused() })
 }
 
 /// What a claim is going to take.
@@ -76,27 +109,30 @@ struct Seen {
     is_large: bool,
 }
 
-/// Locks and reads the rows that go on a sheet, without changing them.
-async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Pick, Fail> {
+/// Locks and reads the rows that go on a sheet, without changing them; those behind the first `passed`.
+async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim, passed: usize) -> Result<Pick, Fail> {
     let address = if session.core.dialect.is_addressed() { "{address}" } else { "NULL" };
+    // Nearly always 0.
+    let offset = if passed > 0 { "OFFSET ?" } else { "" };
     let pick = |unheld: &str| {
         format!(
             "SELECT {}, {address}, {{row}} FROM {{log}} {{claim-index}}
              WHERE project = ? AND source = ? AND level = ? AND due_at <= {{now}} AND {unheld}
-             ORDER BY due_at, {{tie}} LIMIT ? {{skip}}",
+             ORDER BY due_at, {{tie}} LIMIT ? {offset} {{skip}}",
             decode::CLAIMED
         )
     };
     let payload = bytes(claim.max_payload);
     let (project, source, level) = (Value::Text(&claim.project), Value::Text(&claim.source), Value::Int(i64::from(claim.level)));
     let (inline, limit) = (Value::Int(payload.min(WITH_LOCK)), Value::Int(claim.limit.into()));
-    let (sql, values) = match claim.after {
+    let names = if passed > 0 { ["claim_past", "claim_after_past"] } else { ["claim", "claim_after"] };
+    let (sql, mut values) = match claim.after {
         None => {
-            let sql = session.sql("claim", || pick("id NOT IN ({on-sheets} WHERE s.project = ? AND s.source = ?)"));
+            let sql = session.sql(names[0], || pick("id NOT IN ({on-sheets} WHERE s.project = ? AND s.source = ?)"));
             (sql, vec![inline, project, source, level, project, source, limit])
         }
         Some(Mark { due_at, row }) => {
-            let sql = session.sql("claim_after", || {
+            let sql = session.sql(names[1], || {
                 // Other nodes may have gone further. Nothing is held behind the furthest of all sheets.
                 let furthest = |column: &str| {
                     format!(
@@ -118,6 +154,9 @@ async fn pick<D: Dialect>(session: &mut Session<D>, claim: &Claim) -> Result<Pic
             (sql, [&[inline, project, source, level][..], &dues, again, &rows, &[limit]].concat())
         }
     };
+    if passed > 0 {
+        values.push(Value::Int(i64::try_from(passed).unwrap_or(i64::MAX)));
+    }
     let (mut clock_read, mut left) = (None, Some(bytes(claim.max_bytes)));
     let picked = session.each(sql, &values, |row| {
         left?;
@@ -203,6 +242,9 @@ pub(super) async fn mend<D: Dialect>(session: &mut Session<D>, id: Result<Id, Ba
 async fn mended<D: Dialect>(session: &mut Session<D>, id: Result<Id, Bad>, parts: &mut Parts) -> Result<Option<(Uuid, Option<String>)>, Fail> {
     if let Ok(Id::Known(id)) = id {
         return Ok(Some((id, None)));
+    }
+    if parts.are_over() {
+        return Ok(None);
     }
     part::begin(session).await?;
     let mended = mend(session, id).await;

@@ -14,7 +14,7 @@ use crate::message::State;
 use crate::message::judge::Log;
 use crate::store::Completion;
 
-/// Whether a completion only says that the very first attempt succeeded.
+/// Whether a completion is a plain success, with nothing to write to the attempt log.
 fn is_plain(completion: &Completion) -> bool {
     completion.begun && completion.state == State::Succeeded && completion.log == Log::Own && completion.error.is_none()
 }
@@ -37,8 +37,7 @@ pub(super) fn work(completions: &[Completion]) -> Work {
     if single { Work::Write } else { Work::Transaction }
 }
 
-/// A plain success. The row's error and log stay as they are: either there are none, or they tell of earlier attempts. The attempt's number is
-/// already on the row unless a sheet held the message, which is checked before the state changes.
+/// A plain success. The row's log stays as it is: it tells of earlier attempts, if there were any. The attempt's number is already on the row unless a sheet held the message, which is checked before the state changes.
 const SUCCESS: Matched = Matched {
     names: ["succeed", "succeed_lock"],
     columns: "b_id:id b_token:int b_epoch:int b_attempt:int b_started:time b_ms:int b_node:text b_result:text",

@@ -67,8 +67,8 @@ pub(super) async fn sign_off<D: Dialect>(session: &mut Session<D>, project: &str
     forget(session, project).await
 }
 
-/// Deletes the rows of nodes that expired long ago, since nobody needs to know any more what they knew, and of those whose sources are all known by
-/// one that lived longer: a process that is restarted over and over leaves one row, not one per start. They are looked for without a lock, so that no
+/// Deletes the rows of nodes that expired long ago, since nobody needs to know any more what they knew, and of those with the same
+/// sources as one that lived longer: a process that is restarted over and over leaves one row, not one per start. They are looked for without a lock, so that no
 /// heartbeat has to wait.
 pub(super) async fn forget<D: Dialect>(session: &mut Session<D>, project: &str) -> Result<(), Fail> {
     let over = session.sql("nodes_over", || {

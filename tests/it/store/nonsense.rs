@@ -8,7 +8,7 @@ use redrive::message::State;
 use redrive::store::{Claim, Completion, Held, Ready, Row, Served};
 use uuid::Uuid;
 
-use super::fixture::{Fixture, failed, succeeded};
+use super::fixture::{Fixture, failed, ids, succeeded};
 use super::strays::strays_of;
 use crate::support::assert_near;
 
@@ -228,8 +228,14 @@ pub(crate) async fn an_id_that_can_not_be_mended_keeps_no_later_message(cx: Fixt
     }
     cx.sql("CREATE TRIGGER unmoved BEFORE UPDATE ON resend_log WHEN NEW.msg_key = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END").await;
     let id = cx.put("billing", 1).await[0];
+    // One at a time, as behind an open breaker.
+    let probed = cx.claim(Claim { limit: 1, ..cx.claim_of("billing") }).await;
+    assert_eq!((probed.rows.len(), probed.seen), (1, 2), "it looks behind one that stays");
     let claimed = cx.claim(cx.claim_of("billing")).await;
-    assert_eq!((claimed.rows.len(), claimed.rows.iter().any(|row| matches!(row, Row::Ready(row) if row.message.id == id))), (2, true));
+    assert_eq!(ids(&claimed.rows), [id]);
+    let nothing = cx.claim(Claim { limit: 1, ..cx.claim_of("billing") }).await;
+    assert_eq!((nothing.rows.len(), nothing.seen), (0, 1));
+    assert_eq!(cx.raw().await.number("SELECT count(*) FROM redrive_sheet").await, 2, "none without messages");
     assert!(claimed.refused.is_some(), "it is told");
     cx.sql("DROP TRIGGER unmoved").await;
     assert_eq!(cx.claim(cx.claim_of("billing")).await.rows.len(), 1, "it was left where it is");

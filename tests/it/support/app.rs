@@ -58,9 +58,10 @@ impl Source for Scripted {
     }
 }
 
-/// A pipeline of kind `fragile`, which panics on a topic `panic`, and after a topic `last` whenever it is asked whether it is blocked.
-#[derive(Default)]
+/// A pipeline of kind `fragile`, which panics at a topic `panic`, and, after a topic `last` or `hold` (once it is let go), whenever it is asked whether it
+/// is blocked.
 struct Fragile {
+    hold: Arc<Semaphore>,
     broken: AtomicBool,
 }
 
@@ -68,8 +69,14 @@ struct Fragile {
 impl Pipeline for Fragile {
     async fn send(&self, batch: Vec<Delivery>) {
         for delivery in batch {
-            assert_ne!(delivery.message().topic.as_deref(), Some("panic"));
-            self.broken.fetch_or(delivery.message().topic.as_deref() == Some("last"), Ordering::SeqCst);
+            let topic = delivery.message().topic.clone();
+            assert_ne!(topic.as_deref(), Some("panic"));
+            if topic.as_deref() == Some("hold")
+                && let Ok(permit) = self.hold.acquire().await
+            {
+                permit.forget();
+            }
+            self.broken.fetch_or(matches!(topic.as_deref(), Some("last" | "hold")), Ordering::SeqCst);
             delivery.finish(Outcome::succeeded());
         }
     }
@@ -160,7 +167,8 @@ pub(crate) async fn start_in(folder: TempDir, yaml: &str) -> Running {
     registry.register_with("scripted", move |_, _| Ok(Sender::each(Scripted { hold: gate.clone() })));
     let gate = hold.clone();
     registry.register_with("narrow", move |_, _| Ok(Sender::pipelined(Narrow { hold: gate.clone() })));
-    registry.register_with("fragile", |_, _| Ok(Sender::pipelined(Fragile::default())));
+    let gate = hold.clone();
+    registry.register_with("fragile", move |_, _| Ok(Sender::pipelined(Fragile { hold: gate.clone(), broken: AtomicBool::new(false) })));
     registry.register_with("slow", |_, _| Ok(Sender::pipelined(Slow::open())));
     let file = folder.path().join("redrive.yaml");
     let config = Config::parse(&text, &file, &|_| None, &registry, Scope::Whole).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
