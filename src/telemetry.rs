@@ -73,19 +73,19 @@ pub fn init(config: &Config, variable: &dyn Fn(&str) -> Option<String>) -> Resul
         lines.with_ansi(colours).try_init_quietly()
     };
     if let Some(message) = ignored {
-        tracing::warn!(error.detail = message, "RUST_LOG is not understood and is ignored; REDRIVE_LOG sets the level of redrive alone");
+        tracing::warn!(error.detail = message, "RUST_LOG is ignored; REDRIVE_LOG sets the level of redrive only");
     }
     Ok(())
 }
 
-/// The filter to use, and what is wrong with `RUST_LOG` if that was ignored: other programs use it too, so it must not stop this one.
+/// The filter to use, and what is wrong with `RUST_LOG` if that was ignored: other programs use it too, so it must neither stop this one nor silence it.
 fn choose(level: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<(EnvFilter, Option<String>), Fault> {
     let set = |name| variable(name).filter(|value| !value.is_empty());
     let strict = |place: &str, level: &str| filter(level).map_err(|message| Fault::new(place, message));
     if let Some(own) = set("REDRIVE_LOG") {
         return Ok((strict("REDRIVE_LOG", &own)?, None));
     }
-    match set("RUST_LOG").map(|shared| filter(&shared)) {
+    match set("RUST_LOG").map(|shared| if is_for_us(&shared) { filter(&shared) } else { Err("sets no level for redrive".to_owned()) }) {
         Some(Ok(filter)) => Ok((filter, None)),
         ignored => Ok((strict("log.level", level)?, ignored.and_then(Result::err))),
     }
@@ -100,6 +100,14 @@ impl<S: Into<tracing::Dispatch>> TryInit for S {
     fn try_init_quietly(self) -> bool {
         tracing::dispatcher::set_global_default(self.into()).is_ok()
     }
+}
+
+/// Whether one of the directives is for every program or for this one. Without any, nothing would be logged at all.
+fn is_for_us(level: &str) -> bool {
+    level.split(',').any(|part| match part.rsplit_once('=') {
+        Some((target, _)) => target.trim().split([':', '[']).next() == Some("redrive"),
+        None => true,
+    })
 }
 
 fn filter(level: &str) -> Result<EnvFilter, String> {
@@ -147,6 +155,11 @@ mod tests {
             ("", "my_app", LevelFilter::ERROR, true),
             ("", "info,my_app", LevelFilter::ERROR, true),
             ("", " ", LevelFilter::ERROR, true),
+            ("", "my_app=debug", LevelFilter::ERROR, true),
+            ("", "my_app=trace,redriver=debug,[redrive]=debug", LevelFilter::ERROR, true),
+            ("", "my_app=off,debug", LevelFilter::DEBUG, false),
+            ("", "my_app=off,redrive=warn", LevelFilter::WARN, false),
+            ("", "redrive::engine=debug", LevelFilter::DEBUG, false),
         ] {
             assert_eq!(choose("error", own, shared), Ok((Some(holds), ignored)), "{own:?} {shared:?}");
         }

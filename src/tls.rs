@@ -33,7 +33,7 @@ pub struct Tls {
     pub key: Option<PathBuf>,
 }
 
-/// The contents of the files.
+/// The contents of the files, each from the section that it is read for.
 pub(crate) struct Pem {
     /// The certificate authority.
     pub(crate) ca: Option<Vec<u8>>,
@@ -62,7 +62,8 @@ impl Tls {
     }
 }
 
-/// The contents of a file, which must include a section with one of these labels.
+/// The contents of a file from the first section with one of these labels on. Tools write comments, attributes or the certificate of a key before it;
+/// native-tls accepts a key only at the very beginning.
 fn pem(file: &Path, sections: &[&str]) -> Result<Vec<u8>, String> {
     let shown = file.display();
     let mut bytes = Vec::new();
@@ -72,14 +73,27 @@ fn pem(file: &Path, sections: &[&str]) -> Result<Vec<u8>, String> {
     if bytes.len() as u64 > MOST_BYTES {
         return Err(format!("{shown} is larger than 1 MiB"));
     }
-    let name = |line: &str| line.trim_end().strip_prefix("-----BEGIN ")?.strip_suffix("-----").map(str::to_owned);
-    if String::from_utf8_lossy(&bytes).lines().filter_map(name).any(|name| sections.contains(&name.as_str())) {
-        return Ok(bytes);
+    if let Some(start) = start(&bytes, sections) {
+        return Ok(bytes.split_off(start));
     }
     let wanted = sections.first().copied().unwrap_or_default();
     // Most tools write another kind of key.
     let make = if sections == PKCS8 { " (`openssl pkcs8 -topk8 -nodes` converts other keys)" } else { "" };
     Err(format!("{shown} holds no PEM section `-----BEGIN {wanted}-----`{make}"))
+}
+
+/// Where the first section with one of these labels begins.
+fn start(bytes: &[u8], labels: &[&str]) -> Option<usize> {
+    let is_wanted = |line: &[u8]| {
+        let label = line.trim_ascii_end().strip_prefix(b"-----BEGIN ").and_then(|rest| rest.strip_suffix(b"-----"));
+        label.is_some_and(|label| labels.iter().any(|wanted| wanted.as_bytes() == label))
+    };
+    let mut next = 0;
+    bytes.split_inclusive(|byte| *byte == b'\n').find_map(|line| {
+        let start = next;
+        next += line.len();
+        is_wanted(line).then_some(start)
+    })
 }
 
 #[cfg(test)]
@@ -116,6 +130,24 @@ mod tests {
         assert_eq!(faults(None, Some(pkcs8), Some(AUTHORITY), ANY_KEY).len(), 2);
         assert!(faults(None, Some(AUTHORITY), Some(rsa), PKCS8)[0].contains("openssl pkcs8 -topk8"));
         assert!(faults(Some(&"x".repeat(2 << 20)), None, None, PKCS8)[0].contains("larger than 1 MiB"));
+    }
+
+    #[test]
+    fn what_stands_before_a_section_is_left_out() {
+        // As `openssl pkcs12 -nodes` writes them, with line ends of another system in between.
+        let both = "Bag Attributes\n    friendlyName: x\n-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n\
+                    Key Attributes: <No Attributes>\r\n-----BEGIN PRIVATE KEY-----\r\nMIIE\r\n-----END PRIVATE KEY-----\r\n";
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("both.pem"), both).unwrap();
+        let file = || Some(PathBuf::from("both.pem"));
+        let pem = Tls { ca: file(), cert: file(), key: file() }.read(folder.path(), PKCS8).ok().unwrap();
+        let (cert, key) = pem.identity.unwrap();
+        assert_eq!((both.find("-----BEGIN CERT"), pem.ca.as_ref()), (both.len().checked_sub(cert.len()), Some(&cert)));
+        assert_eq!(String::from_utf8(key).unwrap(), both[both.find("-----BEGIN PRIVATE").unwrap()..]);
+        // Only a whole line begins a section.
+        for other in ["x -----BEGIN PRIVATE KEY-----\n", "-----BEGIN PRIVATE KEY----- x\n", "-----BEGIN PRIVATE KEY\n-----\n"] {
+            assert_eq!(start(other.as_bytes(), PKCS8), None, "{other}");
+        }
     }
 
     #[test]

@@ -119,9 +119,8 @@ impl JsonSchema for Span {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "type": "string",
             "description": "A number with its unit, ms, s, m, h, d or w, or a sum of these: 500ms, 10m, 1.5h, 7d 12h.",
-            "pattern": format!(r"^\s*(0\s*|{SUM})$"),
+            "anyOf": [{"const": 0}, {"type": "string", "pattern": format!(r"^\s*(0\s*|{SUM})$")}],
         })
     }
 }
@@ -187,9 +186,8 @@ impl JsonSchema for Limit {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "type": "string",
             "description": "A number with its unit, ms, s, m, h, d or w, or a sum of these (500ms, 10m, 1.5h, 7d 12h), or `never`.",
-            "pattern": format!(r"^\s*((never|0)\s*|{SUM})$"),
+            "anyOf": [{"const": 0}, {"type": "string", "pattern": format!(r"^\s*((never|0)\s*|{SUM})$")}],
         })
     }
 }

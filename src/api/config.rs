@@ -15,7 +15,7 @@ use crate::units::{Secret, Size, Span, millis};
 pub struct Config {
     /// The address and port for TCP; port 0 takes any free one. HTTP without TLS: if other machines can reach it, a token is required, and a proxy or
     /// a mesh has to add TLS. `null`: no TCP, only the Unix socket.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", regex(pattern = r":[0-9]+$"))]
     pub listen: Option<SocketAddr>,
     /// The path of a Unix socket to listen on in addition to TCP. A relative one starts at the working directory.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,7 +106,7 @@ impl Config {
 pub struct Health {
     /// The address and port; `0.0.0.0:8088` makes it reachable for an orchestrator. Absent: only on the API's port.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", regex(pattern = r":[0-9]+$"))]
     pub listen: Option<SocketAddr>,
 }
 

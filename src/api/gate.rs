@@ -116,8 +116,8 @@ impl Gate {
         let Some(token) = &self.limits.token else {
             // A token is proof enough: no browser sends one by itself.
             if browser::is_foreign(headers, door) {
-                let detail = "a web page of another site asks, or one asks for this machine by a name that may be another's (`Host`); \
-                              without `api.token` only programs and pages of this machine may, by `localhost` or a loopback address";
+                let detail = "the request may come from a web page of another site, because its `Origin` or `Host` is neither `localhost` nor a \
+                              loopback address; use one of these, or set `api.token` and send the token";
                 return Err(Problem::new(Code::Forbidden, detail));
             }
             return Ok(());

@@ -138,6 +138,9 @@ fn without_place(message: &str) -> String {
 /// An error that says what is expected in plain words: Rust's type names help no producer.
 fn in_words(message: &str) -> String {
     let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
+    if found.starts_with("unknown variant `") {
+        return format!("must be {}", expected.replace('`', ""));
+    }
     let expected = match expected {
         "u32" if found.starts_with("invalid value: integer `-") => "0 or more",
         "u32" | "i64" if found.starts_with("invalid value: integer `") => "a smaller number",

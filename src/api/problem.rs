@@ -266,7 +266,7 @@ impl From<Refusal> for Problem {
 impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Self {
         if matches!(error, store::Error::Busy(_)) {
-            return Self::new(Code::Overloaded, "too many people are looking at messages already; try again");
+            return Self::new(Code::Overloaded, "too many requests are reading messages; try again");
         }
         if matches!(error, store::Error::Refused(_)) {
             tracing::error!(error.detail = error.to_string(), "the resend log could not be read or changed");
@@ -315,6 +315,7 @@ mod tests {
             (response.status().as_u16(), &response.headers()[RETRY_AFTER], &body["code"]),
             (429, &HeaderValue::from_static("1"), &"overloaded".into())
         );
+        assert_eq!(body["detail"], "too many requests are reading messages; try again");
         let (response, _) = read(Refusal::Draining.into()).await;
         assert_eq!((response.status().as_u16(), &response.headers()[RETRY_AFTER]), (503, &HeaderValue::from_static("1")));
         assert_eq!(response.headers()[CONNECTION], "close");

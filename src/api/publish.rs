@@ -75,7 +75,7 @@ fn mode(text: &str) -> Result<Mode, Problem> {
     [Mode::WriteAhead, Mode::OnFailure]
         .into_iter()
         .find(|mode| mode.as_str() == text)
-        .ok_or_else(|| Problem::field("mode", format!("`{}` is not a mode; the modes are write_ahead and on_failure", text.escape_debug())))
+        .ok_or_else(|| Problem::field("mode", "must be write_ahead or on_failure"))
 }
 
 /// The headers that become the message's. Their names are in lower case, as HTTP libraries deliver them.
@@ -153,6 +153,8 @@ mod tests {
         ] {
             assert_eq!(field(uri, &[]), name, "{uri}");
         }
+        let mode = parse("/?mode=foo", &[], b"").unwrap_err();
+        assert_eq!(serde_json::to_value(mode.item()).unwrap()["detail"], "must be write_ahead or on_failure");
         for uri in ["/?priority=300", "/?priority=-1", "/?priority=99999999999999999999"] {
             let invalid = parse(uri, &[], b"").unwrap().check().unwrap_err();
             assert_eq!((&*invalid.field, invalid.detail.as_str()), ("priority", "must be between 0 and 9"), "{uri}");

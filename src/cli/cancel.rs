@@ -10,6 +10,8 @@ use crate::view;
 ///
 /// Pending, retrying and blocked messages become cancelled and are not sent. `redrive retry` brings them back.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "redrive cancel [OPTIONS] <ID>...
+       redrive cancel [OPTIONS] <FILTERS>, such as --source NAME --topic TOPIC")]
 #[command(after_long_help = "Examples:
   redrive cancel 01890a5d-ac96-774b-bcce-b302099a8057
   redrive cancel --source billing --topic invoices     what waits and was not tried yet

@@ -28,7 +28,8 @@ pub(super) struct Chosen {
     /// With filters: only those that follow this message (the `next` of the run before)
     #[arg(long, value_name = "ID", requires = "filter")]
     after: Option<Id>,
-    /// Print one JSON object: {"items": [{"id", "state"} or {"id", "error": {"code", "detail"}}], "next"}
+    /// Print one JSON object: {"items": [{"id", "state"} or {"id", "state", "error": {"code", "detail"}}], "next"}. A message that does not exist has no
+    /// "state"; "next" is for --after, null at the end
     #[arg(long)]
     json: bool,
 }

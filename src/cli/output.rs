@@ -75,8 +75,8 @@ pub(super) fn changes(out: &mut dyn Write, ids: &[Uuid], changes: &[Changed], ne
         for item in &items {
             match (&item.error, item.state) {
                 (Some(error), _) => writeln!(out, "{}  not {verb}: {}", item.id, error.detail)?,
-                (None, Some(state)) => writeln!(out, "{}  {verb}, now {state}", item.id)?,
-                (None, None) => writeln!(out, "{}  {verb}", item.id)?,
+                (None, Some(state)) if state.as_str() != verb => writeln!(out, "{}  {verb}, now {state}", item.id)?,
+                (None, _) => writeln!(out, "{}  {verb}", item.id)?,
             }
         }
         if let Some(next) = next {

@@ -10,6 +10,8 @@ use crate::view;
 ///
 /// Failed and cancelled messages become pending, due now, with all their retries ahead of them. Pending and retrying ones become due now.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "redrive retry [OPTIONS] <ID>...
+       redrive retry [OPTIONS] <FILTERS>, such as --source NAME --topic TOPIC")]
 #[command(after_long_help = "Examples:
   redrive retry 01890a5d-ac96-774b-bcce-b302099a8057
   redrive retry --source billing --limit 1000          what failed, the newest first

@@ -60,6 +60,11 @@ impl Command {
     }
 }
 
+/// A number of things, which are called differently if there is one.
+fn counted(count: u32, [one, more]: [&str; 2]) -> String {
+    format!("{count} {}", if count == 1 { one } else { more })
+}
+
 fn describe(out: &mut dyn Write, message: &MessageView, attempts: &[AttemptView]) -> Result<(), Failure> {
     let now = Utc::now();
     let time = |time: DateTime<Utc>| format!("{} ({})", rfc3339(time), output::relative(time, now));
@@ -78,8 +83,9 @@ fn describe(out: &mut dyn Write, message: &MessageView, attempts: &[AttemptView]
     line("payload", message.payload_bytes.map_or_else(|| "none".to_owned(), |bytes| format!("{bytes} bytes")))?;
     line("headers", output::plain(message.headers.get(), 1000))?;
     line("priority", message.priority.to_string())?;
-    let most = message.max_retries.map_or_else(String::new, |most| format!(" of at most {most}"));
-    line("attempts", format!("{} in epoch {}, {} retries used{most}", message.attempts, message.epoch, message.retries))?;
+    let refused = counted(message.retries, ["refused attempt", "refused attempts"]);
+    let most = message.max_retries.map_or_else(String::new, |most| format!(", at most {}", counted(most, ["retry", "retries"])));
+    line("attempts", format!("{} in epoch {}, {refused}{most}", message.attempts, message.epoch))?;
     line("created", time(message.created_at))?;
     line("changed", time(message.updated_at))?;
     for (name, value) in [("due", message.due_at), ("finished", message.finished_at), ("expires", message.expires_at)] {

@@ -75,7 +75,7 @@ impl fmt::Display for Faults {
 #[derive(Default)]
 pub(super) struct Gathered {
     list: Vec<Located>,
-    /// The paths removed from the tree, so that their absence isn't reported as well.
+    /// The paths of values at fault, which were removed from the tree or replaced, so that the consequences aren't reported as well.
     removed: HashSet<Vec<Step>>,
     /// The values of variables and of files with secrets, each with what is shown instead.
     hidden: Vec<(String, String)>,
@@ -93,7 +93,7 @@ impl Gathered {
         self.list.len() >= MOST
     }
 
-    /// Remembers that the value at this path was at fault and has been removed.
+    /// Remembers that the value at this path was at fault and has been removed or replaced.
     pub(super) fn take_out(&mut self, path: Vec<Step>) {
         self.removed.insert(path);
     }
@@ -102,6 +102,11 @@ impl Gathered {
     pub(super) fn is_known(&self, path: &[Step]) -> bool {
         (0..=path.len()).any(|end| self.removed.contains(&path[..end]))
             || self.removed.iter().any(|gone| matches!(gone.split_last(), Some((Step::Index(_), list)) if list == path))
+    }
+
+    /// Whether a value below this path is at fault.
+    pub(super) fn is_torn(&self, path: &[Step]) -> bool {
+        self.removed.iter().any(|gone| gone.len() > path.len() && gone.starts_with(path))
     }
 
     /// Keeps a value out of every message.

@@ -13,13 +13,14 @@ pub(super) struct Filled {
 }
 
 /// Fills in variables: `${VAR}` must be set and not empty, `${VAR:-default}` falls back to the default, `$$` is a dollar sign.
-/// The value of a variable is not expanded again. A value that consists of `$VAR` alone is refused: it was meant as the variable, and its name would
-/// be taken for the secret. Inside longer text, such as a shell script, `$VAR` stays as it is.
+/// The value of a variable is not expanded again. A value that consists of `$VAR` alone, in capitals as environment variables are, is refused: it was
+/// meant as the variable, and its name would be taken for the secret. Other names after a `$`, such as the user name `$ConnectionString` of Azure Event
+/// Hubs, stay as they are, and so does `$VAR` inside longer text, such as a shell script.
 ///
 /// # Errors
 /// Every variable that is at fault.
 pub(super) fn fill(text: &str, environment: Environment<'_>) -> Result<Filled, Vec<String>> {
-    if text.strip_prefix('$').is_some_and(is_a_name) {
+    if text.strip_prefix('$').is_some_and(|name| is_a_name(name) && !name.contains(|c: char| c.is_ascii_lowercase())) {
         // The message doesn't repeat the name: it may be a password.
         return Err(vec!["is `$` followed by a name; write ${NAME} for a variable, or $$NAME for the text itself".to_owned()]);
     }
@@ -181,8 +182,9 @@ mod tests {
         assert!(faults[0].contains("write ${NAME} for a variable, or $$NAME for the text itself"), "{faults:?}");
         assert!(!faults[0].contains("HOST"), "{faults:?}");
         assert_eq!(text("$$HOST"), "$HOST");
-        for shell in ["echo $HOST", "pa$sword", "$5", "$"] {
-            assert_eq!(text(shell), shell);
+        assert!(fill("$MY_HOST2", &environment).is_err());
+        for other in ["echo $HOST", "pa$sword", "$5", "$", "$ConnectionString", "$host", "$HOST.x"] {
+            assert_eq!(text(other), other);
         }
     }
 }

@@ -195,7 +195,9 @@ impl Loading<'_> {
 
     /// Reports a deserialiser's message about a path.
     pub(super) fn report(&mut self, path: &[Step], message: &str, also: &[&str]) {
-        match wording::reword(message, also) {
+        let written = self.origin.at(path);
+        let of_variable = written.is_some_and(|node| node.written.is_some() && matches!(node.content, Content::Scalar { plain: true, .. }));
+        match wording::reword(message, also, of_variable) {
             Said::Unknown { key, message } => {
                 let mut path = path.to_vec();
                 if path.last() != Some(&Step::Key(key.clone())) {

@@ -14,7 +14,7 @@ const VARIABLE: &str = r"\$\{";
 /// ```
 /// # use redrive::{config::schema::schema, source::Registry};
 /// let schema = schema(&Registry::default());
-/// assert_eq!(schema["properties"]["project"]["type"], "string");
+/// assert_eq!(schema["required"][0], "project");
 /// ```
 #[must_use]
 pub fn schema(registry: &Registry) -> Value {
@@ -41,7 +41,9 @@ pub fn schema(registry: &Registry) -> Value {
         });
         object.insert("sources".to_owned(), sources);
         if let Some(project) = object.get_mut("project").and_then(Value::as_object_mut) {
-            project.insert("type".to_owned(), json!("string"));
+            // As a number it must fit the pattern too.
+            project.insert("type".to_owned(), json!(["string", "integer"]));
+            project.insert("minimum".to_owned(), json!(0));
             project.remove("default");
         }
     }
@@ -106,7 +108,8 @@ fn tidy(schema: &mut Value) {
     }
 }
 
-/// Makes the schema accept values that still contain variables, and sections whose keys are all commented out.
+/// Makes the schema accept values that still contain variables, numbers and booleans that are meant as text, and sections whose keys are all commented
+/// out.
 fn loosen(schema: &mut Value) {
     match schema {
         Value::Object(object) => {
@@ -121,6 +124,10 @@ fn loosen(schema: &mut Value) {
                 if let Some(Value::String(pattern)) = object.get_mut("pattern") {
                     pattern.push('|');
                     pattern.push_str(VARIABLE);
+                } else if !object.contains_key("const") {
+                    let more: Vec<String> = ["number", "boolean"].into_iter().filter(|name| !is(name)).map(str::to_owned).collect();
+                    types.extend(more);
+                    object.insert("type".to_owned(), json!(types));
                 }
             } else if is("integer") || is("number") || is("boolean") {
                 types.push("string".to_owned());

@@ -183,7 +183,11 @@ fn report(loading: &mut Loading<'_>, at: &[Step], path: &[Step], message: &str) 
         path.push(Step::Key(key.to_owned()));
     }
     let whole: Vec<Step> = at.iter().chain(&path).cloned().collect();
-    loading.report(&whole, message, also);
+    // What a kind says of a section as a whole, but for its keys and its type, may be the consequence of a value at fault in it.
+    let of_form = ["missing field `", "unknown field `", "invalid type: "].iter().any(|start| message.starts_with(start));
+    if of_form || !loading.gathered.is_torn(&whole) {
+        loading.report(&whole, message, also);
+    }
     path
 }
 

@@ -22,8 +22,9 @@ pub(super) enum Said {
     Other(String),
 }
 
-/// Rewords one of serde's messages. `also` are keys that are allowed in addition to those it lists.
-pub(super) fn reword(message: &str, also: &[&str]) -> Said {
+/// Rewords one of serde's messages. `also` are keys that are allowed in addition to those it lists. `of_variable`: the value is that of a variable
+/// without quotes, which the message doesn't describe, since it is about the text in the file.
+pub(super) fn reword(message: &str, also: &[&str], of_variable: bool) -> Said {
     if let Some((key, rest)) = quoted(message, "unknown field `") {
         let mut known: Vec<&str> = backticked(rest).collect();
         known.extend(also);
@@ -44,7 +45,12 @@ pub(super) fn reword(message: &str, also: &[&str]) -> Said {
         if let Some(rest) = message.strip_prefix(start)
             && let Some((found, expected)) = rest.rsplit_once(", expected ")
         {
-            return Said::Other(format!("expected {}, found {}", expectation(expected), finding(found, expected)));
+            let (found, expected) = (finding(found, expected), expectation(expected));
+            return Said::Other(if of_variable {
+                format!("expected {expected}, but the variable holds something else")
+            } else {
+                format!("expected {expected}, found {found}")
+            });
         }
     }
     Said::Other(message.to_owned())
@@ -76,8 +82,14 @@ fn backticked(text: &str) -> impl Iterator<Item = &str> {
 
 fn expectation(expected: &str) -> &str {
     match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
-        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number, 0 or more",
+        "i8" => "a whole number from -128 to 127",
+        "i16" => "a whole number from -32768 to 32767",
+        "i32" => "a whole number from -2147483648 to 2147483647",
+        "i64" | "isize" => "a whole number",
         "f32" | "f64" => "a number",
         "a boolean" => "true or false",
         "a string" | "string" | "str" | "path string" => "text",
@@ -92,8 +104,12 @@ fn expectation(expected: &str) -> &str {
 fn finding(found: &str, expected: &str) -> String {
     // Never the text itself: it may be a misplaced secret.
     let plain = if found.starts_with("string ") {
-        let number = matches!(expectation(expected), "a number" | "a whole number" | "a whole number, 0 or more" | "true or false");
-        if number { "text; remove the quotes if there are any" } else { "text" }
+        let expected = expectation(expected);
+        if expected.starts_with("a whole number") || matches!(expected, "a number" | "true or false") {
+            "text; remove the quotes if there are any"
+        } else {
+            "text"
+        }
     } else if found.starts_with("integer ") || found.starts_with("floating point ") {
         // Numbers are quoted as they are; the values of variables among them are redacted later.
         return found.trim_start_matches("integer ").trim_start_matches("floating point ").to_owned();
@@ -156,14 +172,27 @@ mod tests {
 
     #[test]
     fn an_unknown_key_suggests_the_most_similar_one() {
-        let said = reword("unknown field `intervall`, expected one of `enabled`, `batch`, `interval`, `lease`", &[]);
+        let said = reword("unknown field `intervall`, expected one of `enabled`, `batch`, `interval`, `lease`", &[], false);
         assert_eq!(said, Said::Unknown { key: "intervall".into(), message: "unknown key; did you mean `interval`?".into() });
-        let said = reword("unknown field `colour`, expected `a` or `b`", &["retry"]);
+        let said = reword("unknown field `colour`, expected `a` or `b`", &["retry"], false);
         assert_eq!(said, Said::Unknown { key: "colour".into(), message: "unknown key; write one of a, b, retry".into() });
         assert_eq!(nearest("timout", &["timeout", "topic"]), Some("timeout"));
         assert_eq!(nearest("in-flight", &["in_flight", "topic"]), Some("in_flight"));
         assert_eq!(nearest("user", &["password", "username"]), Some("username"));
         assert_eq!(nearest("zzz", &["in_flight", "topic"]), None);
+    }
+
+    #[test]
+    fn a_number_is_told_its_range() {
+        for (message, said) in [
+            ("invalid value: integer `70000`, expected u16", "expected a whole number from 0 to 65535, found `70000`"),
+            ("invalid value: integer `-1`, expected u64", "expected a whole number, 0 or more, found `-1`"),
+            ("invalid type: string \"7\", expected u8", "expected a whole number from 0 to 255, found text; remove the quotes if there are any"),
+        ] {
+            assert_eq!(reword(message, &[], false), Said::Other(said.to_owned()));
+        }
+        let said = "expected a whole number from 0 to 65535, but the variable holds something else";
+        assert_eq!(reword("invalid type: string \"${N}\", expected u16", &[], true), Said::Other(said.to_owned()));
     }
 
     #[test]
@@ -173,7 +202,7 @@ mod tests {
             r#"invalid type: string "hunter2", expected u32"#,
             r#"invalid value: string "hunter2", expected a string"#,
         ] {
-            let Said::Other(said) = reword(message, &[]) else { panic!() };
+            let Said::Other(said) = reword(message, &[], false) else { panic!() };
             assert!(!said.contains("hunter2") && said.contains("found text"), "{said}");
         }
     }

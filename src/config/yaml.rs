@@ -16,8 +16,11 @@ const MAX_DEPTH: usize = 32;
 /// Whether the value at a path is used.
 pub(super) type LookedAt<'a> = &'a dyn Fn(&[Step]) -> bool;
 
-/// Reads the text of a file. Faults go to `gathered`; a value at fault is left out, so that its default applies. A missing variable in a value
-/// that is not used is no fault.
+/// What stands in for a value whose variables are at fault.
+const STAND_IN: &str = "unset";
+
+/// Reads the text of a file. Faults go to `gathered`; a value at fault is left out, so that its default applies, or if a variable is to blame, another
+/// stands in for it, so that nothing seems to be missing. A missing variable in a value that is not used is no fault.
 ///
 /// `None` if the text can't be read to its end, so that nothing more can be said about it.
 pub(super) fn read(text: &str, environment: Environment<'_>, looked_at: LookedAt<'_>, gathered: &mut Gathered) -> Option<Node> {
@@ -99,7 +102,7 @@ impl<'text> Reader<'_, 'text> {
         }
     }
 
-    /// One value; `None` if it is at fault.
+    /// One value; `None` if it is left out.
     fn node(&mut self, event: Event<'text>, line: usize) -> Result<Option<Node>, Stop> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
@@ -146,14 +149,14 @@ impl<'text> Reader<'_, 'text> {
                 }
                 Some(Node { line, content: Content::Scalar { text: filled, plain }, written })
             }
-            Err(messages) => {
-                if (self.looked_at)(&self.path) {
-                    for message in messages {
-                        self.fault(line, message);
-                    }
-                } else {
-                    self.gathered.take_out(self.path.clone());
+            Err(messages) if (self.looked_at)(&self.path) => {
+                for message in messages {
+                    self.fault(line, message);
                 }
+                Some(Node { line, content: Content::Scalar { text: STAND_IN.to_owned(), plain: false }, written: None })
+            }
+            Err(_) => {
+                self.gathered.take_out(self.path.clone());
                 None
             }
         }

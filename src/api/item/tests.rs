@@ -129,6 +129,7 @@ fn what_is_expected_is_told_in_words() {
         (r#"{"source":"s","payload":1,"retry":{"max_retries":4294967296}}"#, "invalid value: integer `4294967296`, expected a smaller number"),
         (r#"{"source":"s","payload":1,"retry":{"jitter":"much"}}"#, r#"invalid type: string "much", expected a number"#),
         (r#"{"source":7,"payload":1}"#, "invalid type: integer `7`, expected a string"),
+        (r#"{"source":"s","payload":1,"mode":"foo"}"#, "must be write_ahead or on_failure"),
     ] {
         let item = serde_json::to_value(submit(text).expect_err(text).item()).unwrap();
         assert_eq!(item["detail"], detail, "{text}");

@@ -10,7 +10,7 @@ use super::Config;
 use super::properties;
 use crate::fault::Fault;
 use crate::source::Context;
-use crate::tls;
+use crate::tls::{self, Tls};
 
 /// The longest message timeout that is derived; a longer one must be configured.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -156,8 +156,9 @@ fn credentials(config: &Config, cx: &Context, given: &mut BTreeMap<String, Strin
     if let Err(fault) = password {
         faults.push(fault);
     }
-    // With `ssl.key.password` among the properties it takes a key that is encrypted, too.
-    if let Some(Err(more)) = tls.map(|tls| tls.read(&cx.folder, tls::ANY_KEY)) {
+    // The client takes a folder of authorities too, and with `ssl.key.password` among the properties a key that is encrypted.
+    let files = tls.map(|tls| Tls { ca: tls.ca.clone().filter(|ca| !cx.path(ca).is_dir()), ..tls.clone() });
+    if let Some(Err(more)) = files.map(|files| files.read(&cx.folder, tls::ANY_KEY)) {
         faults.extend(more);
     }
     let sasl = given.contains_key("sasl.username") || given.contains_key("sasl.password");
@@ -189,7 +190,6 @@ mod tests {
     use super::properties::{GUARDED, Property};
     use super::*;
     use crate::source::Options;
-    use crate::tls::Tls;
     use crate::units::Span;
 
     fn context() -> Context {
@@ -323,6 +323,10 @@ mod tests {
             found.iter().any(|fault| fault.starts_with("tls.ca: ")) && found.iter().any(|fault| fault.contains("both cert and key")),
             "{found:?}"
         );
+        // A folder of authorities is for the client to read.
+        cx.options.tls = Some(Tls { ca: Some(".".into()), ..Tls::default() });
+        let authorities = settings(&config(r#"{"brokers":["a:1"]}"#), &cx).unwrap();
+        assert_eq!(authorities.client.get("ssl.ca.location"), folder.path().join(".").to_str());
         // The client library would say so of all its properties together.
         cx.options.tls = Some(Tls { ca: Some("secret".into()), ..Tls::default() });
         let found = faults(r#"{"brokers":["a:1"]}"#, &cx);

@@ -20,6 +20,7 @@ use super::pool::{Core, Work};
 use crate::fault::Fault;
 use crate::store::config::Migrate;
 use crate::store::{Config, Error};
+use crate::tls::Pem;
 
 /// The tables' collation, on MariaDB and on MySQL: every byte counts, including a trailing blank.
 const COLLATIONS: [&str; 2] = ["utf8mb4_nopad_bin", "utf8mb4_0900_bin"];
@@ -47,7 +48,7 @@ impl fmt::Debug for Mysql {
 
 impl Mysql {
     /// From where the server is and the certificates.
-    pub(super) fn try_new(login: &Login, config: &Config) -> Result<Self, Vec<Fault>> {
+    pub(super) fn try_new(login: &Login, config: &Config, pem: Option<Pem>) -> Result<Self, Vec<Fault>> {
         // sqlx's own message may repeat parts of the URL.
         let options = MySqlConnectOptions::from_str(&login.url)
             .map_err(|_| vec![Fault::new("url", "is not a valid MySQL URL (check the port and the parameters)")])?;
@@ -62,20 +63,17 @@ impl Mysql {
             .charset("utf8mb4")
             .timezone(Some("+00:00".to_owned()))
             .pipes_as_concat(false);
-        if let Some(tls) = &config.tls {
-            if tls.ca.is_some() {
+        if let Some(Pem { ca, identity }) = pem {
+            if ca.is_some() {
                 options = options.ssl_mode(MySqlSslMode::VerifyIdentity);
             } else if !matches!(options.get_ssl_mode(), MySqlSslMode::VerifyCa | MySqlSslMode::VerifyIdentity) {
                 options = options.ssl_mode(MySqlSslMode::Required);
             }
-            if let Some(ca) = &tls.ca {
-                options = options.ssl_ca(ca);
+            if let Some(ca) = ca {
+                options = options.ssl_ca_from_pem(ca);
             }
-            if let Some(cert) = &tls.cert {
-                options = options.ssl_client_cert(cert);
-            }
-            if let Some(key) = &tls.key {
-                options = options.ssl_client_key(key);
+            if let Some((cert, key)) = identity {
+                options = options.ssl_client_cert_from_pem(cert).ssl_client_key_from_pem(key);
             }
         }
         Ok(Self { options, session: session(Self::timeout(config)) })

@@ -17,10 +17,11 @@ use super::postgres::Postgres;
 use super::sqlite::Sqlite;
 use super::template::Names;
 use crate::fault::Fault;
+use crate::secret;
 use crate::store::config::Migrate;
 use crate::store::{Config, Observer, Store};
+use crate::tls::{self, Pem};
 use crate::units::Secret;
-use crate::{secret, tls};
 
 /// The longest table prefix: names of indexes must fit PostgreSQL's 63 bytes.
 const MOST_PREFIX: usize = 30;
@@ -38,36 +39,56 @@ pub(super) struct Login {
     pub(super) password: Option<Secret>,
 }
 
-/// What a configuration asks for. The URL may hold a password and is never repeated.
+/// What a configuration asks for.
 pub(super) fn target(config: &Config) -> Result<Target, Vec<Fault>> {
-    let fault = |path: &str, message: &str| vec![Fault::new(path, message)];
+    let mut faults = Vec::new();
+    sought(config, &mut faults).filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+/// What a configuration asks for, even if something is wrong with it. The URL may hold a password and is never repeated.
+fn sought(config: &Config, faults: &mut Vec<Fault>) -> Option<Target> {
+    let mut fault = |path: &str, message: &str| faults.push(Fault::new(path, message));
     let (path, text) = match &config.url_file {
-        None => ("url", config.url.expose().to_owned()),
-        Some(file) => ("url_file", secret::read(file).map_err(|message| fault("url_file", &message))?.expose().trim().to_owned()),
+        None => ("url", Some(config.url.expose().to_owned())),
+        Some(file) => {
+            let url = secret::read(file).map_err(|message| fault("url_file", &message)).ok();
+            ("url_file", url.map(|url| url.expose().trim().to_owned()))
+        }
     };
     let (key, password) = match (&config.password, &config.password_file) {
-        (Some(_), Some(_)) => return Err(fault("password_file", "give password or password_file, not both")),
-        (None, Some(file)) => ("password_file", Some(secret::read(file).map_err(|message| fault("password_file", &message))?)),
+        (Some(_), Some(_)) => {
+            fault("password_file", "give password or password_file, not both");
+            ("password_file", None)
+        }
+        (None, Some(file)) => ("password_file", secret::read(file).map_err(|message| fault("password_file", &message)).ok()),
         (password, None) => ("password", password.clone()),
     };
+    let text = text?;
     match text.split_once(':').map(|(scheme, _)| scheme) {
-        Some("sqlite") if password.is_some() => Err(fault(key, "does not apply to SQLite")),
-        Some("sqlite") => file(&text["sqlite:".len()..]).map(Target::Sqlite).map_err(|message| fault(path, message)),
+        Some("sqlite") => {
+            if password.is_some() {
+                fault(key, "does not apply to SQLite");
+            }
+            file(&text["sqlite:".len()..]).map(Target::Sqlite).map_err(|message| fault(path, message)).ok()
+        }
         Some(scheme @ ("postgres" | "postgresql" | "mysql" | "mariadb")) => {
-            let mut url = server(&text).map_err(|message| fault(path, &message))?;
+            let mut url = server(&text).map_err(|message| fault(path, &message)).ok()?;
             if password.is_some() && (url.password().is_some() || url.query_pairs().any(|(key, _)| key == "password")) {
-                return Err(fault(key, "the URL holds a password too; leave one of them out"));
+                fault(key, "the URL holds a password too; leave one of them out");
             }
             if scheme.starts_with("postgres") {
-                return Ok(Target::Postgres(Login { url: text, password }));
+                return Some(Target::Postgres(Login { url: text, password }));
             }
             if scheme == "mariadb" {
                 // Both are special to nobody, so the change is always allowed.
                 let _ = url.set_scheme("mysql");
             }
-            Ok(Target::Mysql(Login { url: url.into(), password }))
+            Some(Target::Mysql(Login { url: url.into(), password }))
         }
-        _ => Err(fault(path, "must begin with sqlite:, postgres: or mysql:")),
+        _ => {
+            fault(path, "must begin with sqlite:, postgres: or mysql:");
+            None
+        }
     }
 }
 
@@ -91,7 +112,7 @@ pub(crate) fn file(rest: &str) -> Result<PathBuf, &'static str> {
     }
     // What drivers are told so is what is done anyway.
     if !matches!(query, "" | "mode=rwc") {
-        return Err("takes nothing behind its `?` but mode=rwc; take it out, and write %3F for a `?` in the name of the file");
+        return Err("accepts nothing after its `?` except `mode=rwc`; remove it, or write %3F for a `?` in the name of the file");
     }
     let file = percent_encoding::percent_decode_str(file).decode_utf8().map_err(|_| "is not UTF-8 once decoded")?;
     Ok(match file.trim_start_matches('/') {
@@ -127,42 +148,58 @@ pub(super) fn names(config: &Config, project: &str) -> Result<Names, Vec<Fault>>
     }
 }
 
-/// What only some databases can.
-fn only(config: &Config, postgres: bool, sqlite: bool) -> Vec<Fault> {
+/// What is asked for and only PostgreSQL has.
+fn of_postgres(config: &Config) -> Vec<Fault> {
     let mut faults = Vec::new();
-    if !postgres && config.schema.is_some() {
-        faults.push(Fault::new("schema", "is for PostgreSQL alone; on MySQL the URL names the database, and table_prefix keeps names apart"));
+    if config.schema.is_some() {
+        faults.push(Fault::new("schema", "is for PostgreSQL only; on MySQL the URL names the database, and table_prefix keeps names apart"));
     }
-    if !postgres && config.notify {
-        faults.push(Fault::new("notify", "is for PostgreSQL alone; elsewhere poller.interval bounds the wait"));
-    }
-    match &config.tls {
-        Some(_) if sqlite => faults.push(Fault::new("tls", "does not apply to SQLite")),
-        Some(tls) => faults.extend(tls.read(Path::new(""), tls::PKCS8).err().into_iter().flatten()),
-        None => {}
+    if config.notify {
+        faults.push(Fault::new("notify", "is for PostgreSQL only; elsewhere poller.interval bounds the wait"));
     }
     faults
 }
 
-pub(super) fn open(config: &Config, project: &str, observer: Observer) -> Result<Arc<dyn Store>, Vec<Fault>> {
-    let (target, names) = match (target(config), names(config, project)) {
-        (Ok(target), Ok(names)) => (target, names),
-        (target, names) => return Err(target.err().into_iter().flatten().chain(names.err().into_iter().flatten()).collect()),
-    };
-    let faults = only(config, matches!(target, Target::Postgres(_)), matches!(target, Target::Sqlite(_)));
-    if !faults.is_empty() {
-        return Err(faults);
+/// The certificates; they are read even if the URL is at fault, for their own faults.
+fn certificates(config: &Config, target: Option<&Target>) -> Result<Option<Pem>, Vec<Fault>> {
+    match (&config.tls, target) {
+        (Some(_), Some(Target::Sqlite(_))) => Err(vec![Fault::new("tls", "does not apply to SQLite")]),
+        (Some(tls), _) => tls.read(Path::new(""), tls::PKCS8).map(Some),
+        (None, _) => Ok(None),
     }
+}
+
+pub(super) fn open(config: &Config, project: &str, observer: Observer) -> Result<Arc<dyn Store>, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let target = sought(config, &mut faults);
+    let names = or_faults(names(config, project), &mut faults);
+    if matches!(target, Some(Target::Sqlite(_) | Target::Mysql(_))) {
+        faults.extend(of_postgres(config));
+    }
+    let pem = or_faults(certificates(config, target.as_ref()), &mut faults).flatten();
     let (timeout, keep) = (config.timeout.get(), config.statement_cache > 0);
-    match target {
-        Target::Sqlite(file) => {
+    let opened = match target {
+        Some(Target::Sqlite(file)) => {
             let create = config.migrate == Migrate::Auto;
             let dialect = Sqlite { file, create, busy: timeout.mul_f32(0.9), cache: config.statement_cache as usize };
-            Ok(store(config, names, dialect, timeout, true, true, observer))
+            names.map(|names| store(config, names, dialect, timeout, true, true, observer))
         }
-        Target::Postgres(login) => Ok(store(config, names, Postgres::try_new(&login, config)?, timeout, keep, false, observer)),
-        Target::Mysql(login) => Ok(store(config, names, Mysql::try_new(&login, config)?, Mysql::timeout(config), keep, false, observer)),
-    }
+        Some(Target::Postgres(login)) => {
+            let dialect = or_faults(Postgres::try_new(&login, config, pem), &mut faults);
+            names.zip(dialect).map(|(names, dialect)| store(config, names, dialect, timeout, keep, false, observer))
+        }
+        Some(Target::Mysql(login)) => {
+            let dialect = or_faults(Mysql::try_new(&login, config, pem), &mut faults);
+            names.zip(dialect).map(|(names, dialect)| store(config, names, dialect, Mysql::timeout(config), keep, false, observer))
+        }
+        None => None,
+    };
+    opened.filter(|_| faults.is_empty()).ok_or(faults)
+}
+
+/// The value, if there is one; what is wrong otherwise goes to the other faults.
+fn or_faults<T>(result: Result<T, Vec<Fault>>, faults: &mut Vec<Fault>) -> Option<T> {
+    result.map_err(|more| faults.extend(more)).ok()
 }
 
 fn store<D: Dialect>(
@@ -193,8 +230,11 @@ pub enum Unprinted {
 /// # Errors
 /// Faults of the configuration, or a migration that is none.
 pub fn print_sql(config: &Config, project: &str, from: Option<&str>) -> Result<String, Unprinted> {
-    let names = names(config, project).map_err(Unprinted::Faults)?;
-    match target(config).map_err(Unprinted::Faults)? {
+    let mut faults = Vec::new();
+    let target = sought(config, &mut faults);
+    let names = or_faults(names(config, project), &mut faults);
+    let (Some(target), Some(names), true) = (target, names, faults.is_empty()) else { return Err(Unprinted::Faults(faults)) };
+    match target {
         Target::Sqlite(_) => print::<Sqlite>(&names, from),
         Target::Postgres(_) => {
             let mut sql = print::<Postgres>(&names, from)?;
@@ -247,7 +287,7 @@ mod tests {
     fn what_a_url_of_sqlite_asks_for_and_does_not_get_is_told() {
         for query in ["mode=ro", "mode=memory", "mode=rwc&cache=shared", "cache=shared", "hunter2"] {
             let said = file(&format!("sqlite:///data/redrive.db?{query}")).unwrap_err();
-            assert!(said.starts_with("url: takes nothing behind its `?`") && !said.contains("hunter2"), "{said}");
+            assert!(said.starts_with("url: accepts nothing after its `?` except `mode=rwc`; remove it") && !said.contains("hunter2"), "{said}");
         }
         for url in ["sqlite:", "sqlite://", "sqlite://?mode=rwc", "sqlite::memory:", "sqlite://:memory:"] {
             assert!(file(url).unwrap_err().contains("names no file"), "{url}");

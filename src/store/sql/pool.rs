@@ -160,6 +160,23 @@ async fn goodbye<D: Dialect>(connections: Vec<Connection<D>>) {
     }
 }
 
+/// Whether a TLS handshake failed because the connection ended, and not because of what either side wants.
+fn is_lost(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        // For the end of the connection OpenSSL has only these words.
+        if matches!(kind, Some(BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | UnexpectedEof))
+            || error.to_string().to_ascii_lowercase().contains("unexpected eof")
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// A connection while a unit of work is using it.
 pub(super) struct Session<D: Dialect> {
     pub(super) core: Arc<Core<D>>,
@@ -318,6 +335,7 @@ impl<D: Dialect> Core<D> {
         match error {
             sqlx::Error::Database(error) => D::judge(error.as_ref(), self.timeout),
             sqlx::Error::Configuration(error) => Error::Config(format!("the database can't be reached as configured: {error}")),
+            sqlx::Error::Tls(error) if is_lost(&**error) => Error::Unavailable(format!("the connection was lost during the TLS handshake: {error}")),
             sqlx::Error::Tls(error) => Error::Config(format!("the TLS connection to the database failed: {error}")),
             sqlx::Error::Encode(error) => Error::Refused(format!("a value can't be written: {error}")),
             sqlx::Error::PoolClosed => Error::Unavailable("the store is closed".to_owned()),

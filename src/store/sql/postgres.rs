@@ -23,6 +23,7 @@ use super::pool::Core;
 use crate::fault::Fault;
 use crate::store::config::Migrate;
 use crate::store::{Address, Config, Error};
+use crate::tls::Pem;
 
 /// Microseconds from 1970 to 2000, PostgreSQL's epoch.
 const EPOCH: i64 = 946_684_800_000_000;
@@ -48,7 +49,7 @@ impl fmt::Debug for Postgres {
 
 impl Postgres {
     /// From where the server is and the certificates.
-    pub(super) fn try_new(login: &Login, config: &Config) -> Result<Self, Vec<Fault>> {
+    pub(super) fn try_new(login: &Login, config: &Config, pem: Option<Pem>) -> Result<Self, Vec<Fault>> {
         // sqlx's own message may repeat parts of the URL.
         let options = PgConnectOptions::from_str(&login.url)
             .map_err(|_| vec![Fault::new("url", "is not a valid PostgreSQL URL (check the port and the parameters)")])?;
@@ -57,20 +58,17 @@ impl Postgres {
         if options.get_application_name().is_none() {
             options = options.application_name("redrive");
         }
-        if let Some(tls) = &config.tls {
-            let mode = if tls.ca.is_some() { PgSslMode::VerifyFull } else { PgSslMode::Require };
+        if let Some(Pem { ca, identity }) = pem {
+            let mode = if ca.is_some() { PgSslMode::VerifyFull } else { PgSslMode::Require };
             // The URL may ask for something stricter than TLS without an authority.
-            if tls.ca.is_some() || !matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull) {
+            if ca.is_some() || !matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull) {
                 options = options.ssl_mode(mode);
             }
-            if let Some(ca) = &tls.ca {
-                options = options.ssl_root_cert(ca);
+            if let Some(ca) = ca {
+                options = options.ssl_root_cert_from_pem(ca);
             }
-            if let Some(cert) = &tls.cert {
-                options = options.ssl_client_cert(cert);
-            }
-            if let Some(key) = &tls.key {
-                options = options.ssl_client_key(key);
+            if let Some((cert, key)) = identity {
+                options = options.ssl_client_cert_from_pem(cert).ssl_client_key_from_pem(key);
             }
         }
         let settings = settings(config.timeout.get());

@@ -181,6 +181,7 @@ fn the_schema_and_the_loader_take_the_same() {
     let schema = schema(&Registry::default());
     let variables = [("POOL", "9"), ("ON", "true"), ("WAIT", "5s"), ("NAME", "orders"), ("SIZE", "1MiB"), ("MODE", "on_failure")];
     let http = |keys: &str| format!("sources: {{ h: {{ kind: http, url: 'http://localhost/', {keys} }} }}");
+    let of_kind = |kind: &str, keys: &str| format!("sources: {{ x: {{ kind: {kind}, {keys} }} }}");
     for (keys, taken) in [
         ("health:\nstore:\napi: ~\nlog:\nlimits:\nsources:".to_owned(), true),
         ("history: { keep: }".to_owned(), true),
@@ -201,8 +202,24 @@ fn the_schema_and_the_loader_take_the_same() {
         (http("method: ~"), false),
         (http("in_flight: '7'"), false),
         ("sources: { h: ~ }".to_owned(), false),
+        // What is meant as text need not look like it.
+        ("project: 17\nnode: 12\napi: { token: 123456, unix_mode: 0660 }".to_owned(), true),
+        ("project: -1".to_owned(), false),
+        ("history: { keep: { succeeded: 0, failed: never }, every: 5 }".to_owned(), false),
+        ("history: { keep: { succeeded: 0, cancelled: 0.5 } }".to_owned(), false),
+        ("history: { keep: { succeeded: 0 } }\nshutdown: { accept_for: 0 }".to_owned(), true),
+        ("api: { listen: 8087 }".to_owned(), false),
+        ("api: { listen: \"[::1]:0\" }\nhealth: { listen: '127.0.0.1:0' }".to_owned(), true),
+        ("log: { format: 1 }".to_owned(), false),
+        ("api: { token: [1] }".to_owned(), false),
+        (http("headers: { A: 1, B: true }, bearer: 2"), true),
+        (http("headers: { A: { B: 1 } }"), false),
+        (of_kind("command", "argv: [sh, 1, 1.5, true], env: { A: 1, B: false }"), true),
+        (of_kind("command", "argv: [[sh]]"), false),
+        (of_kind("kafka", "brokers: ['localhost:1'], topic: 5, properties: { linger.ms: 1 }"), true),
+        (of_kind("kafka", "brokers: ['localhost:1'], topic: [5]"), false),
     ] {
-        let text = format!("project: orders\n{keys}\n");
+        let text = if keys.starts_with("project: ") { format!("{keys}\n") } else { format!("project: orders\n{keys}\n") };
         let by_schema = faults(&documents(&text)[0], &schema, &schema);
         assert_eq!(by_schema.is_empty(), taken, "{text}{by_schema:?}");
         let loaded = parse_with(&text, Path::new("x.yaml"), &variables);

@@ -240,6 +240,58 @@ fn what_is_at_fault_is_reported_once() {
     assert_eq!(places("project: orders\nsources:\n  a:\n    kind: http\n    url: ${NONE_SUCH}\n"), ["5 sources.a.url"]);
 }
 
+/// What the value of a variable might have been is not guessed at.
+#[test]
+fn a_missing_variable_is_the_only_fault_of_what_depends_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("ca.pem"), "-----BEGIN CERTIFICATE-----\n").unwrap();
+    let kafka = |keys: &str| format!("sources: {{ k: {{ kind: kafka, brokers: ['localhost:1'], {keys} }} }}");
+    for (keys, path) in [
+        ("store: { url: '${NONE}', schema: s, notify: true, password: p, tls: { ca: ca.pem } }".to_owned(), "store.url"),
+        (kafka("username: u, password: '${NONE}'"), "sources.k.password"),
+        (kafka("username: '${NONE}', password_file: ca.pem"), "sources.k.username"),
+        (kafka("username: $USER, password: p"), "sources.k.username"),
+        (kafka("properties: { security.protocol: ssl, ssl.ca.location: '${NONE}' }"), "sources.k.properties.ssl.ca.location"),
+    ] {
+        let faults = parse_with(&format!("project: orders\n{keys}\n"), &folder.path().join("x.yaml"), &[]).unwrap_err();
+        let found: Vec<&str> = faults.list().iter().map(|fault| fault.path.as_str()).collect();
+        assert_eq!(found, [path], "{faults}");
+    }
+    // This is the user name itself.
+    parse(&format!("project: orders\n{}\n", kafka("username: $ConnectionString, password: p"))).unwrap();
+}
+
+#[test]
+fn a_number_out_of_range_is_told_the_range() {
+    let of = |channels: &str, variables: &[(&str, &str)]| {
+        let text = format!("project: orders\nsources: {{ q: {{ kind: amqp, url: 'amqp://localhost', channels: {channels} }} }}\n");
+        parse_with(&text, Path::new("x.yaml"), variables).unwrap_err().list()[0].message.clone()
+    };
+    assert_eq!(of("70000", &[]), "expected a whole number from 0 to 65535, found `70000`");
+    assert_eq!(of("'7'", &[]), "expected a whole number from 0 to 65535, found text; remove the quotes if there are any");
+    for value in ["70000", "-1", "lots"] {
+        let told = "expected a whole number from 0 to 65535, but the variable holds something else";
+        assert_eq!(of("${N}", &[("N", value)]), told, "{value}");
+    }
+    let faults = parse_with("project: orders\nstore: { pool: ${N} }\n", Path::new("x.yaml"), &[("N", "5000000000")]).unwrap_err();
+    assert!(
+        faults.to_string().ends_with("store.pool: expected a whole number from 0 to 4294967295, but the variable holds something else"),
+        "{faults}"
+    );
+}
+
+#[test]
+fn a_store_tells_all_its_faults_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.yaml");
+    let text = "project: orders\nstore: { url: \"mysql://u@h\", schema: x, table_prefix: \"1A\", pool: 0, timeout: 1ms, notify: true, tls: { ca: c.yaml } }\n";
+    std::fs::write(&file, text).unwrap();
+    let faults = parse_with(text, &file, &[]).unwrap_err();
+    let mut found: Vec<&str> = faults.list().iter().map(|fault| fault.path.as_str()).collect();
+    found.sort_unstable();
+    assert_eq!(found, ["store.notify", "store.pool", "store.schema", "store.table_prefix", "store.timeout", "store.tls.ca", "store.url"], "{faults}");
+}
+
 #[test]
 fn a_kind_tells_all_its_faults_too() {
     let text = "\

@@ -75,6 +75,16 @@ fn every_fault_is_told_at_once() {
     for path in ["url: ", "table_prefix: ", "pool: ", "timeout: "] {
         assert!(faults.iter().any(|fault| fault.starts_with(path)), "{path} {faults:?}");
     }
+    // What only one database has or lacks is told along with the rest.
+    let wrong = |url: &str| {
+        let (password, schema, tls) = (Some(Secret::new("p")), Some("a b".to_owned()), Some(Tls { ca: Some("/absent".into()), ..Tls::default() }));
+        let config = Config { password, schema, tls, notify: true, pool: 0, ..at(url) };
+        self::faults(&config).into_iter().map(|fault| fault.split(':').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(wrong("sqlite://x.db"), ["password", "schema", "pool", "schema", "notify", "tls"]);
+    assert_eq!(wrong("mysql://u:p@db"), ["password", "schema", "pool", "schema", "notify", "tls.ca", "url"]);
+    assert_eq!(wrong("postgres://u:p@db/x"), ["password", "schema", "pool", "tls.ca"]);
+    assert_eq!(wrong("oracle://db"), ["url", "schema", "pool", "tls.ca"]);
 }
 
 #[test]

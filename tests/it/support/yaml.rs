@@ -19,7 +19,11 @@ pub(crate) fn documents(text: &str) -> Vec<Value> {
 fn node<'a>(event: Event<'a>, events: &mut impl Iterator<Item = Event<'a>>) -> Value {
     match event {
         Event::Scalar(text, ScalarStyle::Plain, ..) if matches!(&*text, "" | "~") => Value::Null,
-        Event::Scalar(text, ScalarStyle::Plain, ..) => serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.into_owned())),
+        Event::Scalar(text, ScalarStyle::Plain, ..) => {
+            // In YAML a number may begin with zeros.
+            let number = text.parse::<i64>().ok().map(Value::from);
+            number.or_else(|| serde_json::from_str(&text).ok()).unwrap_or_else(|| Value::String(text.into_owned()))
+        }
         Event::Scalar(text, ..) => Value::String(text.into_owned()),
         Event::SequenceStart(..) => {
             let mut items = Vec::new();

@@ -33,6 +33,12 @@ async fn connected(config: &Config) -> Result<(), Error> {
 async fn certificates_count(url: &str) {
     let tls = |ca, cert: Option<&str>, key: Option<&str>| Tls { ca: Some(certificate(ca)), cert: cert.map(certificate), key: key.map(certificate) };
     connected(&at(url, Some(tls("ca.pem", Some("client.pem"), Some("client.key"))))).await.unwrap();
+    // One file for both, the key last, as many tools write it.
+    let folder = tempfile::tempdir().unwrap();
+    let both = folder.path().join("both.pem");
+    let contents = ["client.pem", "client.key"].map(|name| std::fs::read_to_string(certificate(name)).unwrap());
+    std::fs::write(&both, format!("of the client\n{}", contents.concat())).unwrap();
+    connected(&at(url, Some(Tls { ca: Some(certificate("ca.pem")), cert: Some(both.clone()), key: Some(both) }))).await.unwrap();
     let wrong = [
         ("no certificate at all", None),
         ("none of the client", Some(tls("ca.pem", None, None))),
