@@ -249,7 +249,7 @@ fn what_can_not_be_sent_is_refused_before_it_is_kept() {
         assert!(code(&output) != 0 && err(&output).contains(words), "{arguments:?}: {}", err(&output));
         assert_eq!(out(&output), "");
     };
-    refused(&["send", "m", "--payload", "x"], "there are h, l, q");
+    refused(&["send", "m", "--payload", "x"], "the sources are h, l, q");
     refused(&["send", "l", "--payload", &"x".repeat(101)], "max_payload");
     refused(&["send", "l", "--payload", "x", "--topic", ""], "topic");
     refused(&["send", "l", "--payload", "x", "--header", "a b=c"], "headers");
@@ -299,7 +299,7 @@ fn the_statements_are_printed_without_a_database() {
     assert!(newer.starts_with("-- 0004_sample\n") && sql.ends_with(&newer));
     let unknown = run(folder.path(), &["migrate", "--print-sql", "--from", "0003"]);
     assert_eq!((code(&unknown), out(&unknown).as_str()), (2, ""));
-    assert!(err(&unknown).contains("`0003`; there are 0001_tables, 0002_sheets, 0003_queue, 0004_sample"), "{}", err(&unknown));
+    assert!(err(&unknown).contains("`0003`; the migrations are 0001_tables, 0002_sheets, 0003_queue, 0004_sample"), "{}", err(&unknown));
     assert_eq!(code(&run(folder.path(), &["migrate", "--from", "0003_queue"])), 2, "it would run all that is missing");
     assert!(!folder.path().join("t.db").exists());
 }
