@@ -241,7 +241,7 @@ async fn rows_without_a_project_or_a_due_time_go_out_however_many_they_are() {
         FROM n, (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now)";
     run(&mut session, insert).await;
     let all = r#"redrive_attempts_total{project="test",source="main",outcome="succeeded"} 4000"#;
-    shows(&client, Duration::from_secs(16), all).await;
+    shows(&client, Duration::from_secs(30), all).await;
     session.close().await.unwrap();
     client.app.end().await;
 }
