@@ -4,6 +4,7 @@ pub mod api;
 pub mod app;
 #[doc(hidden)]
 pub mod bench;
+mod bounded;
 pub mod cli;
 pub mod clock;
 pub mod config;

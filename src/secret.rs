@@ -1,9 +1,8 @@
 //! Reads secrets from files, for every key that ends in `_file`.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
+use crate::bounded;
 use crate::units::Secret;
 
 /// The maximum size of a file that holds a secret, in bytes.
@@ -15,13 +14,8 @@ const MAX_BYTES: u64 = 64 * 1024;
 /// Why the file holds no usable secret, in words for the author of the configuration.
 pub(crate) fn read(file: &Path) -> Result<Secret, String> {
     let shown = file.display();
-    let mut bytes = Vec::new();
-    // The file may be a pipe, so reading is cut off instead of trusting the size that the file reports.
-    let read = File::open(file).and_then(|opened| opened.take(MAX_BYTES + 1).read_to_end(&mut bytes));
-    read.map_err(|error| format!("{shown} can't be read: {error}"))?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(format!("{shown} is larger than {MAX_BYTES} bytes; this is not a secret"));
-    }
+    let bytes = bounded::read(file, MAX_BYTES).map_err(|error| format!("{shown} can't be read: {error}"))?;
+    let bytes = bytes.ok_or_else(|| format!("{shown} is larger than {MAX_BYTES} bytes; this is not a secret"))?;
     let text = String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8 text"))?;
     match text.strip_prefix('\u{feff}').unwrap_or(&text).trim_end_matches(['\r', '\n']) {
         "" => Err(format!("{shown} is empty")),

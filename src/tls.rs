@@ -1,12 +1,11 @@
 //! `tls:` in the configuration of a store or a source, and the files it names.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::bounded;
 use crate::fault::Fault;
 
 /// The maximum size of a file that holds a certificate or key.
@@ -66,13 +65,8 @@ impl Tls {
 /// native-tls accepts a key only at the very beginning.
 fn pem(file: &Path, sections: &[&str]) -> Result<Vec<u8>, String> {
     let shown = file.display();
-    let mut bytes = Vec::new();
-    // The file may be a pipe, so reading is cut off instead of trusting the size that the file reports.
-    let read = File::open(file).and_then(|opened| opened.take(MOST_BYTES + 1).read_to_end(&mut bytes));
-    read.map_err(|error| format!("{shown} can't be read: {error}"))?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(format!("{shown} is larger than 1 MiB"));
-    }
+    let bytes = bounded::read(file, MOST_BYTES).map_err(|error| format!("{shown} can't be read: {error}"))?;
+    let mut bytes = bytes.ok_or_else(|| format!("{shown} is larger than 1 MiB"))?;
     if let Some(start) = start(&bytes, sections) {
         return Ok(bytes.split_off(start));
     }

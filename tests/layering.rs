@@ -24,6 +24,7 @@ const RULES: &[Rule] = &[
     Rule { place: "clock.rs", forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config", "sqlx"] },
     Rule { place: "units.rs", forbidden: &["crate::"] },
     Rule { place: "fault.rs", forbidden: &["crate::"] },
+    Rule { place: "bounded.rs", forbidden: &["crate::"] },
     Rule { place: "tls.rs", forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config"] },
     Rule { place: "secret.rs", forbidden: &["crate::store", "crate::source", "crate::engine", "crate::api", "crate::config"] },
     Rule { place: "source", forbidden: &["crate::store", "crate::engine", "crate::api", "crate::config", "crate::app", "crate::cli"] },

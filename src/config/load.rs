@@ -1,7 +1,5 @@
 //! Turns the text of a file into a checked configuration, collecting faults on the way.
 
-use std::fs;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,26 +13,18 @@ use super::{Config, File, Scope, de, sources, yaml};
 use crate::fault::Fault;
 use crate::source::Registry;
 use crate::units::Secret;
-use crate::{engine, secret, store};
+use crate::{bounded, engine, secret, store};
 
 /// Reads the text of a file.
 pub(super) fn text(file: &Path) -> Result<String, Faults> {
     let unreadable = |message: String| Faults::unreadable(file, message);
-    let bytes = bounded(file, yaml::MAX_BYTES as u64)
+    let bytes = bounded::read(file, yaml::MAX_BYTES as u64)
         .map_err(|error| unreadable(format!("can't be read ({error}); name the file with -c or REDRIVE_CONFIG")))?
         .ok_or_else(|| unreadable(format!("is larger than {} bytes; this is not a configuration", yaml::MAX_BYTES)))?;
     String::from_utf8(bytes).map_err(|error| {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|byte| *byte == b'\n').count();
         unreadable(format!("line {line} is not UTF-8; save the file as UTF-8"))
     })
-}
-
-/// At most `max` bytes of a file; `None` if there are more. The file may be a pipe, so reading is cut off instead of trusting the size that the file
-/// reports.
-fn bounded(file: &Path, max: u64) -> std::io::Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::new();
-    fs::File::open(file)?.take(max + 1).read_to_end(&mut bytes)?;
-    Ok((bytes.len() as u64 <= max).then_some(bytes))
 }
 
 /// Parses a configuration.

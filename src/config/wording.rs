@@ -45,11 +45,11 @@ pub(super) fn reword(message: &str, also: &[&str], of_variable: bool) -> Said {
         if let Some(rest) = message.strip_prefix(start)
             && let Some((found, expected)) = rest.rsplit_once(", expected ")
         {
-            let (found, expected) = (finding(found, expected), expectation(expected));
+            let expected = expectation(expected);
             return Said::Other(if of_variable {
                 format!("expected {expected}, but the variable holds something else")
             } else {
-                format!("expected {expected}, found {found}")
+                format!("expected {expected}, found {}", finding(found, expected))
             });
         }
     }
@@ -104,7 +104,6 @@ fn expectation(expected: &str) -> &str {
 fn finding(found: &str, expected: &str) -> String {
     // Never the text itself: it may be a misplaced secret.
     let plain = if found.starts_with("string ") {
-        let expected = expectation(expected);
         if expected.starts_with("a whole number") || matches!(expected, "a number" | "true or false") {
             "text; remove the quotes if there are any"
         } else {

@@ -28,6 +28,12 @@ fn config(text: &str, file: &Path, environment: Environment<'_>, scope: Scope) -
     Config::parse(text, file, environment, &Registry::default(), scope).unwrap()
 }
 
+/// The configuration of the compose file's redrive.
+fn of_compose() -> Config {
+    let file = "deploy/compose/redrive.yaml";
+    config(&text(file), Path::new(file), &anything, Scope::Store)
+}
+
 /// A variable that holds what would do for any.
 #[allow(clippy::unnecessary_wraps, reason = "it is an environment")]
 fn anything(_: &str) -> Option<String> {
@@ -61,7 +67,7 @@ fn a_producer_that_is_started_again_submits_other_orders() {
 fn an_engine_waits_longer_than_the_node_takes_to_stop() {
     let compose = &documents(&text("compose.yaml"))[0];
     let waits: Span = compose["services"]["redrive"]["stop_grace_period"].as_str().unwrap().parse().unwrap();
-    let config = config(&text("deploy/compose/redrive.yaml"), Path::new("deploy/compose/redrive.yaml"), &anything, Scope::Store);
+    let config = of_compose();
     assert!(waits.get() >= config.engine.shutdown.grace.get() + Duration::from_secs(5), "{waits}");
 }
 

@@ -32,6 +32,8 @@ pub(super) async fn claim<D: Dialect>(session: &mut Session<D>, claim: &Claim) -
         let count = rows.len();
         read_at = read_at.or(now);
         seen += count;
+        taken.rows.reserve(count);
+        taken.ids.reserve(count);
         for row in rows {
             taken.add(session, row, &mut parts).await?;
         }

@@ -83,10 +83,10 @@ async fn hear(core: &Core<Postgres>, wake: &Notify, wait: &mut Duration) -> Resu
 }
 
 async fn connect(core: &Core<Postgres>) -> Result<(PgListener, String), sqlx::Error> {
-    let (options, setup): (PgConnectOptions, _) = (core.dialect.options.clone(), core.dialect.setup.clone());
+    let (options, dialect): (PgConnectOptions, _) = (core.dialect.options.clone(), core.dialect.clone());
     let pool = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None).after_connect(move |connection, _| {
-        let setup = setup.clone();
-        Box::pin(async move { Postgres::script(connection, setup.unwrap_or_default()).await })
+        let dialect = dialect.clone();
+        Box::pin(async move { dialect.set_up(connection).await })
     });
     let pool = pool.connect_with(options).await?;
     let channel: String = sqlx::query_scalar(AssertSqlSafe(expand::<Postgres>(&core.names, CHANNEL))).fetch_one(&pool).await?;

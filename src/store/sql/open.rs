@@ -231,9 +231,9 @@ pub enum Unprinted {
 /// Faults of the configuration, or a migration that is none.
 pub fn print_sql(config: &Config, project: &str, from: Option<&str>) -> Result<String, Unprinted> {
     let mut faults = Vec::new();
-    let target = sought(config, &mut faults);
+    let target = or_faults(target(config), &mut faults);
     let names = or_faults(names(config, project), &mut faults);
-    let (Some(target), Some(names), true) = (target, names, faults.is_empty()) else { return Err(Unprinted::Faults(faults)) };
+    let (Some(target), Some(names)) = (target, names) else { return Err(Unprinted::Faults(faults)) };
     match target {
         Target::Sqlite(_) => print::<Sqlite>(&names, from),
         Target::Postgres(_) => {

@@ -163,18 +163,12 @@ async fn goodbye<D: Dialect>(connections: Vec<Connection<D>>) {
 /// Whether a TLS handshake failed because the connection ended, and not because of what either side wants.
 fn is_lost(error: &(dyn std::error::Error + 'static)) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
-    let mut cause = Some(error);
-    while let Some(error) = cause {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
         let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
         // For the end of the connection OpenSSL has only these words.
-        if matches!(kind, Some(BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | UnexpectedEof))
+        matches!(kind, Some(BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | UnexpectedEof))
             || error.to_string().to_ascii_lowercase().contains("unexpected eof")
-        {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    })
 }
 
 /// A connection while a unit of work is using it.

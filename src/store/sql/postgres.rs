@@ -33,7 +33,7 @@ const EPOCH: i64 = 946_684_800_000_000;
 pub(super) struct Postgres {
     pub(super) options: PgConnectOptions,
     /// The settings of a new session.
-    pub(super) setup: Option<String>,
+    setup: Option<String>,
     /// The settings as they are repeated in each transaction, for sessions behind PgBouncer in transaction mode, where settings don't last.
     pub(super) session: Option<String>,
     /// Whether a trigger notifies of new rows.
@@ -76,13 +76,21 @@ impl Postgres {
             // In PgBouncer's transaction mode a session belongs to nobody.
             (None, Some(script("SET LOCAL", settings)))
         } else {
-            // With these the server notices a node that vanished silently.
-            let alive = [("tcp_keepalives_idle", "30"), ("tcp_keepalives_interval", "10"), ("tcp_keepalives_count", "3")];
-            // And one that no longer reads the answers it asked for, though its machine is alive: it might hold others up.
-            let alive = alive.into_iter().chain([("tcp_user_timeout", "5000")]).map(|(name, value)| (name, value.to_owned()));
-            (Some(script("SET", settings.into_iter().chain(alive))), None)
+            // With the first three the server notices a node that vanished silently; with the last one, a node that no longer reads the answers it
+            // asked for, though its machine is alive: it might hold others up.
+            let alive =
+                [("tcp_keepalives_idle", "30"), ("tcp_keepalives_interval", "10"), ("tcp_keepalives_count", "3"), ("tcp_user_timeout", "5000")];
+            (Some(script("SET", settings.into_iter().chain(alive.map(|(name, value)| (name, value.to_owned()))))), None)
         };
         Ok(Self { options, setup, session, notify: config.notify })
+    }
+
+    /// Gives a new session its settings.
+    pub(super) async fn set_up(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        match &self.setup {
+            Some(setup) => Self::script(connection, setup.clone()).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -251,9 +259,7 @@ impl Dialect for Postgres {
 
     async fn connect(&self, _: Role) -> Result<PgConnection, sqlx::Error> {
         let mut connection = nodelay::connect(self.options.get_port(), PgConnection::connect_with(&self.options)).await?;
-        if let Some(setup) = &self.setup {
-            Self::script(&mut connection, setup.clone()).await?;
-        }
+        self.set_up(&mut connection).await?;
         Ok(connection)
     }
 

@@ -1,15 +1,13 @@
 //! Alerts, dashboard and scrape configurations ask for what is exported, and `docs/metrics.md` says the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::Duration;
 
-use redrive::config::Scope;
 use redrive::message::State;
 use redrive::telemetry::metrics::Metrics;
 use serde_json::{Value, json};
 
-use super::{anything, config, of, text};
+use super::{of, of_compose, text};
 use crate::support::yaml::documents;
 
 /// The labels of each series, with the values that they take here.
@@ -234,7 +232,7 @@ fn prometheus_finds_redrive_where_it_runs_and_by_the_name_that_the_alerts_have_f
     // Beside the compose file.
     assert_eq!(documents(&text("deploy/prometheus/scrape.yaml"))[0]["rule_files"], json!(["alerts.yaml"]));
     assert!(documents(&text("compose.yaml"))[0]["services"]["redrive"].is_object());
-    let compose = config(&text("deploy/compose/redrive.yaml"), Path::new("deploy/compose/redrive.yaml"), &anything, Scope::Store);
+    let compose = of_compose();
     let node = format!("redrive:{}", compose.health.listen.unwrap().port());
     let jobs_there = jobs("scrape.yaml");
     let [own, ready] = &jobs_there[..] else { panic!("{jobs_there:?}") };
