@@ -44,6 +44,7 @@ postgres_ready() { /usr/lib/postgresql/15/bin/pg_isready -q -h 127.0.0.1 -p "$(p
 postgres_set_up() {
     postgres_ctl "$1" -q -v ON_ERROR_STOP=1 <<SQL
 CREATE ROLE redrive LOGIN CREATEDB CREATEROLE PASSWORD '$SERVICE_PASSWORD';
+GRANT pg_checkpoint TO redrive;
 CREATE ROLE redrive_cert LOGIN;
 CREATE DATABASE redrive OWNER redrive;
 GRANT ALL ON DATABASE redrive TO redrive_cert;

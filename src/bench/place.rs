@@ -167,6 +167,7 @@ impl Place {
 
     /// Puts `count` rows into the table, numbered from 0.
     pub(super) async fn fill(&self, count: u64, filling: Filling, payloads: &Payloads, phase: &Phase) -> Result<(), Error> {
+        self.checkpoint().await?;
         let mut connection = self.database.connect().await?;
         let mut first = 0;
         while first < count {
@@ -191,7 +192,8 @@ impl Place {
         Ok(())
     }
 
-    /// Makes PostgreSQL write to disk what it would otherwise write during the measurement, if the user may ask for that.
+    /// Makes PostgreSQL write to disk what it would otherwise write during the measurement, if the user may ask for that. After a checkpoint it also
+    /// logs each page whole when it first changes: the next one should not come in the middle.
     pub(super) async fn checkpoint(&self) -> Result<(), Error> {
         if self.database.kind() == Kind::Postgres {
             let _ = self.database.connect().await?.run("CHECKPOINT").await;
