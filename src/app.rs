@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::api;
 use crate::config::Config;
@@ -58,14 +59,14 @@ pub enum Error {
 }
 
 /// A sidecar that is bound and running; it accepts messages as soon as the store answers.
+///
+/// If it is dropped, or the future of [`run`](Self::run), it stops at once; what was under way is sent again when its lease has run out.
 #[derive(Debug)]
 pub struct App {
     engine: Engine,
     bound: api::Bound,
     metrics: Arc<Metrics>,
     shutdown: engine::config::Shutdown,
-    /// Held until the process ends: only one `serve` at a time on a SQLite file.
-    _guard: Option<store::Guard>,
 }
 
 impl App {
@@ -80,8 +81,8 @@ impl App {
         let shutdown = config.engine.shutdown.clone();
         let metrics = Arc::new(Metrics::new(config.project.clone()));
         let store = open(&config, &metrics)?;
-        let engine = start(config, store, metrics.clone());
-        Ok(Self { engine, bound, metrics, shutdown, _guard: guard })
+        let engine = start(config, store, guard, metrics.clone());
+        Ok(Self { engine, bound, metrics, shutdown })
     }
 
     /// The way into the engine.
@@ -108,13 +109,12 @@ impl App {
     /// # Errors
     /// If the API stops by itself.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let Self { engine, mut bound, metrics, shutdown, _guard } = self;
+        let Self { engine, mut bound, metrics, shutdown } = self;
         let (close, end) = (CancellationToken::new(), CancellationToken::new());
         let render: api::Metrics = Arc::new(move || metrics.render());
         // Health checks and scrapes are answered until the very end.
-        let probes = tokio::spawn(bound.split_health().serve(engine.handle(), render.clone(), end.clone(), LAST_PROBES));
-        let _end = end.clone().drop_guard();
-        let mut server = tokio::spawn(bound.serve(engine.handle(), render, close.clone(), LAST_REQUESTS));
+        let probes = AbortOnDropHandle::new(tokio::spawn(bound.split_health().serve(engine.handle(), render.clone(), end.clone(), LAST_PROBES)));
+        let mut server = AbortOnDropHandle::new(tokio::spawn(bound.serve(engine.handle(), render, close.clone(), LAST_REQUESTS)));
         tokio::select! {
             () = stop.cancelled() => {}
             // A bug, so the process exits as after one: a restarted node sends what this one held once the leases have run out.
@@ -157,9 +157,9 @@ fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Store>, Error
     store::open_observed(&config.store, &config.project, Arc::new(move |op, took| metrics.store_took(op, took))).map_err(Error::Config)
 }
 
-fn start(config: Config, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Engine {
+fn start(config: Config, store: Arc<dyn Store>, guard: Option<store::Guard>, metrics: Arc<Metrics>) -> Engine {
     let Config { project, node, sources, engine, .. } = config;
-    Engine::start(engine::Parts { project, node, store, sources, config: engine, metrics })
+    Engine::start(engine::Parts { project, node, store, guard, sources, config: engine, metrics })
 }
 
 /// The result of a one-shot run.
@@ -185,7 +185,7 @@ pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran
         store.close().await;
         return ready.unwrap_or(Ok(())).map(|()| Ran { waiting: false, cut_short: true });
     }
-    let engine = start(config, store, metrics);
+    let engine = start(config, store, None, metrics);
     let handle = engine.handle();
     // Rows without a due time become due now, and sources that only this run knows are known from now on, whether or not anything is due.
     stop.run_until_cancelled(handle.sort_out()).await;

@@ -19,6 +19,7 @@ mod levels;
 mod loops;
 mod memory;
 mod node;
+mod pipe;
 mod poller;
 mod portion;
 pub mod purge;
@@ -42,7 +43,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::StoreClock;
 use crate::source::{Options, Sender};
-use crate::store::Store;
+use crate::store::{Guard, Store};
 use crate::telemetry::metrics::Metrics;
 
 use alarm::Alarm;
@@ -97,6 +98,8 @@ pub struct Parts {
     pub node: Arc<str>,
     /// The resend log, not yet prepared.
     pub store: Arc<dyn Store>,
+    /// What keeps other processes from serving the same store, where only one may; held for as long as a part of the engine runs.
+    pub guard: Option<Guard>,
     /// The sources.
     pub sources: Vec<SourceSpec>,
     /// The configuration of the engine.
@@ -105,7 +108,7 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
 }
 
-/// A running engine.
+/// A running engine. If it is dropped, everything stops at once; what was under way is sent again when its lease has run out.
 #[derive(Debug)]
 pub struct Engine {
     handle: Handle,
@@ -121,7 +124,7 @@ pub struct Engine {
 impl Engine {
     /// Starts the engine without waiting for anything: the store is prepared as soon as it answers, and destinations may be down.
     pub fn start(parts: Parts) -> Self {
-        let Parts { project, node: name, store, sources, config, metrics } = parts;
+        let Parts { project, node: name, store, guard, sources, config, metrics } = parts;
         let (ending, abandon, clock) = (CancellationToken::new(), CancellationToken::new(), Arc::new(StoreClock::default()));
         let memory = Arc::new(Memory::new(config.limits.in_flight.bytes(), sources.len()));
         let lane = |spec: SourceSpec| {
@@ -152,9 +155,9 @@ impl Engine {
         let upkeep = Arc::new(Upkeep::new(node.clone(), config.history.keep.clone()));
         let purge = Purge { store: node.store.clone(), project: node.project.clone(), history: config.history };
 
-        let loops = Loops::new(node.tracker.clone());
+        let loops = Loops::new(node.tracker.clone(), guard);
         for (lane, jobs) in lanes {
-            let dispatcher = Dispatcher { node: node.clone(), lane, reports: reports.clone() };
+            let dispatcher = Dispatcher { node: node.clone(), lane, reports: reports.clone(), abandon: abandon.clone() };
             loops.spawn(&abandon, dispatcher.run(jobs));
         }
         for _ in 0..COMMITTERS {
@@ -255,5 +258,14 @@ impl Engine {
             std::panic::resume_unwind(panic);
         }
         left
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop_sending();
+        self.close_intake();
+        self.ending.cancel();
+        self.abandon.cancel();
     }
 }

@@ -99,19 +99,24 @@ impl Outcome {
 
     /// A failure whose class was looked up in a table.
     pub fn failure(class: Class, code: impl Into<Cow<'static, str>>, detail: impl fmt::Display) -> Self {
-        let mut code = code.into();
-        if !fits(&code, MAX_CODE) {
-            code = fitting(code.into_owned(), MAX_CODE).into();
+        Self { class, code: code.into(), detail: detail.to_string(), retry_after: None, result: None, asked: true }.fitted()
+    }
+
+    /// The same with texts that every database can store, however they were put into it.
+    pub(crate) fn fitted(mut self) -> Self {
+        if !fits(&self.code, MAX_CODE) {
+            self.code = fitting(self.code.into_owned(), MAX_CODE).into();
         }
-        let detail = fitting(detail.to_string(), MAX_DETAIL);
-        Self { class, code, detail, retry_after: None, result: None, asked: true }
+        self.detail = fitting(self.detail, MAX_DETAIL);
+        self.result = self.result.map(|result| fitting(result, MAX_RESULT));
+        self
     }
 
     /// Adds the destination's answer, cut to [`MAX_RESULT`] bytes.
     #[must_use]
     pub fn with_result(mut self, result: impl Into<String>) -> Self {
-        self.result = Some(fitting(result.into(), MAX_RESULT));
-        self
+        self.result = Some(result.into());
+        self.fitted()
     }
 
     /// Adds the wait that the destination asked for.

@@ -14,6 +14,7 @@ pub mod options;
 pub mod registry;
 mod section;
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,9 @@ pub use options::Options;
 pub use registry::Registry;
 pub(crate) use section::Section;
 
+/// The code of an outcome after a panic of the source.
+pub(crate) const PANICKED: &str = "panic";
+
 /// Redrive's own headers in a record or message. A consumer that forwards a message with all its headers brings those of another redrive along.
 const OWN_HEADERS: [&str; 3] = ["redrive-id", "redrive-attempt", "redrive-key"];
 
@@ -42,8 +46,9 @@ fn is_own_header(name: &str) -> bool {
 
 /// Performs the send for one message at a time. Many calls run concurrently, up to the source's `in_flight`.
 ///
-/// A call should end within the source's `timeout`; three seconds after that the engine abandons it (an unreachable outcome). A panic in it is caught
-/// (a refused one).
+/// A call should end within the source's `timeout`, or a minute if it has none; three seconds after that its future is dropped (an unreachable
+/// outcome). It is also dropped when the node has waited long enough for it at its end. A panic in it is caught (a refused one). It must not block the
+/// thread: use [`tokio::task::spawn_blocking`] for what does.
 ///
 /// ```
 /// use redrive::async_trait;
@@ -80,7 +85,8 @@ pub trait Source: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Why nothing should be sent right now although the destination is up, for example because a broker is holding back publishers.
+    /// Why nothing should be sent right now although the destination is up, for example because a broker is holding back publishers. Asked for nearly
+    /// every message, so it must answer at once.
     fn blocked(&self) -> Option<String> {
         None
     }
@@ -124,7 +130,11 @@ pub trait Source: Send + Sync + 'static {
 #[async_trait]
 pub trait Pipeline: Send + Sync + 'static {
     /// Takes a batch. Returns as soon as another batch can be taken, which bounds how much waits inside; each delivery is
-    /// [finished](Delivery::finish) on its own, now or later, but within the source's timeout.
+    /// [finished](Delivery::finish) on its own, now or later, but within the source's `timeout`, or a minute if it has none.
+    ///
+    /// After twice that time and three seconds, a delivery that has not been finished is unreachable, whatever is reported later, and a call that has
+    /// not returned is dropped. If a panic drops a delivery that was alone in its batch, it is refused. Several are unreachable, and those that are tried
+    /// again within a minute are sent one by one, so that the one that caused it is found.
     async fn send(&self, batch: Vec<Delivery>);
 
     /// As [`Source::check`].
@@ -169,30 +179,30 @@ impl Sender {
         Self::Pipelined(Arc::new(pipeline))
     }
 
-    /// What is wrong with a topic, as far as that is known without sending.
+    /// What is wrong with a topic, as far as that is known without sending. A source that panics over it knows nothing.
     pub fn check(&self, topic: Option<&str>) -> Result<(), String> {
-        match self {
+        caught(Ok(()), || match self {
             Self::Each(source) => source.check(topic),
             Self::Pipelined(pipeline) => pipeline.check(topic),
-        }
+        })
     }
 
-    /// Why nothing should be sent right now.
+    /// Why nothing should be sent right now. A source that panics instead of answering gives no reason.
     #[must_use]
     pub fn blocked(&self) -> Option<String> {
-        match self {
+        caught(None, || match self {
             Self::Each(source) => source.blocked(),
             Self::Pipelined(pipeline) => pipeline.blocked(),
-        }
+        })
     }
 
     /// Whether results are kept even where `keep_result` is not set.
     #[must_use]
     pub fn keeps_result(&self) -> bool {
-        match self {
+        caught(false, || match self {
             Self::Each(source) => source.keeps_result(),
             Self::Pipelined(pipeline) => pipeline.keeps_result(),
-        }
+        })
     }
 
     /// Closes connections.
@@ -213,7 +223,8 @@ impl std::fmt::Debug for Sender {
     }
 }
 
-/// A message under way in a [`Pipeline`]. It must be finished exactly once; one that is dropped counts as unreachable, so that none is forgotten.
+/// A message under way in a [`Pipeline`]. It must be finished exactly once; one that is dropped counts as unreachable, or as refused if a panic dropped
+/// it, so that none is forgotten.
 pub struct Delivery {
     message: Message,
     receipt: Receipt,
@@ -258,9 +269,18 @@ impl Receipt {
 impl Drop for Receipt {
     fn drop(&mut self) {
         if let Some(finish) = self.0.take() {
-            finish(Outcome::unreachable("dropped", "the source dropped the message without reporting its outcome"));
+            finish(if std::thread::panicking() {
+                Outcome::refused(PANICKED, "the source panicked; this is a bug in it")
+            } else {
+                Outcome::unreachable("dropped", "the source dropped the message without reporting its outcome")
+            });
         }
     }
+}
+
+/// What a source answers, or `otherwise` if it panics, which whoever asks must survive. The panic is reported as any is.
+fn caught<T>(otherwise: T, ask: impl FnOnce() -> T) -> T {
+    std::panic::catch_unwind(AssertUnwindSafe(ask)).unwrap_or(otherwise)
 }
 
 /// What a kind of source may use to build itself. A new facility becomes a new field, so the signature of [`Config::build`] stays the same; only code

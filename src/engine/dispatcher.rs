@@ -8,17 +8,19 @@ use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::completer::{Ending, Report};
 use super::lane::{Lane, Place};
 use super::lease::Term;
 use super::node::Node;
+use super::pipe::Pipe;
 use crate::clock;
 use crate::message::{Message, Standing, State};
 use crate::outcome::Outcome;
 use crate::retry;
-use crate::source::{Delivery, Sender, Source};
+use crate::source::{Delivery, PANICKED, Pipeline, Sender, Source};
 use crate::store::{Address, Held};
 use crate::units::Span;
 
@@ -109,28 +111,45 @@ pub(super) struct Dispatcher {
     pub(super) node: Arc<Node>,
     pub(super) lane: Arc<Lane>,
     pub(super) reports: mpsc::UnboundedSender<Report>,
+    /// Cancelled when no send is waited for any longer.
+    pub(super) abandon: CancellationToken,
 }
 
 impl Dispatcher {
     /// Runs until the lane is gone.
-    pub(super) async fn run(self, mut queue: mpsc::UnboundedReceiver<Job>) {
+    pub(super) async fn run(self, queue: mpsc::UnboundedReceiver<Job>) {
+        let timeout = self.lane.spec.options.timeout.map_or(LONGEST_SEND, Span::get);
+        match self.lane.spec.sender.clone() {
+            Sender::Each(source) => self.spread(queue, &source, timeout + TIMEOUT_GRACE).await,
+            // A message may wait for as long again before the client library has room for it.
+            Sender::Pipelined(pipeline) => self.pipe(queue, pipeline, 2 * timeout + TIMEOUT_GRACE).await,
+        }
+    }
+
+    /// Sends each message in a task of its own.
+    async fn spread(&self, mut queue: mpsc::UnboundedReceiver<Job>, source: &Arc<dyn Source>, limit: Duration) {
+        while let Some(job) = queue.recv().await {
+            if let Some(delivery) = self.prepare(job) {
+                let (send, abandon) = (send_one(source.clone(), delivery, limit), self.abandon.clone());
+                self.node.tracker.spawn(async move { abandon.run_until_cancelled(send).await });
+            }
+        }
+    }
+
+    /// Hands messages to the pipeline in batches.
+    async fn pipe(&self, mut queue: mpsc::UnboundedReceiver<Job>, pipeline: Arc<dyn Pipeline>, limit: Duration) {
+        let mut pipe = Pipe::new(self.lane.name().clone(), pipeline, limit);
         let mut jobs = Vec::with_capacity(BATCH);
-        while queue.recv_many(&mut jobs, BATCH).await > 0 {
-            let batch: Vec<Delivery> = jobs.drain(..).filter_map(|job| self.prepare(job)).collect();
-            match &self.lane.spec.sender {
-                Sender::Pipelined(pipeline) if !batch.is_empty() => {
-                    // Deliveries that it had not finished report themselves when they are dropped.
-                    if AssertUnwindSafe(pipeline.send(batch)).catch_unwind().await.is_err() {
-                        tracing::error!(source.name = %self.lane.name(), "the source panicked; this is a bug in it");
+        loop {
+            tokio::select! {
+                biased;
+                count = queue.recv_many(&mut jobs, BATCH) => {
+                    if count == 0 {
+                        return;
                     }
+                    pipe.send(jobs.drain(..).filter_map(|job| self.prepare(job)).collect()).await;
                 }
-                Sender::Pipelined(_) => {}
-                Sender::Each(source) => {
-                    let limit = self.lane.spec.options.timeout.map_or(LONGEST_SEND, Span::get) + TIMEOUT_GRACE;
-                    for delivery in batch {
-                        self.node.tracker.spawn(send_one(source.clone(), delivery, limit));
-                    }
-                }
+                () = pipe.overdue() => {}
             }
         }
     }
@@ -149,7 +168,7 @@ impl Dispatcher {
                     return None;
                 }
                 Some(Delivery::new(Message { began_at: Some(self.node.clock.at(began)), ..job.message }, move |outcome| {
-                    let outcome = lane.reclassify(outcome);
+                    let outcome = lane.received(outcome);
                     lane.note(&outcome, began, Instant::now());
                     place.release_memory();
                     // Release the place first: whoever waits for the outcome may need it as soon as it learns the outcome.
@@ -179,7 +198,7 @@ impl Dispatcher {
         self.lane.metrics.due_to_send.observe(clock::between(ticket.due_at, ticket.started_at).as_secs_f64());
         let reports = self.reports.clone();
         Some(Delivery::new(Message { began_at: Some(ticket.started_at), ..message }, move |outcome| {
-            let outcome = ticket.lane.reclassify(outcome);
+            let outcome = ticket.lane.received(outcome);
             let ended = Instant::now();
             ticket.lane.note(&outcome, ticket.began, ended);
             if let Some(place) = &mut ticket.place {
@@ -200,7 +219,7 @@ async fn send_one(source: Arc<dyn Source>, delivery: Delivery, limit: Duration) 
     let send = AssertUnwindSafe(source.send(delivery.message())).catch_unwind();
     let outcome = match tokio::time::timeout(limit, send).await {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Outcome::refused("panic", "the source panicked; this is a bug in it"),
+        Ok(Err(_)) => Outcome::refused(PANICKED, "the source panicked; this is a bug in it"),
         Err(_) => Outcome::unreachable("timeout", format!("no outcome within {} ms", limit.as_millis())),
     };
     delivery.finish(outcome);

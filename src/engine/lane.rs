@@ -15,7 +15,7 @@ use super::levels::Levels;
 use super::memory::{Budget, Memory};
 use super::window::Window;
 use super::{SourceSpec, SourceStatus};
-use crate::outcome::{Class, Outcome};
+use crate::outcome::{Class, MAX_DETAIL, Outcome, cut};
 use crate::retry::{self, Policy};
 use crate::source::Sender;
 use crate::store::Queues;
@@ -74,6 +74,8 @@ pub(super) struct Lane {
     budget: Budget,
     breaker: Mutex<Breaker>,
     last_error: Mutex<Option<Cow<'static, str>>>,
+    /// Whether the source was blocked when it was last looked at.
+    was_blocked: AtomicBool,
     window: Window,
     /// Whether something is due in the table but the window has no room for it.
     claim_waits: AtomicBool,
@@ -99,6 +101,7 @@ impl Lane {
             budget: Budget::of(memory),
             breaker: Mutex::new(Breaker::new(&spec.options.breaker, Instant::now())),
             last_error: Mutex::new(None),
+            was_blocked: AtomicBool::new(false),
             window: Window::new(capacity, patience, Instant::now()),
             claim_waits: AtomicBool::new(false),
             jobs,
@@ -166,9 +169,19 @@ impl Lane {
         self.is_open() || self.spec.sender.blocked().is_some()
     }
 
-    /// Updates the metric of that: a broker that holds back publishers says so whether or not anything is sent.
+    /// Updates the metric of that, and logs why a source is blocked: it is so whether or not anything is sent.
     pub(super) fn show_held_back(&self) {
-        self.metrics.breaker.set(i64::from(self.is_held_back()));
+        let blocked = self.spec.sender.blocked();
+        self.metrics.breaker.set(i64::from(self.is_open() || blocked.is_some()));
+        if self.was_blocked.swap(blocked.is_some(), Ordering::Relaxed) != blocked.is_some() {
+            let source = self.name();
+            match &blocked {
+                Some(reason) => {
+                    tracing::warn!(source.name = %source, error.detail = cut(reason, MAX_DETAIL), "the source is blocked; its messages wait")
+                }
+                None => tracing::info!(source.name = %source, "the source is no longer blocked; its messages are sent"),
+            }
+        }
     }
 
     /// Occupies a reserved place.
@@ -212,8 +225,9 @@ impl Lane {
         self.breaker().is_open()
     }
 
-    /// The outcome with the class that the source's `outcomes` option gives to its code.
-    pub(super) fn reclassify(&self, mut outcome: Outcome) -> Outcome {
+    /// The outcome in a form that every database can store, with the class that the source's `outcomes` option gives to its code.
+    pub(super) fn received(&self, outcome: Outcome) -> Outcome {
+        let mut outcome = outcome.fitted();
         if let Some(class) = self.spec.options.outcomes.get(outcome.code.as_ref()) {
             outcome.class = *class;
         }

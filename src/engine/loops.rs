@@ -8,6 +8,8 @@ use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::store::Guard;
+
 /// The payload of a panic.
 pub type Panic = Box<dyn Any + Send>;
 
@@ -15,13 +17,15 @@ pub type Panic = Box<dyn Any + Send>;
 #[derive(Clone, Debug)]
 pub(super) struct Loops {
     tracker: TaskTracker,
+    /// Nobody else may use the store until the last loop has ended.
+    _guard: Option<Arc<Guard>>,
     broken: CancellationToken,
     panic: Arc<Mutex<Option<Panic>>>,
 }
 
 impl Loops {
-    pub(super) fn new(tracker: TaskTracker) -> Self {
-        Self { tracker, broken: CancellationToken::new(), panic: Arc::default() }
+    pub(super) fn new(tracker: TaskTracker, guard: Option<Guard>) -> Self {
+        Self { tracker, _guard: guard.map(Arc::new), broken: CancellationToken::new(), panic: Arc::default() }
     }
 
     /// Starts a loop, which ends when its work does or when `stop` is cancelled.
@@ -52,7 +56,7 @@ mod tests {
         fn panics() {
             panic!("on purpose")
         }
-        let (loops, stop) = (Loops::new(TaskTracker::new()), CancellationToken::new());
+        let (loops, stop) = (Loops::new(TaskTracker::new(), None), CancellationToken::new());
         loops.spawn(&stop, async {});
         loops.spawn(&stop, std::future::pending());
         stop.cancel();

@@ -1,5 +1,7 @@
 //! What the engine does with messages on their way, from outside: the whole application, on SQLite.
 
+mod ended;
+mod faulty;
 mod large;
 mod leases;
 mod producers;
@@ -198,36 +200,6 @@ async fn messages_that_come_due_one_after_another_wait_for_no_poll() {
         client.until(&id, "succeeded").await;
     }
     client.app.end().await;
-}
-
-#[tokio::test]
-async fn a_pipeline_that_panics_sends_what_comes_after() {
-    let client = client("sources: { main: { kind: fragile, retry: { unreachable_delay: 1h, first_delay: 1h, base_delay: 1h } } }").await;
-    let broken = client.submitted(r#","topic":"panic""#).await;
-    assert_eq!(client.until(&broken, "retrying").await["last_error"]["code"], "dropped");
-    let fine = client.submitted("").await;
-    client.until(&fine, "succeeded").await;
-    client.app.end().await;
-}
-
-/// If a part of the engine panicked, only the messages would miss it.
-#[tokio::test]
-async fn a_loop_that_panics_ends_the_node_as_a_bug() {
-    let client = client("sources: { main: { kind: fragile } }").await;
-    client.submitted(r#","topic":"last""#).await;
-    client.submitted(r#","delay":"300ms""#).await;
-    assert!(client.app.bug().await.is_panic());
-}
-
-/// Also if it is stopping already: what it held is not reported as handed over in good order.
-#[tokio::test]
-async fn a_loop_that_panics_while_the_node_stops_ends_it_as_a_bug() {
-    let client = client("sources: { main: { kind: fragile } }\nshutdown: { accept_for: 4s, grace: 10s }").await;
-    let id = client.submitted(r#","topic":"hold""#).await;
-    client.until(&id, "sending").await;
-    client.app.stop.cancel();
-    client.app.hold.add_permits(1);
-    assert!(client.app.bug().await.is_panic());
 }
 
 #[tokio::test]

@@ -172,14 +172,11 @@ async fn connect(target: &Target, held: Arc<Held>) -> Result<Arc<Link>, String> 
             return Err(format!("no connection within {}", humantime::format_duration(target.within)));
         }
     };
-    let (mut events, source) = (Box::pin(connection.events_listener()), target.source.clone());
+    let mut events = Box::pin(connection.events_listener());
     let listener = tokio::spawn(async move {
         while let Some(event) = events.next().await {
             match event {
-                Event::ConnectionBlocked(reason) => {
-                    tracing::warn!(source.name = %source, source.kind = "amqp", error.detail = reason, "the broker is holding back publishers");
-                    held.block(&reason);
-                }
+                Event::ConnectionBlocked(reason) => held.block(&reason),
                 Event::ConnectionUnblocked => held.unblock(),
                 _ => {}
             }

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,7 +27,7 @@ pub(crate) struct Running {
     task: JoinHandle<Result<(), redrive::app::Error>>,
 }
 
-/// A source of kind `scripted`, which does what a message's topic says: `refuse`, `forbid`, `away`, `forge`, `absurd`, `hold`; anything else
+/// A source of kind `scripted`, which does what a message's topic says: `refuse`, `forbid`, `away`, `forge`, `absurd`, `raw`, `hold`; anything else
 /// succeeds.
 struct Scripted {
     hold: Arc<Semaphore>,
@@ -43,6 +42,13 @@ impl Source for Scripted {
             Some("away") => Outcome::unreachable("scripted_away", "nobody there"),
             Some("forge") => Outcome::unreachable("scripted_away", "gone\n1999-12-31T00:00:00Z ERROR forged \u{1b}[31m"),
             Some("absurd") => Outcome::unsendable("scripted_absurd", "makes no sense"),
+            Some("raw") => {
+                let mut outcome = Outcome::permanent("", "");
+                outcome.code = "x".repeat(100).into();
+                outcome.detail = format!("a\0b{}", "x".repeat(2000));
+                outcome.result = Some("x".repeat(3000));
+                outcome
+            }
             Some("hold") => {
                 if let Ok(permit) = self.hold.acquire().await {
                     permit.forget();
@@ -58,32 +64,46 @@ impl Source for Scripted {
     }
 }
 
-/// A pipeline of kind `fragile`, which panics at a topic `panic`, and, after a topic `last` or `hold` (once it is let go), whenever it is asked whether it
-/// is blocked.
+/// A pipeline of kind `fragile`, which panics at a topic `panic`, and at a topic `hold` once it is let go.
 struct Fragile {
     hold: Arc<Semaphore>,
-    broken: AtomicBool,
 }
 
 #[async_trait]
 impl Pipeline for Fragile {
     async fn send(&self, batch: Vec<Delivery>) {
         for delivery in batch {
-            let topic = delivery.message().topic.clone();
-            assert_ne!(topic.as_deref(), Some("panic"));
-            if topic.as_deref() == Some("hold")
-                && let Ok(permit) = self.hold.acquire().await
-            {
-                permit.forget();
+            match delivery.message().topic.as_deref() {
+                Some("panic") => panic!("on purpose"),
+                Some("hold") => {
+                    let _permit = self.hold.acquire().await;
+                    panic!("on purpose")
+                }
+                _ => delivery.finish(Outcome::succeeded()),
             }
-            self.broken.fetch_or(matches!(topic.as_deref(), Some("last" | "hold")), Ordering::SeqCst);
-            delivery.finish(Outcome::succeeded());
         }
+    }
+}
+
+/// A source of kind `rude`, which panics at everything but a send.
+struct Rude;
+
+#[async_trait]
+impl Source for Rude {
+    async fn send(&self, _message: &Message) -> Outcome {
+        Outcome::succeeded().with_result("1")
+    }
+
+    fn check(&self, _topic: Option<&str>) -> Result<(), String> {
+        panic!("on purpose")
     }
 
     fn blocked(&self) -> Option<String> {
-        assert!(!self.broken.load(Ordering::SeqCst), "broken on purpose");
-        None
+        panic!("on purpose")
+    }
+
+    fn keeps_result(&self) -> bool {
+        panic!("on purpose")
     }
 }
 
@@ -168,7 +188,8 @@ pub(crate) async fn start_in(folder: TempDir, yaml: &str) -> Running {
     let gate = hold.clone();
     registry.register_with("narrow", move |_, _| Ok(Sender::pipelined(Narrow { hold: gate.clone() })));
     let gate = hold.clone();
-    registry.register_with("fragile", move |_, _| Ok(Sender::pipelined(Fragile { hold: gate.clone(), broken: AtomicBool::new(false) })));
+    registry.register_with("fragile", move |_, _| Ok(Sender::pipelined(Fragile { hold: gate.clone() })));
+    registry.register_with("rude", |_, _| Ok(Sender::each(Rude)));
     registry.register_with("slow", |_, _| Ok(Sender::pipelined(Slow::open())));
     let file = folder.path().join("redrive.yaml");
     let config = Config::parse(&text, &file, &|_| None, &registry, Scope::Whole).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
@@ -188,6 +209,18 @@ impl Running {
 
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()
+    }
+
+    /// The URL of its store, if that is SQLite.
+    pub(crate) fn store_url(&self) -> String {
+        format!("sqlite://{}", self.folder.path().join("redrive.db").display())
+    }
+
+    /// Drops it in the middle of what it does, and returns its folder.
+    pub(crate) async fn cut(self) -> TempDir {
+        self.task.abort();
+        assert!(self.task.await.is_err_and(|ended| ended.is_cancelled()));
+        self.folder
     }
 
     /// Waits until it ends because of a bug.
