@@ -1,7 +1,8 @@
 //! Connections, and the unit of work on one.
 //!
-//! We have our own pool because sqlx's lacks two things: the connection that was used last is used next, so that an idle node keeps only one or two;
-//! and a unit of work is never dropped half-way, so that no transaction is left open for the connection's next user.
+//! We have our own pool because sqlx's lacks two things: the connection that was used last is used next, and where units of work overlap only seldom,
+//! one waits for the other's, so that an idle node keeps a single one; and a unit of work is never dropped half-way, so that no transaction is left
+//! open for the connection's next user.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use sqlx::Connection as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,9 @@ use crate::store::{Error, Observer};
 const IDLE: Duration = Duration::from_secs(10);
 /// A connection that has been idle for this long is checked before it is used.
 const DOUBTFUL: Duration = Duration::from_secs(1);
+/// Where all connections are in use, this many units of work a second wait this long for one before they open another.
+const WAITS: u32 = 3;
+const PATIENCE: Duration = Duration::from_millis(25);
 /// How long a connection may take to close.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// People who look at messages share a quarter of the connections, at least one.
@@ -90,8 +94,13 @@ impl std::fmt::Debug for Observed {
 
 #[derive(Debug)]
 struct Pool<D: Dialect> {
+    size: usize,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Idle<D>>>,
+    /// Told when a connection is given back.
+    given: Notify,
+    /// How many units of work have waited for one, and since when that is counted.
+    waits: Mutex<(Instant, u32)>,
     role: Role,
 }
 
@@ -108,15 +117,38 @@ impl<D: Dialect> std::fmt::Debug for Idle<D> {
 
 impl<D: Dialect> Pool<D> {
     fn new(size: u32, role: Role) -> Self {
-        Self { permits: Arc::new(Semaphore::new(size.max(1) as usize)), idle: Mutex::default(), role }
+        let size = size.max(1) as usize;
+        let waits = Mutex::new((Instant::now(), 0));
+        Self { size, permits: Arc::new(Semaphore::new(size)), idle: Mutex::default(), given: Notify::new(), waits, role }
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle<D>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a unit of work, which holds a permit, may wait for the connection of another one. A pool that is used by many at once grows instead.
+    fn may_wait(&self) -> bool {
+        if self.permits.available_permits() + 1 >= self.size {
+            return false;
+        }
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits.0.elapsed() >= Duration::from_secs(1) {
+            *waits = (Instant::now(), 0);
+        }
+        waits.1 = waits.1.saturating_add(1);
+        waits.1 <= WAITS
+    }
+
     /// The connection that was used last, or a new one. The caller holds a permit.
     async fn connection(&self, dialect: &D) -> Result<Connection<D>, sqlx::Error> {
+        if self.idle().is_empty() && self.may_wait() {
+            let given = async {
+                while self.idle().is_empty() {
+                    self.given.notified().await;
+                }
+            };
+            let _ = timeout(PATIENCE, given).await;
+        }
         loop {
             let Some(mut idle) = self.idle().pop() else { break };
             if idle.since.elapsed() < DOUBTFUL {
@@ -140,6 +172,7 @@ impl<D: Dialect> Pool<D> {
             idle.push(Idle { connection, since: Instant::now() });
             let stale = idle.iter().take_while(|idle| idle.since.elapsed() > IDLE).count();
             old.extend(idle.drain(..stale).map(|idle| idle.connection));
+            self.given.notify_one();
         }
         if !old.is_empty() {
             tokio::spawn(goodbye::<D>(old));
@@ -427,5 +460,60 @@ impl<D: Dialect> Session<D> {
     /// The SQL of a statement, rendered on first use.
     pub(super) fn sql(&self, name: &'static str, template: impl FnOnce() -> String) -> Arc<str> {
         self.core.sql(name, template)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::super::sqlite::Sqlite;
+    use super::*;
+
+    /// A node keeps one connection while it has little to do, and a busy one gets more.
+    #[tokio::test]
+    async fn what_overlaps_seldom_shares_a_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let limit = Duration::from_secs(10);
+        let dialect = Sqlite { file: folder.path().join("redrive.db"), create: true, busy: limit, cache: 100 };
+        let names = Names { schema: None, prefix: String::new(), project: "orders".to_owned() };
+        let core = Arc::new(Core::new(dialect, names, limit, true, 4, false, Arc::new(|_, _| {})));
+        let spare = || core.write.idle().len();
+        let held = |count: usize| {
+            let core = core.clone();
+            async move {
+                let (begun, begins) = oneshot::channel();
+                let (release, released) = oneshot::channel::<()>();
+                let one = core.run(Work::Read, |_| {
+                    Box::pin(async move {
+                        let _ = begun.send(());
+                        let _ = released.await;
+                        Ok(())
+                    })
+                });
+                let others = async {
+                    begins.await.unwrap();
+                    let others = (0..count).map(|_| core.run(Work::Read, |_| Box::pin(async { Ok(()) })));
+                    // They ask for their connections before the first gives its own back.
+                    tokio::join!(biased; futures::future::join_all(others), async { release.send(()) }).0
+                };
+                tokio::join!(one, others).0.unwrap();
+            }
+        };
+        // On a machine that stands still for long enough, one is opened after all.
+        let mut rounds = 0;
+        while {
+            core.forget();
+            held(1).await;
+            spare() > 1
+        } {
+            rounds += 1;
+            assert!(rounds < 20, "each has a connection of its own");
+            tokio::time::sleep(PATIENCE).await;
+        }
+        for _ in 0..=WAITS {
+            held(2).await;
+        }
+        assert!(spare() > 1, "where much overlaps, more are opened");
     }
 }
