@@ -289,7 +289,7 @@ impl Upkeep {
                     for Count { source, states, overdue } in counts.into_values() {
                         self.node.metrics.overdue(&source, overdue);
                         for state in State::WAITING {
-                            self.node.metrics.waiting(&source, state.as_str(), states.get(&state).copied().unwrap_or(0));
+                            self.node.metrics.waiting(&source, state.as_str(), states.get(state).copied().unwrap_or(0));
                         }
                     }
                 }

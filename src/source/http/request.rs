@@ -114,7 +114,10 @@ mod tests {
 
     use super::*;
     use crate::message::{Headers, Key};
-    use crate::source::log::tests::message;
+
+    fn message(payload: &str) -> Message {
+        Message::new("log", payload.to_owned())
+    }
 
     fn with(pairs: &[(&str, &str)]) -> Message {
         Message { headers: Headers::new(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()), ..message("{}") }
