@@ -14,7 +14,7 @@ use super::dispatcher::Job;
 use super::levels::Levels;
 use super::memory::{Budget, Memory};
 use super::window::Window;
-use super::{SourceSpec, SourceStatus};
+use super::{BreakerState, SourceSpec, SourceStatus};
 use crate::outcome::{Class, Outcome};
 use crate::retry::{self, Policy};
 use crate::source::Sender;
@@ -281,11 +281,11 @@ impl Lane {
     pub(super) fn status(&self) -> SourceStatus {
         let blocked = self.spec.sender.blocked().is_some();
         let breaker = if self.is_open() {
-            "open"
+            BreakerState::Open
         } else if blocked {
-            "blocked"
+            BreakerState::Blocked
         } else {
-            "closed"
+            BreakerState::Closed
         };
         // Details belong in the log only: they may name hosts and users, or be what a command wrote to its stderr.
         let last_error = if blocked { Some("blocked".into()) } else { self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone() };
