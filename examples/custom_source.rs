@@ -13,8 +13,8 @@ use std::error::Error;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use redrive::app::App;
+use redrive::async_trait;
 use redrive::config::{Config, Scope};
 use redrive::engine::Submission;
 use redrive::fault::Fault;
@@ -22,8 +22,7 @@ use redrive::message::Message;
 use redrive::outcome::Outcome;
 use redrive::source::{Registry, Sender, Source};
 use serde::Deserialize;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, oneshot};
 
 /// The YAML of `kind: mailbox`, besides the options that every source has.
 #[derive(Debug, Deserialize)]
@@ -91,19 +90,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     registry.register_with("mailbox", move |section, _cx| Mailbox::build(section, tell.clone()));
     let app = App::build(Config::load(&file, &registry, Scope::Whole)?).await?;
     let handle = app.handle();
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(app.run(stop.clone()));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(app.run(async { stopped.await.unwrap_or(()) }));
 
     // A program that embeds redrive can submit messages without HTTP; once this returns, the message is kept.
     tokio::time::timeout(Duration::from_secs(10), handle.store_is_ready()).await?;
-    let submission =
-        Submission { source: "mailbox".to_owned(), topic: Some("ada".to_owned()), payload: Some("hello".into()), ..Submission::default() };
+    let mut submission = Submission::new("mailbox", "hello");
+    submission.topic = Some("ada".to_owned());
     println!("submitted: {:?}", handle.submit(submission).await?);
 
     let message = tokio::time::timeout(Duration::from_secs(20), taken.recv()).await?.ok_or("the mailbox is gone")?;
     println!("received: {} for {:?}, on attempt {}", message.id, message.topic, message.attempt);
 
-    stop.cancel();
+    drop(stop);
     running.await??;
     if message.attempt == 3 { Ok(()) } else { Err("expected two refusals and then a success".into()) }
 }

@@ -1,6 +1,6 @@
 //! The HTTP API, version 1: submit, look, act; health and metrics.
 //!
-//! `docs/api.md` describes it for people and `docs/openapi.yaml` for programs; tests hold both to the code. [`Server`] serves it on a TCP port and a
+//! `docs/api.md` describes it for people and `docs/openapi.yaml` for programs; tests hold both to the code. `Server` serves it on a TCP port and a
 //! Unix socket. Handlers see only requests that are complete, authorised and within bounds: see `api/gate.rs`.
 
 mod answer;
@@ -29,19 +29,26 @@ use tokio::sync::Semaphore;
 use crate::engine::Handle;
 
 pub use config::{Config, Health};
+#[doc(hidden)]
 pub use problem::{Code, Problem};
+#[doc(hidden)]
 pub use server::{Bound, Server};
 
 /// Writes the metrics in the text format of Prometheus or OpenMetrics.
+#[doc(hidden)]
 pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// The maximum number of items in a batch.
+#[doc(hidden)]
 pub const MAX_BATCH: usize = 10_000;
 /// The maximum number of ids in a bulk retry.
+#[doc(hidden)]
 pub const MAX_IDS: usize = 1000;
 /// The maximum number of messages on a page.
+#[doc(hidden)]
 pub const MAX_PAGE: u32 = 1000;
 /// The number of messages on a page if `limit` is not given.
+#[doc(hidden)]
 pub const PAGE: u32 = 50;
 
 /// Smaller payloads are copied out of the buffer they arrived in: a waiting message should occupy its own bytes, not 8 KiB of buffer.

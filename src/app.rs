@@ -35,6 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Why the sidecar could not start, or could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The configuration is wrong in a way that shows only when its parts are put together.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
@@ -47,6 +48,7 @@ pub enum Error {
     Store(#[from] store::Error),
     /// The store did not answer in time (one-shot commands only).
     #[error("the store is not ready after {} s: {reason}", waited.as_secs())]
+    #[non_exhaustive]
     NotReady {
         /// How long the command waited for it.
         waited: Duration,
@@ -60,7 +62,31 @@ pub enum Error {
 
 /// A sidecar that is bound and running; it accepts messages as soon as the store answers.
 ///
-/// If it is dropped, or the future of [`run`](Self::run), it stops at once; what was under way is sent again when its lease has run out.
+/// A program that embeds it needs no port: with neither `config.api.listen`, `config.api.unix` nor `config.health.listen`, which it sets to `None`
+/// after loading, everything goes through the [handle](Self::handle).
+///
+/// ```no_run
+/// # use redrive::{app::App, config::{Config, Scope}, engine::Submission, source::Registry};
+/// # async fn embed() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut config = Config::load("redrive.yaml".as_ref(), &Registry::default(), Scope::Whole)?;
+/// (config.api.listen, config.api.unix, config.health.listen) = (None, None, None);
+/// let app = App::build(config).await?;
+/// let handle = app.handle();
+/// let (stop, stopped) = tokio::sync::oneshot::channel();
+/// let running = tokio::spawn(app.run(async { stopped.await.unwrap_or(()) }));
+///
+/// handle.store_is_ready().await;
+/// let accepted = handle.submit(Submission::new("crm", "hello")).await?;
+/// let record = handle.get(accepted.id(), false).await?;
+///
+/// stop.send(()).ok();
+/// running.await??;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`run`](Self::run) returns once everything is in good order. Dropping the app, or the future of `run`, stops everything at once, as a crash does:
+/// what was under way is sent again when its lease has run out. A SQLite file stays locked until then, so two apps never serve one.
 #[derive(Debug)]
 pub struct App {
     engine: Engine,
@@ -103,12 +129,15 @@ impl App {
         self.bound.health_address()
     }
 
-    /// Serves until `stop` is cancelled, then drains: sends stop at once, intake goes on for `shutdown.accept_for`, and what is under way is finished
+    /// Serves until `stop` is ready, then drains: sends stop at once, intake goes on for `shutdown.accept_for`, and what is under way is finished
     /// within `shutdown.grace`.
     ///
     /// # Errors
     /// If the API stops by itself.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+    ///
+    /// # Panics
+    /// If a part of redrive panics, which is a bug: the panic goes on here.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let Self { engine, mut bound, metrics, shutdown } = self;
         let (close, end) = (CancellationToken::new(), CancellationToken::new());
         let render: api::Metrics = Arc::new(move || metrics.render());
@@ -116,7 +145,7 @@ impl App {
         let probes = AbortOnDropHandle::new(tokio::spawn(bound.split_health().serve(engine.handle(), render.clone(), end.clone(), LAST_PROBES)));
         let mut server = AbortOnDropHandle::new(tokio::spawn(bound.serve(engine.handle(), render, close.clone(), LAST_REQUESTS)));
         tokio::select! {
-            () = stop.cancelled() => {}
+            () = stop => {}
             // A bug, so the process exits as after one: a restarted node sends what this one held once the leases have run out.
             panic = engine.panicked() => std::panic::resume_unwind(panic),
             ended = &mut server => {
@@ -164,6 +193,7 @@ fn start(config: Config, store: Arc<dyn Store>, guard: Option<store::Guard>, met
 
 /// The result of a one-shot run.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Ran {
     /// Messages are due that were left because their destination can't be reached.
     pub waiting: bool,
@@ -171,11 +201,26 @@ pub struct Ran {
     pub cut_short: bool,
 }
 
-/// Claims and sends what is due, then ends; for cron. Opens no port.
+/// Claims and sends what is due, then ends, or earlier when `stop` is ready; for cron. Opens no port.
 ///
 /// # Errors
 /// If the store can't be used, or did not answer for half a minute.
-pub async fn run_once(mut config: Config, stop: CancellationToken) -> Result<Ran, Error> {
+pub async fn run_once(config: Config, stop: impl Future<Output = ()> + Send) -> Result<Ran, Error> {
+    // A token can be asked more than once whether it is time to stop.
+    let stopped = CancellationToken::new();
+    let watch = async {
+        stop.await;
+        stopped.cancel();
+        std::future::pending::<Result<Ran, Error>>().await
+    };
+    tokio::select! {
+        biased;
+        never = watch => never,
+        ran = send_due(config, &stopped) => ran,
+    }
+}
+
+async fn send_due(mut config: Config, stop: &CancellationToken) -> Result<Ran, Error> {
     config.engine.poller.enabled = true;
     let grace = config.engine.shutdown.grace.get();
     let metrics = Arc::new(Metrics::new(config.project.clone()));

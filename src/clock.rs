@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// The last reading of the database's clock, carried forward by the machine's monotonic clock.
 #[derive(Debug)]
-pub struct StoreClock {
+pub(crate) struct StoreClock {
     start: Instant,
     /// The database's time at `start`, in microseconds since 1970.
     origin: AtomicI64,
@@ -23,17 +23,17 @@ impl Default for StoreClock {
 
 impl StoreClock {
     /// Takes a reading that came with an answer of the database; the answer's travel time makes it slightly late.
-    pub fn read(&self, now: DateTime<Utc>) {
+    pub(crate) fn read(&self, now: DateTime<Utc>) {
         self.origin.store(now.timestamp_micros().saturating_sub(self.since_start(Instant::now())), Ordering::Relaxed);
     }
 
     /// The database's time now.
-    pub fn now(&self) -> DateTime<Utc> {
+    pub(crate) fn now(&self) -> DateTime<Utc> {
         self.at(Instant::now())
     }
 
     /// The database's time at an instant of the machine's monotonic clock.
-    pub fn at(&self, moment: Instant) -> DateTime<Utc> {
+    pub(crate) fn at(&self, moment: Instant) -> DateTime<Utc> {
         let micros = self.origin.load(Ordering::Relaxed).saturating_add(self.since_start(moment));
         DateTime::from_timestamp_micros(micros).unwrap_or_default()
     }
@@ -45,13 +45,13 @@ impl StoreClock {
 
 /// The time from `earlier` to `later`; zero if `later` is not later.
 #[must_use]
-pub fn between(earlier: DateTime<Utc>, later: DateTime<Utc>) -> Duration {
+pub(crate) fn between(earlier: DateTime<Utc>, later: DateTime<Utc>) -> Duration {
     later.signed_duration_since(earlier).to_std().unwrap_or_default()
 }
 
 /// `moment` plus `span`, at most the end of time.
 #[must_use]
-pub fn after(moment: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
+pub(crate) fn after(moment: DateTime<Utc>, span: Duration) -> DateTime<Utc> {
     chrono::TimeDelta::from_std(span).ok().and_then(|delta| moment.checked_add_signed(delta)).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 

@@ -7,6 +7,7 @@ mod de;
 mod faults;
 mod interpolate;
 mod load;
+#[doc(hidden)]
 pub mod schema;
 mod sources;
 mod tree;
@@ -30,6 +31,7 @@ pub use interpolate::Environment;
 
 /// A complete and checked configuration.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// The project.
     pub project: Arc<str>,
@@ -43,7 +45,7 @@ pub struct Config {
     pub health: api::config::Health,
     /// `poller:`, `history:`, `idempotency:`, `shutdown:` and `limits:`
     pub engine: engine::Config,
-    /// `log:`
+    /// `log:`, which only the command line reads: a program that embeds redrive installs its own `tracing` subscriber.
     pub log: telemetry::Config,
     /// The options of each source under `sources:` that don't depend on its kind, by name.
     pub options: BTreeMap<String, Options>,
@@ -53,6 +55,7 @@ pub struct Config {
 
 /// How much of the configuration is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Scope<'a> {
     /// Everything.
     Whole,

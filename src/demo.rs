@@ -109,7 +109,7 @@ async fn show(options: &Options, folder: &Folder, broker: &Broker, topic: &str, 
     let app = App::build(config(folder.path(), broker.address(), topic)?).await?;
     let address = app.address().map(|address| address.to_string()).unwrap_or_default();
     let (handle, end) = (app.handle(), CancellationToken::new());
-    let sidecar = tokio::spawn(app.run(end.clone()));
+    let sidecar = tokio::spawn(app.run(end.clone().cancelled_owned()));
     let shown = tokio::select! {
         biased;
         () = stop.cancelled() => Err(Error::Interrupted),

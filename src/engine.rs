@@ -22,6 +22,7 @@ mod node;
 mod pipe;
 mod poller;
 mod portion;
+#[doc(hidden)]
 pub mod purge;
 pub mod submission;
 mod unbroken;
@@ -64,9 +65,19 @@ use purge::Purge;
 use upkeep::Upkeep;
 
 pub use config::Config;
-pub use handle::{Handle, SourceStatus, Status, Work};
+#[doc(hidden)]
+pub use handle::Work;
+pub use handle::{BreakerState, Handle, SourceStatus, Status};
+#[doc(hidden)]
 pub use loops::Panic;
 pub use submission::{Accepted, Refusal, Submission};
+
+// What the fields of a submission take.
+pub use crate::message::{Headers, Key};
+pub use crate::retry::Config as Retry;
+pub use crate::source::options::Mode;
+pub use crate::store::Due;
+pub use crate::units::Limit;
 
 /// How long a producer should wait before it tries again.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -78,6 +89,7 @@ const WRITERS: usize = 2;
 
 /// A source as it is handed to the engine.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SourceSpec {
     /// Its name in the configuration.
     pub name: Arc<str>,
@@ -90,6 +102,7 @@ pub struct SourceSpec {
 }
 
 /// What an engine is made of.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct Parts {
     /// The project.
@@ -109,6 +122,7 @@ pub struct Parts {
 }
 
 /// A running engine. If it is dropped, everything stops at once; what was under way is sent again when its lease has run out.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct Engine {
     handle: Handle,

@@ -3,7 +3,13 @@
 use std::fmt;
 
 /// One fault. Faults are collected and shown together, so that a file can be fixed in one go.
+///
+/// ```
+/// let fault: Box<dyn std::error::Error> = redrive::fault::Fault::new("retry.jitter", "2 is not between 0 and 1").into();
+/// assert_eq!(fault.to_string(), "retry.jitter: 2 is not between 0 and 1");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Fault {
     /// The path of the key, relative to the section that is being checked: `retry.jitter`; empty for the whole section.
     pub path: String,
@@ -30,14 +36,16 @@ impl Fault {
 }
 
 /// Faults on one line, for an error that lists all of them.
-pub fn line(faults: impl IntoIterator<Item = impl fmt::Display>) -> String {
+pub(crate) fn line(faults: impl IntoIterator<Item = impl fmt::Display>) -> String {
     faults.into_iter().map(|fault| fault.to_string()).collect::<Vec<_>>().join("; ")
 }
 
 /// The same for faults of a section.
-pub fn line_within(outer: &str, faults: Vec<Fault>) -> String {
+pub(crate) fn line_within(outer: &str, faults: Vec<Fault>) -> String {
     line(faults.into_iter().map(|fault| fault.within(outer)))
 }
+
+impl std::error::Error for Fault {}
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

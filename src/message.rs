@@ -1,5 +1,6 @@
 //! A message, its states, and what every part of redrive has to agree on about it.
 
+#[doc(hidden)]
 pub mod judge;
 
 use std::fmt;
@@ -12,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-/// The state of a message. `docs/state-machine.md` has the chart; [`TRANSITIONS`] is the same as data.
+/// The state of a message. `docs/state-machine.md` has the chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum State {
     /// Due now or later; not tried in this epoch, or handed back.
     Pending,
@@ -34,11 +36,11 @@ pub enum State {
 
 impl State {
     /// All states, waiting ones first.
-    pub const ALL: [Self; 7] = [Self::Pending, Self::Sending, Self::Retrying, Self::Blocked, Self::Succeeded, Self::Failed, Self::Cancelled];
+    pub const ALL: &'static [Self] = &[Self::Pending, Self::Sending, Self::Retrying, Self::Blocked, Self::Succeeded, Self::Failed, Self::Cancelled];
     /// The states in which a message waits or is being sent.
-    pub const WAITING: [Self; 4] = [Self::Pending, Self::Sending, Self::Retrying, Self::Blocked];
+    pub const WAITING: &'static [Self] = &[Self::Pending, Self::Sending, Self::Retrying, Self::Blocked];
     /// The final states, which a message leaves only if a person puts it back.
-    pub const FINISHED: [Self; 3] = [Self::Succeeded, Self::Failed, Self::Cancelled];
+    pub const FINISHED: &'static [Self] = &[Self::Succeeded, Self::Failed, Self::Cancelled];
 
     /// The name in the table, in the API and in metrics.
     #[must_use]
@@ -71,14 +73,16 @@ impl FromStr for State {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
-            let names = Self::ALL.map(Self::as_str).join(", ");
+        Self::ALL.iter().copied().find(|state| state.as_str() == text).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|state| state.as_str()).collect();
+            let names = names.join(", ");
             format!("unknown state `{text}`; known states: {names}")
         })
     }
 }
 
 /// What moves a message from one state to another.
+#[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// A node takes it under a lease, by a claim or by a leased insert.
@@ -98,6 +102,7 @@ pub enum Event {
 }
 
 /// Every transition there is; the store's compare-and-set refuses any other.
+#[doc(hidden)]
 pub const TRANSITIONS: &[(State, Event, State)] = &[
     (State::Pending, Event::Claimed, State::Sending),
     (State::Retrying, Event::Claimed, State::Sending),
@@ -243,6 +248,7 @@ pub(crate) fn weight(payload: Option<&Bytes>, key: Option<&Key>, headers: &Heade
 
 /// One message as it is given to a source: what to send, and which attempt this is.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Message {
     /// A UUIDv7 unless the application chose another id; everywhere in lower-case hyphenated form.
     pub id: Uuid,
@@ -267,6 +273,29 @@ pub struct Message {
 }
 
 impl Message {
+    /// A message as the tests of a source need one: with a new id, in the project `test`, at its first attempt. Its other fields can be set.
+    ///
+    /// ```
+    /// use redrive::message::{Key, Message};
+    /// let mut message = Message::new("printer", "hello");
+    /// message.key = Some(Key::Text("o-17".to_owned()));
+    /// assert_eq!((message.attempt, message.payload.as_deref()), (1, Some(&b"hello"[..])));
+    /// ```
+    pub fn new(source: impl Into<Arc<str>>, payload: impl Into<Bytes>) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            project: "test".into(),
+            source: source.into(),
+            topic: None,
+            key: None,
+            payload: Some(payload.into()),
+            headers: Headers::default(),
+            epoch: 1,
+            attempt: 1,
+            began_at: None,
+        }
+    }
+
     /// The approximate size of the message in memory, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -276,6 +305,7 @@ impl Message {
 }
 
 /// The progress of a message within its epoch, at the moment an attempt begins: what the verdict on the attempt depends on.
+#[doc(hidden)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Refused attempts of this epoch so far.
@@ -289,6 +319,7 @@ pub struct Standing {
 }
 
 /// The last entry of the attempt log, which absorbs further attempts of the same kind.
+#[doc(hidden)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its number, which is that of the first attempt it stands for.
@@ -300,6 +331,7 @@ pub struct Entry {
 /// The outcome of an attempt as the attempt log records it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum AttemptOutcome {
     /// The destination took it.
     Succeeded,
@@ -352,6 +384,7 @@ impl FromStr for AttemptOutcome {
 
 /// What kind of error a message keeps as its last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ErrorClass {
     /// Refused for good.
     Permanent,
@@ -405,7 +438,7 @@ mod tests {
 
     #[test]
     fn every_state_can_be_left_or_is_reserved_and_no_transition_stands_twice() {
-        for state in State::ALL {
+        for &state in State::ALL {
             assert_eq!(state.as_str().parse::<State>().unwrap(), state);
             assert!(state == State::Succeeded || TRANSITIONS.iter().any(|(from, _, _)| *from == state), "{state} is a dead end");
         }

@@ -14,7 +14,7 @@ pub const MAX_RESULT: usize = 2048;
 /// The maximum length of an error code, in bytes.
 pub const MAX_CODE: usize = 64;
 
-/// The four classes of outcome. [`crate::message::judge`] decides what each means for the message.
+/// The four classes of outcome. What each means for the message is in docs/state-machine.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
@@ -55,6 +55,7 @@ impl fmt::Display for Class {
 /// assert_eq!(outcome.class, Class::Refused);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Outcome {
     /// One of the four classes.
     pub class: Class,
@@ -84,7 +85,7 @@ impl Outcome {
 
     /// Refused for good without asking the destination: its protocol can't express the message.
     pub fn unsendable(code: impl Into<Cow<'static, str>>, detail: impl fmt::Display) -> Self {
-        Self { asked: false, ..Self::permanent(code, detail) }
+        Self::permanent(code, detail).unasked()
     }
 
     /// Refused this time.
@@ -109,6 +110,13 @@ impl Outcome {
         }
         self.detail = fitting(self.detail, MAX_DETAIL);
         self.result = self.result.map(|result| fitting(result, MAX_RESULT));
+        self
+    }
+
+    /// The same for a send that ended before the destination was asked.
+    #[must_use]
+    pub const fn unasked(mut self) -> Self {
+        self.asked = false;
         self
     }
 
@@ -140,6 +148,7 @@ fn fits(text: &str, max: usize) -> bool {
 }
 
 /// The longest prefix of `text` of at most `max` bytes that ends between two characters.
+#[doc(hidden)]
 #[must_use]
 pub fn cut(text: &str, max: usize) -> &str {
     if text.len() <= max {
@@ -162,6 +171,12 @@ mod tests {
         assert_eq!(cut("aéé", 3), "aé");
         let outcome = Outcome::refused("x", "é".repeat(2000));
         assert_eq!(outcome.detail.len(), MAX_DETAIL);
+    }
+
+    #[test]
+    fn what_ends_without_asking_says_so() {
+        let outcomes = [Outcome::refused("x", "").unasked(), Outcome::unsendable("x", ""), Outcome::refused("x", "")];
+        assert_eq!(outcomes.map(|outcome| outcome.asked), [false, false, true]);
     }
 
     #[test]

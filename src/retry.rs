@@ -101,6 +101,7 @@ impl Config {
 /// let waits: Vec<u64> = (1..=4).map(|n| policy.delay(n).as_secs()).collect();
 /// assert_eq!(waits, [5, 100, 1000, 10_000]);
 /// ```
+#[doc(hidden)]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     max_retries: u32,

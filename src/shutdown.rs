@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// The exit code of a process that was stopped hard by a second signal: 128 + SIGTERM.
-pub const STOPPED_HARD: u8 = 143;
+pub(crate) const STOPPED_HARD: u8 = 143;
 
 /// How long the code that watches `hard` may take to end the process.
 const HARD_WITHIN: Duration = Duration::from_secs(2);
@@ -16,7 +16,7 @@ const HARD_WITHIN: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// If the signal handlers can't be installed.
-pub fn on_signal(hard: CancellationToken) -> std::io::Result<CancellationToken> {
+pub(crate) fn on_signal(hard: CancellationToken) -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let token = CancellationToken::new();

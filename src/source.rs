@@ -3,23 +3,31 @@
 //! Implement [`Source`] for a destination that takes one message at a time, [`Pipeline`] for one that is fast only with many messages under way. A
 //! kind of source is its [`Config`]: the contents of the YAML, and the factory for the sender.
 
+#[doc(hidden)]
 pub mod amqp;
+#[doc(hidden)]
 pub mod answer;
 pub mod codes;
+#[doc(hidden)]
 pub mod command;
+#[doc(hidden)]
 pub mod http;
+#[doc(hidden)]
 pub mod kafka;
+#[doc(hidden)]
 pub mod log;
 pub mod options;
 pub mod registry;
 mod section;
 
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::{self, StreamExt as _};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
@@ -33,6 +41,10 @@ pub use options::Options;
 pub use registry::Registry;
 pub(crate) use section::Section;
 
+/// How many messages of a [`Source`] a [`Sender::send`] has under way at once.
+const AT_ONCE: usize = 64;
+/// How long a claim holds if nothing else is said.
+const LEASE: Duration = Duration::from_secs(30);
 /// The code of an outcome after a panic of the source.
 pub(crate) const PANICKED: &str = "panic";
 
@@ -160,11 +172,32 @@ pub trait Pipeline: Send + Sync + 'static {
 }
 
 /// What a kind of source builds.
+///
+/// A test of a kind needs neither a store nor a configuration file:
+///
+/// ```
+/// use redrive::message::Message;
+/// use redrive::outcome::Class;
+/// use redrive::source::{Context, Delivery, Registry};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let section = serde_json::json!({});
+/// let sender = Registry::default().build("log", section, &Context::new("shop", "audit")).unwrap();
+/// let (tell, told) = std::sync::mpsc::channel();
+/// let delivery = Delivery::new(Message::new("audit", "hello"), move |outcome| tell.send(outcome).unwrap());
+/// sender.send(vec![delivery]).await;
+/// assert_eq!(told.recv().unwrap().class, Class::Succeeded);
+/// # }
+/// ```
 #[derive(Clone)]
+#[non_exhaustive]
 pub enum Sender {
     /// One call per message.
+    #[doc(hidden)]
     Each(Arc<dyn Source>),
     /// One call per batch, acknowledged later.
+    #[doc(hidden)]
     Pipelined(Arc<dyn Pipeline>),
 }
 
@@ -177,6 +210,21 @@ impl Sender {
     /// A sender of a [`Pipeline`].
     pub fn pipelined(pipeline: impl Pipeline) -> Self {
         Self::Pipelined(Arc::new(pipeline))
+    }
+
+    /// Sends a batch without an engine, for tests: there is no time limit, and panics are not caught. A [`Source`] has finished each delivery when
+    /// this returns, a [`Pipeline`] may do so later.
+    pub async fn send(&self, batch: Vec<Delivery>) {
+        match self {
+            Self::Each(source) => {
+                let send = |delivery: Delivery| async move {
+                    let outcome = source.send(delivery.message()).await;
+                    delivery.finish(outcome);
+                };
+                stream::iter(batch).for_each_concurrent(AT_ONCE, send).await;
+            }
+            Self::Pipelined(pipeline) => pipeline.send(batch).await,
+        }
     }
 
     /// What is wrong with a topic, as far as that is known without sending. A source that panics over it knows nothing.
@@ -214,12 +262,19 @@ impl Sender {
     }
 }
 
-impl std::fmt::Debug for Sender {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Each(_) => "Sender::Each",
             Self::Pipelined(_) => "Sender::Pipelined",
         })
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Registry ")?;
+        f.debug_set().entries(self.names()).finish()
     }
 }
 
@@ -254,6 +309,13 @@ impl Delivery {
     }
 }
 
+impl fmt::Debug for Delivery {
+    /// Shows which message it is, and nothing of its contents.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("id", &self.message.id).finish_non_exhaustive()
+    }
+}
+
 /// The remaining duty of a [`Delivery`]: to report its outcome.
 pub struct Receipt(Option<Box<dyn FnOnce(Outcome) + Send>>);
 
@@ -263,6 +325,12 @@ impl Receipt {
         if let Some(finish) = self.0.take() {
             finish(outcome);
         }
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receipt").finish_non_exhaustive()
     }
 }
 
@@ -283,9 +351,9 @@ fn caught<T>(otherwise: T, ask: impl FnOnce() -> T) -> T {
     std::panic::catch_unwind(AssertUnwindSafe(ask)).unwrap_or(otherwise)
 }
 
-/// What a kind of source may use to build itself. A new facility becomes a new field, so the signature of [`Config::build`] stays the same; only code
-/// that constructs a `Context` itself has to follow.
+/// What a kind of source may use to build itself. A new facility becomes a new field, so the signature of [`Config::build`] stays the same.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Context {
     /// The project whose messages are sent.
     pub project: Arc<str>,
@@ -300,6 +368,18 @@ pub struct Context {
 }
 
 impl Context {
+    /// The context of a source without options, in the working directory; its fields can be set.
+    ///
+    /// ```
+    /// use redrive::source::Context;
+    /// let mut cx = Context::new("shop", "audit");
+    /// cx.folder = "/etc/redrive".into();
+    /// assert_eq!(cx.path("token".as_ref()), std::path::Path::new("/etc/redrive/token"));
+    /// ```
+    pub fn new(project: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { project: project.into(), name: name.into(), options: Options::default(), lease: LEASE, folder: PathBuf::from(".") }
+    }
+
     /// A path from the configuration, resolved against the folder of its file.
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
@@ -343,13 +423,22 @@ mod tests {
     use crate::outcome::Class;
 
     #[test]
+    fn what_is_shown_of_a_delivery_or_a_registry_is_harmless() {
+        let message = Message::new("crm", "hunter2");
+        let (id, delivery) = (message.id, Delivery::new(message, drop));
+        assert_eq!(format!("{delivery:?}"), format!("Delivery {{ id: {id}, .. }}"));
+        assert_eq!(format!("{:?}", delivery.split().1), "Receipt { .. }");
+        assert_eq!(format!("{:?}", Registry::default()), r#"Registry {"amqp", "command", "http", "kafka", "log"}"#);
+    }
+
+    #[test]
     fn a_delivery_that_is_dropped_is_reported_unreachable_once() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let sink = seen.clone();
-        let delivery = Delivery::new(crate::source::log::tests::message("x"), move |outcome| sink.lock().unwrap().push(outcome.class));
+        let delivery = Delivery::new(Message::new("log", "x"), move |outcome| sink.lock().unwrap().push(outcome.class));
         drop(delivery);
         let sink = seen.clone();
-        Delivery::new(crate::source::log::tests::message("x"), move |outcome| sink.lock().unwrap().push(outcome.class)).finish(Outcome::succeeded());
+        Delivery::new(Message::new("log", "x"), move |outcome| sink.lock().unwrap().push(outcome.class)).finish(Outcome::succeeded());
         assert_eq!(*seen.lock().unwrap(), [Class::Unreachable, Class::Succeeded]);
     }
 }

@@ -6,6 +6,7 @@
 pub mod config;
 mod look;
 mod nodes;
+#[doc(hidden)]
 pub mod sql;
 mod work;
 
@@ -19,19 +20,26 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use config::Config;
-pub use look::{
-    Attempt, Changed, Count, Id, LastError, List, MAX_PAGE_BYTES, MAX_SHOWN_PAYLOAD, Page, Purge, Purged, Record, Sample, Surplus, Sweep, Swept,
-};
+pub use look::{Attempt, Changed, LastError, MAX_SHOWN_PAYLOAD, Record};
+pub use work::Due;
+
+// What the engine asks of a store, public for the conformance suite.
+#[doc(hidden)]
+pub use look::{Count, Id, List, MAX_PAGE_BYTES, Page, Purge, Purged, Sample, Surplus, Sweep, Swept};
+#[doc(hidden)]
 pub use nodes::{Heartbeat, Served, Stray, Strays, Taken, Unserved};
+#[doc(hidden)]
 pub use sql::Guard;
 pub(crate) use sql::sqlite_file;
+#[doc(hidden)]
 pub use work::{
-    Address, Claim, Claimed, Completion, Due, Failure, Held, Idempotency, Insert, Inserted, Lapsed, Lease, Mark, NewMessage, NextDue, Outlook,
-    Prepared, Queues, Ready, Row, TakeOver, Unusable, Upcoming, Verdict,
+    Address, Claim, Claimed, Completion, Failure, Held, Idempotency, Insert, Inserted, Lapsed, Lease, Mark, NewMessage, NextDue, Outlook, Prepared,
+    Queues, Ready, Row, TakeOver, Unusable, Upcoming, Verdict,
 };
 
 /// The resend log of one database. All methods may be called concurrently. If the future of a call is dropped, the database is left either untouched
 /// or with all of the call's work done, never with an open transaction.
+#[doc(hidden)]
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Connects, then creates or verifies the tables (`store.migrate`). It may be repeated until it succeeds; nothing else may be called before that.
@@ -136,6 +144,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
 /// Why a store operation failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The database can't be reached, closed the connection, or has no room. The operation may or may not have taken effect.
     #[error("the database can't be reached: {0}")]
@@ -187,12 +196,14 @@ impl Error {
 }
 
 /// Is called after each unit of work in the database, with its name and duration.
+#[doc(hidden)]
 pub type Observer = Arc<dyn Fn(&'static str, Duration) + Send + Sync>;
 
 /// Builds the store that a configuration names. It does not connect: see [`Store::prepare`].
 ///
 /// # Errors
 /// Every fault of the configuration.
+#[doc(hidden)]
 pub fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
     open_observed(config, project, Arc::new(|_, _| {}))
 }
@@ -201,6 +212,7 @@ pub fn open(config: &Config, project: &str) -> Result<Arc<dyn Store>, Vec<crate:
 ///
 /// # Errors
 /// As [`open`].
+#[doc(hidden)]
 pub fn open_observed(config: &Config, project: &str, observer: Observer) -> Result<Arc<dyn Store>, Vec<crate::fault::Fault>> {
     sql::open(config, project, observer)
 }
@@ -210,6 +222,7 @@ pub fn open_observed(config: &Config, project: &str, observer: Observer) -> Resu
 ///
 /// # Errors
 /// [`Error::InUse`] while another process holds it; [`Error::Config`] if the file can't be locked.
+#[doc(hidden)]
 pub fn guard(config: &Config) -> Result<Option<Guard>, Error> {
     sql::guard(config)
 }

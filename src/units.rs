@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The whole milliseconds of a span.
+#[doc(hidden)]
 pub fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -78,9 +78,8 @@ pub(super) fn changed(status: StatusCode, id: Uuid, state: State) -> Response {
 
 /// The JSON object for an accepted message, assembled by hand because it is written for every message that comes in.
 pub(super) fn write(text: &mut Vec<u8>, accepted: &Accepted) {
-    let (Accepted::Kept { id, .. } | Accepted::Delivered { id, .. } | Accepted::Duplicate { id }) = accepted;
     text.extend_from_slice(br#"{"id":""#);
-    text.extend_from_slice(id.as_hyphenated().encode_lower(&mut [0; UUID]).as_bytes());
+    text.extend_from_slice(accepted.id().as_hyphenated().encode_lower(&mut [0; UUID]).as_bytes());
     match accepted {
         Accepted::Kept { state, .. } => {
             text.extend_from_slice(br#"","state":""#);

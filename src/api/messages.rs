@@ -57,7 +57,7 @@ pub(super) async fn get(State(app): State<App>, path: Id, RawQuery(query): RawQu
     no_query(query.as_deref())?;
     let id = id(path)?;
     let permit = reader(&app).await?;
-    let record = app.handle().store().get(app.handle().project(), id, true).await?.ok_or_else(|| Problem::no_message(id))?;
+    let record = app.handle().get(id, true).await?.ok_or_else(|| Problem::no_message(id))?;
     let policy = max_retries(&app, &record.source);
     Ok(answer::holding(answer::json(StatusCode::OK, &MessageView::new(record, policy, true)), permit))
 }
@@ -103,7 +103,7 @@ fn filters(project: &str, query: Option<&str>) -> Result<List, Problem> {
 pub(super) async fn attempts(State(app): State<App>, path: Id, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     no_query(query.as_deref())?;
     let id = id(path)?;
-    let attempts = app.handle().store().attempts(app.handle().project(), id).await?.ok_or_else(|| Problem::no_message(id))?;
+    let attempts = app.handle().attempts(id).await?.ok_or_else(|| Problem::no_message(id))?;
     Ok(answer::json(StatusCode::OK, &Items { items: attempts.into_iter().map(AttemptView::from).collect() }))
 }
 
@@ -161,7 +161,7 @@ pub(super) async fn replace_payload(State(app): State<App>, path: Id, request: R
     plain(&head.headers, "send the payload exactly as it should be delivered")?;
     let id = id(path)?;
     let body = whole(body).await?;
-    let record = app.handle().store().get(app.handle().project(), id, false).await?.ok_or_else(|| Problem::no_message(id))?;
+    let record = app.handle().get(id, false).await?.ok_or_else(|| Problem::no_message(id))?;
     if let Some(source) = app.handle().source(&record.source) {
         let max = source.options.max_payload.bytes();
         if body.len() > max {
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn every_state_is_a_filter() {
-        for state in MessageState::ALL {
+        for &state in MessageState::ALL {
             assert_eq!(filters("p", Some(&format!("state={state}"))).unwrap().state, Some(state));
         }
     }

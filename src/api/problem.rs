@@ -65,7 +65,7 @@ pub enum Code {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: &'static [Self] = &[
         Self::MalformedJson,
         Self::IncompleteBody,
         Self::Unauthorized,

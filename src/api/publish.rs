@@ -68,7 +68,7 @@ fn submission(head: &Parts, source: String, topic: Option<String>, body: Bytes) 
     let headers = headers(&head.headers)?;
     // A small payload is copied, because it would keep the connection's whole buffer in memory while it waits.
     let payload = if body.len() <= super::SMALL { Bytes::copy_from_slice(&body) } else { body };
-    Ok(Submission { source, topic, key, payload: Some(payload), headers, priority, due, idempotency_key, mode, ..Submission::default() })
+    Ok(Submission { topic, key, headers, priority, due, idempotency_key, mode, ..Submission::new(source, payload) })
 }
 
 fn mode(text: &str) -> Result<Mode, Problem> {

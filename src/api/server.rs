@@ -124,7 +124,8 @@ struct Port {
 impl Port {
     /// Accepts until it is told to stop. While all places are taken by busy connections, further ones wait: all but one of them in the kernel.
     async fn accept<L: Listener>(&self, listener: Option<L>) {
-        let Some(listener) = listener else { return };
+        // Without any, a program that embeds redrive uses the handle alone, until it stops.
+        let Some(listener) = listener else { return self.stop.cancelled().await };
         let mut pause = Pause::default();
         let accepting = async {
             loop {

@@ -58,7 +58,7 @@ pub async fn serve(file: &Path, registry: &Registry) -> Result<(), Error> {
     let app = App::build(config).await?;
     let address = app.address().ok_or_else(|| Error::Failed("the API has no address".to_owned()))?;
     tell(address)?;
-    Ok(app.run(until_parent_ends()).await?)
+    Ok(app.run(until_parent_ends().cancelled_owned()).await?)
 }
 
 /// Reads what the parent writes on stdin.

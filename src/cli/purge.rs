@@ -30,7 +30,7 @@ impl Command {
         let purge = Purge { store, project, history };
         let Purged { rows: purged, keys, .. } = purge.run(|_| true).await?;
         let attempts = purge.sweep().await?.attempts;
-        let rows = State::FINISHED.map(|state| (state, purged.get(&state).copied().unwrap_or(0)));
+        let rows: Vec<_> = State::FINISHED.iter().map(|state| (state, purged.get(state).copied().unwrap_or(0))).collect();
         opened.store.close().await;
         if self.json {
             let rows: Map<String, Value> = rows.iter().map(|(state, count)| (state.to_string(), json!(count))).collect();

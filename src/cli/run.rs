@@ -20,7 +20,7 @@ pub(super) struct Command {
 impl Command {
     pub(super) async fn run(self, terminal: Terminal<'_>) -> Result<(), Failure> {
         let config = self.file.load(terminal.registry)?;
-        let ran = app::run_once(config, shutdown::on_signal(terminal.hard)?).await?;
+        let ran = app::run_once(config, shutdown::on_signal(terminal.hard)?.cancelled_owned()).await?;
         if ran.cut_short {
             return Err(Failure::Failed("stopped before all that is due was sent; the rest stays for the next run".to_owned()));
         }

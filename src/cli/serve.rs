@@ -28,6 +28,6 @@ impl Command {
         if let Some(address) = app.address() {
             tracing::info!(api.address = %address, "listening");
         }
-        Ok(app.run(stop).await?)
+        Ok(app.run(stop.cancelled_owned()).await?)
     }
 }

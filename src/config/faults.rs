@@ -13,6 +13,7 @@ pub(super) const MOST: usize = 200;
 
 /// A fault with its place in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Located {
     /// The line, from 1; `None` if the file itself is at fault.
     pub line: Option<usize>,

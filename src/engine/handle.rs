@@ -16,7 +16,7 @@ use super::node::Node;
 use super::submission::{Accepted, Refusal, Submission};
 use super::upkeep::{SHOWN, Upkeep};
 use crate::outcome::cut;
-use crate::store::{self, Changed, Store};
+use crate::store::{self, Attempt, Changed, Record, Store};
 
 /// How long to wait before preparing the store is tried again.
 const PREPARE_EVERY: Duration = Duration::from_secs(1);
@@ -38,13 +38,15 @@ impl Handle {
         &self.node().project
     }
 
-    /// The resend log, for reading.
+    /// The resend log, for what the handle does not offer.
+    #[doc(hidden)]
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.node().store
     }
 
     /// The source of this name, if the configuration has one.
+    #[doc(hidden)]
     #[must_use]
     pub fn source(&self, name: &str) -> Option<&SourceSpec> {
         self.node().lanes.get(name).map(|lane| &lane.spec)
@@ -60,6 +62,17 @@ impl Handle {
     /// Accepts many messages; returns one result per message, in order.
     pub async fn submit_many(&self, submissions: Vec<Submission>) -> Vec<Result<Accepted, Refusal>> {
         self.inner.intake.submit_many(submissions).await
+    }
+
+    /// A message as the resend log has it; with its payload, up to [`MAX_SHOWN_PAYLOAD`](store::MAX_SHOWN_PAYLOAD), if `payload` is set. `None` if
+    /// there is no such message, or no longer: see `history` in the configuration.
+    pub async fn get(&self, id: Uuid, payload: bool) -> Result<Option<Record>, store::Error> {
+        self.node().store.get(&self.node().project, id, payload).await
+    }
+
+    /// The attempts of a message, oldest first; `None` if there is no such message.
+    pub async fn attempts(&self, id: Uuid) -> Result<Option<Vec<Attempt>>, store::Error> {
+        self.node().store.attempts(&self.node().project, id).await
     }
 
     /// Puts messages back to be sent; results are in the order of `ids`.
@@ -87,11 +100,13 @@ impl Handle {
 
     /// Does at once what upkeep otherwise does periodically: sends the heartbeat, gives rows without a project or a due time the default, and fails
     /// rows that no node can claim.
+    #[doc(hidden)]
     pub async fn sort_out(&self) {
         self.inner.upkeep.sort_out().await;
     }
 
     /// What is due in the table, for a run that ends when nothing is left to do.
+    #[doc(hidden)]
     pub async fn work(&self) -> Result<Work, store::Error> {
         let lanes = &self.node().lanes;
         let queues = lanes.names().into_iter().map(store::Queues::all).collect();
@@ -129,6 +144,7 @@ impl Handle {
 }
 
 /// What is due in the table.
+#[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
     /// Something is due that can be sent now.
@@ -139,6 +155,7 @@ pub struct Work {
 
 /// The status of a node.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Status {
     /// Whether it can accept messages durably: the store answers and the node is not draining.
     pub ready: bool,
@@ -154,18 +171,31 @@ pub struct Status {
 
 /// The status of a source on this node.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct SourceStatus {
     /// Its name.
     pub name: Arc<str>,
     /// Its kind.
     pub kind: String,
-    /// `closed`: messages are sent. `open`: the destination can't be reached, and one message per probe is tried. `blocked`: it asked not to be sent
-    /// anything.
-    pub breaker: &'static str,
+    /// Whether messages are sent to its destination.
+    pub breaker: BreakerState,
     /// The code of the last error while it is open, or `blocked`; details are in the log.
     pub last_error: Option<Cow<'static, str>>,
     /// Messages under way.
     pub in_flight: u64,
+}
+
+/// Whether a source's messages are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BreakerState {
+    /// They are.
+    Closed,
+    /// The destination can't be reached, and one message per probe is tried.
+    Open,
+    /// The destination asked not to be sent anything.
+    Blocked,
 }
 
 /// What a handle leads to.
@@ -217,5 +247,16 @@ impl Inner {
             () = self.node.store.listen(&self.node.project, wake.clone()) => {}
             () = ring => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_breaker_is_shown_by_its_word() {
+        let shown = serde_json::to_value([BreakerState::Closed, BreakerState::Open, BreakerState::Blocked]).unwrap();
+        assert_eq!(shown, serde_json::json!(["closed", "open", "blocked"]));
     }
 }

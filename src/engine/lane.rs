@@ -14,7 +14,7 @@ use super::dispatcher::Job;
 use super::levels::Levels;
 use super::memory::{Budget, Memory};
 use super::window::Window;
-use super::{SourceSpec, SourceStatus};
+use super::{BreakerState, SourceSpec, SourceStatus};
 use crate::outcome::{Class, MAX_DETAIL, Outcome, cut};
 use crate::retry::{self, Policy};
 use crate::source::Sender;
@@ -175,11 +175,10 @@ impl Lane {
         self.metrics.breaker.set(i64::from(self.is_open() || blocked.is_some()));
         if self.was_blocked.swap(blocked.is_some(), Ordering::Relaxed) != blocked.is_some() {
             let source = self.name();
-            match &blocked {
-                Some(reason) => {
-                    tracing::warn!(source.name = %source, error.detail = cut(reason, MAX_DETAIL), "the source is blocked; its messages wait")
-                }
-                None => tracing::info!(source.name = %source, "the source is no longer blocked; its messages are sent"),
+            if let Some(reason) = &blocked {
+                tracing::warn!(source.name = %source, error.detail = cut(reason, MAX_DETAIL), "the source is blocked; its messages wait");
+            } else {
+                tracing::info!(source.name = %source, "the source is no longer blocked; its messages are sent");
             }
         }
     }
@@ -295,11 +294,11 @@ impl Lane {
     pub(super) fn status(&self) -> SourceStatus {
         let blocked = self.spec.sender.blocked().is_some();
         let breaker = if self.is_open() {
-            "open"
+            BreakerState::Open
         } else if blocked {
-            "blocked"
+            BreakerState::Blocked
         } else {
-            "closed"
+            BreakerState::Closed
         };
         // Details belong in the log only: they may name hosts and users, or be what a command wrote to its stderr.
         let last_error = if blocked { Some("blocked".into()) } else { self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone() };

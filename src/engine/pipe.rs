@@ -155,7 +155,6 @@ mod tests {
     use super::*;
     use crate::message::Message;
     use crate::outcome::Class;
-    use crate::source::log::tests::message;
 
     const LIMIT: Duration = Duration::from_secs(5);
 
@@ -195,7 +194,7 @@ mod tests {
         async fn send(&mut self, attempt: u32, topics: &[&str]) -> Vec<(String, Class, String)> {
             let delivery = |topic: &&str| {
                 let (topic, ended) = ((*topic).to_owned(), self.ended.clone());
-                let message = Message { topic: Some(topic.clone()), attempt, ..message("") };
+                let message = Message { topic: Some(topic.clone()), attempt, ..Message::new("main", "") };
                 Delivery::new(message, move |outcome| lock(&ended).push((topic, outcome.class, outcome.code.into_owned())))
             };
             let batch = topics.iter().map(delivery).collect();

@@ -119,7 +119,7 @@ impl Purge {
     fn request(&self, surplus: Option<Surplus>, portion: &Portion) -> store::Purge {
         store::Purge {
             project: self.project.clone(),
-            keep: State::FINISHED.into_iter().map(|state| (state, self.history.keep.of(state))).collect(),
+            keep: State::FINISHED.iter().map(|state| (*state, self.history.keep.of(*state))).collect(),
             max_rows: self.history.max_rows,
             surplus,
             batch: u32::try_from(portion.size()).unwrap_or(self.history.batch),

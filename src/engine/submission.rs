@@ -29,7 +29,16 @@ pub const MAX_IDEMPOTENCY_KEY: usize = 255;
 pub const MAX_PRIORITY: u8 = 9;
 
 /// A message as a producer submits it.
-#[derive(Clone, Debug, Default)]
+///
+/// ```
+/// use redrive::engine::{Due, Key, Submission};
+/// let mut submission = Submission::new("crm", r#"{"order": 17}"#);
+/// submission.key = Some(Key::Text("o-17".to_owned()));
+/// submission.due = Some(Due::After(std::time::Duration::from_secs(60)));
+/// assert_eq!(submission.check(), Ok(()));
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Submission {
     /// The name of its source.
     pub source: String,
@@ -57,6 +66,7 @@ pub struct Submission {
 
 /// A submission that is well-formed but asks for something out of bounds: which field, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Invalid {
     /// The field, as the API names it: `topic`, `retry.max_retries`.
     pub field: Cow<'static, str>,
@@ -65,6 +75,23 @@ pub struct Invalid {
 }
 
 impl Submission {
+    /// A message for a source, due at once; its other fields can be set.
+    pub fn new(source: impl Into<String>, payload: impl Into<Bytes>) -> Self {
+        Self {
+            source: source.into(),
+            topic: None,
+            key: None,
+            payload: Some(payload.into()),
+            headers: Headers::default(),
+            priority: 0,
+            due: None,
+            expires_after: None,
+            retry: retry::Config::default(),
+            idempotency_key: None,
+            mode: None,
+        }
+    }
+
     /// Checks everything that can be checked without knowing the source.
     ///
     /// # Errors
@@ -131,7 +158,7 @@ impl Submission {
 
     /// The message for the store, under the policy of its source; whoever commits it may put it under a lease.
     #[must_use]
-    pub fn into_message(self, source: Arc<str>, policy: &Policy) -> NewMessage {
+    pub(crate) fn into_message(self, source: Arc<str>, policy: &Policy) -> NewMessage {
         let idempotency = self.idempotency();
         // Kept with the message, since a manual retry starts its age over.
         let retry = retry::Config { expires_after: self.expires_after.or(self.retry.expires_after), ..self.retry };
@@ -153,7 +180,7 @@ impl Submission {
 
     /// The idempotency key with the digest of topic, key, payload and headers.
     #[must_use]
-    pub fn idempotency(&self) -> Option<Idempotency> {
+    pub(crate) fn idempotency(&self) -> Option<Idempotency> {
         use sha2::{Digest, Sha256};
         let key = self.idempotency_key.clone()?;
         let mut hash = Sha256::new();
@@ -178,8 +205,10 @@ impl Submission {
 
 /// The result for a submission that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Accepted {
     /// It is committed, in this state.
+    #[non_exhaustive]
     Kept {
         /// Its id.
         id: Uuid,
@@ -187,6 +216,7 @@ pub enum Accepted {
         state: State,
     },
     /// It was delivered and left no row (`on_failure`).
+    #[non_exhaustive]
     Delivered {
         /// Its id, as the consumer sees it.
         id: Uuid,
@@ -194,14 +224,25 @@ pub enum Accepted {
         result: Option<String>,
     },
     /// Its idempotency key is already known, with the same content.
+    #[non_exhaustive]
     Duplicate {
         /// The id of the first message.
         id: Uuid,
     },
 }
 
+impl Accepted {
+    /// The id of the message; for a duplicate, that of the first one.
+    #[must_use]
+    pub const fn id(&self) -> Uuid {
+        let (Self::Kept { id, .. } | Self::Delivered { id, .. } | Self::Duplicate { id }) = self;
+        *id
+    }
+}
+
 /// Why a submission was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Refusal {
     /// The configuration has no such source.
     #[error("there is no source `{name}` in this project{}", hint(known))]
@@ -280,13 +321,11 @@ mod tests {
 
     fn submission() -> Submission {
         Submission {
-            source: "crm".to_owned(),
             topic: Some("orders".to_owned()),
             key: Some(Key::Text("o-17".to_owned())),
-            payload: Some(Bytes::from_static(b"paid")),
             headers: headers(&[("tenant", "a"), ("trace", "b")]),
             idempotency_key: Some("k-1".to_owned()),
-            ..Submission::default()
+            ..Submission::new("crm", "paid")
         }
     }
 

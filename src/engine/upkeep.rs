@@ -191,7 +191,12 @@ impl Upkeep {
     /// Counts and logs the strays that were ours and have failed; returns how many.
     fn failed(&self, strays: &[Stray], ours: &[bool]) -> usize {
         let failed: Vec<_> = strays.iter().zip(ours).filter_map(|(stray, ours)| ours.then_some(stray)).collect();
-        failed.iter().for_each(|_| self.node.metrics.stray_failed());
+        for stray in &failed {
+            match stray.source.as_deref().and_then(|source| self.node.lanes.get(source)) {
+                Some(lane) => lane.metrics.failed_invalid.inc(),
+                None => self.node.metrics.stray_failed(),
+            };
+        }
         if let Some(first) = failed.first()
             && let Some(held_back) = self.stray_lines.lock().unwrap_or_else(PoisonError::into_inner).pass(Instant::now())
         {
@@ -289,7 +294,7 @@ impl Upkeep {
                     for Count { source, states, overdue } in counts.into_values() {
                         self.node.metrics.overdue(&source, overdue);
                         for state in State::WAITING {
-                            self.node.metrics.waiting(&source, state.as_str(), states.get(&state).copied().unwrap_or(0));
+                            self.node.metrics.waiting(&source, state.as_str(), states.get(state).copied().unwrap_or(0));
                         }
                     }
                 }

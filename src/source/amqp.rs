@@ -266,11 +266,10 @@ impl Pipeline for Amqp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::options::Options;
     use crate::tls::Tls;
 
     fn context() -> Context {
-        Context { project: "test".into(), name: "queue".into(), options: Options::default(), lease: Duration::from_secs(30), folder: "/".into() }
+        Context { folder: "/".into(), ..Context::new("test", "queue") }
     }
 
     fn uri(json: &str) -> Result<AMQPUri, String> {

@@ -15,6 +15,7 @@ pub(super) const OF_THE_ENGINE: [&str; 3] = ["dropped", "panic", "timeout"];
 /// assert!(Code::Numbered("exit_", 1..=255).is("exit_75"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Code {
     /// A single code, such as `http_dns`.
     One(Cow<'static, str>),

@@ -48,31 +48,11 @@ impl Source for Log {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use bytes::Bytes;
-    use uuid::Uuid;
-
+mod tests {
     use super::*;
-    use crate::message::Headers;
-
-    /// A message with this payload and nothing else.
-    pub(crate) fn message(payload: &str) -> Message {
-        Message {
-            id: Uuid::now_v7(),
-            project: "test".into(),
-            source: "log".into(),
-            topic: None,
-            key: None,
-            payload: Some(Bytes::copy_from_slice(payload.as_bytes())),
-            headers: Headers::default(),
-            epoch: 1,
-            attempt: 1,
-            began_at: None,
-        }
-    }
 
     #[tokio::test]
     async fn it_succeeds() {
-        assert_eq!(Log.send(&message("x")).await, Outcome::succeeded());
+        assert_eq!(Log.send(&Message::new("log", "x")).await, Outcome::succeeded());
     }
 }

@@ -106,6 +106,7 @@ pub struct Sample {
 
 /// A message as it is shown.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Record {
     /// As in [`crate::message::Message`].
     pub id: Uuid,
@@ -197,6 +198,7 @@ pub struct Page {
 
 /// An entry of the attempt log.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Attempt {
     /// The epoch.
     pub epoch: u32,
@@ -233,6 +235,7 @@ pub struct LastError {
 
 /// The result of a change that a person asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Changed {
     /// Done; the message is now in this state.
     Done(State),

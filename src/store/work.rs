@@ -87,6 +87,7 @@ pub struct NewMessage {
 
 /// When a message is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Due {
     /// At once.
     Now,

@@ -7,12 +7,12 @@ use futures::future::join_all;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-use redrive::message::Message;
 use redrive::outcome::{Class, Outcome};
 use redrive::source::Sender;
 use serde_json::json;
 
 use crate::source_contract::destinations::records;
+use crate::support::changed;
 use crate::support::sends::{build, context, context_with_timeout, message, send_all, send_one, until};
 
 const TOPIC: &str = "orders";
@@ -34,7 +34,7 @@ async fn a_record_may_have_no_key_and_it_is_told_where_it_stands() {
     let cluster = cluster();
     let sender = source(&cluster, "10s");
     for offset in 0..2 {
-        let outcome = send_one(&sender, Message { key: None, ..message(TOPIC, "x") }).await;
+        let outcome = send_one(&sender, changed(message(TOPIC, "x"), |message| message.key = None)).await;
         assert_eq!(outcome, Outcome::succeeded().with_result(format!(r#"{{"partition":0,"offset":{offset}}}"#)));
     }
     let keys: Vec<_> = records(&cluster.bootstrap_servers(), TOPIC).into_iter().map(|record| record.key).collect();

@@ -17,6 +17,7 @@ mod command_source;
 mod config;
 mod demo;
 mod deploy;
+mod embedding;
 mod http_source;
 mod kafka_mock;
 mod logging;

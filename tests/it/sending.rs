@@ -218,6 +218,19 @@ async fn rows_without_a_project_or_a_due_time_go_out_however_many_they_are() {
     client.app.end().await;
 }
 
+#[tokio::test]
+async fn a_row_that_can_never_be_due_counts_for_its_source() {
+    let client = client("sources: { main: { kind: scripted } }").await;
+    let mut session = writer(client.app.folder()).await;
+    run(&mut session, "INSERT INTO resend_log (source, due_at, created_at) VALUES ('main', 'soon', 0), ('none', 'soon', 0)").await;
+    for source in ["main", ""] {
+        let failed = format!(r#"redrive_finished_total{{project="test",source="{source}",state="failed",class="invalid"}} 1"#);
+        shows(&client, Duration::from_secs(30), &failed).await;
+    }
+    session.close().await.unwrap();
+    client.app.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_from_cron_sends_beside_a_node_that_only_accepts() {
     let client = client("poller: { enabled: false }").await;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use redrive::message::Message;
 use redrive::outcome::{Class, Outcome};
-use redrive::source::{Context, Registry, Sender};
+use redrive::source::{Registry, Sender};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
@@ -130,7 +130,8 @@ pub(crate) struct Arrival {
 
 /// The source with this section, built as the configuration builds it.
 pub(crate) fn built<D: Destination>(destination: &D, section: Value, timeout: &str) -> Sender {
-    let cx = Context { folder: destination.folder().to_owned(), ..context_with_timeout(timeout) };
+    let mut cx = context_with_timeout(timeout);
+    cx.folder = destination.folder().to_owned();
     destination.registry().build(D::KIND, section, &cx).unwrap_or_else(|faults| panic!("{faults:?}"))
 }
 

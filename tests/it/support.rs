@@ -13,6 +13,8 @@ pub(crate) mod yaml;
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
+use redrive::message::Message;
+
 pub(crate) use backend::{Backend, TestStore};
 pub(crate) use proxy::Proxy;
 pub(crate) use raw::Raw;
@@ -27,6 +29,12 @@ pub(crate) fn service(name: &str) -> String {
 pub(crate) fn unique_name() -> String {
     let seconds = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     format!("rdt_{seconds:x}_{:010x}", rand::random::<u64>() >> 24)
+}
+
+/// A message with something changed.
+pub(crate) fn changed(mut message: Message, change: impl FnOnce(&mut Message)) -> Message {
+    change(&mut message);
+    message
 }
 
 /// Asks again and again until there is an answer, and fails the test once `deadline` has passed.

@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn a_large_message_goes_alone_and_the_order_stays() {
         let row = |size: usize| {
-            let (message, receipt) = Delivery::new(crate::source::log::tests::message(&"x".repeat(size)), |_| ()).split();
+            let (message, receipt) = Delivery::new(Message::new("log", "x".repeat(size)), |_| ()).split();
             Row { message, receipt, since: Instant::now() }
         };
         let sizes = [10, 20, BATCH_BYTES + 1, 30, BATCH_BYTES - 30, 1];

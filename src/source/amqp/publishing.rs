@@ -83,7 +83,7 @@ mod tests {
     use crate::outcome::Class;
 
     fn message(headers: &[(&str, &str)]) -> Message {
-        let mut message = crate::source::log::tests::message("x");
+        let mut message = Message::new("log", "x");
         message.topic = Some("orders".to_owned());
         message.headers = Headers::new(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect());
         message

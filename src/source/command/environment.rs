@@ -78,7 +78,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::source::log::tests::message;
+
+    fn message(payload: &str) -> Message {
+        Message::new("log", payload.to_owned())
+    }
 
     fn value(message: &Message, name: &str) -> Option<String> {
         facts(message).unwrap().into_iter().find(|(have, _)| *have == name).map(|(_, value)| value)

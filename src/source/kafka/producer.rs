@@ -241,7 +241,7 @@ impl Producer {
                 Code::Fatal => events.fatal.store(true, Ordering::Release),
                 _ => {}
             }
-            Refusal::Failed(record.delivery_opaque, Outcome { asked: false, ..events.failed(code, topic) })
+            Refusal::Failed(record.delivery_opaque, events.failed(code, topic).unasked())
         })
     }
 

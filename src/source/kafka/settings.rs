@@ -189,17 +189,10 @@ fn credentials(config: &Config, cx: &Context, given: &mut BTreeMap<String, Strin
 mod tests {
     use super::properties::{GUARDED, Property};
     use super::*;
-    use crate::source::Options;
     use crate::units::Span;
 
     fn context() -> Context {
-        Context {
-            project: "test".into(),
-            name: "events".into(),
-            options: Options::default(),
-            lease: Duration::from_secs(30),
-            folder: "/etc/redrive".into(),
-        }
+        Context { folder: "/etc/redrive".into(), ..Context::new("test", "events") }
     }
 
     fn config(json: &str) -> Config {

@@ -5,11 +5,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use bytes::Bytes;
-use redrive::message::{Headers, Key, Message};
+use redrive::message::{Headers, Key};
 use redrive::outcome::{Class, Outcome};
 use serde_json::json;
 
 use super::shell;
+use crate::support::changed;
 use crate::support::endpoint::{build, faults, message, said};
 
 #[tokio::test]
@@ -39,13 +40,12 @@ fn environment(folder: &Path) -> BTreeMap<String, String> {
 #[tokio::test]
 async fn the_facts_stand_in_the_environment_and_little_else() {
     let folder = tempfile::tempdir().unwrap();
-    let message = Message {
-        topic: Some("refunds\n'quoted' $HOME".into()),
-        key: Some(Key::Text("o-17".into())),
-        headers: Headers::new(vec![("tenant".into(), "a \"b\"".into())]),
-        attempt: 3,
-        ..message("x")
-    };
+    let message = changed(message("x"), |message| {
+        message.topic = Some("refunds\n'quoted' $HOME".into());
+        message.key = Some(Key::Text("o-17".into()));
+        message.headers = Headers::new(vec![("tenant".into(), "a \"b\"".into())]);
+        message.attempt = 3;
+    });
     let section = json!({ "argv": ["sh", "-c", "env -0 > env"], "env": { "MODE": "fast" }, "inherit_env": ["CARGO_PKG_NAME"] });
     let source = build("command", section, json!({}), folder.path()).unwrap();
     assert_eq!(source.send(&message).await, Outcome::succeeded());
@@ -73,7 +73,8 @@ async fn the_facts_stand_in_the_environment_and_little_else() {
 async fn a_binary_key_comes_in_base64() {
     let folder = tempfile::tempdir().unwrap();
     let source = shell("env -0 > env", json!({}), folder.path());
-    assert_eq!(source.send(&Message { key: Some(Key::Binary(Bytes::from_static(b"\xff\0"))), ..message("") }).await, Outcome::succeeded());
+    let binary = changed(message(""), |message| message.key = Some(Key::Binary(Bytes::from_static(b"\xff\0"))));
+    assert_eq!(source.send(&binary).await, Outcome::succeeded());
     let seen = environment(folder.path());
     assert_eq!(seen.get("REDRIVE_KEY_BASE64").map(String::as_str), Some("/wA="));
     assert!(!seen.contains_key("REDRIVE_KEY") && !seen.contains_key("REDRIVE_TOPIC"));
@@ -83,9 +84,9 @@ async fn a_binary_key_comes_in_base64() {
 #[tokio::test]
 async fn what_no_environment_can_hold_fails_the_message_for_good() {
     let source = shell("exit 0", json!({}), Path::new("."));
-    let nul = Message { topic: Some("a\0b".into()), ..message("") };
-    let long = Message { topic: Some("t".repeat(200_000)), ..message("") };
-    let headers = Message { headers: Headers::new(vec![("x".into(), "\0".into())]), ..message("") };
+    let nul = changed(message(""), |message| message.topic = Some("a\0b".into()));
+    let long = changed(message(""), |message| message.topic = Some("t".repeat(200_000)));
+    let headers = changed(message(""), |message| message.headers = Headers::new(vec![("x".into(), "\0".into())]));
     assert_eq!(said(&source.send(&nul).await), (Class::Permanent, "command_environment"));
     assert_eq!(said(&source.send(&long).await), (Class::Permanent, "command_environment"));
     assert_eq!(source.send(&headers).await, Outcome::succeeded(), "JSON escapes a NUL");

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use redrive::message::{Headers, Message};
+use redrive::message::Headers;
 use redrive::outcome::{Class, MAX_RESULT, Outcome};
 use redrive::source::Source;
 use serde_json::{Value, json};
 
+use crate::support::changed;
 use crate::support::endpoint::{Reply, SOON, Server, answer, build, closed_port, http_to, message, raw_server, said};
 
 fn to(url: &str, options: Value) -> Arc<dyn Source> {
@@ -200,7 +201,7 @@ async fn headers_past_every_measure_fail_the_message_and_nothing_else() {
     let server = Server::start(|_| answer("200 OK", "", ""));
     let source = http_to(&server, &json!({}), json!({}));
     let pairs = (0..100_000).map(|n| (format!("x-{n}"), "v".to_owned())).collect();
-    let outcome = source.send(&Message { headers: Headers::new(pairs), ..message("x") }).await;
+    let outcome = source.send(&changed(message("x"), |message| message.headers = Headers::new(pairs))).await;
     assert_eq!(said(&outcome), (Class::Permanent, "http_headers"));
     assert_eq!(source.send(&message("x")).await, Outcome::succeeded());
 }

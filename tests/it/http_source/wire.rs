@@ -9,10 +9,11 @@ use bytes::Bytes;
 use openssl::hash::MessageDigest;
 use openssl::pkey::PKey;
 use openssl::sign::Signer;
-use redrive::message::{Headers, Key, Message};
+use redrive::message::{Headers, Key};
 use redrive::outcome::{Class, Outcome};
 use serde_json::json;
 
+use crate::support::changed;
 use crate::support::endpoint::{SOON, Server, answer, build, http_to, message, said};
 
 fn ok() -> Server {
@@ -23,13 +24,13 @@ fn ok() -> Server {
 async fn a_message_is_one_post_with_its_payload_and_its_facts() {
     let server = ok();
     let source = http_to(&server, &json!({ "headers": { "X-Static": "s" } }), json!({}));
-    let message = Message {
-        topic: Some("orders/öst".into()),
-        key: Some(Key::Binary(Bytes::from_static(b"k\xff 1"))),
-        headers: Headers::new(vec![("tenant".into(), "a".into()), ("Redrive-Id".into(), "forged".into()), ("X-Static".into(), "forged".into())]),
-        attempt: 3,
-        ..message(r#"{"n":1}"#)
-    };
+    let forged = [("tenant", "a"), ("Redrive-Id", "forged"), ("X-Static", "forged")];
+    let message = changed(message(r#"{"n":1}"#), |message| {
+        message.topic = Some("orders/öst".into());
+        message.key = Some(Key::Binary(Bytes::from_static(b"k\xff 1")));
+        message.headers = Headers::new(forged.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec());
+        message.attempt = 3;
+    });
     assert_eq!(source.send(&message).await, Outcome::succeeded());
     let request = server.request();
     assert_eq!(request.line, "POST /hook HTTP/1.1");
@@ -57,7 +58,7 @@ async fn a_message_is_one_post_with_its_payload_and_its_facts() {
 async fn a_tombstone_is_an_empty_body() {
     let server = ok();
     let source = http_to(&server, &json!({ "method": "DELETE" }), json!({}));
-    assert_eq!(source.send(&Message { payload: None, ..message("") }).await, Outcome::succeeded());
+    assert_eq!(source.send(&changed(message(""), |message| message.payload = None)).await, Outcome::succeeded());
     let request = server.request();
     assert_eq!((request.line.as_str(), request.header("content-length"), request.body.len()), ("DELETE /hook HTTP/1.1", "0", 0));
     assert!(!request.headers.contains_key("content-type") && !request.headers.contains_key("redrive-key"));
@@ -78,7 +79,7 @@ async fn a_payload_of_16_mib_arrives_byte_for_byte() {
 async fn the_topic_goes_into_the_url_only_where_it_says_so() {
     let server = ok();
     let source = build("http", json!({ "url": server.url("/t/{topic}?q={topic}") }), json!({}), Path::new(".")).unwrap();
-    let with = |topic: &str| Message { topic: Some(topic.into()), ..message("x") };
+    let with = |topic: &str| changed(message("x"), |message| message.topic = Some(topic.into()));
     assert_eq!(source.send(&with("a/b c?d")).await, Outcome::succeeded());
     assert_eq!(server.request().line, "POST /t/a%2Fb%20c%3Fd?q=a%2Fb%20c%3Fd HTTP/1.1");
     for bad in [message("x"), with(".."), with("")] {
@@ -100,7 +101,7 @@ async fn credentials_come_from_the_configuration_or_from_files() {
         section["url"] = json!(server.url("/"));
         let source = build("http", section, json!({}), folder.path()).unwrap();
         let forged = Headers::new(vec![("authorization".into(), "forged".into()), ("x-api-key".into(), "forged".into())]);
-        assert_eq!(source.send(&Message { headers: forged, ..message("x") }).await, Outcome::succeeded());
+        assert_eq!(source.send(&changed(message("x"), |message| message.headers = forged)).await, Outcome::succeeded());
         server.request()
     };
     let bearer = "Bearer hunter2";
@@ -124,7 +125,7 @@ async fn a_receiver_can_verify_the_signature_as_standard_webhooks_says() {
     let section = json!({ "url": server.url("/"), "webhook_secret_file": "secrets" });
     let source = build("http", section, json!({}), folder.path()).unwrap();
     let forged = Headers::new(vec![("webhook-signature".into(), "v1,forged".into()), ("webhook-id".into(), "forged".into())]);
-    let message = Message { headers: forged, ..message("\u{0}payload. with dots.") };
+    let message = changed(message("\u{0}payload. with dots."), |message| message.headers = forged);
     assert_eq!(source.send(&message).await, Outcome::succeeded());
 
     let request = server.request();
@@ -152,7 +153,7 @@ async fn a_handler_behind_a_unix_socket_is_reached() {
 
     let with_url = json!({ "unix": "handler.sock", "url": "http://handler/jobs/{topic}" });
     let source = build("http", with_url, json!({}), folder.path()).unwrap();
-    assert_eq!(source.send(&Message { topic: Some("t".into()), ..message("x") }).await, Outcome::succeeded());
+    assert_eq!(source.send(&changed(message("x"), |message| message.topic = Some("t".into()))).await, Outcome::succeeded());
     assert_eq!(requests.recv_timeout(SOON).unwrap().line, "POST /jobs/t HTTP/1.1");
 
     let nobody = build("http", json!({ "unix": "absent.sock" }), json!({}), folder.path()).unwrap();

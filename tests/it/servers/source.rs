@@ -14,7 +14,7 @@ use super::kafka::Topic;
 use crate::source_contract::destinations::records;
 use crate::source_contract::{Arrival, Destination, Leaving, Refusing, Secretive, Shown, State};
 use crate::support::sends::message;
-use crate::support::{Proxy, service};
+use crate::support::{Proxy, changed, service};
 
 /// A client goes to the address that the broker advertises, past any proxy: `tests/outage` takes this one away.
 mod kafka_4 {
@@ -77,8 +77,9 @@ impl Shown for Kafka {
 impl Refusing for Kafka {
     fn refused(&self) -> Vec<(Message, Class, &'static str)> {
         let large = message(&self.0.name, vec![b'x'; 150_000]);
-        let keyless = Message { key: None, ..message(&self.0.name, "hunter3") };
-        let old = Message { began_at: Some(chrono::Utc::now() - chrono::Duration::days(1)), ..message(&self.0.name, "hunter3") };
+        let keyless = changed(message(&self.0.name, "hunter3"), |message| message.key = None);
+        let yesterday = chrono::Utc::now() - chrono::Duration::days(1);
+        let old = changed(message(&self.0.name, "hunter3"), |message| message.began_at = Some(yesterday));
         vec![
             (large, Class::Permanent, "kafka_msg_size_too_large"),
             (keyless, Class::Permanent, "kafka_invalid_record"),

@@ -6,6 +6,7 @@ use redrive::message::{Headers, Key, Message};
 use redrive::outcome::Class;
 
 use super::{Destination, Refusing, SOON, Shown, assert_all, messages, send, sender};
+use crate::support::changed;
 use crate::support::sends::message;
 
 const BATCH: usize = 300;
@@ -33,7 +34,7 @@ pub(crate) async fn a_message_arrives_whole<D: Shown>(destination: &D) {
         // It has a topic of its own.
         empty.topic = None;
     }
-    let tombstone = Message { payload: None, ..message(destination.topic(), "") };
+    let tombstone = changed(message(destination.topic(), ""), |message| message.payload = None);
     let sent = [full, empty, tombstone];
     assert_all(&send(destination, &sender, sent.to_vec(), SOON).await, Class::Succeeded);
 

@@ -1,9 +1,9 @@
 //! What a source reports, and what it keeps to itself.
 
-use redrive::message::Message;
 use redrive::outcome::{Class, cut};
 
 use super::{Destination, SOON, Secretive, built, messages, send};
+use crate::support::changed;
 use crate::support::sends::message;
 
 pub(crate) async fn check_refuses_a_topic_exactly_when_a_send_would<D: Destination>(destination: &D) {
@@ -11,7 +11,8 @@ pub(crate) async fn check_refuses_a_topic_exactly_when_a_send_would<D: Destinati
     // Other topics don't get past the intake, which accepts 1 to 1024 bytes without control characters.
     let long = [250, 256, 1024].map(|count| "x".repeat(count));
     let topics = [destination.topic(), ".", "..", "a b", "a/b", "ä"].into_iter().chain(long.iter().map(String::as_str));
-    let sent: Vec<_> = topics.map(Some).chain([None]).map(|topic| Message { topic: topic.map(str::to_owned), ..message("", "hunter3") }).collect();
+    let with = |topic: Option<&str>| changed(message("", "hunter3"), |message| message.topic = topic.map(str::to_owned));
+    let sent: Vec<_> = topics.map(Some).chain([None]).map(with).collect();
     let outcomes = send(destination, &sender, sent.clone(), SOON).await;
     for message in sent {
         let (outcome, topic) = (&outcomes[&message.id], message.topic.as_deref());

@@ -156,7 +156,7 @@ pub(crate) async fn the_answers_are_in_order(cx: Fixture) {
 pub(crate) async fn a_payload_is_replaced_only_once_failed(cx: Fixture) {
     let store = cx.store().await;
     let new = Bytes::from_static(b"\x00better\xff");
-    for state in State::ALL {
+    for &state in State::ALL {
         let id = one_in(&cx, state).await;
         let changed = store.replace_payload(&cx.project, id, new.clone()).await.unwrap();
         if state == State::Failed {

@@ -44,7 +44,7 @@ pub(crate) async fn every_verb_keeps_to_its_project(cx: Fixture) {
     }
     assert_eq!(store.retry(&theirs, all.to_vec()).await.unwrap(), [Changed::NotFound; 3]);
     assert_eq!(store.cancel(&theirs, all.to_vec()).await.unwrap(), [Changed::NotFound; 3]);
-    let keep = State::FINISHED.map(|state| (state, Some(Duration::ZERO))).to_vec();
+    let keep = State::FINISHED.iter().map(|state| (*state, Some(Duration::ZERO))).collect();
     store.purge(Purge { project: theirs.clone(), keep, max_rows: 0, surplus: None, batch: 1000 }).await.unwrap();
 
     // If one of their nodes serves a source of the same name, it serves none of ours.

@@ -121,7 +121,7 @@ pub(crate) async fn what_finished_within_a_time(cx: Fixture) {
     assert_eq!(list(&cx, within(Some(early), Some(late))).await, [second]);
     let [year_0, year_9999] = ["0000-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"].map(|time| Some(time.parse().unwrap()));
     assert_eq!(list(&cx, within(year_0, year_9999)).await, [second, first]);
-    for state in State::ALL {
+    for &state in State::ALL {
         let of_it = match state {
             State::Succeeded => vec![second],
             State::Failed => vec![first],

@@ -19,6 +19,11 @@ fn purge_of(cx: &Fixture, keep: &[(State, Option<u64>)]) -> Purge {
     Purge { project: cx.project.clone(), keep, max_rows: 1_000_000, surplus: None, batch: 1000 }
 }
 
+/// Each finished state, kept for so many seconds.
+fn each_for(seconds: Option<u64>) -> Vec<(State, Option<u64>)> {
+    State::FINISHED.iter().map(|state| (*state, seconds)).collect()
+}
+
 async fn purge(cx: &Fixture, purge: Purge) -> Purged {
     cx.store().await.purge(purge).await.unwrap()
 }
@@ -96,18 +101,18 @@ pub(crate) async fn one_that_can_be_no_smaller_is_not_tried_again(cx: Fixture) {
 
 pub(crate) async fn never_is_never(cx: Fixture) {
     let mut all = BTreeSet::new();
-    for state in State::ALL {
+    for &state in State::ALL {
         let id = one_in(&cx, state).await;
         if state.is_finished() {
             finished_ago(&cx, id, 3_000_000_000).await;
         }
         all.insert(id);
     }
-    let never = State::FINISHED.map(|state| (state, None));
+    let never = each_for(None);
     let purged = purge(&cx, purge_of(&cx, &never)).await;
     assert!(deleted(&purged).is_empty() && !purged.more, "{purged:?}");
     assert_eq!(left(&cx).await, all);
-    let purged = purge(&cx, purge_of(&cx, &State::FINISHED.map(|state| (state, Some(0))))).await;
+    let purged = purge(&cx, purge_of(&cx, &each_for(Some(0)))).await;
     assert_eq!(deleted(&purged), State::FINISHED.iter().map(|state| (*state, 1)).collect(), "none is kept at all");
     assert_eq!(left(&cx).await.len(), 4);
 }
@@ -120,7 +125,7 @@ pub(crate) async fn at_most_so_many_rows_stay(cx: Fixture) {
         finished_ago(&cx, id, 10 + 10 * i64::try_from(age).unwrap()).await;
         finished.push(id);
     }
-    let never = State::FINISHED.map(|state| (state, None));
+    let never = each_for(None);
     let some = Purge { max_rows: 12, ..purge_of(&cx, &never) };
     assert!(deleted(&purge(&cx, some).await).is_empty());
     let mut counts = Vec::new();
@@ -143,7 +148,7 @@ pub(crate) async fn at_most_so_many_rows_stay(cx: Fixture) {
 pub(crate) async fn of_those_that_ended_together_no_more_than_are_too_many(cx: Fixture) {
     let ids = cx.put("billing", 9).await;
     cx.store().await.cancel(&cx.project, ids).await.unwrap();
-    let never = State::FINISHED.map(|state| (state, None));
+    let never = each_for(None);
     let mut request = Purge { max_rows: 4, batch: 2, ..purge_of(&cx, &never) };
     for _ in 0..10 {
         let purged = purge(&cx, request.clone()).await;
@@ -178,7 +183,7 @@ pub(crate) async fn keys_past_their_time(cx: Fixture) {
     cx.store().await.insert(kept).await.unwrap();
     cx.store().await.insert(brief).await.unwrap();
     let mut keys = 0;
-    let never = purge_of(&cx, &State::FINISHED.map(|state| (state, None)));
+    let never = purge_of(&cx, &each_for(None));
     keys += purge(&cx, never.clone()).await.keys;
     let rest = eventually(Duration::from_secs(5), async || {
         let purged = purge(&cx, never.clone()).await;
@@ -192,7 +197,7 @@ pub(crate) async fn keys_past_their_time(cx: Fixture) {
 
 pub(crate) async fn only_of_its_own_project(cx: Fixture) {
     let id = one_in(&cx, State::Succeeded).await;
-    let theirs = Purge { project: "invoices".into(), max_rows: 0, ..purge_of(&cx, &State::FINISHED.map(|state| (state, Some(0)))) };
+    let theirs = Purge { project: "invoices".into(), max_rows: 0, ..purge_of(&cx, &each_for(Some(0))) };
     assert!(deleted(&purge(&cx, theirs).await).is_empty());
     assert_eq!(left(&cx).await, BTreeSet::from([id]));
 }
@@ -201,7 +206,7 @@ pub(crate) async fn what_was_put_back_is_not_purged(cx: Fixture) {
     let id = one_in(&cx, State::Failed).await;
     finished_ago(&cx, id, 1_000_000).await;
     cx.store().await.retry(&cx.project, vec![id]).await.unwrap();
-    let purged = purge(&cx, Purge { max_rows: 0, ..purge_of(&cx, &State::FINISHED.map(|state| (state, Some(0)))) }).await;
+    let purged = purge(&cx, Purge { max_rows: 0, ..purge_of(&cx, &each_for(Some(0))) }).await;
     assert!(deleted(&purged).is_empty());
     assert_eq!(cx.state(id).await, State::Pending);
 }

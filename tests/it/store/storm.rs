@@ -262,7 +262,7 @@ pub(crate) async fn what_somebody_has_locked_is_told_at_once(cx: Fixture) {
 /// MySQL locks whatever a statement passes: one that read the table, or much of an index, to find the messages that it names would wait.
 pub(crate) async fn rows_that_somebody_holds_keep_nobody_waiting_who_names_others(cx: Fixture) {
     let mut others = Vec::new();
-    for state in State::ALL {
+    for &state in State::ALL {
         others.push(one_in(&cx, state).await);
     }
     let store = cx.store().await;

@@ -197,7 +197,7 @@ pub(crate) async fn start_in(folder: TempDir, yaml: &str) -> Running {
     let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
     let (api, health) = (app.address().unwrap_or(nowhere), app.health_address().unwrap_or(nowhere));
     let stop = CancellationToken::new();
-    let task = tokio::spawn(app.run(stop.clone()));
+    let task = tokio::spawn(app.run(stop.clone().cancelled_owned()));
     Running { api, health, stop, hold, folder, task }
 }
 

@@ -12,43 +12,29 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redrive::fault::Fault;
-use redrive::message::{Headers, Message};
+use redrive::message::Message;
 use redrive::outcome::Outcome;
 use redrive::source::{Context, Registry, Sender, Source};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 /// How long a test waits for what must happen.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// A message with this payload and nothing else.
 pub(crate) fn message(payload: impl Into<Bytes>) -> Message {
-    Message {
-        id: Uuid::now_v7(),
-        project: "shop".into(),
-        source: "crm".into(),
-        topic: None,
-        key: None,
-        payload: Some(payload.into()),
-        headers: Headers::default(),
-        epoch: 1,
-        attempt: 1,
-        began_at: None,
-    }
+    let mut message = Message::new("crm", payload);
+    message.project = "shop".into();
+    message
 }
 
 /// Builds a source of a kind from its section and the common options.
 pub(crate) fn build(kind: &str, section: Value, options: Value, folder: &Path) -> Result<Arc<dyn Source>, Vec<Fault>> {
-    let cx = Context {
-        project: "shop".into(),
-        name: "crm".into(),
-        options: serde_json::from_value(options).unwrap(),
-        lease: Duration::from_secs(30),
-        folder: folder.to_owned(),
-    };
+    let mut cx = Context::new("shop", "crm");
+    cx.options = serde_json::from_value(options).unwrap();
+    cx.folder = folder.to_owned();
     match Registry::default().build(kind, section, &cx)? {
         Sender::Each(source) => Ok(source),
-        Sender::Pipelined(_) => panic!("{kind} takes one message at a time"),
+        _ => panic!("{kind} does not take one message at a time"),
     }
 }
 

@@ -1,21 +1,21 @@
 //! Sends through a source as the engine does.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::stream::{self, StreamExt as _};
 use redrive::message::{Headers, Key, Message};
 use redrive::outcome::Outcome;
-use redrive::source::{Context, Delivery, Options, Registry, Sender};
+use redrive::source::{Context, Delivery, Registry, Sender};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 /// The context of a source named `tested` with a lease of 30 s.
 pub(crate) fn context() -> Context {
-    Context { project: "test".into(), name: "tested".into(), options: Options::default(), lease: Duration::from_secs(30), folder: PathBuf::from("/") }
+    let mut cx = Context::new("test", "tested");
+    cx.folder = "/".into();
+    cx
 }
 
 /// The same, with this timeout and a lease that suits it.
@@ -32,18 +32,12 @@ pub(crate) fn build(kind: &str, section: Value, cx: &Context) -> Sender {
 
 /// A message to a topic.
 pub(crate) fn message(topic: &str, payload: impl Into<Bytes>) -> Message {
-    Message {
-        id: Uuid::now_v7(),
-        project: "test".into(),
-        source: "tested".into(),
-        topic: Some(topic.to_owned()),
-        key: Some(Key::Text("k-1".to_owned())),
-        payload: Some(payload.into()),
-        headers: Headers::new(vec![("tenant".to_owned(), "ä".to_owned())]),
-        epoch: 1,
-        attempt: 3,
-        began_at: None,
-    }
+    let mut message = Message::new("tested", payload);
+    message.topic = Some(topic.to_owned());
+    message.key = Some(Key::Text("k-1".to_owned()));
+    message.headers = Headers::new(vec![("tenant".to_owned(), "ä".to_owned())]);
+    message.attempt = 3;
+    message
 }
 
 /// Deliveries of messages, and the receiver of their outcomes.
@@ -78,25 +72,11 @@ impl Outcomes {
     }
 }
 
-/// Hands a batch to a sender as the engine does; if it takes one message at a time, 64 concurrently.
-async fn hand_over(sender: &Sender, batch: Vec<Delivery>) {
-    match sender {
-        Sender::Pipelined(pipeline) => pipeline.send(batch).await,
-        Sender::Each(source) => {
-            let send = |delivery: Delivery| async move {
-                let outcome = source.send(delivery.message()).await;
-                delivery.finish(outcome);
-            };
-            stream::iter(batch).for_each_concurrent(64, send).await;
-        }
-    }
-}
-
 /// Sends messages in one batch and waits for every outcome.
 pub(crate) async fn send_all(sender: &Sender, messages: Vec<Message>, within: Duration) -> HashMap<Uuid, Outcome> {
     let (batch, outcomes) = deliveries(messages);
     let sends = async {
-        hand_over(sender, batch).await;
+        sender.send(batch).await;
         outcomes.all().await
     };
     tokio::time::timeout(within, sends).await.unwrap_or_else(|_| panic!("not every message was finished within {within:?}"))

@@ -59,7 +59,7 @@ async fn rows_without_a_source_are_looked_for_where_they_are() {
 #[tokio::test]
 async fn a_page_of_a_state_is_read_from_the_index_of_that_state() {
     let (core, _folder) = tables().await;
-    for state in State::ALL {
+    for &state in State::ALL {
         let found = match state {
             State::Sending => "SEARCH resend_log USING INDEX resend_log_lease (project=?)",
             // There is no index: nearly all rows are in this state.
