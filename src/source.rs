@@ -1,7 +1,8 @@
 //! A source: the strategy that performs the send for a message.
 //!
 //! Implement [`Source`] for a destination that takes one message at a time, [`Pipeline`] for one that is fast only with many messages under way. A
-//! kind of source is its [`Config`]: the contents of the YAML, and the factory for the sender.
+//! kind of source is its [`Config`]: the contents of the YAML, and the factory for the sender; or a [`Kind`], if it needs something of the program
+//! as well.
 
 pub mod amqp;
 pub mod answer;
@@ -9,6 +10,7 @@ pub mod codes;
 pub mod command;
 pub mod http;
 pub mod kafka;
+pub(crate) mod keys;
 pub mod log;
 pub mod options;
 pub mod registry;
@@ -29,7 +31,7 @@ use crate::units::Secret;
 
 use codes::Code;
 pub use options::Options;
-pub use registry::Registry;
+pub use registry::{Kind, Registry};
 pub(crate) use section::Section;
 
 /// Redrive's own headers in a record or message. A consumer that forwards a message with all its headers brings those of another redrive along.
@@ -42,14 +44,15 @@ fn is_own_header(name: &str) -> bool {
 
 /// Performs the send for one message at a time. Many calls run concurrently, up to the source's `in_flight`.
 ///
-/// A call should end within the source's `timeout`; three seconds after that the engine abandons it (an unreachable outcome). A panic in it is caught
-/// (a refused one).
+/// A call should end within the source's `timeout`, which is in [`Options::timeout`] of the [`Context`] that it was built with, and say itself what
+/// it waited for. The engine only makes sure that it ends: three seconds after the `timeout`, or after 63 seconds if none is set, it drops the call (an
+/// unreachable outcome, `timeout`). A panic in it is caught (a refused one, `panic`).
 ///
 /// ```
 /// use redrive::async_trait;
 /// use redrive::message::Message;
 /// use redrive::outcome::Outcome;
-/// use redrive::source::{Registry, Sender, Source};
+/// use redrive::source::Source;
 ///
 /// struct Printer;
 ///
@@ -63,11 +66,9 @@ fn is_own_header(name: &str) -> bool {
 ///         Outcome::succeeded()
 ///     }
 /// }
-///
-/// let mut registry = Registry::default();
-/// // `kind: printer`, without keys of its own; `Registry::register` takes a type for them.
-/// registry.register_with("printer", |_section, _cx| Ok(Sender::each(Printer)));
 /// ```
+///
+/// [`Config`] shows how it gets into a configuration.
 #[async_trait]
 pub trait Source: Send + Sync + 'static {
     /// Sends the message and reports the outcome. The same message may come again: [`Message::id`] identifies a copy.
@@ -124,7 +125,7 @@ pub trait Source: Send + Sync + 'static {
 #[async_trait]
 pub trait Pipeline: Send + Sync + 'static {
     /// Takes a batch. Returns as soon as another batch can be taken, which bounds how much waits inside; each delivery is
-    /// [finished](Delivery::finish) on its own, now or later, but within the source's timeout.
+    /// [finished](Delivery::finish) on its own, now or later, but within the source's `timeout`, to which only the pipeline itself holds it.
     async fn send(&self, batch: Vec<Delivery>);
 
     /// As [`Source::check`].
@@ -299,11 +300,94 @@ impl Context {
     }
 }
 
-/// The configuration of a kind of source: its keys in the YAML besides [`Options`], and the factory for the sender.
+/// The configuration of a kind of source: its keys in the YAML besides `kind` and [`Options`], and the factory for the sender.
 ///
-/// Unknown keys should be refused (`#[serde(deny_unknown_fields)]`).
+/// - Unknown keys should be refused (`#[serde(deny_unknown_fields)]`), or a key that is misspelt has no effect.
+/// - [`JsonSchema`] puts its keys into `redrive schema`. The derive finds its crate by the name `schemars`, which redrive exports.
+/// - A number or a boolean where text is expected is read as text. In an enum with a tag, an untagged one or a flattened value, serde does not say
+///   which value is wrong: there text that looks like a number needs quotes, and a fault is shown at the line of the whole.
+///
+/// ```
+/// use std::fs::OpenOptions;
+/// use std::io::Write as _;
+/// use std::path::{Path, PathBuf};
+///
+/// use redrive::async_trait;
+/// use redrive::fault::Fault;
+/// use redrive::message::Message;
+/// use redrive::outcome::Outcome;
+/// use redrive::schemars::{self, JsonSchema};
+/// use redrive::source::codes::Code;
+/// use redrive::source::{Config, Context, Registry, Sender, Source};
+/// use serde::Deserialize;
+///
+/// /// `kind: journal`: appends a line for each message to a file.
+/// #[derive(Deserialize, JsonSchema)]
+/// #[serde(deny_unknown_fields)]
+/// struct JournalConfig {
+///     /// The file.
+///     file: PathBuf,
+///     /// What each line begins with.
+///     #[serde(default)]
+///     prefix: String,
+/// }
+///
+/// impl Config for JournalConfig {
+///     fn build(self, cx: &Context) -> Result<Sender, Vec<Fault>> {
+///         let mut faults = Vec::new();
+///         if self.file.as_os_str().is_empty() {
+///             faults.push(Fault::new("file", "is empty; write the path of a file"));
+///         }
+///         if self.prefix.contains('\n') {
+///             faults.push(Fault::new("prefix", "must be a single line"));
+///         }
+///         if !faults.is_empty() {
+///             return Err(faults);
+///         }
+///         // A relative path starts at the folder of the configuration.
+///         Ok(Sender::each(Journal { file: cx.path(&self.file), prefix: self.prefix }))
+///     }
+///
+///     fn codes() -> Option<Vec<Code>> {
+///         Some(vec!["journal_unwritable".into()])
+///     }
+/// }
+///
+/// struct Journal {
+///     file: PathBuf,
+///     prefix: String,
+/// }
+///
+/// #[async_trait]
+/// impl Source for Journal {
+///     async fn send(&self, message: &Message) -> Outcome {
+///         let file = OpenOptions::new().append(true).create(true).open(&self.file);
+///         match file.and_then(|mut file| writeln!(file, "{}{}", self.prefix, message.id)) {
+///             Ok(()) => Outcome::succeeded(),
+///             Err(error) => Outcome::unreachable("journal_unwritable", error.to_string()),
+///         }
+///     }
+/// }
+///
+/// let mut registry = Registry::default();
+/// registry.register::<JournalConfig>("journal");
+/// // A program that is to have the whole command line calls `redrive::cli::main(&registry)` now.
+///
+/// # use redrive::config::{Config as File, Scope};
+/// let read = |source: &str| {
+///     let text = format!("project: orders\nsources:\n  journal:\n    kind: journal\n    {source}\n");
+///     File::parse(&text, Path::new("redrive.yaml"), &|_| None, &registry, Scope::Whole)
+/// };
+/// assert!(read("file: sent.txt").is_ok());
+/// assert_eq!(read("file: ''").unwrap_err().to_string(), "redrive.yaml:5: sources.journal.file: is empty; write the path of a file");
+/// ```
 pub trait Config: DeserializeOwned + JsonSchema + Send + 'static {
     /// Checks everything and builds the sender. It must not wait for the destination: redrive starts with any destination down.
+    ///
+    /// It may be called several times for one source while a file is loaded, to find every fault, and by commands that send nothing, such as
+    /// `redrive check`. A sender that is not used is dropped without [`Source::close`]. So connect, spawn and open when the first message is sent,
+    /// not here. Redrive's commands call it within a Tokio runtime; a program that loads a configuration itself should do the same, because any kind
+    /// may rely on it.
     ///
     /// # Errors
     /// Every fault, with the path of the key within the source.
@@ -312,6 +396,11 @@ pub trait Config: DeserializeOwned + JsonSchema + Send + 'static {
     /// The error codes that its sends may report. Any other key in `outcomes:` would have no effect, and is a fault. `None` allows every key.
     fn codes() -> Option<Vec<Code>> {
         None
+    }
+
+    /// Whether its sources use the certificates of [`Options::tls`]. If not, `tls:` is a fault, because it would have no effect.
+    fn uses_tls() -> bool {
+        false
     }
 }
 
