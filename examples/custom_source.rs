@@ -20,12 +20,13 @@ use redrive::engine::Submission;
 use redrive::fault::Fault;
 use redrive::message::Message;
 use redrive::outcome::Outcome;
-use redrive::source::{Registry, Sender, Source};
+use redrive::schemars::{self, JsonSchema};
+use redrive::source::{Kind, Registry, Sender, Source};
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 /// The YAML of `kind: mailbox`, besides the options that every source has.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct MailboxConfig {
     /// How many messages the mailbox refuses before it takes one.
@@ -40,8 +41,7 @@ struct Mailbox {
 
 impl Mailbox {
     /// Checks the YAML and builds the source. All faults are shown with their lines before anything runs.
-    fn build(section: serde_json::Value, taken: mpsc::Sender<Message>) -> Result<Sender, Vec<Fault>> {
-        let config: MailboxConfig = serde_json::from_value(section).map_err(|error| vec![Fault::new("", error)])?;
+    fn build(config: &MailboxConfig, taken: mpsc::Sender<Message>) -> Result<Sender, Vec<Fault>> {
         if config.refusals > 3 {
             return Err(vec![Fault::new("refusals", "must be at most 3, or the message fails")]);
         }
@@ -84,10 +84,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(&file, CONFIGURATION.replace("sqlite://", &format!("sqlite://{}/", folder.path().display())))?;
 
     // The mailbox needs something from this program. A kind that needs nothing but its YAML implements `redrive::source::Config` instead, and is
-    // registered with `registry.register::<MailboxConfig>("mailbox")`, which also adds it to `redrive schema`.
+    // registered with `registry.register::<MailboxConfig>("mailbox")`.
     let (tell, mut taken) = mpsc::channel(16);
     let mut registry = Registry::default();
-    registry.register_with("mailbox", move |section, _cx| Mailbox::build(section, tell.clone()));
+    let kind = Kind::new(move |config: MailboxConfig, _cx| Mailbox::build(&config, tell.clone()));
+    registry.register_kind("mailbox", kind.with_codes(vec!["mailbox_full".into(), "mailbox_gone".into()]));
     let app = App::build(Config::load(&file, &registry, Scope::Whole)?).await?;
     let handle = app.handle();
     let (stop, stopped) = oneshot::channel::<()>();

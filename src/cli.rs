@@ -100,7 +100,7 @@ struct Terminal<'a> {
 /// use redrive::source::Registry;
 ///
 /// fn main() -> std::process::ExitCode {
-///     let registry = Registry::default(); // and registry.register::<MySource>("mine")
+///     let registry = Registry::default(); // and registry.register::<MyConfig>("mine"), see `redrive::source::Config`
 ///     redrive::cli::main(&registry)
 /// }
 /// ```

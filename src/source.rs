@@ -1,7 +1,8 @@
 //! A source: the strategy that performs the send for a message.
 //!
 //! Implement [`Source`] for a destination that takes one message at a time, [`Pipeline`] for one that is fast only with many messages under way. A
-//! kind of source is its [`Config`]: the contents of the YAML, and the factory for the sender.
+//! kind of source is its [`Config`]: the contents of the YAML, and the factory for the sender; or a [`Kind`], if it needs something of the program
+//! as well.
 
 #[doc(hidden)]
 pub mod amqp;
@@ -14,6 +15,7 @@ pub mod command;
 pub mod http;
 #[doc(hidden)]
 pub mod kafka;
+pub(crate) mod keys;
 #[doc(hidden)]
 pub mod log;
 pub mod options;
@@ -38,7 +40,7 @@ use crate::units::Secret;
 
 use codes::Code;
 pub use options::Options;
-pub use registry::Registry;
+pub use registry::{Kind, Registry};
 pub(crate) use section::Section;
 
 /// How many messages of a [`Source`] a [`Sender::send`] has under way at once.
@@ -58,15 +60,16 @@ fn is_own_header(name: &str) -> bool {
 
 /// Performs the send for one message at a time. Many calls run concurrently, up to the source's `in_flight`.
 ///
-/// A call should end within the source's `timeout`, or a minute if it has none; three seconds after that its future is dropped (an unreachable
-/// outcome). It is also dropped when the node has waited long enough for it at its end. A panic in it is caught (a refused one). It must not block the
-/// thread: use [`tokio::task::spawn_blocking`] for what does.
+/// A call should end within the source's `timeout`, which is in [`Options::timeout`] of the [`Context`] that it was built with, and say itself what
+/// it waited for. The engine only makes sure that it ends: three seconds after the `timeout`, or after 63 seconds if none is set, it drops the call (an
+/// unreachable outcome, `timeout`); it also does so when the node has waited long enough at its end. A panic in it is caught (a refused one, `panic`).
+/// It must not block the thread: use [`tokio::task::spawn_blocking`] for what does.
 ///
 /// ```
 /// use redrive::async_trait;
 /// use redrive::message::Message;
 /// use redrive::outcome::Outcome;
-/// use redrive::source::{Registry, Sender, Source};
+/// use redrive::source::Source;
 ///
 /// struct Printer;
 ///
@@ -80,11 +83,9 @@ fn is_own_header(name: &str) -> bool {
 ///         Outcome::succeeded()
 ///     }
 /// }
-///
-/// let mut registry = Registry::default();
-/// // `kind: printer`, without keys of its own; `Registry::register` takes a type for them.
-/// registry.register_with("printer", |_section, _cx| Ok(Sender::each(Printer)));
 /// ```
+///
+/// [`Config`] shows how it gets into a configuration.
 #[async_trait]
 pub trait Source: Send + Sync + 'static {
     /// Sends the message and reports the outcome. The same message may come again: [`Message::id`] identifies a copy.
@@ -399,11 +400,94 @@ impl Context {
     }
 }
 
-/// The configuration of a kind of source: its keys in the YAML besides [`Options`], and the factory for the sender.
+/// The configuration of a kind of source: its keys in the YAML besides `kind` and [`Options`], and the factory for the sender.
 ///
-/// Unknown keys should be refused (`#[serde(deny_unknown_fields)]`).
+/// - Unknown keys should be refused (`#[serde(deny_unknown_fields)]`), or a key that is misspelt has no effect.
+/// - [`JsonSchema`] puts its keys into `redrive schema`. The derive finds its crate by the name `schemars`, which redrive exports.
+/// - A number or a boolean where text is expected is read as text. In an enum with a tag, an untagged one or a flattened value, serde does not say
+///   which value is wrong: there text that looks like a number needs quotes, and a fault is shown at the line of the whole.
+///
+/// ```
+/// use std::fs::OpenOptions;
+/// use std::io::Write as _;
+/// use std::path::{Path, PathBuf};
+///
+/// use redrive::async_trait;
+/// use redrive::fault::Fault;
+/// use redrive::message::Message;
+/// use redrive::outcome::Outcome;
+/// use redrive::schemars::{self, JsonSchema};
+/// use redrive::source::codes::Code;
+/// use redrive::source::{Config, Context, Registry, Sender, Source};
+/// use serde::Deserialize;
+///
+/// /// `kind: journal`: appends a line for each message to a file.
+/// #[derive(Deserialize, JsonSchema)]
+/// #[serde(deny_unknown_fields)]
+/// struct JournalConfig {
+///     /// The file.
+///     file: PathBuf,
+///     /// What each line begins with.
+///     #[serde(default)]
+///     prefix: String,
+/// }
+///
+/// impl Config for JournalConfig {
+///     fn build(self, cx: &Context) -> Result<Sender, Vec<Fault>> {
+///         let mut faults = Vec::new();
+///         if self.file.as_os_str().is_empty() {
+///             faults.push(Fault::new("file", "is empty; write the path of a file"));
+///         }
+///         if self.prefix.contains('\n') {
+///             faults.push(Fault::new("prefix", "must be a single line"));
+///         }
+///         if !faults.is_empty() {
+///             return Err(faults);
+///         }
+///         // A relative path starts at the folder of the configuration.
+///         Ok(Sender::each(Journal { file: cx.path(&self.file), prefix: self.prefix }))
+///     }
+///
+///     fn codes() -> Option<Vec<Code>> {
+///         Some(vec!["journal_unwritable".into()])
+///     }
+/// }
+///
+/// struct Journal {
+///     file: PathBuf,
+///     prefix: String,
+/// }
+///
+/// #[async_trait]
+/// impl Source for Journal {
+///     async fn send(&self, message: &Message) -> Outcome {
+///         let file = OpenOptions::new().append(true).create(true).open(&self.file);
+///         match file.and_then(|mut file| writeln!(file, "{}{}", self.prefix, message.id)) {
+///             Ok(()) => Outcome::succeeded(),
+///             Err(error) => Outcome::unreachable("journal_unwritable", error.to_string()),
+///         }
+///     }
+/// }
+///
+/// let mut registry = Registry::default();
+/// registry.register::<JournalConfig>("journal");
+/// // A program that is to have the whole command line calls `redrive::cli::main(&registry)` now.
+///
+/// # use redrive::config::{Config as File, Scope};
+/// let read = |source: &str| {
+///     let text = format!("project: orders\nsources:\n  journal:\n    kind: journal\n    {source}\n");
+///     File::parse(&text, Path::new("redrive.yaml"), &|_| None, &registry, Scope::Whole)
+/// };
+/// assert!(read("file: sent.txt").is_ok());
+/// assert_eq!(read("file: ''").unwrap_err().to_string(), "redrive.yaml:5: sources.journal.file: is empty; write the path of a file");
+/// ```
 pub trait Config: DeserializeOwned + JsonSchema + Send + 'static {
     /// Checks everything and builds the sender. It must not wait for the destination: redrive starts with any destination down.
+    ///
+    /// It may be called several times for one source while a file is loaded, to find every fault, and by commands that send nothing, such as
+    /// `redrive check`. A sender that is not used is dropped without [`Source::close`]. So connect, spawn and open when the first message is sent,
+    /// not here. Redrive's commands call it within a Tokio runtime; a program that loads a configuration itself should do the same, because any kind
+    /// may rely on it.
     ///
     /// # Errors
     /// Every fault, with the path of the key within the source.
@@ -412,6 +496,11 @@ pub trait Config: DeserializeOwned + JsonSchema + Send + 'static {
     /// The error codes that its sends may report. Any other key in `outcomes:` would have no effect, and is a fault. `None` allows every key.
     fn codes() -> Option<Vec<Code>> {
         None
+    }
+
+    /// Whether its sources use the certificates of [`Options::tls`]. If not, `tls:` is a fault, because it would have no effect.
+    fn uses_tls() -> bool {
+        false
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -19,6 +20,43 @@ pub fn millis(span: Duration) -> u64 {
 
 /// One or more numbers with their units, as a regular expression. Long forms such as `5min` and `2days` are accepted too.
 const SUM: &str = r"([0-9]+(\.[0-9]+)?\s*[a-z]+\s*)+";
+
+/// Reads what is written as text. A number instead of it gets the message that the same text would get, which says what to write.
+struct Written<T> {
+    what: &'static str,
+    of: PhantomData<T>,
+}
+
+impl<T: FromStr<Err = String>> Written<T> {
+    /// `what` is expected.
+    fn read<'de, D: Deserializer<'de>>(what: &'static str, deserializer: D) -> Result<T, D::Error> {
+        deserializer.deserialize_any(Self { what, of: PhantomData })
+    }
+}
+
+impl<T: FromStr<Err = String>> de::Visitor<'_> for Written<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+}
 
 /// A duration written with its unit: `500ms`, `5s`, `10m`, `1.5h`, `1d`, `2w`, `7d 12h`. At most 100 years.
 ///
@@ -109,7 +147,7 @@ impl Serialize for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        Written::read("a duration such as 10m", deserializer)
     }
 }
 
@@ -176,7 +214,7 @@ impl Serialize for Limit {
 
 impl<'de> Deserialize<'de> for Limit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        Written::read("a duration such as 10m, or never", deserializer)
     }
 }
 
@@ -357,6 +395,24 @@ mod tests {
         for text in ["5", "", "five", "-1s", "36501d", "99999999999999999999s"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_number_is_told_what_to_write_as_its_text_is() {
+        fn said<T: serde::de::DeserializeOwned + fmt::Debug>(written: &str) -> String {
+            serde_json::from_str::<T>(written).unwrap_err().to_string()
+        }
+        for number in ["5", "-1", "1.5"] {
+            let text = format!("\"{number}\"");
+            let words = format!("`{number}` is not a duration; write a number with its unit, ");
+            for (of_number, of_text) in [(said::<Span>(number), said::<Span>(&text)), (said::<Limit>(number), said::<Limit>(&text))] {
+                assert!(of_number.starts_with(&words) && of_text.starts_with(&words), "{of_number} {of_text}");
+            }
+        }
+        assert_eq!(serde_json::from_str::<Span>("0").unwrap(), Span::secs(0));
+        assert_eq!(serde_json::from_str::<Limit>(r#""never""#).unwrap(), Limit::Never);
+        assert!(said::<Span>("[5]").starts_with("invalid type: sequence, expected a duration such as 10m"));
+        assert!(said::<Limit>("true").starts_with("invalid type: boolean `true`, expected a duration such as 10m, or never"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::setup::{Nowhere, intercepted};
+use super::setup::Nowhere;
 use crate::app::App;
 use crate::config::{Config, Scope};
 use crate::source::{Registry, Sender};
@@ -93,7 +93,7 @@ pub(super) fn until_parent_ends() -> CancellationToken {
 /// The registry's kinds, which build only the given source and a stand-in for the others.
 fn only(registry: &Registry, source: &str) -> Registry {
     let (real, source) = (registry.clone(), source.to_owned());
-    intercepted(registry, move |kind, mut section, cx| {
+    registry.built_by(move |kind, mut section, cx| {
         if *cx.name != *source {
             return Ok(Sender::each(Nowhere));
         }

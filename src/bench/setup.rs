@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::Error;
 use crate::config::{Config, Scope};
-use crate::fault::Fault;
 use crate::message::Message;
 use crate::outcome::Outcome;
 use crate::source::{Context, Registry, Section, Sender, Source};
@@ -40,7 +39,7 @@ impl Setup {
     pub(super) fn load(file: &Path, registry: &Registry, source: Option<&str>) -> Result<Self, Error> {
         let found: Arc<Mutex<Vec<Subject>>> = Arc::default();
         let (seen, real) = (found.clone(), registry.clone());
-        let spying = intercepted(registry, move |kind, section, cx| {
+        let spying = registry.built_by(move |kind, section, cx| {
             // The real source is built too, so that its faults are found before anything is made, and then dropped at once.
             real.build(kind, section.clone(), cx)?;
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,20 +60,6 @@ impl Setup {
         };
         Ok(Self { config, subject })
     }
-}
-
-/// The kinds of a registry, each built by `build`, which is given the kind's name.
-pub(super) fn intercepted(
-    registry: &Registry,
-    build: impl Fn(&str, Value, &Context) -> Result<Sender, Vec<Fault>> + Send + Sync + 'static,
-) -> Registry {
-    let build = Arc::new(build);
-    let mut other = registry.clone();
-    for kind in registry.names() {
-        let (build, name) = (build.clone(), kind.to_owned());
-        other.register_with(kind, move |section, cx| build(&name, section, cx));
-    }
-    other
 }
 
 /// Stands in for a source that is not under test.

@@ -4,6 +4,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::File;
+use crate::source::keys::{beside, referenced};
+use crate::source::options::RESERVED;
 use crate::source::{Options, Registry};
 
 /// The start of a variable, as a regular expression.
@@ -25,12 +27,21 @@ pub fn schema(registry: &Registry) -> Value {
 
     let definitions = root.get("$defs").cloned().unwrap_or_default();
     let options = properties(&options, &definitions);
-    let kinds: Vec<Value> =
-        kinds.iter().map(|(name, schema)| kind(name, schema.as_ref().map(schemars::Schema::as_value), &options, &definitions)).collect();
+    let mut kinds: Vec<Value> = kinds.iter().map(|(name, own)| kind(name, own.as_value(), &options, &definitions)).collect();
     if let Some(object) = root.as_object_mut() {
         object.insert("title".to_owned(), json!("redrive.yaml"));
         object.insert("description".to_owned(), json!("The configuration of redrive: one file per project."));
         object.insert("required".to_owned(), json!(["project"]));
+    }
+    if let Some(project) = root.pointer_mut("/properties/project").and_then(Value::as_object_mut) {
+        // As a number it must fit the pattern too.
+        project.insert("type".to_owned(), json!(["string", "integer"]));
+        project.insert("minimum".to_owned(), json!(0));
+        project.remove("default");
+    }
+    for part in std::iter::once(&mut root).chain(&mut kinds) {
+        tidy(part);
+        loosen(part);
     }
     if let Some(object) = root.get_mut("properties").and_then(Value::as_object_mut) {
         let sources = json!({
@@ -40,48 +51,37 @@ pub fn schema(registry: &Registry) -> Value {
             "additionalProperties": { "oneOf": kinds },
         });
         object.insert("sources".to_owned(), sources);
-        if let Some(project) = object.get_mut("project").and_then(Value::as_object_mut) {
-            // As a number it must fit the pattern too.
-            project.insert("type".to_owned(), json!(["string", "integer"]));
-            project.insert("minimum".to_owned(), json!(0));
-            project.remove("default");
-        }
     }
-    tidy(&mut root);
-    loosen(&mut root);
     prune(&mut root);
     root
 }
 
-/// The schema of a source of one kind: the options of every source and the keys of its kind, in one object.
-fn kind(name: &str, own: Option<&Value>, options: &Map<String, Value>, definitions: &Value) -> Value {
-    let mut all = Map::new();
-    all.insert("kind".to_owned(), json!({ "const": name }));
+/// The schema of a source of one kind: the options of every source beside all that its kind says of its own keys. Keys that neither of them names are
+/// taken if the kind takes them.
+fn kind(name: &str, own: &Value, options: &Map<String, Value>, definitions: &Value) -> Value {
+    let mut schema = match beside(own, &RESERVED, definitions) {
+        Value::Object(schema) => schema,
+        _ => Map::new(),
+    };
+    let mut all = properties(own, definitions);
     all.extend(options.clone());
-    let resolved = own.map(|own| resolve(own, definitions));
+    all.insert("kind".to_owned(), json!({ "const": name }));
     let mut required = vec![json!("kind")];
-    if let Some(resolved) = resolved {
-        all.extend(properties(resolved, definitions));
-        required.extend(resolved.get("required").and_then(Value::as_array).into_iter().flatten().cloned());
+    required.extend(schema.get("required").and_then(Value::as_array).into_iter().flatten().cloned());
+    for (keyword, value) in [("title", json!(name)), ("type", json!("object")), ("properties", all.into()), ("required", required.into())] {
+        schema.insert(keyword.to_owned(), value);
     }
-    // A kind that an embedding program registered without a schema may accept any key.
-    let closed = resolved.is_some();
-    let mut schema = json!({ "title": name, "type": "object", "properties": all, "required": required, "additionalProperties": !closed });
-    if let (Some(description), Some(object)) = (resolved.and_then(|resolved| resolved.get("description")), schema.as_object_mut()) {
-        object.insert("description".to_owned(), description.clone());
-    }
-    schema
+    schema.into()
 }
 
 fn properties(schema: &Value, definitions: &Value) -> Map<String, Value> {
-    resolve(schema, definitions).get("properties").and_then(Value::as_object).cloned().unwrap_or_default()
+    beside(schema, &[], definitions).get("properties").and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
 /// Follows a reference.
 #[must_use]
 pub fn resolve<'a>(schema: &'a Value, definitions: &'a Value) -> &'a Value {
-    let name = schema.get("$ref").and_then(Value::as_str).and_then(|reference| reference.strip_prefix("#/$defs/"));
-    name.and_then(|name| definitions.get(name)).unwrap_or(schema)
+    referenced(schema, definitions).map_or(schema, |(_, target)| target)
 }
 
 /// Removes defaults that carry no information: those of secrets, which are not shown, and those that are null.
@@ -125,6 +125,7 @@ fn loosen(schema: &mut Value) {
                     pattern.push('|');
                     pattern.push_str(VARIABLE);
                 } else if !object.contains_key("const") {
+                    or_variable(object, "enum");
                     let more: Vec<String> = ["number", "boolean"].into_iter().filter(|name| !is(name)).map(str::to_owned).collect();
                     types.extend(more);
                     object.insert("type".to_owned(), json!(types));
@@ -137,15 +138,37 @@ fn loosen(schema: &mut Value) {
                 types.push("null".to_owned());
                 object.insert("type".to_owned(), json!(types));
             }
-            if let Some(Value::Array(words)) = object.get_mut("oneOf")
-                && words.iter().all(|word| word.get("const").is_some())
-            {
-                words.push(json!({ "type": "string", "pattern": VARIABLE }));
+            if let Some(Value::Object(named)) = object.get_mut("properties") {
+                let tags = named.values_mut().filter(|schema| schema["type"] == "string").filter_map(Value::as_object_mut);
+                tags.for_each(|tag| or_variable(tag, "const"));
+            }
+            match object.get_mut("oneOf") {
+                Some(Value::Array(words)) if words.iter().all(|word| word.get("const").is_some()) => words.push(variable()),
+                Some(ways) => {
+                    // A variable as the tag fits several; and of those that are told by a key serde takes the first, whatever else is there.
+                    let ways = json!({ "anyOf": ways.take() });
+                    object.remove("oneOf");
+                    if let Value::Array(all) = object.entry("allOf").or_insert_with(|| json!([])) {
+                        all.push(ways);
+                    }
+                }
+                None => {}
             }
         }
         Value::Array(items) => items.iter_mut().for_each(loosen),
         _ => {}
     }
+}
+
+/// Makes a schema accept a variable instead of its words, which stand under this keyword.
+fn or_variable(schema: &mut Map<String, Value>, keyword: &str) {
+    if let Some(words) = schema.remove(keyword) {
+        schema.insert("anyOf".to_owned(), json!([{ (keyword): words }, variable()]));
+    }
+}
+
+fn variable() -> Value {
+    json!({ "type": "string", "pattern": VARIABLE })
 }
 
 /// Removes definitions that nothing refers to any more.

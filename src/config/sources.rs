@@ -10,6 +10,8 @@ use super::tree::{Content, Entry, Meaning, Node, Step};
 use super::wording::unknown;
 use crate::engine::SourceSpec;
 use crate::fault::Fault;
+use crate::source::options::RESERVED;
+use crate::source::registry::is_name;
 use crate::source::{Context, Options, Registry, Sender};
 
 /// The maximum number of sources.
@@ -57,13 +59,6 @@ pub(super) fn build(
     (all, specs)
 }
 
-/// Whether this is a valid name for a source. It appears in URLs, metrics and rows.
-fn is_name(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
-}
-
 /// The kind of a source, its options, and the remaining keys, which belong to its kind; `None` if there is no such kind.
 fn split(loading: &mut Loading<'_>, at: &[Step], node: Node, registry: &Registry) -> Option<(String, Options, Node)> {
     let line = node.line;
@@ -94,7 +89,8 @@ fn split(loading: &mut Loading<'_>, at: &[Step], node: Node, registry: &Registry
     let path: Vec<Step> = at.iter().cloned().chain([Step::Key("kind".to_owned())]).collect();
     match kind.as_ref().and_then(|entry| entry.node.text()) {
         Some(text) if kinds.contains(&text) => {
-            loading.faults(unknown_codes(&options, text, registry).into_iter().map(|fault| fault.within(&format!("sources.{name}"))));
+            let faults = unknown_codes(&options, text, registry).into_iter().chain(unused_tls(&options, text, registry));
+            loading.faults(faults.map(|fault| fault.within(&format!("sources.{name}"))));
             Some((text.to_owned(), options, map(own)))
         }
         Some(text) => {
@@ -115,6 +111,12 @@ fn unknown_codes(options: &Options, kind: &str, registry: &Registry) -> Vec<Faul
     let known: Vec<&str> = shown.iter().map(String::as_str).collect();
     let unknown_ones = options.outcomes.keys().filter(|key| !key.is_empty() && !codes.iter().any(|code| code.is(key)));
     unknown_ones.map(|key| Fault::new(format!("outcomes.{key}"), unknown("error code", key, &known))).collect()
+}
+
+/// Certificates that a kind doesn't use: whoever wrote them would believe that they protect something.
+fn unused_tls(options: &Options, kind: &str, registry: &Registry) -> Option<Fault> {
+    let unused = options.tls.is_some() && !registry.uses_tls(kind);
+    unused.then(|| Fault::new("tls", format!("has no effect: sources of kind `{kind}` use no certificates")))
 }
 
 /// Builds the sender of a source. When a key is at fault, it is reported and removed, and the build is tried again to find the next fault.
@@ -174,7 +176,7 @@ fn unquoted(loading: &Loading<'_>, own: &Node, path: &[Step], fault: &Fault, kin
 
 /// Reports a fault inside a source and returns the path of its key. For an unknown key, the name comes from the message.
 fn report(loading: &mut Loading<'_>, at: &[Step], path: &[Step], message: &str) -> Vec<Step> {
-    let also: &[&str] = if path.len() <= 1 { &KEYS } else { &[] };
+    let also: &[&str] = if path.len() <= 1 { &RESERVED } else { &[] };
     let mut path = path.to_vec();
     if let Some(rest) = message.strip_prefix("unknown field `")
         && let Some((key, _)) = rest.split_once('`')
@@ -190,14 +192,3 @@ fn report(loading: &mut Loading<'_>, at: &[Step], path: &[Step], message: &str) 
     }
     path
 }
-
-/// [`Options::KEYS`] and `kind`.
-const KEYS: [&str; Options::KEYS.len() + 1] = {
-    let mut keys = ["kind"; Options::KEYS.len() + 1];
-    let mut index = 0;
-    while index < Options::KEYS.len() {
-        keys[index] = Options::KEYS[index];
-        index += 1;
-    }
-    keys
-};

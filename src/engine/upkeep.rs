@@ -193,9 +193,11 @@ impl Upkeep {
         let failed: Vec<_> = strays.iter().zip(ours).filter_map(|(stray, ours)| ours.then_some(stray)).collect();
         for stray in &failed {
             match stray.source.as_deref().and_then(|source| self.node.lanes.get(source)) {
-                Some(lane) => lane.metrics.failed_invalid.inc(),
+                Some(lane) => {
+                    lane.metrics.failed_invalid.inc();
+                }
                 None => self.node.metrics.stray_failed(),
-            };
+            }
         }
         if let Some(first) = failed.first()
             && let Some(held_back) = self.stray_lines.lock().unwrap_or_else(PoisonError::into_inner).pass(Instant::now())

@@ -112,6 +112,10 @@ impl super::Config for Config {
     fn codes() -> Option<Vec<Code>> {
         Some(errors::CODES.map(Code::from).to_vec())
     }
+
+    fn uses_tls() -> bool {
+        true
+    }
 }
 
 impl Config {

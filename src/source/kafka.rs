@@ -83,6 +83,10 @@ impl super::Config for Config {
     fn codes() -> Option<Vec<Code>> {
         Some(errors::codes())
     }
+
+    fn uses_tls() -> bool {
+        true
+    }
 }
 
 impl Config {

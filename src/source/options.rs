@@ -38,11 +38,12 @@ impl Mode {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// How long one send may take, from 1ms. Default: 10s for `http` and `amqp`, 30s for `command`; for `kafka` what the lease leaves, at most 20s.
+    /// How long one send may take, from 1ms. Default: 10s for `http` and `amqp`, 30s for `command`; for `kafka` what the lease leaves, at most 20s. A
+    /// custom kind has a default of its own; if it sends one message per call, the call is given up after 63s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
-    /// How many messages may be under way at once, 1 to 1000000. Default: 10000 for `kafka` and `amqp`, 64 for `http`, `command` and `log`. A slow
-    /// broker gets fewer: as many as it answers in an eighth of `timeout`.
+    /// How many messages may be under way at once, 1 to 1000000. Default: 10000 for `kafka` and `amqp`, 64 for `http`, `command` and `log`; for a custom
+    /// kind 10000 if it takes batches, else 64. A slow broker gets fewer: as many as it answers in an eighth of `timeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u32>,
     /// When a message is sent again.
@@ -59,7 +60,7 @@ pub struct Options {
     pub outcomes: BTreeMap<String, Class>,
     /// Whether to keep the first 2 KiB of the destination's answer.
     pub keep_result: bool,
-    /// Certificates for the connection.
+    /// Certificates for the connection. A fault for kinds that don't use them, such as `command` and `log`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }
@@ -80,6 +81,17 @@ impl Default for Options {
         }
     }
 }
+
+/// [`Options::KEYS`] and `kind`: what the section of a source may hold besides the keys of its kind.
+pub(crate) const RESERVED: [&str; Options::KEYS.len() + 1] = {
+    let mut keys = ["kind"; Options::KEYS.len() + 1];
+    let mut index = 0;
+    while index < Options::KEYS.len() {
+        keys[index + 1] = Options::KEYS[index];
+        index += 1;
+    }
+    keys
+};
 
 impl Options {
     /// The names of the keys, by which the loader tells them from those of the kind.

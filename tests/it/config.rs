@@ -2,6 +2,7 @@
 
 mod documents;
 mod faults;
+mod kinds;
 mod outcomes;
 mod secrets;
 
@@ -11,12 +12,17 @@ use redrive::config::{Config, Faults, Scope};
 use redrive::source::Registry;
 use redrive::units::Secret;
 
-/// Reads a text with these variables. It has a runtime, because building a source may need one.
+/// Reads a text with these variables.
 fn parse_with(text: &str, file: &Path, variables: &[(&str, &str)]) -> Result<Config, Faults> {
+    parse_of(&Registry::default(), text, file, variables)
+}
+
+/// Reads a text with these kinds of sources. It has a runtime, because building a source may need one.
+fn parse_of(registry: &Registry, text: &str, file: &Path, variables: &[(&str, &str)]) -> Result<Config, Faults> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _entered = runtime.enter();
     let environment = |name: &str| variables.iter().find(|(have, _)| *have == name).map(|(_, value)| (*value).to_owned());
-    Config::parse(text, file, &environment, &Registry::default(), Scope::Whole)
+    Config::parse(text, file, &environment, registry, Scope::Whole)
 }
 
 fn parse(text: &str) -> Result<Config, Faults> {

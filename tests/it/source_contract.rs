@@ -131,7 +131,7 @@ pub(crate) struct Arrival {
 /// The source with this section, built as the configuration builds it.
 pub(crate) fn built<D: Destination>(destination: &D, section: Value, timeout: &str) -> Sender {
     let mut cx = context_with_timeout(timeout);
-    cx.folder = destination.folder().to_owned();
+    cx.folder = destination.folder().into();
     destination.registry().build(D::KIND, section, &cx).unwrap_or_else(|faults| panic!("{faults:?}"))
 }
 

@@ -60,9 +60,6 @@ impl crate::source::Config for Config {
                 faults.push(Fault::new(format!("inherit_env.{index}"), message));
             }
         }
-        if cx.options.tls.is_some() {
-            faults.push(Fault::new("tls", "has no effect: a command has no connection"));
-        }
         if !faults.is_empty() {
             return Err(faults);
         }

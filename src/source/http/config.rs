@@ -113,6 +113,10 @@ impl crate::source::Config for Config {
     fn codes() -> Option<Vec<Code>> {
         Some(table::codes())
     }
+
+    fn uses_tls() -> bool {
+        true
+    }
 }
 
 impl Config {

@@ -9,7 +9,7 @@ use redrive::source::{Options, Registry};
 use redrive::{api, engine, store, telemetry};
 use serde_json::{Value, json};
 
-use super::parse_with;
+use super::{parse_of, parse_with};
 use crate::support::schema::faults;
 use crate::support::yaml::documents;
 
@@ -176,9 +176,17 @@ fn the_schema_takes_what_is_shown_and_refuses_unknown_keys() {
 }
 
 /// An editor that knows the schema says what `redrive check` says.
+pub(super) fn agree(registry: &Registry, schema: &Value, text: &str, variables: &[(&str, &str)], taken: bool) {
+    let by_schema = faults(&documents(text)[0], schema, schema);
+    assert_eq!(by_schema.is_empty(), taken, "{text}{by_schema:?}");
+    let loaded = parse_of(registry, text, Path::new("x.yaml"), variables);
+    assert_eq!(loaded.is_ok(), taken, "{text}{loaded:?}");
+}
+
 #[test]
 fn the_schema_and_the_loader_take_the_same() {
-    let schema = schema(&Registry::default());
+    let registry = Registry::default();
+    let schema = schema(&registry);
     let variables = [("POOL", "9"), ("ON", "true"), ("WAIT", "5s"), ("NAME", "orders"), ("SIZE", "1MiB"), ("MODE", "on_failure")];
     let http = |keys: &str| format!("sources: {{ h: {{ kind: http, url: 'http://localhost/', {keys} }} }}");
     let of_kind = |kind: &str, keys: &str| format!("sources: {{ x: {{ kind: {kind}, {keys} }} }}");
@@ -220,10 +228,7 @@ fn the_schema_and_the_loader_take_the_same() {
         (of_kind("kafka", "brokers: ['localhost:1'], topic: [5]"), false),
     ] {
         let text = if keys.starts_with("project: ") { format!("{keys}\n") } else { format!("project: orders\n{keys}\n") };
-        let by_schema = faults(&documents(&text)[0], &schema, &schema);
-        assert_eq!(by_schema.is_empty(), taken, "{text}{by_schema:?}");
-        let loaded = parse_with(&text, Path::new("x.yaml"), &variables);
-        assert_eq!(loaded.is_ok(), taken, "{text}{loaded:?}");
+        agree(&registry, &schema, &text, &variables, taken);
     }
     // What a variable holds only the loader knows; without quotes it has the type that is asked for.
     let text = "\

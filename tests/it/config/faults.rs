@@ -100,6 +100,11 @@ fn a_message_says_what_to_write_instead() {
     says("project: orders\nstore: { url: ${NONE_SUCH} }", "NONE_SUCH is not set");
     says("project: orders\nstore: { url: $DATABASE_URL }", "write ${NAME} for a variable, or $$NAME for the text itself");
     says("project: orders\nstore: { timeout: 5 }", "write a number with its unit");
+    says(
+        "project: orders\nsources: { a: { kind: amqp, url: 'amqp://localhost', heartbeat: 5 } }",
+        "heartbeat: `5` is not a duration; write a number with its unit",
+    );
+    says("project: orders\nstore: { timeout: [5] }", "store.timeout: expected a duration such as 10m, found a list");
     says("project: orders\nstore: { timeout: 5M }", "ms, s, m, h, d or w");
     for listen in ["8087", "':8087'", "'*:8087'", "localhost:8087"] {
         says(
@@ -114,6 +119,8 @@ fn a_message_says_what_to_write_instead() {
     says("project: orders\nsources: { a: { kind: log, mode: ~ } }", "mode: must be one of write_ahead, on_failure");
     says("project: orders\nsources: { a: { kind: http, url: 'http://localhost/', method: ~ } }", "method: must be one of POST, PUT, PATCH, DELETE");
     says("project: orders\nsources: { a: { kind: log, tls: {} } }", "tls: has no effect");
+    says("project: orders\nsources: { a: { kind: command, argv: [x], tls: {} } }", "tls: has no effect: sources of kind `command` use no");
+    says("project: orders\nsources: { a: { kind: http, url: 'http://localhost/', tls: {} } }", "tls: has no effect: the URL is not https");
     says("project: orders\nstore: { tls: {} }", "store.tls: does not apply to SQLite");
     says("project: orders\nstore: { password: x }", "store.password: does not apply to SQLite");
     says("project: orders\nstore: { url: 'postgres://redrive:a/b@db/orders' }", "write @ / ? # % as %40 %2F %3F %23 %25");

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use redrive::config::{Config, Faults, Scope};
-use redrive::source::Registry;
+use redrive::source::{Kind, Registry};
+use serde_json::Value;
 
 use super::{parse, places};
 
@@ -119,7 +120,7 @@ fn it_says_what_there_is() {
 #[test]
 fn a_kind_that_does_not_say_which_it_has_takes_any_but_none_at_all() {
     let mut registry = Registry::default();
-    registry.register_with("mine", |_, _| Err(Vec::new()));
+    registry.register_kind("mine", Kind::new(|_: Value, _| Err(Vec::new())));
     assert!(read("mine", "whatever: succeeded", &registry).is_ok());
     assert!(read("mine", "'': refused", &registry).is_err());
     // The engine would mistake a success for what it names.

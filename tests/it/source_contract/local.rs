@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use redrive::message::{Key, Message};
 use redrive::outcome::{Class, Outcome};
-use redrive::source::{Registry, Sender, Source, command};
+use redrive::source::{Kind, Registry, Sender, Source, command};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -175,10 +175,11 @@ impl Destination for Shelf {
     fn registry(&self) -> Registry {
         let mut registry = Registry::default();
         let shelf = self.clone();
-        registry.register_with(Self::KIND, move |_, cx| {
+        let kind = Kind::new(move |_: Value, cx| {
             let timeout = cx.options.timeout.expect("each test sets one").get();
             Ok(Sender::each(Keeper { shelf: shelf.clone(), timeout }))
         });
+        registry.register_kind(Self::KIND, kind);
         registry
     }
 }

@@ -31,7 +31,7 @@ pub(crate) fn message(payload: impl Into<Bytes>) -> Message {
 pub(crate) fn build(kind: &str, section: Value, options: Value, folder: &Path) -> Result<Arc<dyn Source>, Vec<Fault>> {
     let mut cx = Context::new("shop", "crm");
     cx.options = serde_json::from_value(options).unwrap();
-    cx.folder = folder.to_owned();
+    cx.folder = folder.into();
     match Registry::default().build(kind, section, &cx)? {
         Sender::Each(source) => Ok(source),
         _ => panic!("{kind} does not take one message at a time"),

@@ -1,9 +1,10 @@
 //! What a value has against a JSON Schema; as much of that as ours use.
 
+use std::collections::BTreeSet;
 use std::iter::Peekable;
 use std::str::Chars;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Everything that is wrong with a value, each with its path. References lead to `$defs` of `root`.
 pub(crate) fn faults(value: &Value, schema: &Value, root: &Value) -> Vec<String> {
@@ -37,6 +38,12 @@ fn check(value: &Value, schema: &Value, root: &Value, path: &str, found: &mut Ve
     if schema.get("const").is_some_and(|only| only != value) {
         found.push(format!("{path}: {value} is not {}", schema["const"]));
     }
+    if schema["enum"].as_array().is_some_and(|words| !words.contains(value)) {
+        found.push(format!("{path}: {value} is none of {}", schema["enum"]));
+    }
+    for schema in schema["allOf"].as_array().into_iter().flatten() {
+        check(value, schema, root, path, found);
+    }
     for (keyword, most) in [("anyOf", usize::MAX), ("oneOf", 1)] {
         let Some(schemas) = schema[keyword].as_array() else { continue };
         let fit = schemas.iter().filter(|schema| faults(value, schema, root).is_empty()).count();
@@ -57,11 +64,38 @@ fn check(value: &Value, schema: &Value, root: &Value, path: &str, found: &mut Ve
         }
         check(&Value::from(key.as_str()), &schema["propertyNames"], root, &path, found);
     }
+    if let Some(other) = schema.get("unevaluatedProperties") {
+        let spoken_of = spoken_of(entries, schema, root);
+        for (key, inner) in entries.iter().filter(|(key, _)| !spoken_of.contains(key.as_str())) {
+            let path = format!("{path}.{key}");
+            if *other == Value::Bool(false) {
+                found.push(format!("{path}: unknown key"));
+            } else {
+                check(inner, other, root, &path, found);
+            }
+        }
+    }
     for key in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if !entries.contains_key(key) {
             found.push(format!("{path}.{key}: is missing"));
         }
     }
+}
+
+/// The keys of a mapping that a schema says something of, itself or in what else it applies to the mapping.
+fn spoken_of<'a>(entries: &'a Map<String, Value>, schema: &'a Value, root: &'a Value) -> BTreeSet<&'a str> {
+    let keys = entries.keys().map(String::as_str);
+    let mut found: BTreeSet<&str> =
+        keys.filter(|key| schema.get("additionalProperties").is_some() || schema["properties"].get(key).is_some()).collect();
+    if let Some(name) = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix("#/$defs/")) {
+        found.extend(spoken_of(entries, &root["$defs"][name], root));
+    }
+    for schema in ["allOf", "anyOf", "oneOf"].iter().filter_map(|keyword| schema[*keyword].as_array()).flatten() {
+        if faults(&Value::Object(entries.clone()), schema, root).is_empty() {
+            found.extend(spoken_of(entries, schema, root));
+        }
+    }
+    found
 }
 
 fn is(value: &Value, of: &str) -> bool {
