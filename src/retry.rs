@@ -41,7 +41,7 @@ pub struct Config {
     /// The factor between one wait and the next, 1 to 1000; 1 is a fixed interval. Default 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multiplier: Option<f64>,
-    /// The longest wait, jitter aside. Default 6h.
+    /// The longest wait from the second retry on, jitter aside. Default 6h.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_delay: Option<Span>,
     /// Spreads each wait uniformly over plus or minus this share of it, 0 to 1. Default 0.
@@ -161,17 +161,16 @@ impl Policy {
     /// The wait before the `n`-th retry, without jitter; `n` counts from 1 (0 is treated as 1).
     #[must_use]
     pub fn delay(&self, n: u32) -> Duration {
-        let delay = if n <= 1 {
-            self.first_delay
-        } else if self.base_delay.is_zero() {
-            // Zero times infinity would be NaN.
-            Duration::ZERO
-        } else {
-            // For large n this exceeds f64 and becomes infinity, which the cap below handles. `powi` would need n to fit an i32.
-            let seconds = self.base_delay.as_secs_f64() * self.multiplier.powf(f64::from(n - 1));
-            Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST)
-        };
-        delay.min(self.max_delay)
+        if n <= 1 {
+            return self.first_delay;
+        }
+        // Zero times infinity would be NaN.
+        if self.base_delay.is_zero() {
+            return Duration::ZERO;
+        }
+        // For large n this exceeds f64 and becomes infinity, which the cap handles. `powi` would need n to fit an i32.
+        let seconds = self.base_delay.as_secs_f64() * self.multiplier.powf(f64::from(n - 1));
+        Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST).min(self.max_delay)
     }
 
     /// The wait before the `n`-th retry after a refusal, with jitter; or, within [delay, `max_delay`], the longer wait that the destination asked
@@ -243,7 +242,7 @@ mod tests {
         assert_eq!(Policy::default().delay(5), Duration::from_secs(21_600));
         assert_eq!(Policy::default().delay(u32::MAX), Duration::from_secs(21_600));
         let short = Policy::of(&Config { max_delay: Some(Span::secs(1)), ..Config::default() });
-        assert_eq!(short.delay(1), Duration::from_secs(1), "the cap holds for the first delay too");
+        assert_eq!([1, 2].map(|n| short.delay(n).as_secs()), [5, 1], "the first delay is what it is");
         let at_once = Policy::of(&Config { base_delay: Some(Span::secs(0)), ..Config::default() });
         assert_eq!(at_once.delay(u32::MAX), Duration::ZERO);
     }

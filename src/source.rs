@@ -230,28 +230,37 @@ impl Sender {
 
     /// What is wrong with a topic, as far as that is known without sending. A source that panics over it knows nothing.
     pub fn check(&self, topic: Option<&str>) -> Result<(), String> {
-        caught(Ok(()), || match self {
-            Self::Each(source) => source.check(topic),
-            Self::Pipelined(pipeline) => pipeline.check(topic),
-        })
+        caught(
+            || Ok(()),
+            || match self {
+                Self::Each(source) => source.check(topic),
+                Self::Pipelined(pipeline) => pipeline.check(topic),
+            },
+        )
     }
 
     /// Why nothing should be sent right now. A source that panics instead of answering gives no reason.
     #[must_use]
     pub fn blocked(&self) -> Option<String> {
-        caught(None, || match self {
-            Self::Each(source) => source.blocked(),
-            Self::Pipelined(pipeline) => pipeline.blocked(),
-        })
+        caught(
+            || None,
+            || match self {
+                Self::Each(source) => source.blocked(),
+                Self::Pipelined(pipeline) => pipeline.blocked(),
+            },
+        )
     }
 
     /// Whether results are kept even where `keep_result` is not set.
     #[must_use]
     pub fn keeps_result(&self) -> bool {
-        caught(false, || match self {
-            Self::Each(source) => source.keeps_result(),
-            Self::Pipelined(pipeline) => pipeline.keeps_result(),
-        })
+        caught(
+            || false,
+            || match self {
+                Self::Each(source) => source.keeps_result(),
+                Self::Pipelined(pipeline) => pipeline.keeps_result(),
+            },
+        )
     }
 
     /// Closes connections.
@@ -348,8 +357,8 @@ impl Drop for Receipt {
 }
 
 /// What a source answers, or `otherwise` if it panics, which whoever asks must survive. The panic is reported as any is.
-fn caught<T>(otherwise: T, ask: impl FnOnce() -> T) -> T {
-    std::panic::catch_unwind(AssertUnwindSafe(ask)).unwrap_or(otherwise)
+fn caught<T>(otherwise: impl FnOnce() -> T, ask: impl FnOnce() -> T) -> T {
+    std::panic::catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| otherwise())
 }
 
 /// What a kind of source may use to build itself. A new facility becomes a new field, so the signature of [`Config::build`] stays the same.

@@ -121,7 +121,7 @@ fn unused_tls(options: &Options, kind: &str, registry: &Registry) -> Option<Faul
 
 /// Builds the sender of a source. When a key is at fault, it is reported and removed, and the build is tried again to find the next fault.
 fn sender(loading: &mut Loading<'_>, at: &[Step], kind: &str, mut own: Node, cx: &Context, registry: &Registry) -> Option<Sender> {
-    // Scalars that are read as text because their kind refused them as numbers, with its message.
+    // Scalars that are read as text because their kind refused them as numbers, with its message, which counts if it takes no text either.
     let mut quoted: HashMap<Vec<Step>, String> = HashMap::new();
     let mut faultless = true;
     for _ in 0..MAX_ROUNDS {
@@ -150,7 +150,8 @@ fn sender(loading: &mut Loading<'_>, at: &[Step], kind: &str, mut own: Node, cx:
             continue;
         }
         faultless = false;
-        let message = quoted.remove(&path).unwrap_or_else(|| unquoted(loading, &own, &path, fault, kind, cx, registry));
+        let first = quoted.remove(&path).filter(|_| fault.message.starts_with("invalid type: "));
+        let message = first.unwrap_or_else(|| unquoted(loading, &own, &path, fault, kind, cx, registry));
         let path = report(loading, at, &path, &message);
         let gone = own.remove(&path).is_some();
         loading.gathered.take_out(at.iter().chain(&path).cloned().collect());

@@ -34,7 +34,8 @@ pub struct Poller {
     pub batch: u32,
     /// How often the table is checked when nothing else signals due messages: 10ms to 1m.
     pub interval: Span,
-    /// How long a claim lasts without renewal; when a node dies, others take over its messages after this. 2s to 1h.
+    /// How long a claim lasts without renewal; when a node dies, others take over its messages after this. 2s to 1h, and at least twenty times as long
+    /// as the database takes to answer: a renewal is several questions.
     pub lease: Span,
 }
 

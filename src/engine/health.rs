@@ -146,19 +146,21 @@ impl StoreHealth {
     }
 
     fn note(&self, op: &'static str, error: &Error, asked: Asked) {
-        let away = match error {
-            _ if asked == Asked::Again => false,
+        let is_of_outage = match error {
             Error::TimedOut(_) => asked != Asked::Beside,
             Error::Unavailable(_) | Error::Schema(_) | Error::InUse(_) | Error::Config(_) => true,
             Error::Busy(_) | Error::Contended(_) | Error::Refused(_) => false,
         };
+        let away = is_of_outage && asked != Asked::Again;
         let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if away || !self.is_up() {
             (why.reason, why.word) = (error.to_string(), error.in_a_word());
         }
         if !away {
-            if let Some(held_back) = why.others.pass(now) {
+            // That the store is away has its own line.
+            let is_known = is_of_outage && !self.is_up();
+            if !is_known && let Some(held_back) = why.others.pass(now) {
                 tracing::warn!(store.op = op, error.detail = error.to_string(), lines.held_back = held_back, "the store failed");
             }
             return;
@@ -201,6 +203,8 @@ impl StoreHealth {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -226,6 +230,24 @@ mod tests {
         health.failed("complete", &full);
         health.failed_again("complete", &full);
         assert!(!health.is_up(), "nor does it bring it back");
+    }
+
+    #[test]
+    fn what_can_not_be_written_because_the_store_is_away_needs_no_line_of_its_own() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let lines = tracing_subscriber::fmt().with_writer(Arc::new(file.reopen().unwrap())).finish();
+        let (health, gone) = (StoreHealth::default(), Error::Unavailable("gone".to_owned()));
+        tracing::subscriber::with_default(lines, || {
+            health.answered();
+            health.failed("heartbeat", &gone);
+            health.failed_again("complete", &gone);
+            health.failed_again("complete", &Error::Refused("never".to_owned()));
+            health.answered();
+            health.failed_again("complete", &gone);
+        });
+        let said = std::fs::read_to_string(file.path()).unwrap();
+        let words = ["the store is away", "the store failed", "the store is back"].map(|words| said.matches(words).count());
+        assert_eq!(words, [1, 2, 1], "{said}");
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use crate::units::{Size, Span};
 /// How a message gets to its first send.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Mode {
     /// Committed, answered, then sent.
     #[default]

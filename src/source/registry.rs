@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::codes::{Code, OF_THE_ENGINE};
 use super::options::RESERVED;
-use super::{Config, Context, Section, Sender, amqp, command, http, kafka, keys, log};
+use super::{Config, Context, Section, Sender, amqp, caught, command, http, kafka, keys, log};
 use crate::fault::Fault;
 
 type Build = Arc<dyn Fn(Value, &Context) -> Result<Sender, Vec<Fault>> + Send + Sync>;
@@ -200,7 +200,8 @@ impl Registry {
             let known = self.names().collect::<Vec<_>>().join(", ");
             return Err(vec![Fault::new("kind", format!("unknown kind of source `{kind}`; known kinds: {known}"))]);
         };
-        (found.build)(section, cx)
+        let panicked = || Err(vec![Fault::new("", "the kind panicked over this section; this is a bug in it")]);
+        caught(panicked, || (found.build)(section, cx))
     }
 }
 

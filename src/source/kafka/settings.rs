@@ -169,8 +169,14 @@ fn credentials(config: &Config, cx: &Context, given: &mut BTreeMap<String, Strin
         if tls.is_some() && !protocol.to_ascii_lowercase().ends_with("ssl") {
             faults.push(Fault::new("tls", "is given, but properties.security.protocol has no TLS"));
         }
-        if sasl && !protocol.to_ascii_lowercase().starts_with("sasl") {
+        let logs_in = protocol.to_ascii_lowercase().starts_with("sasl");
+        if sasl && !logs_in {
             faults.push(Fault::new("username", "is given, but properties.security.protocol has no SASL"));
+        }
+        // The client's default, Kerberos, is not built in.
+        if logs_in && !sasl && given.get("sasl.mechanisms").is_none_or(|mechanism| mechanism == "PLAIN" || mechanism.starts_with("SCRAM")) {
+            let login = "is missing: properties.security.protocol asks for a login; give username and password (or password_file)";
+            faults.push(Fault::new("username", login));
         }
     } else if tls.is_some() || sasl {
         let protocol = match (sasl, tls.is_some()) {
@@ -308,6 +314,10 @@ mod tests {
         assert!(faults(r#"{"brokers":["a:1"],"username":"u"}"#, &cx)[0].contains("belong together"));
         assert!(faults(r#"{"brokers":["a:1"],"username":"u","password":"p","password_file":"secret"}"#, &cx)[0].contains("not both"));
         assert!(faults(r#"{"brokers":["a:1"],"username":"u","password_file":"missing"}"#, &cx)[0].contains("can't be read"));
+        for properties in [r#"{"security.protocol":"SASL_SSL"}"#, r#"{"security.protocol":"sasl_plaintext","sasl.mechanism":"SCRAM-SHA-256"}"#] {
+            let alone = faults(&format!(r#"{{"brokers":["a:1"],"properties":{properties}}}"#), &cx);
+            assert!(alone.last().unwrap().starts_with("username: is missing"), "{alone:?}");
+        }
         let twice = faults(r#"{"brokers":["a:1"],"username":"u","password_file":"secret","properties":{"sasl.password":"p"}}"#, &cx);
         assert!(twice[0].starts_with("password_file: is given twice"), "{twice:?}");
         cx.options.tls = Some(Tls { ca: Some("missing.pem".into()), cert: Some("ca.pem".into()), ..Tls::default() });

@@ -238,6 +238,21 @@ sources:
     assert!(!faults.to_string().contains("hunter"), "{faults}");
 }
 
+/// Not that it is a number: once it has quotes, there would be another fault.
+#[test]
+fn a_number_as_a_property_is_told_what_is_wrong_with_its_value() {
+    let said = |property: &str| {
+        let text = format!("project: orders\nsources: {{ k: {{ kind: kafka, brokers: ['localhost:1'], properties: {{ {property} }} }} }}\n");
+        parse(&text).unwrap_err().list()[0].message.clone()
+    };
+    for property in ["acks: 1", "enable.idempotence: false", "no.such: 1"] {
+        let (name, value) = property.split_once(": ").unwrap();
+        let message = said(property);
+        assert_eq!(message, said(&format!("{name}: '{value}'")));
+        assert!(!message.contains("expected text"), "{message}");
+    }
+}
+
 #[test]
 fn what_is_at_fault_is_reported_once() {
     assert_eq!(places("project: ${NONE_SUCH}"), ["1 project"]);

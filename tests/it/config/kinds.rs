@@ -183,6 +183,16 @@ fn a_fault_is_at_its_key_and_digits_may_be_text() {
 }
 
 #[test]
+fn a_kind_that_panics_is_a_fault_among_others() {
+    let mut registry = registry();
+    registry.register_kind("rude", Kind::new(|_: Value, _| panic!("on purpose")));
+    let text = "project: orders\nsources:\n  a: { kind: rude }\n  b: { kind: rude, timeout: 5 }\n";
+    let faults = parse_of(&registry, text, Path::new("x.yaml"), &[]).unwrap_err();
+    let found: Vec<_> = faults.list().iter().map(|fault| (fault.line, fault.path.as_str())).collect();
+    assert_eq!(found, [(Some(3), "sources.a"), (Some(4), "sources.b.timeout")], "{faults}");
+}
+
+#[test]
 fn certificates_that_have_no_effect_are_a_fault() {
     assert_eq!(said("open, address: x, tls: { ca: ca.pem }"), Vec::<String>::new());
     assert_eq!(
