@@ -86,7 +86,7 @@ pub enum Error {
 /// ```
 ///
 /// [`run`](Self::run) returns once everything is in good order. Dropping the app, or the future of `run`, stops everything at once, as a crash does:
-/// what was under way is sent again when its lease has run out. A SQLite file stays locked until then, so two apps never serve one.
+/// what was under way is sent again when its lease has run out. A SQLite file stays locked until the last part has stopped, so two apps never serve one.
 #[derive(Debug)]
 pub struct App {
     engine: Engine,

@@ -181,6 +181,13 @@ impl Engine {
             loops.spawn(&abandon, completer.clone().run(StdRng::from_rng(&mut rand::rng())));
         }
         loops.spawn(&abandon, node.clone().keep_leases());
+        let abandoned = abandon.clone();
+        let (commits, outcomes) = (committer.clone(), completer.clone());
+        loops.spawn(&CancellationToken::new(), async move {
+            abandoned.cancelled().await;
+            commits.close().await;
+            outcomes.reports.close().await;
+        });
         let intake = Arc::new(Intake { node: node.clone(), committer, reports, closed: CancellationToken::new() });
         let inner = Arc::new(Inner { node, intake, upkeep, other_project: Mutex::default() });
         let (start, stop, last, spawn) = (inner.clone(), ending.clone(), abandon.clone(), loops.clone());
@@ -277,9 +284,19 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        let is_finished = self.abandon.is_cancelled();
         self.stop_sending();
         self.close_intake();
         self.ending.cancel();
         self.abandon.cancel();
+        // Whoever keeps a handle keeps the senders and the store. Without a runtime they have nothing open.
+        if let (false, Ok(runtime)) = (is_finished, tokio::runtime::Handle::try_current()) {
+            let node = self.handle.inner.node.clone();
+            runtime.spawn(async move {
+                let closing = node.lanes.iter().map(|lane| AssertUnwindSafe(lane.spec.sender.close(Duration::ZERO)).catch_unwind());
+                let _ = tokio::time::timeout(CLOSES_WITHIN, futures::future::join_all(closing)).await;
+                node.store.close().await;
+            });
+        }
     }
 }

@@ -210,6 +210,12 @@ impl Policy {
         self.expires_after
     }
 
+    /// The longest wait after an unreachable attempt.
+    #[must_use]
+    pub const fn unreachable_delay(&self) -> Duration {
+        self.unreachable_delay
+    }
+
     /// Whether an unreachable destination counts against `max_retries`.
     #[must_use]
     pub const fn counts_unreachable(&self) -> bool {

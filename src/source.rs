@@ -49,6 +49,8 @@ const AT_ONCE: usize = 64;
 const LEASE: Duration = Duration::from_secs(30);
 /// The code of an outcome after a panic of the source.
 pub(crate) const PANICKED: &str = "panic";
+/// The code of the outcome of a delivery that was dropped.
+pub(crate) const DROPPED: &str = "dropped";
 
 /// Redrive's own headers in a record or message. A consumer that forwards a message with all its headers brings those of another redrive along.
 const OWN_HEADERS: [&str; 3] = ["redrive-id", "redrive-attempt", "redrive-key"];
@@ -350,7 +352,7 @@ impl Drop for Receipt {
             finish(if std::thread::panicking() {
                 Outcome::refused(PANICKED, "the source panicked; this is a bug in it")
             } else {
-                Outcome::unreachable("dropped", "the source dropped the message without reporting its outcome")
+                Outcome::unreachable(DROPPED, "the source dropped the message without reporting its outcome")
             });
         }
     }

@@ -130,6 +130,11 @@ impl Committer {
         self.backlog.bytes.load(Ordering::Relaxed) > 0
     }
 
+    /// Commits nothing more: whoever waits for a commit, or asks for one, is told at once.
+    pub(super) async fn close(&self) {
+        self.backlog.queue.close().await;
+    }
+
     /// Runs one worker; several may run, each with its own batch.
     pub(super) async fn run(self: Arc<Self>) {
         let mut entries = Vec::with_capacity(BATCH);

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::message::{Message, Standing, State};
 use crate::outcome::Outcome;
 use crate::retry;
-use crate::source::{Delivery, PANICKED, Pipeline, Sender, Source};
+use crate::source::{PANICKED, Pipeline, Sender, Source};
 use crate::store::{Address, Held};
 use crate::units::Span;
 
@@ -106,6 +106,65 @@ impl Until {
     }
 }
 
+/// What becomes of an outcome. Where it is dropped, nothing does: a message that is held is sent again once its lease has run out.
+#[derive(Debug)]
+pub(super) enum End {
+    Held { ticket: Box<Ticket>, reports: mpsc::UnboundedSender<Report> },
+    Tried(Box<Tried>),
+}
+
+/// A message that is tried first.
+#[derive(Debug)]
+pub(super) struct Tried {
+    lane: Arc<Lane>,
+    place: Place,
+    waiter: oneshot::Sender<Outcome>,
+    began: Instant,
+}
+
+impl Tried {
+    /// One that begins now.
+    pub(super) fn new(lane: &Arc<Lane>, place: Place, waiter: oneshot::Sender<Outcome>) -> Self {
+        Self { lane: lane.clone(), place, waiter, began: Instant::now() }
+    }
+}
+
+impl End {
+    /// Reports the outcome of the send.
+    pub(super) fn finish(self, outcome: Outcome) {
+        self.report(outcome, Lane::note);
+    }
+
+    /// Reports the end of a send that was cut off by a panic over another message, which says nothing about the destination.
+    pub(super) fn cut(self, outcome: Outcome) {
+        self.report(outcome, |lane, _, _, _| lane.note_cut());
+    }
+
+    fn report(self, outcome: Outcome, note: impl FnOnce(&Lane, &Outcome, Instant, Instant)) {
+        let now = Instant::now();
+        match self {
+            Self::Held { mut ticket, reports } => {
+                let outcome = ticket.lane.received(outcome);
+                note(&ticket.lane, &outcome, ticket.began, now);
+                if let Some(place) = &mut ticket.place {
+                    place.release_memory();
+                }
+                let took = now.duration_since(ticket.began);
+                let _ = reports.send(Report { ticket, ending: Ending::Sent { outcome, took } });
+            }
+            Self::Tried(tried) => {
+                let Tried { lane, mut place, waiter, began } = *tried;
+                let outcome = lane.received(outcome);
+                note(&lane, &outcome, began, now);
+                place.release_memory();
+                // Release the place first: whoever waits for the outcome may need it as soon as it learns the outcome.
+                drop(place);
+                let _ = waiter.send(outcome);
+            }
+        }
+    }
+}
+
 /// Feeds one lane's sender.
 pub(super) struct Dispatcher {
     pub(super) node: Arc<Node>,
@@ -129,8 +188,8 @@ impl Dispatcher {
     /// Sends each message in a task of its own.
     async fn spread(&self, mut queue: mpsc::UnboundedReceiver<Job>, source: &Arc<dyn Source>, limit: Duration) {
         while let Some(job) = queue.recv().await {
-            if let Some(delivery) = self.prepare(job) {
-                let (send, abandon) = (send_one(source.clone(), delivery, limit), self.abandon.clone());
+            if let Some((message, end)) = self.prepare(job) {
+                let (send, abandon) = (send_one(source.clone(), message, end, limit), self.abandon.clone());
                 self.node.tracker.spawn(async move { abandon.run_until_cancelled(send).await });
             }
         }
@@ -138,7 +197,7 @@ impl Dispatcher {
 
     /// Hands messages to the pipeline in batches.
     async fn pipe(&self, mut queue: mpsc::UnboundedReceiver<Job>, pipeline: Arc<dyn Pipeline>, limit: Duration) {
-        let mut pipe = Pipe::new(self.lane.name().clone(), pipeline, limit);
+        let mut pipe = Pipe::new(&self.lane, pipeline, limit, self.abandon.clone());
         let mut jobs = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
@@ -147,34 +206,27 @@ impl Dispatcher {
                     if count == 0 {
                         return;
                     }
-                    pipe.send(jobs.drain(..).filter_map(|job| self.prepare(job)).collect()).await;
+                    pipe.send(count, jobs.drain(..).filter_map(|job| self.prepare(job))).await;
                 }
                 () = pipe.overdue() => {}
             }
         }
     }
 
-    /// The delivery for a job; `None` if it must not be sent, which is reported.
-    fn prepare(&self, job: Job) -> Option<Delivery> {
+    /// The message to be sent for a job; `None` if it must not be sent, which is reported.
+    fn prepare(&self, job: Job) -> Option<(Message, End)> {
         match job.fate {
             Fate::Held(ticket) => self.prepare_held(job.message, ticket),
-            Fate::Tried { mut place, waiter, until } => {
-                let lane = self.lane.clone();
-                let began = Instant::now();
+            Fate::Tried { place, waiter, until } => {
                 // The intake learns that it was not sent, and hands the message back once it is committed.
-                if until.term().is_some_and(|term| self.must_not_send(&term, &job.message.id, began)) {
+                if until.term().is_some_and(|term| self.must_not_send(&term, &job.message.id, Instant::now())) {
                     drop(place);
-                    lane.probe_unused();
+                    self.lane.probe_unused();
                     return None;
                 }
-                Some(Delivery::new(Message { began_at: Some(self.node.clock.at(began)), ..job.message }, move |outcome| {
-                    let outcome = lane.received(outcome);
-                    lane.note(&outcome, began, Instant::now());
-                    place.release_memory();
-                    // Release the place first: whoever waits for the outcome may need it as soon as it learns the outcome.
-                    drop(place);
-                    let _ = waiter.send(outcome);
-                }))
+                let tried = Tried::new(&self.lane, place, waiter);
+                let began = tried.began;
+                Some((Message { began_at: Some(self.node.clock.at(began)), ..job.message }, End::Tried(Box::new(tried))))
             }
         }
     }
@@ -184,7 +236,7 @@ impl Dispatcher {
         term.left_of(id, now).is_zero() || self.node.stopping.is_cancelled()
     }
 
-    fn prepare_held(&self, message: Message, mut ticket: Box<Ticket>) -> Option<Delivery> {
+    fn prepare_held(&self, message: Message, mut ticket: Box<Ticket>) -> Option<(Message, End)> {
         let now = Instant::now();
         if self.must_not_send(&ticket.term, &message.id, now) {
             self.unsent(ticket, Ending::HandBack);
@@ -196,17 +248,7 @@ impl Dispatcher {
             return None;
         }
         self.lane.metrics.due_to_send.observe(clock::between(ticket.due_at, ticket.started_at).as_secs_f64());
-        let reports = self.reports.clone();
-        Some(Delivery::new(Message { began_at: Some(ticket.started_at), ..message }, move |outcome| {
-            let outcome = ticket.lane.received(outcome);
-            let ended = Instant::now();
-            ticket.lane.note(&outcome, ticket.began, ended);
-            if let Some(place) = &mut ticket.place {
-                place.release_memory();
-            }
-            let took = ended.duration_since(ticket.began);
-            let _ = reports.send(Report { ticket, ending: Ending::Sent { outcome, took } });
-        }))
+        Some((Message { began_at: Some(ticket.started_at), ..message }, End::Held { ticket, reports: self.reports.clone() }))
     }
 
     fn unsent(&self, ticket: Box<Ticket>, ending: Ending) {
@@ -215,12 +257,11 @@ impl Dispatcher {
     }
 }
 
-async fn send_one(source: Arc<dyn Source>, delivery: Delivery, limit: Duration) {
-    let send = AssertUnwindSafe(source.send(delivery.message())).catch_unwind();
-    let outcome = match tokio::time::timeout(limit, send).await {
+async fn send_one(source: Arc<dyn Source>, message: Message, end: End, limit: Duration) {
+    let send = AssertUnwindSafe(source.send(&message)).catch_unwind();
+    end.finish(match tokio::time::timeout(limit, send).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Outcome::refused(PANICKED, "the source panicked; this is a bug in it"),
         Err(_) => Outcome::unreachable("timeout", format!("no outcome within {} ms", limit.as_millis())),
-    };
-    delivery.finish(outcome);
+    });
 }

@@ -30,6 +30,13 @@ impl<T> Feed<T> {
         Self { queue: Mutex::new(queue), turn: Mutex::default() }
     }
 
+    /// Takes no more, and drops what is queued: whoever waits for an item learns that it will not be written.
+    pub(super) async fn close(&self) {
+        let mut queue = self.queue.lock().await;
+        queue.close();
+        while queue.try_recv().is_ok() {}
+    }
+
     /// Waits for items and adds at most `most` of them to an empty batch. `None` once nothing more will come.
     pub(super) async fn take(&self, batch: &mut Vec<T>, most: usize) -> Option<Turn<'_>> {
         let mut queue = self.queue.lock().await;

@@ -117,9 +117,9 @@ impl Handle {
         Ok(Work { sendable: outlook.lapsed || !reachable.is_empty(), unreachable: !unreachable.is_empty() })
     }
 
-    /// Waits until the store is ready.
+    /// Waits until the store is ready, or the node accepts nothing more.
     pub async fn store_is_ready(&self) {
-        self.node().health.is_back().await;
+        self.inner.intake.closed.run_until_cancelled(self.node().health.is_back()).await;
     }
 
     /// The status of the node, as `/readyz` reports it.

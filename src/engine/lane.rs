@@ -262,6 +262,12 @@ impl Lane {
         }
     }
 
+    /// A send was cut off, which says nothing about the destination.
+    pub(super) fn note_cut(&self) {
+        self.metrics.unreachable.inc();
+        self.probe_unused();
+    }
+
     /// A lease of this source expired without a report.
     pub(super) fn note_lost(&self) {
         self.metrics.lost.inc();

@@ -2,103 +2,126 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use super::dispatcher::End;
+use super::lane::Lane;
+use crate::message::Message;
 use crate::outcome::Outcome;
-use crate::source::{Delivery, PANICKED, Pipeline, Receipt};
+use crate::source::{DROPPED, Delivery, PANICKED, Pipeline};
 
-/// After a panic over several messages, those that are tried again within this time are sent one by one. They are due again within half of it, unless
-/// their policy says otherwise.
+/// After a panic over several messages, those that are tried again are sent one by one for at least this long.
 const ONE_BY_ONE: Duration = Duration::from_secs(60);
 /// So many batches are remembered before those that have ended are looked for.
 const BATCHES: usize = 64;
 
 /// A pipeline, and what it has been given.
 pub(super) struct Pipe {
-    source: Arc<str>,
+    lane: Arc<Lane>,
     pipeline: Arc<dyn Pipeline>,
     /// How long a delivery, or a call, may take.
     limit: Duration,
+    /// In the order in which their time is up.
     batches: VecDeque<(Instant, Weak<Batch>)>,
     /// How many batches are remembered before those that have ended are forgotten.
     most: usize,
-    panicked: Arc<Mutex<Option<Instant>>>,
+    shared: Arc<Shared>,
 }
 
-/// The receipts of one batch. Each is taken by whoever ends its delivery first: the pipeline, or the clock.
+struct Shared {
+    /// When a panic last dropped several messages.
+    panicked: Mutex<Option<Instant>>,
+    /// Cancelled when the engine gives up what is under way.
+    abandon: CancellationToken,
+}
+
+/// The ends of one batch. Each is taken by whoever comes first: the pipeline, or the clock.
 struct Batch {
-    receipts: Vec<Mutex<Option<Receipt>>>,
-    panicked: Arc<Mutex<Option<Instant>>>,
+    ends: Vec<Mutex<Option<End>>>,
+    shared: Arc<Shared>,
 }
 
 impl Pipe {
-    pub(super) fn new(source: Arc<str>, pipeline: Arc<dyn Pipeline>, limit: Duration) -> Self {
-        Self { source, pipeline, limit, batches: VecDeque::new(), most: BATCHES, panicked: Arc::default() }
+    pub(super) fn new(lane: &Arc<Lane>, pipeline: Arc<dyn Pipeline>, limit: Duration, abandon: CancellationToken) -> Self {
+        let shared = Arc::new(Shared { panicked: Mutex::default(), abandon });
+        Self { lane: lane.clone(), pipeline, limit, batches: VecDeque::new(), most: BATCHES, shared }
     }
 
-    /// Hands deliveries to the pipeline, and waits until it takes more.
-    pub(super) async fn send(&mut self, batch: Vec<Delivery>) {
+    /// Hands messages, `most` of them at most, to the pipeline, and waits until it takes more.
+    pub(super) async fn send(&mut self, most: usize, messages: impl Iterator<Item = (Message, End)> + Send) {
         // A dispatcher with something to send each time it looks never waits for the clock.
         self.end();
-        let is_careful = self.is_careful();
-        let (alone, together): (Vec<_>, Vec<_>) = batch.into_iter().partition(|delivery| is_careful && delivery.message().attempt > 1);
-        if !together.is_empty() {
-            self.call(together).await;
+        let until = Instant::now() + self.limit;
+        if !self.is_careful() {
+            let batch = self.watch(until, most, messages);
+            return self.call(until, batch).await;
         }
-        for delivery in alone {
-            self.call(vec![delivery]).await;
+        let (alone, together): (Vec<_>, Vec<_>) = messages.partition(|(message, _)| message.attempt > 1);
+        let batch = self.watch(until, together.len(), together.into_iter());
+        // They have all begun: their time runs while the others are sent.
+        let alone: Vec<_> = alone.into_iter().map(|message| self.watch(until, 1, std::iter::once(message))).collect();
+        self.call(until, batch).await;
+        for batch in alone {
+            if Instant::now() >= until {
+                return;
+            }
+            self.call(until, batch).await;
         }
     }
 
-    /// Whether the pipeline panicked over several messages lately, one of which may make it panic again.
+    /// Whether the pipeline panicked over several messages lately, one of which may make it panic again. All of them are due again within half of
+    /// that time.
     fn is_careful(&self) -> bool {
-        lock(&self.panicked).is_some_and(|at| at.elapsed() < ONE_BY_ONE)
+        let lately = ONE_BY_ONE.max(self.lane.policy.unreachable_delay().saturating_mul(2));
+        lock(&self.shared.panicked).is_some_and(|at| at.elapsed() < lately)
     }
 
-    async fn call(&mut self, batch: Vec<Delivery>) {
-        let batch = self.watch(batch);
+    async fn call(&mut self, until: Instant, batch: Vec<Delivery>) {
+        if batch.is_empty() {
+            return;
+        }
         let pipeline = self.pipeline.clone();
         // What it had not finished is reported as it is dropped.
-        let send = tokio::time::timeout(self.limit, AssertUnwindSafe(pipeline.send(batch)).catch_unwind());
+        let send = tokio::time::timeout_at(until, AssertUnwindSafe(pipeline.send(batch)).catch_unwind());
         tokio::pin!(send);
-        loop {
+        let sent = loop {
             tokio::select! {
                 biased;
-                sent = &mut send => {
-                    match sent {
-                        Ok(Ok(())) => {}
-                        Ok(Err(_)) => tracing::error!(source.name = %self.source, "the source panicked; this is a bug in it"),
-                        Err(_) => {
-                            self.end();
-                            tracing::error!(source.name = %self.source, "the source took no more messages, and was interrupted; this is a bug in it");
-                        }
-                    }
-                    return;
-                }
+                sent = &mut send => break sent,
                 () = self.overdue() => {}
+            }
+        };
+        let source = self.lane.name();
+        match sent {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => tracing::error!(source.name = %source, "the source panicked; this is a bug in it"),
+            Err(_) => {
+                tracing::error!(source.name = %source, "the source took no more messages, and was interrupted; this is a bug in it");
+                self.end();
             }
         }
     }
 
-    /// The deliveries that the pipeline gets for these.
-    fn watch(&mut self, batch: Vec<Delivery>) -> Vec<Delivery> {
+    /// The deliveries that the pipeline gets for these messages.
+    fn watch(&mut self, until: Instant, most: usize, messages: impl Iterator<Item = (Message, End)>) -> Vec<Delivery> {
         if self.batches.len() >= self.most {
             self.batches.retain(|(_, batch)| batch.strong_count() > 0);
             self.most = BATCHES.max(2 * self.batches.len());
         }
-        let (messages, receipts): (Vec<_>, Vec<_>) = batch.into_iter().map(Delivery::split).unzip();
-        let receipts = receipts.into_iter().map(|receipt| Mutex::new(Some(receipt))).collect();
-        let batch = Arc::new(Batch { receipts, panicked: self.panicked.clone() });
-        self.batches.push_back((Instant::now() + self.limit, Arc::downgrade(&batch)));
-        let delivery = |(index, message)| {
-            let batch = batch.clone();
-            Delivery::new(message, move |outcome| batch.finish(index, outcome))
-        };
-        messages.into_iter().enumerate().map(delivery).collect()
+        let batch = Arc::new(Batch { ends: (0..most).map(|_| Mutex::default()).collect(), shared: self.shared.clone() });
+        self.batches.push_back((until, Arc::downgrade(&batch)));
+        let mut deliveries = Vec::with_capacity(most);
+        for ((message, end), place) in messages.zip(&batch.ends) {
+            *lock(place) = Some(end);
+            let (batch, index) = (batch.clone(), deliveries.len());
+            deliveries.push(Delivery::new(message, move |outcome| batch.finish(index, outcome)));
+        }
+        deliveries
     }
 
     /// Waits until the time of a batch is up, and ends what is left of it.
@@ -120,8 +143,8 @@ impl Pipe {
             && *until <= now
         {
             if let Some(batch) = batch.upgrade() {
-                for index in 0..batch.receipts.len() {
-                    batch.finish(index, Outcome::unreachable("timeout", format!("no outcome within {} ms", self.limit.as_millis())));
+                for end in batch.ends.iter().filter_map(|end| lock(end).take()) {
+                    end.finish(Outcome::unreachable("timeout", format!("no outcome within {} ms", self.limit.as_millis())));
                 }
             }
             self.batches.pop_front();
@@ -131,30 +154,36 @@ impl Pipe {
 
 impl Batch {
     fn finish(&self, index: usize, outcome: Outcome) {
-        let Some(receipt) = self.receipts.get(index).and_then(|receipt| lock(receipt).take()) else { return };
-        // The panic is the fault of one message at most, which is refused once it is sent on its own.
-        let others = std::thread::panicking() && outcome.code == PANICKED && self.receipts.len() > 1;
-        if others {
-            *lock(&self.panicked) = Some(Instant::now());
-            receipt.finish(Outcome::unreachable(PANICKED, "the source panicked over this message or one beside it; it is sent again on its own"));
-        } else {
-            receipt.finish(outcome);
+        let Some(end) = self.ends.get(index).and_then(|end| lock(end).take()) else { return };
+        match &*outcome.code {
+            // The engine itself dropped it.
+            DROPPED if self.shared.abandon.is_cancelled() => {}
+            // The fault of one message at most, which is refused once it is sent on its own.
+            PANICKED if std::thread::panicking() && self.ends.len() > 1 => {
+                *lock(&self.shared.panicked) = Some(Instant::now());
+                end.cut(Outcome::unreachable(DROPPED, "the source panicked over this message or one beside it; it is sent again on its own"));
+            }
+            _ => end.finish(outcome),
         }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use futures::FutureExt;
+    use tokio::sync::oneshot;
 
+    use super::super::dispatcher::Tried;
+    use super::super::memory::Memory;
     use super::*;
-    use crate::message::Message;
+    use crate::engine::SourceSpec;
     use crate::outcome::Class;
+    use crate::source::{Options, Sender};
+    use crate::telemetry::metrics::Metrics;
 
     const LIMIT: Duration = Duration::from_secs(5);
 
@@ -176,34 +205,48 @@ mod tests {
         }
     }
 
-    type Ended = Arc<Mutex<Vec<(String, Class, String)>>>;
-
     struct Bench {
         pipe: Pipe,
         odd: Arc<Odd>,
-        ended: Ended,
+        abandon: CancellationToken,
+        under_way: Vec<(String, oneshot::Receiver<Outcome>)>,
     }
 
+    type Ended = Vec<(String, Class, String)>;
+
     fn bench() -> Bench {
-        let odd = Arc::new(Odd::default());
-        Bench { pipe: Pipe::new("main".into(), odd.clone(), LIMIT), odd, ended: Ended::default() }
+        let (odd, abandon) = (Arc::new(Odd::default()), CancellationToken::new());
+        let sender = Sender::Pipelined(odd.clone());
+        let spec = SourceSpec { name: "main".into(), kind: "odd".to_owned(), options: Options::default(), sender };
+        let (lane, _) = Lane::new(spec, Metrics::new("test".into()).lane("main"), Arc::new(Memory::new(1 << 20, 1)));
+        Bench { pipe: Pipe::new(&lane, odd.clone(), LIMIT, abandon.clone()), odd, abandon, under_way: Vec::new() }
     }
 
     impl Bench {
         /// Sends messages with these topics; returns what has ended by then.
-        async fn send(&mut self, attempt: u32, topics: &[&str]) -> Vec<(String, Class, String)> {
-            let delivery = |topic: &&str| {
-                let (topic, ended) = ((*topic).to_owned(), self.ended.clone());
-                let message = Message { topic: Some(topic.clone()), attempt, ..Message::new("main", "") };
-                Delivery::new(message, move |outcome| lock(&ended).push((topic, outcome.class, outcome.code.into_owned())))
-            };
-            let batch = topics.iter().map(delivery).collect();
-            self.pipe.send(batch).await;
+        async fn send(&mut self, attempt: u32, topics: &[&str]) -> Ended {
+            let mut batch = Vec::new();
+            for topic in topics {
+                let (waiter, outcome) = oneshot::channel();
+                self.under_way.push(((*topic).to_owned(), outcome));
+                let message = Message { topic: Some((*topic).to_owned()), attempt, ..Message::new("main", "") };
+                let lane = &self.pipe.lane;
+                batch.push((message, End::Tried(Box::new(Tried::new(lane, lane.try_enter(0).unwrap(), waiter)))));
+            }
+            self.pipe.send(batch.len(), batch.into_iter()).await;
             self.ended()
         }
 
-        fn ended(&self) -> Vec<(String, Class, String)> {
-            std::mem::take(&mut *lock(&self.ended))
+        fn ended(&mut self) -> Ended {
+            let mut ended = Vec::new();
+            self.under_way.retain_mut(|(topic, outcome)| match outcome.try_recv() {
+                Ok(outcome) => {
+                    ended.push((topic.clone(), outcome.class, outcome.code.into_owned()));
+                    false
+                }
+                Err(_) => true,
+            });
+            ended
         }
     }
 
@@ -211,20 +254,27 @@ mod tests {
         (topic.to_owned(), class, code.to_owned())
     }
 
+    fn late(topic: &str) -> (String, Class, String) {
+        end(topic, Class::Unreachable, "timeout")
+    }
+
+    fn fine(topic: &str) -> (String, Class, String) {
+        end(topic, Class::Succeeded, "")
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_a_pipeline_keeps_for_itself_ends_in_time_and_once() {
         let mut bench = bench();
-        assert_eq!(bench.send(1, &["fine", "keep"]).await, [end("fine", Class::Succeeded, "")]);
+        assert_eq!(bench.send(1, &["fine", "keep"]).await, [fine("fine")]);
         tokio::time::advance(LIMIT / 2).await;
         assert!(bench.pipe.overdue().now_or_never().is_none());
         bench.pipe.overdue().await;
-        assert_eq!(bench.ended(), [end("keep", Class::Unreachable, "timeout")]);
+        assert_eq!(bench.ended(), [late("keep")]);
         lock(&bench.odd.0).pop().unwrap().finish(Outcome::succeeded());
-        assert_eq!(bench.ended(), []);
         // Also if something is sent all the time.
         bench.send(1, &["keep"]).await;
         tokio::time::advance(LIMIT).await;
-        assert_eq!(bench.send(1, &["fine"]).await, [end("keep", Class::Unreachable, "timeout"), end("fine", Class::Succeeded, "")]);
+        assert_eq!(bench.send(1, &["fine"]).await, [late("keep"), fine("fine")]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -233,23 +283,43 @@ mod tests {
         bench.send(1, &["keep"]).await;
         tokio::time::advance(LIMIT / 2).await;
         let began = Instant::now();
-        let timeout = |topic| end(topic, Class::Unreachable, "timeout");
-        assert_eq!(bench.send(1, &["hang", "never seen"]).await, [timeout("keep"), timeout("hang"), timeout("never seen")]);
+        assert_eq!(bench.send(1, &["hang", "never seen"]).await, ["keep", "hang", "never seen"].map(late));
         assert!(began.elapsed() < LIMIT + Duration::from_millis(5), "{:?}", began.elapsed());
-        assert_eq!(bench.send(1, &["fine"]).await, [end("fine", Class::Succeeded, "")]);
+        assert_eq!(bench.send(1, &["fine"]).await, [fine("fine")]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_makes_a_pipeline_panic_is_found_among_others() {
         let mut bench = bench();
-        let beside = |topic| end(topic, Class::Unreachable, "panic");
-        assert_eq!(bench.send(1, &["fine", "panic", "after"]).await, [end("fine", Class::Succeeded, ""), beside("panic"), beside("after")]);
+        let beside = |topic| end(topic, Class::Unreachable, "dropped");
+        let all = ["panic", "1", "2", "3", "4", "5", "6"];
+        assert_eq!(bench.send(1, &[&["0"], &all[..]].concat()).await, [vec![fine("0")], all.map(beside).to_vec()].concat());
+        assert!(!bench.pipe.lane.is_open(), "the destination is not to blame");
         tokio::time::advance(Duration::from_secs(30)).await;
-        let alone = [end("panic", Class::Refused, "panic"), end("after", Class::Succeeded, "")];
-        assert_eq!(bench.send(2, &["panic", "after"]).await, alone);
+        let alone = [end("panic", Class::Refused, "panic"), fine("1")];
+        assert_eq!(bench.send(2, &["panic", "1"]).await, alone);
         // Only lately: a batch is worth its while.
         tokio::time::advance(ONE_BY_ONE).await;
-        assert_eq!(bench.send(3, &["panic", "after"]).await, ["panic", "after"].map(beside));
+        assert_eq!(bench.send(3, &["panic", "1"]).await, ["panic", "1"].map(beside));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_sent_one_by_one_share_their_time() {
+        let mut bench = bench();
+        bench.send(1, &["panic", "1"]).await;
+        let began = Instant::now();
+        assert_eq!(bench.send(2, &["1", "hang", "hang", "2"]).await, [fine("1"), late("hang"), late("hang"), late("2")]);
+        assert!(began.elapsed() < LIMIT + Duration::from_millis(5), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn what_the_engine_gives_up_is_not_the_source_s_fault() {
+        let mut bench = bench();
+        bench.send(1, &["keep"]).await;
+        bench.abandon.cancel();
+        lock(&bench.odd.0).clear();
+        let (_, outcome) = bench.under_way.pop().unwrap();
+        assert!(outcome.await.is_err(), "nothing is reported");
     }
 
     #[tokio::test]

@@ -1,15 +1,18 @@
 //! A program that embeds redrive: without a port, without signals, with messages that go through the handle.
 
 use std::future::{pending, ready};
+use std::time::Duration;
 
 use redrive::app::{App, run_once};
 use redrive::config::{Config, Scope};
 use redrive::engine::{Key, Refusal, Submission};
 use redrive::message::State;
 use redrive::source::Registry;
+use sqlx::ConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::support::endpoint::SOON;
@@ -49,6 +52,36 @@ async fn without_a_port_it_runs_until_it_is_told_to_stop() {
     stop.send(()).unwrap();
     timeout(SOON, running).await.unwrap().unwrap().unwrap();
     assert_eq!(handle.submit(Submission::new("audit", "late")).await, Err(Refusal::Draining));
+}
+
+/// Everything runs in this thread: whoever has been given a turn waits for the commit.
+#[tokio::test]
+async fn whoever_waits_for_a_commit_learns_that_the_node_was_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = App::build(config(&folder)).await.unwrap();
+    let handle = app.handle();
+    let running = tokio::spawn(app.run(pending()));
+    timeout(SOON, handle.store_is_ready()).await.unwrap();
+    let mut other = SqliteConnectOptions::new().filename(folder.path().join("redrive.db")).connect().await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let submit = || {
+        let handle = handle.clone();
+        tokio::spawn(async move { handle.submit(Submission::new("audit", "hello")).await })
+    };
+    let (mut waiting, begun) = (Vec::new(), Instant::now());
+    // More batches than are committed at once.
+    while begun.elapsed() < Duration::from_millis(100) {
+        waiting.push(submit());
+        sleep(Duration::from_millis(10)).await;
+    }
+    running.abort();
+    assert!(timeout(SOON, running).await.unwrap().is_err_and(|ended| ended.is_cancelled()));
+    waiting.push(submit());
+    for submitted in waiting {
+        let refusal = timeout(SOON, submitted).await.expect("an answer").unwrap().unwrap_err();
+        assert!(matches!(refusal, Refusal::Unavailable { .. } | Refusal::Draining), "{refusal:?}");
+    }
+    timeout(SOON, handle.store_is_ready()).await.expect("it never will be");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
