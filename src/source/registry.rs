@@ -1,6 +1,7 @@
 //! The kinds of sources by name: the built-in ones, and those that a program registers before it builds the app.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use schemars::generate::SchemaSettings;
@@ -10,7 +11,8 @@ use serde_json::Value;
 
 use super::codes::{Code, OF_THE_ENGINE};
 use super::options::RESERVED;
-use super::{Config, Context, Section, Sender, amqp, caught, command, http, kafka, keys, log};
+use super::sender::caught;
+use super::{Config, Context, Section, Sender, amqp, command, http, kafka, keys, log};
 use crate::fault::Fault;
 
 type Build = Arc<dyn Fn(Value, &Context) -> Result<Sender, Vec<Fault>> + Send + Sync>;
@@ -201,7 +203,14 @@ impl Registry {
             return Err(vec![Fault::new("kind", format!("unknown kind of source `{kind}`; known kinds: {known}"))]);
         };
         let panicked = || Err(vec![Fault::new("", "the kind panicked over this section; this is a bug in it")]);
-        caught(panicked, || (found.build)(section, cx))
+        caught(|| (found.build)(section, cx)).unwrap_or_else(panicked)
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Registry ")?;
+        f.debug_set().entries(self.names()).finish()
     }
 }
 
@@ -264,5 +273,10 @@ mod tests {
         assert_eq!(said::<Tagged>("mine"), format!("{words}kind, retry"));
         // Further down they are its own.
         register::<Deep>("mine");
+    }
+
+    #[test]
+    fn what_is_shown_of_it_are_the_names() {
+        assert_eq!(format!("{:?}", Registry::default()), r#"Registry {"amqp", "command", "http", "kafka", "log"}"#);
     }
 }

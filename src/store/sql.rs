@@ -4,6 +4,7 @@ mod act;
 mod batch;
 mod claim;
 mod complete;
+mod connections;
 mod decode;
 mod dialect;
 mod guard;

@@ -1,32 +1,19 @@
-//! Connections, and the unit of work on one.
-//!
-//! We have our own pool because sqlx's lacks two things: the connection that was used last is used next, and where units of work overlap only seldom,
-//! one waits for the other's, so that an idle node keeps a single one; and a unit of work is never dropped half-way, so that no transaction is left
-//! open for the connection's next user.
+//! The unit of work on a connection. It is never dropped half-way, so that no transaction is left open for the connection's next user.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use sqlx::Connection as _;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::connections::Pool;
 use super::dialect::{Arguments, Connection, Dialect, Role, Row, Value};
 use super::template::{Names, render};
 use crate::store::{Error, Observer};
 
-/// A connection that has been idle for this long is closed when another one is returned.
-const IDLE: Duration = Duration::from_secs(10);
-/// A connection that has been idle for this long is checked before it is used.
-const DOUBTFUL: Duration = Duration::from_secs(1);
-/// Where all connections are in use, this many units of work a second wait this long for one before they open another.
-const WAITS: u32 = 3;
-const PATIENCE: Duration = Duration::from_millis(25);
-/// How long a connection may take to close.
-const GOODBYE: Duration = Duration::from_secs(1);
 /// People who look at messages share a quarter of the connections, at least one.
 const LOOKERS: u32 = 4;
 /// And wait this long for one.
@@ -89,107 +76,6 @@ struct Observed(Observer);
 impl std::fmt::Debug for Observed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Observed")
-    }
-}
-
-#[derive(Debug)]
-struct Pool<D: Dialect> {
-    size: usize,
-    permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Idle<D>>>,
-    /// Told when a connection is given back.
-    given: Notify,
-    /// How many units of work have waited for one, and since when that is counted.
-    waits: Mutex<(Instant, u32)>,
-    role: Role,
-}
-
-struct Idle<D: Dialect> {
-    connection: Connection<D>,
-    since: Instant,
-}
-
-impl<D: Dialect> std::fmt::Debug for Idle<D> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Idle").field("since", &self.since).finish_non_exhaustive()
-    }
-}
-
-impl<D: Dialect> Pool<D> {
-    fn new(size: u32, role: Role) -> Self {
-        let size = size.max(1) as usize;
-        let waits = Mutex::new((Instant::now(), 0));
-        Self { size, permits: Arc::new(Semaphore::new(size)), idle: Mutex::default(), given: Notify::new(), waits, role }
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle<D>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether a unit of work, which holds a permit, may wait for the connection of another one. A pool that is used by many at once grows instead.
-    fn may_wait(&self) -> bool {
-        if self.permits.available_permits() + 1 >= self.size {
-            return false;
-        }
-        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
-        if waits.0.elapsed() >= Duration::from_secs(1) {
-            *waits = (Instant::now(), 0);
-        }
-        waits.1 = waits.1.saturating_add(1);
-        waits.1 <= WAITS
-    }
-
-    /// The connection that was used last, or a new one. The caller holds a permit.
-    async fn connection(&self, dialect: &D) -> Result<Connection<D>, sqlx::Error> {
-        if self.idle().is_empty() && self.may_wait() {
-            let given = async {
-                while self.idle().is_empty() {
-                    self.given.notified().await;
-                }
-            };
-            let _ = timeout(PATIENCE, given).await;
-        }
-        loop {
-            let Some(mut idle) = self.idle().pop() else { break };
-            if idle.since.elapsed() < DOUBTFUL {
-                return Ok(idle.connection);
-            }
-            if matches!(tokio::time::timeout(GOODBYE, idle.connection.ping()).await, Ok(Ok(()))) {
-                return Ok(idle.connection);
-            }
-            // If one is dead, so are the others.
-            self.idle().clear();
-        }
-        dialect.connect(self.role).await
-    }
-
-    fn give_back(&self, connection: Connection<D>) {
-        let mut old = Vec::new();
-        if self.permits.is_closed() {
-            old.push(connection);
-        } else {
-            let mut idle = self.idle();
-            idle.push(Idle { connection, since: Instant::now() });
-            let stale = idle.iter().take_while(|idle| idle.since.elapsed() > IDLE).count();
-            old.extend(idle.drain(..stale).map(|idle| idle.connection));
-            self.given.notify_one();
-        }
-        if !old.is_empty() {
-            tokio::spawn(goodbye::<D>(old));
-        }
-    }
-
-    async fn close(&self) {
-        self.permits.close();
-        let old = std::mem::take(&mut *self.idle());
-        goodbye::<D>(old.into_iter().map(|idle| idle.connection).collect()).await;
-    }
-}
-
-async fn goodbye<D: Dialect>(connections: Vec<Connection<D>>) {
-    for connection in connections {
-        // Whether the server noticed does not matter.
-        let _ = tokio::time::timeout(GOODBYE, connection.close()).await;
     }
 }
 
@@ -467,6 +353,7 @@ impl<D: Dialect> Session<D> {
 mod tests {
     use tokio::sync::oneshot;
 
+    use super::super::connections::{PATIENCE, WAITS};
     use super::super::sqlite::Sqlite;
     use super::*;
 
