@@ -86,7 +86,8 @@ pub enum Error {
 /// ```
 ///
 /// [`run`](Self::run) returns once everything is in good order. Dropping the app, or the future of `run`, stops everything at once, as a crash does:
-/// what was under way is sent again when its lease has run out. A SQLite file stays locked until the last part has stopped, so two apps never serve one.
+/// what was under way is sent again when its lease has run out. A SQLite file stays locked until the last part has stopped, so that two apps never
+/// serve one.
 #[derive(Debug)]
 pub struct App {
     engine: Engine,
@@ -117,7 +118,7 @@ impl App {
         self.engine.handle()
     }
 
-    /// Where the API listens, port 0 resolved; `None` if only on a Unix socket.
+    /// Where the API listens, port 0 resolved; `None` if it has no port.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.bound.address()

@@ -37,6 +37,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -133,6 +134,9 @@ pub struct Engine {
     ending: CancellationToken,
     /// Cancelled when nothing is waited for any longer.
     abandon: CancellationToken,
+    runtime: Runtime,
+    /// Whether everything was closed in good order.
+    is_finished: bool,
 }
 
 impl Engine {
@@ -188,7 +192,7 @@ impl Engine {
             commits.close().await;
             outcomes.reports.close().await;
         });
-        let intake = Arc::new(Intake { node: node.clone(), committer, reports, closed: CancellationToken::new() });
+        let intake = Arc::new(Intake { node: node.clone(), committer, reports, closed: CancellationToken::new(), abandon: abandon.clone() });
         let inner = Arc::new(Inner { node, intake, upkeep, other_project: Mutex::default() });
         let (start, stop, last, spawn) = (inner.clone(), ending.clone(), abandon.clone(), loops.clone());
         loops.spawn(&ending, async move {
@@ -203,7 +207,7 @@ impl Engine {
                 poller.scout().await;
             }
         });
-        Self { handle: Handle { inner }, loops, settling, ending, abandon }
+        Self { handle: Handle { inner }, loops, settling, ending, abandon, runtime: Runtime::current(), is_finished: false }
     }
 
     /// The handle through which the engine is used.
@@ -249,7 +253,7 @@ impl Engine {
 
     /// Waits until nothing is under way, until `deadline` at the latest, then releases everything. Other nodes find what is left when its lease
     /// expires. Returns the number of messages left; a panic in a part of the engine goes on here.
-    pub async fn finish(self, deadline: Instant) -> usize {
+    pub async fn finish(mut self, deadline: Instant) -> usize {
         self.stop_sending();
         self.close_intake();
         let idle = async {
@@ -258,8 +262,10 @@ impl Engine {
             }
         };
         let panic = tokio::select! {
-            _ = tokio::time::timeout_at(deadline, idle) => None,
+            // One that came before counts, even if nothing is left.
+            biased;
             panic = self.panicked() => Some(panic),
+            _ = tokio::time::timeout_at(deadline, idle) => None,
         };
         self.ending.cancel();
         let left = self.held();
@@ -275,6 +281,7 @@ impl Engine {
         node.tracker.close();
         let _ = tokio::time::timeout(Duration::from_secs(1), node.tracker.wait()).await;
         let _ = tokio::time::timeout(Duration::from_secs(2), node.store.close()).await;
+        self.is_finished = true;
         if let Some(panic) = panic {
             std::panic::resume_unwind(panic);
         }
@@ -284,15 +291,14 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        let is_finished = self.abandon.is_cancelled();
         self.stop_sending();
         self.close_intake();
         self.ending.cancel();
         self.abandon.cancel();
-        // Whoever keeps a handle keeps the senders and the store. Without a runtime they have nothing open.
-        if let (false, Ok(runtime)) = (is_finished, tokio::runtime::Handle::try_current()) {
-            let node = self.handle.inner.node.clone();
-            runtime.spawn(async move {
+        // Whoever keeps a handle keeps the senders and the store.
+        if !self.is_finished {
+            let (_runtime, node) = (self.runtime.enter(), self.handle.inner.node.clone());
+            self.loops.spawn(&CancellationToken::new(), async move {
                 let closing = node.lanes.iter().map(|lane| AssertUnwindSafe(lane.spec.sender.close(Duration::ZERO)).catch_unwind());
                 let _ = tokio::time::timeout(CLOSES_WITHIN, futures::future::join_all(closing)).await;
                 node.store.close().await;

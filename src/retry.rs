@@ -54,7 +54,7 @@ pub struct Config {
     /// `wait`: an unreachable destination doesn't count against `max_retries`. `count`: it does, and waits the full delay. Default wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreachable: Option<Unreachable>,
-    /// The longest wait after an unreachable destination. Default 30s.
+    /// The longest wait after an unreachable destination, jitter and `Retry-After` aside. Default 30s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreachable_delay: Option<Span>,
 }

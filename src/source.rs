@@ -37,7 +37,7 @@ use crate::outcome::Outcome;
 
 use codes::Code;
 pub use context::Context;
-pub(crate) use delivery::{DROPPED, PANICKED};
+pub(crate) use delivery::{DROPPED, PANICKED, panicked};
 pub use delivery::{Delivery, Receipt};
 pub use options::Options;
 pub use registry::{Kind, Registry};
@@ -55,9 +55,9 @@ fn is_own_header(name: &str) -> bool {
 /// Performs the send for one message at a time. Many calls run concurrently, up to the source's `in_flight`.
 ///
 /// A call should end within the source's `timeout`, which is in [`Options::timeout`] of the [`Context`] that it was built with, and say itself what
-/// it waited for. The engine only makes sure that it ends: three seconds after the `timeout`, or after 63 seconds if none is set, it drops the call (an
-/// unreachable outcome, `timeout`); it also does so when the node has waited long enough at its end. A panic in it is caught (a refused one, `panic`).
-/// It must not block the thread: use [`tokio::task::spawn_blocking`] for what does.
+/// it waited for. The engine only makes sure that it ends: three seconds after the `timeout`, or after 63 seconds if none is set, it drops the call
+/// (an unreachable outcome, `timeout`); it also does so when the node has waited long enough at its end. A panic in it is caught (a refused one,
+/// `panic`). It must not block the thread: use [`tokio::task::spawn_blocking`] for what does.
 ///
 /// ```
 /// use redrive::async_trait;
@@ -140,8 +140,8 @@ pub trait Pipeline: Send + Sync + 'static {
     /// [finished](Delivery::finish) on its own, now or later, but within the source's `timeout`, or a minute if it has none.
     ///
     /// After twice that time and three seconds, a delivery that has not been finished is unreachable, whatever is reported later, and a call that has
-    /// not returned is dropped. If a panic drops a delivery that was alone in its batch, it is refused. Several are unreachable, and those that are tried
-    /// again within a minute are sent one by one, so that the one that caused it is found.
+    /// not returned is dropped. If a panic drops a delivery that was alone in its batch, it is refused. Several are unreachable, and what is tried
+    /// again is sent one by one for at least a minute, and three times `unreachable_delay`, so that the one that caused it is found.
     async fn send(&self, batch: Vec<Delivery>);
 
     /// As [`Source::check`].

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::message::{Message, Standing, State};
 use crate::outcome::Outcome;
 use crate::retry;
-use crate::source::{PANICKED, Pipeline, Sender, Source};
+use crate::source::{Pipeline, Sender, Source, panicked};
 use crate::store::{Address, Held};
 use crate::units::Span;
 
@@ -86,7 +86,8 @@ pub(super) struct Job {
 pub(super) enum Fate {
     /// To the completer: the message is held under a lease.
     Held(Box<Ticket>),
-    /// To the intake: the message is committed only if the send fails (`on_failure`). `waiter` is dropped if nothing was sent.
+    /// To the intake: the message is committed only if the send fails (`on_failure`). `waiter` is dropped if nothing was sent, or the engine gives it
+    /// up.
     Tried { place: Place, waiter: oneshot::Sender<Outcome>, until: Arc<Until> },
 }
 
@@ -137,7 +138,15 @@ impl End {
 
     /// Reports the end of a send that was cut off by a panic over another message, which says nothing about the destination.
     pub(super) fn cut(self, outcome: Outcome) {
-        self.report(outcome, |lane, _, _, _| lane.note_cut());
+        self.report(outcome, |lane, outcome, _, _| lane.note_cut(outcome));
+    }
+
+    /// Gives the message back unsent, to be sent later.
+    pub(super) fn hand_back(self) {
+        if let Self::Held { ticket, reports } = self {
+            ticket.lane.probe_unused();
+            let _ = reports.send(Report { ticket, ending: Ending::HandBack });
+        }
     }
 
     fn report(self, outcome: Outcome, note: impl FnOnce(&Lane, &Outcome, Instant, Instant)) {
@@ -258,10 +267,16 @@ impl Dispatcher {
 }
 
 async fn send_one(source: Arc<dyn Source>, message: Message, end: End, limit: Duration) {
-    let send = AssertUnwindSafe(source.send(&message)).catch_unwind();
-    end.finish(match tokio::time::timeout(limit, send).await {
+    // Also a panic before there is a future, or when it is dropped.
+    let send = AssertUnwindSafe(async { tokio::time::timeout(limit, source.send(&message)).await });
+    end.finish(match send.catch_unwind().await {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Outcome::refused(PANICKED, "the source panicked; this is a bug in it"),
-        Err(_) => Outcome::unreachable("timeout", format!("no outcome within {} ms", limit.as_millis())),
+        Ok(Err(_)) => late(limit),
+        Err(_) => panicked(),
     });
+}
+
+/// The outcome of a send that took longer than it may.
+pub(super) fn late(limit: Duration) -> Outcome {
+    Outcome::unreachable("timeout", format!("no outcome within {} ms", limit.as_millis()))
 }

@@ -34,7 +34,8 @@ impl<T> Feed<T> {
     pub(super) async fn close(&self) {
         let mut queue = self.queue.lock().await;
         queue.close();
-        while queue.try_recv().is_ok() {}
+        // Until nobody is about to add one either.
+        while queue.recv().await.is_some() {}
     }
 
     /// Waits for items and adds at most `most` of them to an empty batch. `None` once nothing more will come.

@@ -26,6 +26,8 @@ pub(super) struct Intake {
     pub(super) reports: mpsc::UnboundedSender<Report>,
     /// Cancelled when no more messages are accepted.
     pub(super) closed: CancellationToken,
+    /// Cancelled when the engine gives up what is under way.
+    pub(super) abandon: CancellationToken,
 }
 
 impl Intake {
@@ -144,11 +146,14 @@ impl Intake {
             return Ok(Accepted::Kept { id, state: state.unwrap_or(State::Sending) });
         }
         // The outcome of the running send is written later; the producer does not wait for it.
+        let abandon = self.abandon.clone();
         self.node.tracker.spawn(async move {
-            report(match outcome.await {
-                Ok(outcome) => Ending::Sent { outcome, took: began.elapsed() },
-                Err(_) => Ending::HandBack,
-            });
+            match outcome.await {
+                Ok(outcome) => report(Ending::Sent { outcome, took: began.elapsed() }),
+                // Nobody knows what became of it.
+                Err(_) if abandon.is_cancelled() => {}
+                Err(_) => report(Ending::HandBack),
+            }
         });
         Ok(Accepted::Kept { id, state: State::Sending })
     }

@@ -235,13 +235,7 @@ impl Lane {
 
     /// Records the outcome of a send that began at `began` and ended at `now`, for the breaker and the counters.
     pub(super) fn note(&self, outcome: &Outcome, began: Instant, now: Instant) {
-        let counter = match outcome.class {
-            Class::Succeeded => &self.metrics.succeeded,
-            Class::Permanent => &self.metrics.permanent,
-            Class::Refused => &self.metrics.refused,
-            Class::Unreachable => &self.metrics.unreachable,
-        };
-        counter.inc();
+        self.count(outcome.class);
         let took = now.duration_since(began);
         self.metrics.send_seconds.observe(took.as_secs_f64());
         if outcome.class == Class::Succeeded {
@@ -263,9 +257,19 @@ impl Lane {
     }
 
     /// A send was cut off, which says nothing about the destination.
-    pub(super) fn note_cut(&self) {
-        self.metrics.unreachable.inc();
+    pub(super) fn note_cut(&self, outcome: &Outcome) {
+        self.count(outcome.class);
         self.probe_unused();
+    }
+
+    fn count(&self, class: Class) {
+        let counter = match class {
+            Class::Succeeded => &self.metrics.succeeded,
+            Class::Permanent => &self.metrics.permanent,
+            Class::Refused => &self.metrics.refused,
+            Class::Unreachable => &self.metrics.unreachable,
+        };
+        counter.inc();
     }
 
     /// A lease of this source expired without a report.

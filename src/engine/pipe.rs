@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::dispatcher::End;
+use super::dispatcher::{End, late};
 use super::lane::Lane;
 use crate::message::Message;
 use crate::outcome::Outcome;
@@ -43,6 +44,8 @@ struct Shared {
 /// The ends of one batch. Each is taken by whoever comes first: the pipeline, or the clock.
 struct Batch {
     ends: Vec<Mutex<Option<End>>>,
+    /// How many messages it has: some were not to be sent after all.
+    count: AtomicUsize,
     shared: Arc<Shared>,
 }
 
@@ -63,21 +66,22 @@ impl Pipe {
         }
         let (alone, together): (Vec<_>, Vec<_>) = messages.partition(|(message, _)| message.attempt > 1);
         let batch = self.watch(until, together.len(), together.into_iter());
-        // They have all begun: their time runs while the others are sent.
-        let alone: Vec<_> = alone.into_iter().map(|message| self.watch(until, 1, std::iter::once(message))).collect();
         self.call(until, batch).await;
-        for batch in alone {
-            if Instant::now() >= until {
-                return;
+        for (message, end) in alone {
+            // They share the time, of which each needs as much as the source may take for it.
+            if until.saturating_duration_since(Instant::now()) < self.limit / 2 {
+                end.hand_back();
+                continue;
             }
+            let batch = self.watch(until, 1, std::iter::once((message, end)));
             self.call(until, batch).await;
         }
     }
 
-    /// Whether the pipeline panicked over several messages lately, one of which may make it panic again. All of them are due again within half of
-    /// that time.
+    /// Whether the pipeline panicked over several messages lately, one of which may make it panic again. Unless their policy says otherwise, all of
+    /// them are due again by then.
     fn is_careful(&self) -> bool {
-        let lately = ONE_BY_ONE.max(self.lane.policy.unreachable_delay().saturating_mul(2));
+        let lately = ONE_BY_ONE.max(self.lane.policy.unreachable_delay().saturating_mul(3));
         lock(&self.shared.panicked).is_some_and(|at| at.elapsed() < lately)
     }
 
@@ -86,24 +90,22 @@ impl Pipe {
             return;
         }
         let pipeline = self.pipeline.clone();
-        // What it had not finished is reported as it is dropped.
-        let send = tokio::time::timeout_at(until, AssertUnwindSafe(pipeline.send(batch)).catch_unwind());
+        // What it had not finished is reported as it is dropped. Also caught is a panic before there is a future, or when it is dropped.
+        let send = AssertUnwindSafe(async { tokio::time::timeout_at(until, pipeline.send(batch)).await }).catch_unwind();
         tokio::pin!(send);
         let sent = loop {
             tokio::select! {
+                // What is late is reported as that before it is dropped.
                 biased;
-                sent = &mut send => break sent,
                 () = self.overdue() => {}
+                sent = &mut send => break sent,
             }
         };
         let source = self.lane.name();
         match sent {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => tracing::error!(source.name = %source, "the source panicked; this is a bug in it"),
-            Err(_) => {
-                tracing::error!(source.name = %source, "the source took no more messages, and was interrupted; this is a bug in it");
-                self.end();
-            }
+            Ok(Err(_)) => tracing::error!(source.name = %source, "the source took no more messages, and was interrupted; this is a bug in it"),
+            Err(_) => tracing::error!(source.name = %source, "the source panicked; this is a bug in it"),
         }
     }
 
@@ -113,7 +115,8 @@ impl Pipe {
             self.batches.retain(|(_, batch)| batch.strong_count() > 0);
             self.most = BATCHES.max(2 * self.batches.len());
         }
-        let batch = Arc::new(Batch { ends: (0..most).map(|_| Mutex::default()).collect(), shared: self.shared.clone() });
+        let ends = (0..most).map(|_| Mutex::default()).collect();
+        let batch = Arc::new(Batch { ends, count: AtomicUsize::new(0), shared: self.shared.clone() });
         self.batches.push_back((until, Arc::downgrade(&batch)));
         let mut deliveries = Vec::with_capacity(most);
         for ((message, end), place) in messages.zip(&batch.ends) {
@@ -121,6 +124,7 @@ impl Pipe {
             let (batch, index) = (batch.clone(), deliveries.len());
             deliveries.push(Delivery::new(message, move |outcome| batch.finish(index, outcome)));
         }
+        batch.count.store(deliveries.len(), Ordering::Relaxed);
         deliveries
     }
 
@@ -144,7 +148,7 @@ impl Pipe {
         {
             if let Some(batch) = batch.upgrade() {
                 for end in batch.ends.iter().filter_map(|end| lock(end).take()) {
-                    end.finish(Outcome::unreachable("timeout", format!("no outcome within {} ms", self.limit.as_millis())));
+                    end.finish(late(self.limit));
                 }
             }
             self.batches.pop_front();
@@ -159,7 +163,7 @@ impl Batch {
             // The engine itself dropped it.
             DROPPED if self.shared.abandon.is_cancelled() => {}
             // The fault of one message at most, which is refused once it is sent on its own.
-            PANICKED if std::thread::panicking() && self.ends.len() > 1 => {
+            PANICKED if std::thread::panicking() && self.count.load(Ordering::Relaxed) > 1 => {
                 *lock(&self.shared.panicked) = Some(Instant::now());
                 end.cut(Outcome::unreachable(DROPPED, "the source panicked over this message or one beside it; it is sent again on its own"));
             }
@@ -175,7 +179,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use tokio::sync::oneshot;
+    use tokio::sync::oneshot::{self, error::TryRecvError};
 
     use super::super::dispatcher::Tried;
     use super::super::memory::Memory;
@@ -225,6 +229,12 @@ mod tests {
     impl Bench {
         /// Sends messages with these topics; returns what has ended by then.
         async fn send(&mut self, attempt: u32, topics: &[&str]) -> Ended {
+            self.send_of(topics.len(), attempt, topics).await;
+            self.ended()
+        }
+
+        /// The same of a batch that might have been as large as this.
+        async fn send_of(&mut self, most: usize, attempt: u32, topics: &[&str]) {
             let mut batch = Vec::new();
             for topic in topics {
                 let (waiter, outcome) = oneshot::channel();
@@ -233,8 +243,7 @@ mod tests {
                 let lane = &self.pipe.lane;
                 batch.push((message, End::Tried(Box::new(Tried::new(lane, lane.try_enter(0).unwrap(), waiter)))));
             }
-            self.pipe.send(batch.len(), batch.into_iter()).await;
-            self.ended()
+            self.pipe.send(most, batch.into_iter()).await;
         }
 
         fn ended(&mut self) -> Ended {
@@ -254,7 +263,7 @@ mod tests {
         (topic.to_owned(), class, code.to_owned())
     }
 
-    fn late(topic: &str) -> (String, Class, String) {
+    fn too_late(topic: &str) -> (String, Class, String) {
         end(topic, Class::Unreachable, "timeout")
     }
 
@@ -269,12 +278,12 @@ mod tests {
         tokio::time::advance(LIMIT / 2).await;
         assert!(bench.pipe.overdue().now_or_never().is_none());
         bench.pipe.overdue().await;
-        assert_eq!(bench.ended(), [late("keep")]);
+        assert_eq!(bench.ended(), [too_late("keep")]);
         lock(&bench.odd.0).pop().unwrap().finish(Outcome::succeeded());
         // Also if something is sent all the time.
         bench.send(1, &["keep"]).await;
         tokio::time::advance(LIMIT).await;
-        assert_eq!(bench.send(1, &["fine"]).await, [late("keep"), fine("fine")]);
+        assert_eq!(bench.send(1, &["fine"]).await, [too_late("keep"), fine("fine")]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -283,7 +292,7 @@ mod tests {
         bench.send(1, &["keep"]).await;
         tokio::time::advance(LIMIT / 2).await;
         let began = Instant::now();
-        assert_eq!(bench.send(1, &["hang", "never seen"]).await, ["keep", "hang", "never seen"].map(late));
+        assert_eq!(bench.send(1, &["hang", "never seen"]).await, ["keep", "hang", "never seen"].map(too_late));
         assert!(began.elapsed() < LIMIT + Duration::from_millis(5), "{:?}", began.elapsed());
         assert_eq!(bench.send(1, &["fine"]).await, [fine("fine")]);
     }
@@ -308,8 +317,18 @@ mod tests {
         let mut bench = bench();
         bench.send(1, &["panic", "1"]).await;
         let began = Instant::now();
-        assert_eq!(bench.send(2, &["1", "hang", "hang", "2"]).await, [fine("1"), late("hang"), late("hang"), late("2")]);
+        assert_eq!(bench.send(2, &["1", "hang", "hang", "2"]).await, [fine("1"), too_late("hang")]);
         assert!(began.elapsed() < LIMIT + Duration::from_millis(5), "{:?}", began.elapsed());
+        for (topic, outcome) in &mut bench.under_way {
+            assert_eq!(outcome.try_recv(), Err(TryRecvError::Closed), "{topic} was given back");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_alone_after_all_is_refused() {
+        let mut bench = bench();
+        bench.send_of(7, 1, &["panic"]).await;
+        assert_eq!(bench.ended(), [end("panic", Class::Refused, "panic")]);
     }
 
     #[tokio::test]

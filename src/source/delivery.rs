@@ -10,6 +10,11 @@ pub(crate) const PANICKED: &str = "panic";
 /// The code of the outcome of a delivery that was dropped.
 pub(crate) const DROPPED: &str = "dropped";
 
+/// The outcome of a send that panicked, which says nothing about the destination.
+pub(crate) fn panicked() -> Outcome {
+    Outcome::refused(PANICKED, "the source panicked; this is a bug in it").unasked()
+}
+
 /// A message under way in a [`Pipeline`](super::Pipeline). It must be finished exactly once; one that is dropped counts as unreachable, or as refused if a panic dropped
 /// it, so that none is forgotten.
 pub struct Delivery {
@@ -70,7 +75,7 @@ impl Drop for Receipt {
     fn drop(&mut self) {
         if let Some(finish) = self.0.take() {
             finish(if std::thread::panicking() {
-                Outcome::refused(PANICKED, "the source panicked; this is a bug in it")
+                panicked()
             } else {
                 Outcome::unreachable(DROPPED, "the source dropped the message without reporting its outcome")
             });

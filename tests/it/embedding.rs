@@ -81,7 +81,21 @@ async fn whoever_waits_for_a_commit_learns_that_the_node_was_dropped() {
         let refusal = timeout(SOON, submitted).await.expect("an answer").unwrap().unwrap_err();
         assert!(matches!(refusal, Refusal::Unavailable { .. } | Refusal::Draining), "{refusal:?}");
     }
-    timeout(SOON, handle.store_is_ready()).await.expect("it never will be");
+}
+
+#[tokio::test]
+async fn whoever_waits_for_the_store_of_a_node_that_was_dropped_waits_no_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = SqliteConnectOptions::new().filename(folder.path().join("redrive.db")).create_if_missing(true);
+    let mut other = file.connect().await.unwrap();
+    sqlx::query("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
+    let app = App::build(config(&folder)).await.unwrap();
+    let handle = app.handle();
+    let waiting = tokio::spawn(async move { handle.store_is_ready().await });
+    sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished());
+    drop(app);
+    timeout(SOON, waiting).await.expect("it never will be").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -94,15 +94,17 @@ impl<D: Dialect> Pool<D> {
 
     pub(super) fn give_back(&self, connection: Connection<D>) {
         let mut old = Vec::new();
+        // Asked for under the lock, so that `close` finds whatever comes back before it.
+        let mut idle = self.idle();
         if self.permits.is_closed() {
             old.push(connection);
         } else {
-            let mut idle = self.idle();
             idle.push(Idle { connection, since: Instant::now() });
             let stale = idle.iter().take_while(|idle| idle.since.elapsed() > IDLE).count();
             old.extend(idle.drain(..stale).map(|idle| idle.connection));
             self.given.notify_one();
         }
+        drop(idle);
         if !old.is_empty() {
             tokio::spawn(goodbye::<D>(old));
         }

@@ -40,11 +40,22 @@ async fn a_pipeline_that_panics_sends_what_comes_after() {
 #[tokio::test]
 async fn a_source_that_panics_whenever_it_is_asked_something_sends() {
     let client = client("sources: { main: { kind: rude } }").await;
-    for fields in ["", r#","topic":"any""#, r#","delay":"100ms""#] {
+    for fields in ["", r#","delay":"100ms""#] {
         let id = client.submitted(fields).await;
         assert_eq!(client.until(&id, "succeeded").await["result"], Value::Null);
     }
     assert_eq!(client.get("/readyz").await.status, 200);
+    client.app.end().await;
+}
+
+#[tokio::test]
+async fn a_send_that_panics_is_refused_whenever_it_does() {
+    let client = client("sources: { main: { kind: rude, timeout: 10ms, retry: { first_delay: 1h } } }").await;
+    for topic in ["now", "later", "late"] {
+        let id = client.submitted(&format!(r#","topic":"{topic}""#)).await;
+        assert_eq!(client.until(&id, "retrying").await["last_error"]["code"], "panic", "{topic}");
+    }
+    assert!(client.get("/metrics").await.text.contains(r#"redrive_in_flight{project="test",source="main"} 0"#));
     client.app.end().await;
 }
 

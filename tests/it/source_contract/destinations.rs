@@ -1,6 +1,7 @@
 //! Destinations behind a connection that need no server: a Kafka cluster and an HTTP endpoint inside the process.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use percent_encoding::percent_decode_str;
@@ -13,6 +14,7 @@ use redrive::message::Message;
 use redrive::outcome::Class;
 use redrive::source::{http, kafka};
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 use super::{Arrival, Destination, Leaving, Refusing, SOON, Secretive, Shown, State};
 use crate::support::Proxy;
@@ -21,7 +23,8 @@ use crate::support::sends::message;
 
 const TOPIC: &str = "orders";
 
-pub(crate) struct MockKafka(MockCluster<'static, DefaultProducerContext>);
+/// A cluster of one broker, whose port is kept while it is away: a connection of any test might come from it, and the broker could not come back.
+pub(crate) struct MockKafka(MockCluster<'static, DefaultProducerContext>, Mutex<Option<TcpSocket>>);
 
 impl Destination for MockKafka {
     const KIND: &'static str = "kafka";
@@ -29,7 +32,7 @@ impl Destination for MockKafka {
     async fn set_up() -> Self {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic(TOPIC, 1, 1).unwrap();
-        Self(cluster)
+        Self(cluster, Mutex::default())
     }
 
     fn section(&self) -> Value {
@@ -70,8 +73,16 @@ impl Refusing for MockKafka {
 
 impl Leaving for MockKafka {
     fn be(&self, state: State) {
-        let done = if state == State::Away { self.0.broker_down(-1) } else { self.0.broker_up(-1) };
-        done.unwrap();
+        let kept = if state == State::Away {
+            self.0.broker_down(-1).unwrap();
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            socket.bind(self.0.bootstrap_servers().parse().unwrap()).ok().map(|()| socket)
+        } else {
+            self.0.broker_up(-1).unwrap();
+            None
+        };
+        *self.1.lock().unwrap() = kept;
         // Answers come later than anybody waits.
         let answers = if state == State::Still { Duration::from_secs(60) } else { Duration::ZERO };
         self.0.broker_round_trip_time(-1, answers).unwrap();

@@ -1,6 +1,7 @@
 //! The whole application in this process: a real configuration, a real store, its own ports.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,13 +87,36 @@ impl Pipeline for Fragile {
     }
 }
 
-/// A source of kind `rude`, which panics at everything but a send.
+/// A source of kind `rude`, which panics at everything but a send, and at a send with a topic: `now`, `later`, or `late`, when the send is dropped.
 struct Rude;
 
-#[async_trait]
+/// Panics when it is dropped.
+struct Grenade;
+
+impl Drop for Grenade {
+    fn drop(&mut self) {
+        panic!("on purpose");
+    }
+}
+
 impl Source for Rude {
-    async fn send(&self, _message: &Message) -> Outcome {
-        Outcome::succeeded().with_result("1")
+    // As a source may do without the macro.
+    fn send<'a, 'b, 'c>(&'a self, message: &'b Message) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'c>>
+    where
+        'a: 'c,
+        'b: 'c,
+    {
+        assert_ne!(message.topic.as_deref(), Some("now"), "on purpose");
+        Box::pin(async {
+            match message.topic.as_deref() {
+                Some("later") => panic!("on purpose"),
+                Some("late") => {
+                    let _grenade = Grenade;
+                    std::future::pending().await
+                }
+                _ => Outcome::succeeded().with_result("1"),
+            }
+        })
     }
 
     fn check(&self, _topic: Option<&str>) -> Result<(), String> {
