@@ -246,8 +246,8 @@ pub(crate) fn weight(payload: Option<&Bytes>, key: Option<&Key>, headers: &Heade
     payload.map_or(0, Bytes::len) + key.map_or(0, |key| key.as_bytes().len()) + headers
 }
 
-/// One message as it is given to a source: what to send, and which attempt this is.
-#[derive(Clone, Debug)]
+/// One message as it is given to a source: what to send, and which attempt this is. Its `Debug` shows no contents.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Message {
     /// A UUIDv7 unless the application chose another id; everywhere in lower-case hyphenated form.
@@ -301,6 +301,20 @@ impl Message {
     pub fn weight(&self) -> usize {
         const OVERHEAD: usize = 256;
         OVERHEAD + weight(self.payload.as_ref(), self.key.as_ref(), &self.headers)
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, source, topic, attempt, payload, .. } = self;
+        let payload_bytes = payload.as_ref().map(Bytes::len);
+        f.debug_struct("Message")
+            .field("id", id)
+            .field("source", source)
+            .field("topic", topic)
+            .field("attempt", attempt)
+            .field("payload_bytes", &payload_bytes)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a producer submits, and what it gets back.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,9 @@ pub const MAX_PRIORITY: u8 = 9;
 /// submission.due = Some(Due::After(std::time::Duration::from_secs(60)));
 /// assert_eq!(submission.check(), Ok(()));
 /// ```
-#[derive(Clone, Debug)]
+///
+/// Its `Debug` shows no contents.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Submission {
     /// The name of its source.
@@ -62,6 +65,13 @@ pub struct Submission {
     pub idempotency_key: Option<String>,
     /// How it is to be accepted, if not as its source says.
     pub mode: Option<Mode>,
+}
+
+impl fmt::Debug for Submission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, topic, due, mode, .. } = self;
+        f.debug_struct("Submission").field("source", source).field("topic", topic).field("due", due).field("mode", mode).finish_non_exhaustive()
+    }
 }
 
 /// A submission that is well-formed but asks for something out of bounds: which field, and why.
@@ -314,6 +324,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::message::Message;
 
     fn headers(pairs: &[(&str, &str)]) -> Headers {
         Headers::new(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
@@ -331,6 +342,17 @@ mod tests {
 
     fn digest(submission: &Submission) -> [u8; 32] {
         submission.idempotency().unwrap().digest
+    }
+
+    #[test]
+    fn what_is_shown_of_one_is_harmless() {
+        let submission = Submission { topic: Some("orders".to_owned()), ..Submission::new("crm", "hunter2") };
+        let shown = format!("{submission:?}");
+        assert!(shown.contains("orders") && !shown.contains("hunter2"), "{shown}");
+        let committed = submission.into_message("crm".into(), &Policy::default());
+        assert!(!format!("{committed:?}").contains("hunter2"));
+        let shown = format!("{:?}", Message::new("crm", "hunter2"));
+        assert!(shown.contains("payload_bytes: Some(7)") && !shown.contains("hunter2"), "{shown}");
     }
 
     #[test]

@@ -104,8 +104,8 @@ pub struct Sample {
     pub share: u32,
 }
 
-/// A message as it is shown.
-#[derive(Clone, Debug)]
+/// A message as it is shown. Its `Debug` shows no contents.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Record {
     /// As in [`crate::message::Message`].
@@ -152,6 +152,21 @@ pub struct Record {
     pub last_error: Option<LastError>,
     /// What the destination answered to its last attempt.
     pub result: Option<String>,
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, source, topic, state, epoch, attempts, last_error, .. } = self;
+        f.debug_struct("Record")
+            .field("id", id)
+            .field("source", source)
+            .field("topic", topic)
+            .field("state", state)
+            .field("epoch", epoch)
+            .field("attempts", attempts)
+            .field("last_error", last_error)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Asks for messages. A filter that is `None` is not applied.

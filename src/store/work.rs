@@ -1,5 +1,6 @@
 //! Parameters and results of the engine's verbs: insert, claim, complete, take over.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,8 +57,8 @@ pub struct Insert {
     pub keep_keys: Duration,
 }
 
-/// A message to be committed.
-#[derive(Clone, Debug)]
+/// A message to be committed. Its `Debug` shows no contents.
+#[derive(Clone)]
 pub struct NewMessage {
     /// Its id, a UUIDv7.
     pub id: Uuid,
@@ -83,6 +84,12 @@ pub struct NewMessage {
     pub idempotency: Option<Idempotency>,
     /// Committed as `sending` under the lease, attempt 1 begun: the first send needs no claim.
     pub leased: bool,
+}
+
+impl fmt::Debug for NewMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewMessage").field("id", &self.id).field("source", &self.source).field("due", &self.due).finish_non_exhaustive()
+    }
 }
 
 /// When a message is due.
