@@ -1,7 +1,6 @@
 //! The demo's broker, in this process or a real one, and the consumer that reads every message back.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +14,6 @@ use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tokio::net::TcpSocket;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -29,18 +27,16 @@ const ADMIN: Duration = Duration::from_secs(10);
 pub(super) struct Broker {
     address: String,
     ours: Option<MockCluster<'static, DefaultProducerContext>>,
-    /// Keeps the port while nobody listens on it, or a connection of anybody might come from it, and the broker could not come back.
-    port: Mutex<Option<TcpSocket>>,
 }
 
 impl Broker {
     /// Uses the one at `address`, or starts a new one in this process.
     pub(super) fn start(address: Option<String>) -> Result<Self, KafkaError> {
         if let Some(address) = address {
-            return Ok(Self { address, ours: None, port: Mutex::default() });
+            return Ok(Self { address, ours: None });
         }
         let cluster = MockCluster::new(BROKER)?;
-        Ok(Self { address: cluster.bootstrap_servers(), ours: Some(cluster), port: Mutex::default() })
+        Ok(Self { address: cluster.bootstrap_servers(), ours: Some(cluster) })
     }
 
     pub(super) fn address(&self) -> &str {
@@ -73,25 +69,12 @@ impl Broker {
 
     /// Takes the broker away, or brings it back.
     pub(super) fn set_up(&self, up: bool) -> Result<(), KafkaError> {
-        let Some(cluster) = &self.ours else { return Ok(()) };
-        let kept = if up {
-            cluster.broker_up(BROKER)?;
-            None
-        } else {
-            cluster.broker_down(BROKER)?;
-            keep_port(&self.address).ok()
-        };
-        *self.port.lock().unwrap_or_else(PoisonError::into_inner) = kept;
-        Ok(())
+        match &self.ours {
+            None => Ok(()),
+            Some(cluster) if up => cluster.broker_up(BROKER),
+            Some(cluster) => cluster.broker_down(BROKER),
+        }
     }
-}
-
-/// Takes a port without listening: whoever listens there with `SO_REUSEADDR`, as the mock does, may do so all the same.
-fn keep_port(address: &str) -> io::Result<TcpSocket> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address.parse().map_err(io::Error::other)?)?;
-    Ok(socket)
 }
 
 fn options() -> AdminOptions {

@@ -1,7 +1,6 @@
 //! Destinations behind a connection that need no server: a Kafka cluster and an HTTP endpoint inside the process.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use percent_encoding::percent_decode_str;
@@ -9,12 +8,12 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use redrive::message::Message;
 use redrive::outcome::Class;
 use redrive::source::{http, kafka};
 use serde_json::{Value, json};
-use tokio::net::TcpSocket;
 
 use super::{Arrival, Destination, Leaving, Refusing, SOON, Secretive, Shown, State};
 use crate::support::Proxy;
@@ -23,8 +22,7 @@ use crate::support::sends::message;
 
 const TOPIC: &str = "orders";
 
-/// A cluster of one broker, whose port is kept while it is away: a connection of any test might come from it, and the broker could not come back.
-pub(crate) struct MockKafka(MockCluster<'static, DefaultProducerContext>, Mutex<Option<TcpSocket>>);
+pub(crate) struct MockKafka(MockCluster<'static, DefaultProducerContext>);
 
 impl Destination for MockKafka {
     const KIND: &'static str = "kafka";
@@ -32,7 +30,7 @@ impl Destination for MockKafka {
     async fn set_up() -> Self {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic(TOPIC, 1, 1).unwrap();
-        Self(cluster, Mutex::default())
+        Self(cluster)
     }
 
     fn section(&self) -> Value {
@@ -73,16 +71,13 @@ impl Refusing for MockKafka {
 
 impl Leaving for MockKafka {
     fn be(&self, state: State) {
-        let kept = if state == State::Away {
-            self.0.broker_down(-1).unwrap();
-            let socket = TcpSocket::new_v4().unwrap();
-            socket.set_reuseaddr(true).unwrap();
-            socket.bind(self.0.bootstrap_servers().parse().unwrap()).ok().map(|()| socket)
-        } else {
-            self.0.broker_up(-1).unwrap();
-            None
-        };
-        *self.1.lock().unwrap() = kept;
+        // Not `broker_down`: it opens its port anew, and aborts the process if that is still open in a child that another test is just starting.
+        for key in [RDKafkaApiKey::ApiVersion, RDKafkaApiKey::Metadata, RDKafkaApiKey::Produce] {
+            self.0.clear_request_errors(key);
+            if state == State::Away {
+                self.0.request_errors(key, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT; 1000]);
+            }
+        }
         // Answers come later than anybody waits.
         let answers = if state == State::Still { Duration::from_secs(60) } else { Duration::ZERO };
         self.0.broker_round_trip_time(-1, answers).unwrap();
