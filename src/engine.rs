@@ -30,11 +30,9 @@ mod upkeep;
 mod walk;
 mod window;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::FutureExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::runtime::Handle as Runtime;
@@ -82,8 +80,6 @@ pub use crate::units::Limit;
 
 /// How long a producer should wait before it tries again.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Extra time that a source gets to close, beyond the time it was given.
-const CLOSES_WITHIN: Duration = Duration::from_secs(2);
 /// Committers and writers that run at the same time: the next batch gathers while the last one is written.
 const COMMITTERS: usize = 2;
 const WRITERS: usize = 2;
@@ -271,9 +267,7 @@ impl Engine {
         let left = self.held();
         let Inner { node, upkeep, .. } = &*self.handle.inner;
         let within = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
-        // A custom source may ignore the limit, or panic.
-        let closing = node.lanes.iter().map(|lane| AssertUnwindSafe(lane.spec.sender.close(within)).catch_unwind());
-        let _ = tokio::time::timeout(within + CLOSES_WITHIN, futures::future::join_all(closing)).await;
+        node.lanes.close(within).await;
         // A failure here is harmless: the node is considered dead a few seconds later anyway.
         let goodbye = node.store.sign_off(&node.project, &upkeep.process);
         let _ = tokio::time::timeout(within.min(Duration::from_secs(2)), goodbye).await;
@@ -299,8 +293,7 @@ impl Drop for Engine {
         if !self.is_finished {
             let (_runtime, node) = (self.runtime.enter(), self.handle.inner.node.clone());
             self.loops.spawn(&CancellationToken::new(), async move {
-                let closing = node.lanes.iter().map(|lane| AssertUnwindSafe(lane.spec.sender.close(Duration::ZERO)).catch_unwind());
-                let _ = tokio::time::timeout(CLOSES_WITHIN, futures::future::join_all(closing)).await;
+                node.lanes.close(Duration::ZERO).await;
                 node.store.close().await;
             });
         }

@@ -123,8 +123,8 @@ impl Outcome {
     /// Adds the destination's answer, cut to [`MAX_RESULT`] bytes.
     #[must_use]
     pub fn with_result(mut self, result: impl Into<String>) -> Self {
-        self.result = Some(result.into());
-        self.fitted()
+        self.result = Some(fitting(result.into(), MAX_RESULT));
+        self
     }
 
     /// Adds the wait that the destination asked for.

@@ -144,8 +144,7 @@ impl End {
     /// Gives the message back unsent, to be sent later.
     pub(super) fn hand_back(self) {
         if let Self::Held { ticket, reports } = self {
-            ticket.lane.probe_unused();
-            let _ = reports.send(Report { ticket, ending: Ending::HandBack });
+            unsent(ticket, Ending::HandBack, &reports);
         }
     }
 
@@ -248,22 +247,23 @@ impl Dispatcher {
     fn prepare_held(&self, message: Message, mut ticket: Box<Ticket>) -> Option<(Message, End)> {
         let now = Instant::now();
         if self.must_not_send(&ticket.term, &message.id, now) {
-            self.unsent(ticket, Ending::HandBack);
+            unsent(ticket, Ending::HandBack, &self.reports);
             return None;
         }
         (ticket.started_at, ticket.began) = (self.node.clock.at(now), now);
         if ticket.standing.expires_at.is_some_and(|end| end <= ticket.started_at) {
-            self.unsent(ticket, Ending::Expired);
+            unsent(ticket, Ending::Expired, &self.reports);
             return None;
         }
         self.lane.metrics.due_to_send.observe(clock::between(ticket.due_at, ticket.started_at).as_secs_f64());
         Some((Message { began_at: Some(ticket.started_at), ..message }, End::Held { ticket, reports: self.reports.clone() }))
     }
+}
 
-    fn unsent(&self, ticket: Box<Ticket>, ending: Ending) {
-        self.lane.probe_unused();
-        let _ = self.reports.send(Report { ticket, ending });
-    }
+/// Reports the end of an attempt that sent nothing.
+fn unsent(ticket: Box<Ticket>, ending: Ending, reports: &mpsc::UnboundedSender<Report>) {
+    ticket.lane.probe_unused();
+    let _ = reports.send(Report { ticket, ending });
 }
 
 async fn send_one(source: Arc<dyn Source>, message: Message, end: End, limit: Duration) {

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -28,6 +30,8 @@ const SINGLE_IN_FLIGHT: u32 = 64;
 
 /// How long a send should take at most with a sender that pipelines and has no configured timeout; with one, a quarter of it.
 const PATIENCE: Duration = Duration::from_millis(2500);
+/// Extra time that a source gets to close, beyond the time it was given.
+const CLOSES_WITHIN: Duration = Duration::from_secs(2);
 /// How long a claim waits for all the places that it asks for.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -340,6 +344,12 @@ impl Lanes {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Lane>> {
         self.0.values()
+    }
+
+    /// Closes the senders, which have this time. A custom source may ignore that, or panic.
+    pub(super) async fn close(&self, within: Duration) {
+        let closing = self.iter().map(|lane| AssertUnwindSafe(lane.spec.sender.close(within)).catch_unwind());
+        let _ = tokio::time::timeout(within + CLOSES_WITHIN, futures::future::join_all(closing)).await;
     }
 }
 

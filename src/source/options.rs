@@ -40,7 +40,7 @@ impl Mode {
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
     /// How long one send may take, from 1ms. Default: 10s for `http` and `amqp`, 30s for `command`; for `kafka` what the lease leaves, at most 20s. A
-    /// custom kind has a default of its own; if it sends one message per call, the call is given up after 63s.
+    /// custom kind has a default of its own; without one, a send is given up after 63s, in a pipeline after 123s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
     /// How many messages may be under way at once, 1 to 1000000. Default: 10000 for `kafka` and `amqp`, 64 for `http`, `command` and `log`; for a custom
